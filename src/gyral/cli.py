@@ -1,0 +1,348 @@
+"""The command line: parse, call, render. Rooms are imported inside the bodies, so `gyral --help` loads none of them.
+
+Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failure, 2 usage or configuration, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from gyral import __version__
+from gyral.errors import GyralError, UsageError, render
+
+if TYPE_CHECKING:
+    from gyral.config import Config
+    from gyral.run import Run
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        commands.main(standalone_mode=False)
+    except GyralError as error:
+        _fail(render(error), error.exit_code)
+    except click.exceptions.Abort:
+        _fail("interrupted", 130)
+    except click.ClickException as error:
+        hint = f"\n\nhint: `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
+        _fail(error.format_message() + hint, 2)
+    except KeyboardInterrupt:
+        _fail(f"interrupted\n\nhint: {_resume_line()}", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    click.echo(f"error: {text}", err=True)
+    sys.exit(code)
+
+
+_current: list[Run] = []
+
+
+def _resume_line() -> str:
+    """The line that goes on where this one stopped: what was committed is not done twice."""
+    words = ["gyral", *sys.argv[1:]]
+    quoted = " ".join(f"'{word}'" if any(mark in word for mark in " !*$&;") else word for word in words)
+    if _current and _current[0].lineage.verb == "loop" and "--resume" not in words:
+        quoted += f" --resume {_current[0].number}"
+    return f"everything committed is kept; continue with `{quoted}`"
+
+
+def common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options every verb takes."""
+    for option in reversed(
+        [
+            click.option("--root", type=click.Path(path_type=Path), default=Path("."), help="Project folder.", show_default=True),
+            click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set one value of the configuration."),
+            click.option("--json", "as_json", is_flag=True, help="Progress as JSON lines, the result as the last line on stdout."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def on_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--on", metavar="ENGINE", help="Where work runs: local, local://threads=N, local://processes=N.")(command)
+
+
+def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(
+        [
+            click.option("--source", metavar="SOURCE", help="CSV, Parquet or JSON-lines file, or pip:NAME==VERSION!/MEMBER."),
+            click.option("--map", "mapping", metavar="FIELD=COLUMN,…", help="Which column is which: subject, object, time, …"),
+            click.option("--layout", help="Name of a known layout; default: recognised by the columns."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="gyral")
+def commands() -> None:
+    """gyral closes the loop of machine learning: events in, models out, and what people do next comes back.
+
+    Five verbs turn five nouns into each other: ingest, curate, train, compress, serve. `loop` turns them all.
+    """
+
+
+@commands.command()
+@source_options
+@click.option("--budget", metavar="TIME", help="Training time of all turns together: 90s, 3m, 1h.")
+@click.option("--turns", type=int, help="The source is cut into turns + 1 slices.")
+@click.option("--family", help="Kind of model.")
+@click.option("--seed", type=int, help="Same data, configuration and seed: same bytes.")
+@click.option("--resume", type=int, metavar="RUN", help="Continue an interrupted loop after its last finished turn.")
+@on_option
+@common
+def loop(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, resume: int | None, **flags: Any) -> None:
+    """Turn the whole loop over a source and show what closing it gains."""
+    config = _config(root, sets, flags, mapping, need_source=True)
+    from gyral.loop import loop as turn_loop
+
+    with _run(root, "loop", config, as_json, seed=config.train.seed) as run:
+        result = turn_loop(root, config, run, resume)
+        pages = _export(root, run)
+    _result(as_json, result, lambda: _turn_table(result, pages, root))
+
+
+@commands.command()
+@source_options
+@on_option
+@common
+def ingest(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, **flags: Any) -> None:
+    """Read a source into the lake; without a source, commit what the log holds."""
+    config = _config(root, sets, flags, mapping)
+    from gyral.ingest.files import ingest as run_ingest
+
+    with _run(root, "ingest", config, as_json) as run:
+        result = run_ingest(root, config, run)
+    _result(as_json, result)
+
+
+@commands.command()
+@click.argument("name", required=False)
+@on_option
+@common
+def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, **flags: Any) -> None:
+    """Make the dataset NAME from the lake; every dropped row gets a reason."""
+    config = _config(root, sets, flags)
+    from gyral.curate.interactions import curate as run_curate
+
+    with _run(root, "curate", config, as_json) as run:
+        made = run_curate(root, name or config.curate.name or "interactions", config, run)
+    manifest = made.manifest
+    _result(
+        as_json, {"dataset": made.name, "rows_in": manifest.rows_in, "rows_kept": manifest.rows_kept, "dropped": manifest.dropped}
+    )
+
+
+@commands.command()
+@click.argument("dataset")
+@click.option("--family", help="Kind of model.")
+@click.option("--budget", metavar="TIME", help="Training time: 90s, 3m, 1h.")
+@click.option("--seed", type=int, help="Same data, configuration and seed: same bytes.")
+@on_option
+@common
+def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str, **flags: Any) -> None:
+    """Train a model on DATASET; candidates compete on its last part."""
+    config = _config(root, sets, flags)
+    from gyral.config import budget_seconds
+    from gyral.train.trainer import train as run_train
+
+    with _run(root, "train", config, as_json, seed=config.train.seed) as run:
+        card = run_train(root, dataset, config, run, budget_s=budget_seconds(config.train.budget))
+    _result(as_json, {"model": card.model, "candidates": card.candidates})
+
+
+@commands.command()
+@click.argument("model")
+@click.option("--to", help="Target format.")
+@click.option("--max-loss", type=float, help="Largest relative loss of quality; above it the result is refused.")
+@common
+def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, **flags: Any) -> None:
+    """Make MODEL smaller and measure what that costs."""
+    config = _config(root, sets, flags)
+    from gyral.compress.quantize import compress as run_compress
+
+    with _run(root, "compress", config, as_json) as run:
+        card = run_compress(root, model, config, run)
+    _result(as_json, {"model": card.model, "compression": _plain(card.compression)})
+
+
+@commands.command()
+@click.argument("model")
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port; 0 takes a free one.")
+@click.option("--until-stdin-closes", is_flag=True, hidden=True, help="Stop when the parent process goes.")
+@common
+def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, until_stdin_closes: bool, **flags: Any) -> None:
+    """Serve MODEL over HTTP, with the pages; a newer version is swapped in without dropping a request."""
+    config = _config(root, sets, flags)
+    from gyral.dash.app import app as pages
+    from gyral.lake.table import Lake
+    from gyral.serve.server import serve as run_serve
+
+    if until_stdin_closes:
+        threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+
+    def on_ready(url: str) -> None:
+        run.summarize(url=url)
+        _result(as_json, {"url": url, "pid": os.getpid()}, lambda: f"{model} answers at {url}/v1/recommend; pages at {url}/")
+
+    with _run(root, "serve", config, as_json) as run:
+        run.reads("model", model)
+        mounts = {"/": pages(root, Lake(root).overview)}
+        run_serve(root, model, config.serve, mounts=mounts, on_ready=on_ready, note=run.note)
+
+
+@commands.command()
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port; 0 takes a free one.")
+@click.option("--export", type=click.Path(path_type=Path), metavar="DIR", help="Write the pages as files instead.")
+@common
+def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, **flags: Any) -> None:
+    """Show the loop, the runs, the models, the lake and the datasets as pages."""
+    config = _config(root, sets, flags)
+    from gyral.dash.app import app as pages
+    from gyral.dash.export import export as run_export
+    from gyral.lake.table import Lake
+
+    if export is not None:
+        index = run_export(root, Lake(root).overview, export)
+        _result(as_json, {"index": str(index)}, lambda: f"open file://{index.absolute()}")
+        return
+    from gyral.serve.server import serve_app
+
+    serve_app(
+        pages(root, Lake(root).overview),
+        config.dash.host,
+        config.dash.port,
+        on_ready=lambda url: _result(as_json, {"url": url}, lambda: f"pages at {url}/ (Ctrl-C stops)"),
+    )
+
+
+@commands.command()
+@click.argument("what", required=False)
+@click.option("--why", metavar="EVENT_ID", help="Why a dataset kept or dropped this event.")
+@common
+def show(root: Path, sets: tuple[str, ...], as_json: bool, what: str | None, why: str | None, **_: Any) -> None:
+    """Show the project, or WHAT: lake, config, a run's number, a dataset, a model."""
+    from gyral.show import show as look
+
+    data, text = look(root, what, why, _config(root, sets, {}))
+    _result(as_json, data, lambda: text)
+
+
+@commands.command(name="eval")
+@click.argument("model")
+@click.option("--dataset", metavar="NAME", required=True, help="What is later here than the model learned is the test.")
+@common
+def evaluate(root: Path, sets: tuple[str, ...], as_json: bool, model: str, dataset: str, **_: Any) -> None:
+    """Score MODEL by full ranking on what came after it learned."""
+    config = _config(root, sets, {})
+    from gyral.model.evaluate import evaluate as run_evaluate
+
+    with _run(root, "eval", config, as_json) as run:
+        result = run_evaluate(root, model, dataset, run)
+    _result(as_json, result)
+
+
+@commands.command()
+@common
+def doctor(root: Path, sets: tuple[str, ...], as_json: bool, **_: Any) -> None:
+    """Check this machine and this project, and say what to mend."""
+    from gyral.doctor import examine, table_of
+
+    findings = examine(root)
+    _result(as_json, {"findings": [_plain(each) for each in findings]}, lambda: table_of(findings))
+    if any(each.state == "bad" for each in findings):
+        sys.exit(1)
+
+
+_FLAGS = {
+    "source": "ingest.source", "layout": "ingest.layout", "budget": "train.budget", "family": "train.family",
+    "seed": "train.seed", "turns": "loop.turns", "to": "compress.to", "max_loss": "compress.max_loss", "on": "on",
+}  # fmt: skip
+
+
+def _config(
+    root: Path, sets: tuple[str, ...], flags: dict[str, Any], mapping: str | None = None, *, need_source: bool = False
+) -> Config:
+    """Resolve the configuration and refuse what no verb could use, before anything is made."""
+    from gyral import config as configs
+    from gyral import plugins
+
+    verb = click.get_current_context().info_name
+    named = {_FLAGS.get(key, f"{verb}.{key}"): value for key, value in flags.items()}
+    if mapping is not None:
+        named["ingest.map"] = _mapping(mapping)
+    config = configs.load(root, sets, named)
+    configs.budget_seconds(config.train.budget)
+    plugins.check("family", config.train.family)
+    plugins.check("compressor", config.compress.to)
+    if need_source and not config.ingest.source:
+        raise UsageError("no source is named", hint="gyral loop --source FILE")
+    return config
+
+
+def _mapping(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not pairs or any(not equals for _, equals, _ in pairs):
+        raise UsageError(f"`--map {text}` is not a list of FIELD=COLUMN", hint="`--map subject=COLUMN,object=COLUMN,time=COLUMN`")
+    return {field.strip(): column.strip() for field, _, column in pairs}
+
+
+def _run(root: Path, verb: str, config: Config, as_json: bool, seed: int | None = None) -> Run:
+    from gyral.progress import Screen
+    from gyral.run import Run
+
+    run = Run.start(root, verb, config, screen=Screen(as_json=as_json), seed=seed)
+    _current.append(run)
+    return run
+
+
+def _result(as_json: bool, data: dict[str, Any], text: Callable[[], str] | None = None) -> None:
+    """Print the result: one JSON line, or what a person reads."""
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.encode(data))
+    elif text is not None:
+        click.echo(text())
+
+
+def _plain(value: Any) -> Any:
+    import msgspec
+
+    return msgspec.to_builtins(value)
+
+
+def _export(root: Path, run: Run) -> Path:
+    from gyral.dash.export import export
+    from gyral.lake.table import Lake
+
+    return export(root, Lake(root).overview, run.folder / "pages")
+
+
+def _turn_table(result: dict[str, Any], pages: Path, root: Path) -> str:
+    from gyral.show import turn_table
+
+    folder = "" if root == Path(".") else f" --root {root}"
+    return f"{turn_table(result)}\n\npages: file://{pages.absolute()}\n       live: gyral dash{folder}"
+
+
+def _stop_at_end_of_input() -> None:
+    while sys.stdin.buffer.read(1 << 16):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,1 @@
+"""Model → Model: smaller, with the loss of quality measured."""

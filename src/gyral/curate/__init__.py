@@ -1,0 +1,1 @@
+"""Lake → Dataset: what is kept, and why the rest is not."""

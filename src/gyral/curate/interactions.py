@@ -1,0 +1,245 @@
+"""Who met what, when: behaviour events of the lake → a dataset of interactions.
+
+A row is dropped by the first reason that holds, in this order: no subject, no object, the rules of its layout and of the
+project, exact duplicate, robot. Everything is decided from the pinned lake version alone, so the same version and
+configuration give the same dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gyral.config import Config, Rule
+from gyral.curate import robots, rules
+from gyral.engine.base import connect
+from gyral.errors import InputError
+from gyral.event import layout as layouts
+from gyral.event.clock import TIMESTAMP
+from gyral.event.layout import Layout
+from gyral.event.schema import EVENT
+from gyral.lake import dataset as datasets
+from gyral.lake.dataset import Dataset, Manifest
+from gyral.lake.table import Lake
+from gyral.progress import Meter
+from gyral.run import Run
+
+COLUMNS = ["event_id", "event_time", "kind", "subject", "object", "session", "country", "schema_id", "props"]
+IDENTITY = ["subject", "object", "event_time", "kind", "session", "country", "props"]
+"""Rows equal in all of these are one observation told twice."""
+
+KEPT = pa.schema([EVENT.field(name) for name in COLUMNS if name != "event_id"] + [pa.field("title", pa.string())])
+
+REPEATS_SHARE = 0.01
+"""Objects repeat when at least this share of a source's interactions meets an object again at a later time."""
+
+MISSING = (Rule("missing_subject", "subject", "is null"), Rule("missing_object", "object", "is null"))
+NOT_SELECTED = "not_selected"
+
+
+class Until(NamedTuple):
+    """Learn nothing later: events up to a time, of those at that very time not the ones held back."""
+
+    time_us: int
+    held_back: frozenset[str]
+
+
+class _Part(NamedTuple):
+    """One batch after the rules: kept columns, and the reason number of every row (0 kept, −1 not selected)."""
+
+    rows: pa.RecordBatch
+    reasons: np.ndarray
+
+
+def curate(root: Path, name: str, config: Config, run: Run, until: Until | None = None) -> Dataset:
+    """Make the next version of a dataset of interactions.
+
+    Parameters
+    ----------
+    until : what the loop has shown so far; None takes the whole lake.
+
+    Raises
+    ------
+    NotFound : the lake has no events.
+    InputError : no row is left.
+    """
+    snapshot = Lake(root).snapshot("events")
+    run.reads("lake", "events", snapshot.version)
+    known = _layouts_of(snapshot.read(["schema_id"])["schema_id"].unique().to_pylist())
+    meter = run.meter("rows", snapshot.count())
+    rows, reasons, names = decide(snapshot.scan(COLUMNS), known, config, until, meter)
+    manifest = _manifest(rows, reasons, names, snapshot.version, until, run)
+    if rows.num_rows == 0:
+        told = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items())
+        raise InputError(f"no row is left for `{name}`", why=told or "the lake holds no behaviour", hint="gyral show lake")
+    manifest.repeats, manifest.repeats_from = _repeats(rows, known, config.curate.repeats)
+    text = pa.array(names, pa.string()).take(pa.array(np.maximum(reasons, 0)))
+    text = pc.if_else(pa.array(reasons < 0), NOT_SELECTED, text)
+    columns = ["subject", "object", "event_time", "kind", "session", "country", "title"]
+    result = datasets.write(root, name, rows.select(columns), text.dictionary_encode(), manifest, snapshot)
+    _report(run, result)
+    return result
+
+
+def decide(
+    batches: Iterable[pa.RecordBatch],
+    known: Sequence[Layout],
+    config: Config,
+    until: Until | None = None,
+    meter: Meter | None = None,
+) -> tuple[pa.Table, np.ndarray, list[str]]:
+    """Decide about rows wherever they come from.
+
+    Returns
+    -------
+    rows : the kept ones, sorted by event time (stable), with a `title` column.
+    reasons : for every row seen, 0 kept, −1 not selected, else the number of its reason.
+    names : reason names by number.
+    """
+    every_rule = list(MISSING)
+    for layout in known:
+        every_rule += [rule for rule in layout.rules if rule not in every_rule]
+    every_rule += config.curate.rules
+    rules.check(every_rule)
+    engine = connect(config.on)
+    parts = []
+    try:
+        for part in engine.map(lambda batch: _stage(batch, every_rule, known, config.curate.rules, until), batches):
+            parts.append(part)
+            if meter is not None:
+                meter.update(meter.record.done + len(part.reasons))
+    finally:
+        engine.close()
+    names = ["", *(rule.reason for rule in every_rule), "duplicate", "robot"]
+    reasons = np.concatenate([part.reasons for part in parts]) if parts else np.zeros(0, dtype=np.int16)
+    rows = pa.Table.from_batches([part.rows for part in parts], KEPT)
+    kept = np.flatnonzero(reasons == 0)
+    if config.curate.duplicates:
+        kept, rows = _drop(reasons, kept, rows, _is_duplicate(rows), len(names) - 2)
+    subjects = rows["subject"].combine_chunks().dictionary_encode().indices.to_numpy()
+    times = rows["event_time"].cast(pa.int64()).to_numpy()
+    limits = config.curate
+    mask = robots.find(
+        subjects, times, events_per_hour=limits.robot_events_per_hour, regular_events=limits.robot_regular_events
+    )
+    kept, rows = _drop(reasons, kept, rows, mask, len(names) - 1)
+    order = np.argsort(rows["event_time"].cast(pa.int64()).to_numpy(), kind="stable")
+    return rows.take(pa.array(order)), reasons, names
+
+
+def _stage(
+    batch: pa.RecordBatch, every_rule: Sequence[Rule], known: Sequence[Layout], own: Sequence[Rule], until: Until | None
+) -> _Part:
+    """Select, apply the rules and add the title: a pure function of the batch."""
+    reasons = np.zeros(batch.num_rows, dtype=np.int16)
+    titles = [layout.title for layout in known if layout.title]
+    props = rules.read_props(batch, [*rules.props_needed(every_rule), *titles])
+    schema_ids = batch.column("schema_id")
+    numbers = {rule: number for number, rule in reversed(list(enumerate(every_rule, start=1)))}
+    title = pa.nulls(batch.num_rows, pa.string())
+    groups: list[tuple[Layout | None, pa.Array]] = [(layout, pc.equal(schema_ids, layout.name)) for layout in known]
+    names = pa.array([layout.name for layout in known], pa.string())
+    groups.append((None, pc.invert(pc.is_in(schema_ids, value_set=names))))
+    for layout, mask in groups:
+        applied = [*MISSING, *(layout.rules if layout else ()), *own]
+        local = rules.apply(batch, props, applied)
+        lookup = np.array([0, *(numbers[rule] for rule in applied)], dtype=np.int16)
+        belongs = pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
+        reasons[belongs] = lookup[local[belongs]]
+        if layout is not None and layout.title:
+            title = pc.if_else(mask, props[layout.title].cast(pa.string()), title)
+    reasons[~_selected(batch, until)] = -1
+    columns = [title if name == "title" else batch.column(name) for name in KEPT.names]
+    return _Part(pa.RecordBatch.from_arrays(columns, schema=KEPT).filter(pa.array(reasons == 0)), reasons)
+
+
+def _selected(batch: pa.RecordBatch, until: Until | None) -> np.ndarray:
+    selected: np.ndarray = pc.not_equal(batch.column("kind"), "impression").to_numpy(zero_copy_only=False)
+    if until is not None:
+        times = batch.column("event_time").cast(pa.int64()).to_numpy()
+        selected = selected & (times <= until.time_us)
+        for row in np.flatnonzero(selected & (times == until.time_us)) if until.held_back else ():
+            selected[row] = batch.column("event_id")[int(row)].as_py() not in until.held_back
+    return selected
+
+
+def _is_duplicate(rows: pa.Table) -> np.ndarray:
+    """Mask of the rows that equal an earlier one in everything but their id."""
+    mask = np.ones(rows.num_rows, dtype=bool)
+    if rows.num_rows:
+        numbered = rows.select(IDENTITY).append_column("row", pa.array(np.arange(rows.num_rows)))
+        first = numbered.group_by(IDENTITY, use_threads=False).aggregate([("row", "min")])["row_min"]
+        mask[first.to_numpy()] = False
+    return mask
+
+
+def _drop(
+    reasons: np.ndarray, kept: np.ndarray, rows: pa.Table, mask: np.ndarray, reason: int
+) -> tuple[np.ndarray, pa.Table]:
+    reasons[kept[mask]] = reason
+    return kept[~mask], rows.filter(pa.array(~mask))
+
+
+def _layouts_of(schema_ids: Sequence[str | None]) -> list[Layout]:
+    found = (layouts.known(schema_id) for schema_id in sorted(filter(None, schema_ids)))
+    return [layout for layout in found if layout is not None]
+
+
+def _repeats(rows: pa.Table, known: Sequence[Layout], wanted: bool | None) -> tuple[bool, str]:
+    """Whether objects repeat, and who said so: the configuration, the layouts, or the data."""
+    if wanted is not None:
+        return wanted, "curate.repeats"
+    said = {layout.repeats for layout in known if layout.repeats is not None}
+    if len(said) == 1:
+        return said.pop(), "layout"
+    met = rows.group_by(["subject", "object"], use_threads=False).aggregate([("event_time", "count_distinct")])
+    distinct = met["event_time_count_distinct"].to_numpy()
+    share = float((distinct - 1).sum() / max(rows.num_rows, 1))
+    return share >= REPEATS_SHARE, f"measured: {100 * share:.1f} % of interactions meet an object again"
+
+
+def _manifest(
+    rows: pa.Table, reasons: np.ndarray, names: Sequence[str], version: int, until: Until | None, run: Run
+) -> Manifest:
+    counts = np.bincount(reasons[reasons > 0], minlength=len(names))
+    dropped: dict[str, int] = {}
+    for number, name in enumerate(names):
+        if counts[number]:
+            dropped[name] = dropped.get(name, 0) + int(counts[number])
+    times = pc.min_max(rows["event_time"]).as_py()
+    select = {"kind": "not impression"}
+    if until is not None:
+        end = pa.scalar(until.time_us, pa.int64()).cast(TIMESTAMP).as_py()
+        select |= {"until": _rfc3339(end) or "", "held_back": str(len(until.held_back))}
+    return Manifest(
+        dataset="",
+        kind="interactions",
+        created="",
+        run=run.number,
+        lake={"events": {"version": version}},
+        select=select,
+        rows_in=int((reasons >= 0).sum()),
+        rows_kept=rows.num_rows,
+        dropped=dropped,
+        subjects=len(rows["subject"].unique()),
+        objects=len(rows["object"].unique()),
+        first_event=_rfc3339(times["min"]),
+        last_event=_rfc3339(times["max"]),
+    )
+
+
+def _rfc3339(moment: object) -> str | None:
+    return str(moment.isoformat()).replace("+00:00", "Z") if hasattr(moment, "isoformat") else None
+
+
+def _report(run: Run, made: Dataset) -> None:
+    manifest = made.manifest
+    run.writes("dataset", made.name)
+    run.summarize(rows_in=manifest.rows_in, rows_kept=manifest.rows_kept, dropped=manifest.dropped)
+    told = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items()) or "nothing dropped"
+    run.note(f"curate   {made.name}: {manifest.rows_kept:,} of {manifest.rows_in:,} rows kept; {told}")

@@ -1,0 +1,326 @@
+"""A project folder → the plain data of one page: dictionaries that the template draws and the `.json` twin prints, nothing else.
+
+No cache: 1,000 runs are read in about 0.15 s, and a page that is up to date is worth more than a page that is fast. Lists stop
+at the newest 1,000 runs and curves at 240 points; both say how much there is in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gyral.dash import formats
+from gyral.dash.records import (
+    UNRECORDED,
+    Card,
+    Manifest,
+    Turn,
+    exists,
+    names,
+    read_card,
+    read_lines,
+    read_manifest,
+    read_run,
+    read_runs,
+    read_text,
+    read_turns,
+)
+from gyral.errors import GyralError, NotFound
+from gyral.run import FOLDER as RUNS
+from gyral.run import Lineage
+
+VERBS = ("ingest", "curate", "train", "compress", "serve")
+MAX_POINTS = 240
+MAX_LOG_LINES = 200
+NUM_RECENT = 8
+
+Data = dict[str, Any]
+LakeOverview = Callable[[], dict[str, Any]]
+
+
+def home(root: Path, lake_overview: LakeOverview) -> Data:
+    """Gather the ring, the loop's turns and what is new."""
+    found, num_runs = read_runs(root)
+    last_loop = next((run for run in found if run.verb == "loop"), None)
+    turns = read_turns(read_lines(root, last_loop.run), last_loop.summary) if last_loop else []
+    loop = None
+    if last_loop:
+        loop = {**_row(last_loop), "turns": _turns(root, turns), "gain": gain(turns)}
+    events = lake(root, lake_overview)["tables"].get("events", {})
+    return {
+        "project": root.resolve().name,
+        "running": any(run.status == "running" for run in found),
+        "verbs": [_node(root, verb, found, turns, last_loop) for verb in VERBS],
+        "loop": loop,
+        "counts": {
+            "events": events.get("rows", 0),
+            "datasets": len(names(root, "datasets")),
+            "models": len(names(root, "models")),
+            "runs": num_runs,
+        },
+        "recent": [_row(run) for run in found[:NUM_RECENT]],
+    }
+
+
+def runs(root: Path, verb: str = "") -> Data:
+    """Gather the list of runs, all or those of one verb."""
+    found, num_runs = read_runs(root)
+    verbs: dict[str, int] = {}
+    for run in found:
+        verbs[run.verb] = verbs.get(run.verb, 0) + 1
+    if verb and verb not in verbs:
+        raise NotFound(f"there is no run of the verb `{verb}`", hint="see all runs")
+    rows = [_row(run) for run in found if not verb or run.verb == verb]
+    return {
+        "verb": verb,
+        "verbs": {name: verbs[name] for name in sorted(verbs, key=_verb_order) if name},
+        "num_runs": num_runs,
+        "num_listed": len(found),
+        "running": any(row["status"] == "running" for row in rows),
+        "runs": rows,
+    }
+
+
+def run(root: Path, number: int) -> Data:
+    """Gather everything about one run.
+
+    Raises
+    ------
+    NotFound : there is no such run.
+    """
+    if not (root / RUNS / str(number)).is_dir():
+        raise NotFound(f"there is no run {number}", hint="see all runs")
+    lineage = read_run(root, number)
+    lines = read_lines(root, number)
+    turns = read_turns(lines, lineage.summary)
+    progress = [line for line in lines if line.get("type") == "progress"]
+    log = read_text(root, number, "log.txt").splitlines()
+    record = msgspec.to_builtins(lineage)
+    for side in ("inputs", "outputs"):
+        record[side] = [{**item, "page": _page(root, item)} for item in record[side]]
+    return {
+        **record,
+        "summary": {key: value for key, value in lineage.summary.items() if key != "turns"},
+        "running": lineage.status == "running",
+        "headline": headline(lineage.verb, lineage.summary),
+        "progress": progress[-1] if progress else None,
+        "turns": _turns(root, turns),
+        "gain": gain(turns),
+        "candidates": [line for line in lines if line.get("type") == "metric" and "candidate" in line],
+        "rates": _rates(progress),
+        "children": [_row(child) for child in _children(root, number)] if lineage.verb == "loop" else [],
+        "config": read_text(root, number, "config.toml"),
+        "log": log[-MAX_LOG_LINES:],
+    }
+
+
+def models(root: Path) -> Data:
+    """Gather the list of models and the quality of the newest loop, turn by turn."""
+    found, _ = read_runs(root)
+    last_loop = next((run for run in found if run.verb == "loop"), None)
+    turns = read_turns(read_lines(root, last_loop.run), last_loop.summary) if last_loop else []
+    cards = [read_card(root, name) for name in names(root, "models")]
+    cards.sort(key=lambda card: card.created, reverse=True)
+    return {
+        "running": any(run.status == "running" for run in found),
+        "loop": last_loop.run if last_loop else None,
+        "turns": _turns(root, turns),
+        "models": [{**_card(root, card), "quality": card.quality} for card in cards],
+    }
+
+
+def model(root: Path, name: str) -> Data:
+    """Gather one model's card and what stands next to it.
+
+    Raises
+    ------
+    NotFound : there is no such model.
+    """
+    if not exists(root, "models", name):
+        raise NotFound(f"there is no model `{name}`", hint="see all models")
+    cards = [read_card(root, other) for other in names(root, "models")]
+    card = next(one for one in cards if one.model == name)
+    smaller = [one.model for one in cards if one.compression and one.compression.origin == name]
+    return {**_card(root, card), "quality": card.quality, "compressed_to": smaller}
+
+
+def datasets(root: Path) -> Data:
+    """Gather the list of datasets."""
+    manifests = [read_manifest(root, name) for name in names(root, "datasets")]
+    manifests.sort(key=lambda manifest: manifest.created, reverse=True)
+    return {"datasets": [_manifest(root, one) for one in manifests]}
+
+
+def dataset(root: Path, name: str) -> Data:
+    """Gather one dataset's manifest and the models that learned from it.
+
+    Raises
+    ------
+    NotFound : there is no such dataset.
+    """
+    if not exists(root, "datasets", name):
+        raise NotFound(f"there is no dataset `{name}`", hint="see all datasets")
+    learned = [other for other in names(root, "models") if read_card(root, other).dataset == name]
+    return {**_manifest(root, read_manifest(root, name)), "models": learned}
+
+
+def lake(root: Path, lake_overview: LakeOverview) -> Data:
+    """Ask for the lake's numbers; a lake that cannot be read becomes a `problem`, not an error page."""
+    problem = None
+    overview: dict[str, Any] = {}
+    try:
+        overview = lake_overview()
+    except GyralError as error:
+        problem = {"what": error.what, "where": error.where, "why": error.why, "hint": error.hint}
+    except (OSError, ValueError, RuntimeError) as error:
+        problem = {"what": "the lake cannot be read", "where": "", "why": f"{type(error).__name__}: {error}", "hint": "gyral doctor"}
+    partitions = (overview.get("log") or {}).get("partitions") or {}
+    return {"tables": overview.get("tables") or {}, "log": {"partitions": partitions}, "problem": problem}
+
+
+def gain(turns: list[Turn]) -> Data | None:
+    """Say what closing the loop was worth: the looped model against the frozen one and popularity, last turn and mean of all."""
+    complete = [turn for turn in turns if turn.ndcg_at_10.get("looped") is not None and turn.ndcg_at_10.get("frozen")]
+    if not complete:
+        return None
+    last = complete[-1].ndcg_at_10
+    mean = {name: _mean([turn.ndcg_at_10.get(name) for turn in complete]) for name in ("looped", "frozen", "popularity")}
+    return {
+        "metric": "ndcg_at_10",
+        "turn": complete[-1].turn,
+        "num_turns": len(complete),
+        "looped": last["looped"],
+        "frozen": last["frozen"],
+        "popularity": last.get("popularity"),
+        "over_frozen": _relative(last["looped"], last["frozen"]),
+        "over_popularity": _relative(last["looped"], last.get("popularity")),
+        "mean_over_frozen": _relative(mean["looped"], mean["frozen"]),
+        "mean_over_popularity": _relative(mean["looped"], mean["popularity"]),
+    }
+
+
+def headline(verb: str, summary: Mapping[str, Any]) -> str:
+    """Say in a few words what a run brought."""
+    get = summary.get
+    if verb == "ingest" and _is_number(get("accepted")):
+        return f"{formats.count(get('accepted'))} rows in"
+    if verb == "curate" and _is_number(get("rows_kept")):
+        return f"{formats.count(get('rows_kept'))} rows kept"
+    if verb == "train" and _is_number(get("ndcg_at_10")):
+        return f"{get('chosen') or 'best'}, NDCG@10 {formats.metric(get('ndcg_at_10'))}"
+    if verb == "compress" and _is_number(get("bytes_before")) and get("bytes_after"):
+        return f"{get('to', '')} {get('bytes_before', 0) / get('bytes_after', 1):.1f}× smaller".strip()
+    if verb == "serve" and _is_number(get("p99_ms")):
+        return f"p99 {formats.milliseconds(get('p99_ms'))}"
+    if verb == "loop" and isinstance(get("turns"), list):
+        return f"{len(get('turns', []))} turns"
+    return ""
+
+
+def _node(root: Path, verb: str, found: list[Lineage], turns: list[Turn], loop: Lineage | None) -> Data:
+    """One node of the ring: the newest run of a verb; serving inside a loop needs no run of its own."""
+    last = next((run for run in found if run.verb == verb), None)
+    if last is None and verb == "serve" and loop and turns:
+        text = f"p99 {formats.milliseconds(turns[-1].p99_ms)}" if turns[-1].p99_ms is not None else ""
+        return {**_row(loop), "verb": verb, "headline": text, "rate": None, "unit": ""}
+    if last is None:
+        return {"verb": verb, "run": None, "status": "not yet", "headline": "", "rate": None, "unit": ""}
+    progress = [line for line in read_lines(root, last.run) if line.get("type") == "progress" and line.get("rate")]
+    rate = progress[-1].get("rate") if progress else last.summary.get("rows_per_s")
+    unit = str(progress[-1].get("unit", "")) if progress else "rows"
+    if verb == "serve" and turns and not last.summary.get("p99_ms") and turns[-1].p99_ms is not None:
+        return {**_row(last), "headline": f"p99 {formats.milliseconds(turns[-1].p99_ms)}", "rate": rate, "unit": unit}
+    return {**_row(last), "rate": rate if _is_number(rate) else None, "unit": unit}
+
+
+def _turns(root: Path, turns: list[Turn]) -> list[Data]:
+    pages = (f"models/{turn.model}" if exists(root, "models", turn.model) else None for turn in turns)
+    return [{**msgspec.to_builtins(turn), "model_page": page} for turn, page in zip(turns, pages, strict=True)]
+
+
+def _row(run: Lineage) -> Data:
+    return {
+        "run": run.run,
+        "verb": run.verb,
+        "status": run.status,
+        "started": run.started,
+        "ended": run.ended,
+        "elapsed_s": run.elapsed_s,
+        "parent": run.parent,
+        "headline": headline(run.verb, run.summary),
+    }
+
+
+def _children(root: Path, number: int) -> list[Lineage]:
+    found, _ = read_runs(root)
+    return [run for run in reversed(found) if run.parent == number and run.status != UNRECORDED]
+
+
+def _card(root: Path, card: Card) -> Data:
+    page = f"datasets/{card.dataset}" if exists(root, "datasets", card.dataset) else None
+    origin = card.compression.origin if card.compression else ""
+    return {
+        **msgspec.to_builtins(card),
+        "dataset_page": page,
+        "run_page": _run_page(root, card.run),
+        "origin_page": f"models/{origin}" if exists(root, "models", origin) else None,
+    }
+
+
+def _manifest(root: Path, manifest: Manifest) -> Data:
+    return {**msgspec.to_builtins(manifest), "run_page": _run_page(root, manifest.run)}
+
+
+def _run_page(root: Path, number: int | None) -> str | None:
+    return f"runs/{number}" if number and (root / RUNS / str(number)).is_dir() else None
+
+
+def _page(root: Path, item: Mapping[str, str]) -> str | None:
+    """Find the page of a noun in a lineage; `name` may carry its `@version` or have it beside."""
+    if item["kind"] == "lake" or item["kind"] == "log":
+        return "lake"
+    folder = {"dataset": "datasets", "model": "models"}.get(item["kind"], "")
+    for name in (item["name"], f"{item['name']}@{item['version']}"):
+        if folder and exists(root, folder, name):
+            return f"{folder}/{name}"
+    return None
+
+
+def _rates(progress: list[Data]) -> list[Data]:
+    """Group progress records into one curve a verb and unit: seconds since the first record against units a second."""
+    groups: dict[tuple[str, str], list[list[float]]] = {}
+    times = [line["time"] for line in progress if _is_number(line.get("time"))]
+    for line in progress:
+        if _is_number(line.get("time")) and _is_number(line.get("rate")):
+            key = (str(line.get("verb", "")), str(line.get("unit", "")))
+            groups.setdefault(key, []).append([round(line["time"] - times[0], 3), line["rate"]])
+    curves = []
+    for (verb, unit), points in groups.items():
+        step = -(-len(points) // MAX_POINTS)
+        kept = points[:: step or 1]
+        if kept[-1] != points[-1]:
+            kept.append(points[-1])
+        if len(points) > 1:
+            curves.append({"verb": verb, "unit": unit, "num_records": len(points), "points": kept})
+    return curves
+
+
+def _verb_order(verb: str) -> tuple[int, str]:
+    order = ("loop", *VERBS, "eval")
+    return (order.index(verb) if verb in order else len(order), verb)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _relative(value: float | None, base: float | None) -> float | None:
+    return value / base - 1 if value is not None and base else None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

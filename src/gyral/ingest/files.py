@@ -1,0 +1,192 @@
+"""A whole source → the log → the lake, and a source cut into slices for the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gyral.config import Config
+from gyral.engine.base import connect
+from gyral.errors import InputError
+from gyral.event import layout as layouts
+from gyral.event.codec import encode_payload
+from gyral.event.layout import Layout
+from gyral.event.schema import EVENT, QUARANTINE
+from gyral.ingest.drain import Drain, Drained
+from gyral.ingest.mapping import Mapped, to_events
+from gyral.ingest.sources import Rows, Source, open_source
+from gyral.lake.table import Lake
+from gyral.log.sqlite import SqliteLog
+from gyral.progress import Meter
+from gyral.run import Run
+
+
+class Slice(NamedTuple):
+    """A part of a source in event-time order: its events, and the quarantined rows that fell between them."""
+
+    events: pa.Table
+    quarantine: pa.Table
+
+
+def ingest(root: Path, config: Config, run: Run) -> dict[str, Any]:
+    """Read a source into the lake of a project; without a source, only commit what the log holds.
+
+    Returns the summary that the run keeps: rows read, accepted, duplicate, quarantined by reason, rows a second.
+    """
+    lake = Lake(root)
+    with SqliteLog(lake.log_folder) as log:
+        rows_in = 0
+        meter = run.meter("rows")
+        if config.ingest.source:
+            source = open_source(config.ingest.source, root)
+            layout = layout_of(source, config)
+            run.reads("source", config.ingest.source, source.digest)
+            run.note(f"reading {source.name} ({source.size_bytes:,} bytes) as layout `{layout.name}`")
+            meter.total = source.num_rows
+            rows_in = _append(log, mapped(source, layout, config), source.digest, meter)
+        drained = Drain(lake, log, config.ingest.commit_rows).run()
+    return report(run, rows_in, drained, meter)
+
+
+def ingest_slice(slice_: Slice, batch_id: str, drain: Drain, log: SqliteLog, config: Config, run: Run) -> dict[str, Any]:
+    """Bring one slice of a source through the log into the lake."""
+    partition = log.free_partition("ingest")
+    meter = run.meter("rows", slice_.events.num_rows)
+    step = config.ingest.batch_rows
+    batches = slice_.events.to_batches(max_chunksize=step)
+    for number, batch in enumerate(batches):
+        log.append(partition, f"{batch_id}:{number}", encode_payload(batch), batch.num_rows)
+    for number, batch in enumerate(slice_.quarantine.to_batches(max_chunksize=step)):
+        log.append(partition, f"{batch_id}:bad:{number}", encode_payload(None, batch), batch.num_rows)
+    drained = drain.run(meter)
+    return report(run, slice_.events.num_rows + slice_.quarantine.num_rows, drained, meter)
+
+
+def report(run: Run, rows_in: int, drained: Drained, meter: Meter) -> dict[str, Any]:
+    """Close an ingest run: its output, its summary, one line for a person."""
+    meter.update(max(rows_in, meter.record.done), max(rows_in, meter.record.done))
+    run.writes("lake", "events", drained.version)
+    summary = {
+        "rows_in": rows_in,
+        "accepted": drained.accepted,
+        "duplicate": drained.duplicate,
+        "quarantined": drained.quarantined,
+        "rows_per_s": round(meter.record.rate),
+    }
+    run.summarize(**summary)
+    rejected = sum(drained.quarantined.values())
+    details = ", ".join(f"{reason} {count:,}" for reason, count in drained.quarantined.items())
+    run.note(
+        f"ingest   {drained.accepted:,} events accepted, {drained.duplicate:,} already there, {rejected:,} quarantined"
+        + (f" ({details})" if details else "")
+    )
+    return summary
+
+
+def layout_of(source: Source, config: Config) -> Layout:
+    """The layout that the configuration names or the source's columns tell."""
+    options = config.ingest
+    return layouts.choose(source.columns, options.layout, options.map, options.time_format, source.name)
+
+
+def mapped(source: Source, layout: Layout, config: Config) -> Iterator[Mapped]:
+    """Map a source's batches to events on the engine, in order."""
+    engine = connect(config.on)
+
+    def work(rows: Rows) -> Mapped:
+        return to_events(rows, layout, source.digest, source.name)
+
+    try:
+        yield from engine.map(work, source.batches(config.ingest.batch_rows))
+    finally:
+        engine.close()
+
+
+def cut(source: Source, layout: Layout, config: Config, num_slices: int) -> list[Slice]:
+    """Cut a source into slices of equal event count by event time.
+
+    The sort is stable, a cut never falls inside a group of equal (subject, time) such as an invoice, and a quarantined row
+    goes where the row before it went.
+
+    Raises
+    ------
+    InputError : there are fewer groups than slices.
+    """
+    parts = list(mapped(source, layout, config))
+    events = pa.Table.from_batches([part.events for part in parts], EVENT)
+    quarantine = pa.Table.from_batches([part.quarantine for part in parts], QUARANTINE)
+    if events.num_rows == 0:
+        reasons = quarantine["reason"].value_counts().to_pylist()[:3]
+        raise InputError(
+            f"no row of `{source.name}` is a usable event",
+            why=", ".join(f"{each['values']} {each['counts']:,}" for each in reasons),
+            hint="check the map: `--map subject=COLUMN,object=COLUMN,time=COLUMN`",
+        )
+    times = events["event_time"].cast(pa.int64()).to_numpy()
+    order = np.argsort(times, kind="stable")
+    cuts = _cuts(events, times, order, num_slices)
+    rank_of_row = np.empty(len(order), dtype=np.int64)
+    rank_of_row[order] = np.arange(len(order))
+    event_rows = np.concatenate([part.event_rows for part in parts])
+    bad_rows = np.concatenate([part.bad_rows for part in parts])
+    before = np.clip(np.searchsorted(event_rows, bad_rows, side="right") - 1, 0, None)
+    bad_slice = np.searchsorted(cuts, rank_of_row[before], side="right") - 1
+    slices = []
+    for number in range(num_slices):
+        rows = events.take(pa.array(order[cuts[number] : cuts[number + 1]]))
+        slices.append(Slice(rows, quarantine.filter(pa.array(bad_slice == number))))
+    return slices
+
+
+def _cuts(events: pa.Table, times: np.ndarray, order: np.ndarray, num_slices: int) -> np.ndarray:
+    """Positions in `order` where slices begin, moved forward to the end of a (subject, time) group.
+
+    Rows of one time are first ordered by their subject's first appearance (in place, stable), so that each group is one
+    contiguous stretch and the nearest boundary is at most one group away.
+    """
+    subjects = pc.fill_null(events["subject"], "").combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    sorted_times, sorted_subjects = times[order], subjects[order]
+    group_start = np.flatnonzero(np.r_[True, sorted_times[1:] != sorted_times[:-1]])
+    first_at = _first_appearance(group_start, sorted_subjects)
+    order[:] = order[np.lexsort((first_at, sorted_times))]
+    sorted_subjects = subjects[order]
+    starts = np.flatnonzero(np.r_[True, (sorted_times[1:] != sorted_times[:-1]) | (sorted_subjects[1:] != sorted_subjects[:-1])])
+    if len(starts) < num_slices:
+        raise InputError(
+            f"{len(order):,} events in {len(starts):,} groups of equal subject and time cannot be cut into {num_slices} slices",
+            hint=f"use `--turns {max(len(starts) - 1, 1)}` or fewer",
+        )
+    wanted = np.arange(1, num_slices) * len(order) / num_slices
+    near = np.searchsorted(starts, wanted)
+    near = np.clip(near, 1, len(starts) - 1)
+    closer = near - (wanted - starts[near - 1] < starts[near] - wanted)
+    index = np.maximum.accumulate(closer - np.arange(num_slices - 1)) + np.arange(num_slices - 1)
+    index = np.minimum(np.maximum(index, np.arange(1, num_slices)), len(starts) - num_slices + np.arange(1, num_slices))
+    return np.r_[0, starts[index], len(order)]
+
+
+def _first_appearance(group_start: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """For each row, the position at which its subject first appears among the rows of the same time."""
+    group = np.zeros(len(subjects), dtype=np.int64)
+    group[group_start] = 1
+    group = np.cumsum(group)
+    key = group * (int(subjects.max()) + 1) + subjects
+    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    return np.asarray(first[inverse])
+
+
+def _append(log: SqliteLog, parts: Iterator[Mapped], digest: str, meter: Meter) -> int:
+    partition = log.free_partition("ingest")
+    rows = 0
+    for number, part in enumerate(parts):
+        count = part.events.num_rows + part.quarantine.num_rows
+        if count:
+            log.append(partition, f"{digest}:{number}", encode_payload(part.events, part.quarantine), count)
+        rows += count
+        meter.update(rows)
+    return rows

@@ -1,0 +1,162 @@
+"""A Dataset: a versioned selection of the lake in which every dropped row has a reason.
+
+    datasets/<name>@<n>/manifest.json      what it is, which lake version it was made of, rows dropped by reason
+                        decisions.parquet  one reason for each row of that lake version, in scan order; empty = kept
+                        shards/00000.parquet, …
+
+The lake version is pinned by a tag, so a decision can be traced to its row for as long as the dataset exists. Written by
+`curate`, read by `train`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gyral.errors import InputError, NotFound, did_you_mean
+from gyral.files import last_version, new_version, versions, write_atomic
+from gyral.lake.table import Lake, Snapshot
+
+FOLDER = "datasets"
+SHARD_ROWS = 1_000_000
+
+
+class Shard(msgspec.Struct, frozen=True):
+    """One Parquet file of a dataset."""
+
+    file: str
+    rows: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct):
+    """What `manifest.json` holds. `dropped` keeps the order of the rules; times are RFC 3339."""
+
+    dataset: str
+    kind: str
+    created: str
+    run: int
+    lake: dict[str, dict[str, int]]
+    rows_in: int
+    rows_kept: int
+    dropped: dict[str, int]
+    select: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+    subjects: int = 0
+    objects: int = 0
+    first_event: str | None = None
+    last_event: str | None = None
+    repeats: bool = True
+    repeats_from: str = ""
+    size_bytes: int = 0
+    shards: list[Shard] = []
+
+
+class Dataset:
+    """One published dataset."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @property
+    def name(self) -> str:
+        """Name with version, `online_retail@3`."""
+        return self.manifest.dataset
+
+    def read(self) -> pa.Table:
+        """Read all shards, checked against their digests.
+
+        Raises
+        ------
+        InputError : a shard is missing or its bytes differ from the manifest.
+        """
+        tables = []
+        for shard in self.manifest.shards:
+            path = self.folder / "shards" / shard.file
+            body = path.read_bytes() if path.exists() else b""
+            if hashlib.sha256(body).hexdigest() != shard.sha256:
+                raise InputError(
+                    f"the shard `{shard.file}` of `{self.name}` is not what was written",
+                    where=str(path),
+                    hint=f"make it again: `gyral curate {self.name.partition('@')[0]}`",
+                )
+            tables.append(pq.read_table(pa.BufferReader(body)))
+        return pa.concat_tables(tables)
+
+    def why(self, root: Path, event_id: str) -> dict[str, Any]:
+        """Tell why an event was kept or dropped.
+
+        Raises
+        ------
+        NotFound : the lake version this dataset was made of has no such event.
+        """
+        snapshot = Lake(root).snapshot("events", self.manifest.lake["events"]["version"])
+        position = 0
+        for batch in snapshot.scan(["event_id"]):
+            found = np.flatnonzero(batch.column(0).to_numpy(zero_copy_only=False) == event_id)
+            if len(found):
+                position += int(found[0])
+                break
+            position += batch.num_rows
+        else:
+            raise NotFound(f"`{self.name}` was made of no event `{event_id}`", where=f"lake/events version {snapshot.version}")
+        reason = pq.read_table(self.folder / "decisions.parquet")["reason"][position].as_py()
+        row = snapshot.take([position]).to_pylist()[0]
+        return {"event_id": event_id, "kept": not reason, "reason": reason or None, "event": row}
+
+
+def write(
+    root: Path,
+    name: str,
+    rows: pa.Table,
+    reasons: pa.Array,
+    manifest: Manifest,
+    snapshot: Snapshot,
+) -> Dataset:
+    """Publish the next version of a dataset; `manifest` comes without name, shards and sizes, which are filled in here."""
+    with new_version(root / FOLDER, name) as (folder, number):
+        manifest.dataset = f"{name}@{number}"
+        manifest.created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        (folder / "shards").mkdir()
+        for shard_number, start in enumerate(range(0, max(rows.num_rows, 1), SHARD_ROWS)):
+            file = f"{shard_number:05d}.parquet"
+            path = folder / "shards" / file
+            part = rows.slice(start, SHARD_ROWS)
+            pq.write_table(part, path, compression="zstd")
+            manifest.shards.append(Shard(file, part.num_rows, hashlib.sha256(path.read_bytes()).hexdigest()))
+            manifest.size_bytes += path.stat().st_size
+        pq.write_table(pa.table({"reason": reasons}), folder / "decisions.parquet", compression="zstd")
+        write_atomic(folder / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
+        snapshot.pin(f"dataset-{name}-{number}")
+    return Dataset(root / FOLDER / manifest.dataset, manifest)
+
+
+def find(root: Path, name: str) -> Dataset:
+    """Open a dataset by `name` (its newest version) or `name@n`.
+
+    Raises
+    ------
+    NotFound : there is no such dataset; the hint names the nearest.
+    """
+    folder = root / FOLDER
+    base, _, number = name.partition("@")
+    known = sorted({match.group(1) for path in folder.glob("*@*") if (match := re.fullmatch(r"([A-Za-z0-9_.-]+)@\d+", path.name))})
+    version = int(number) if number.isdigit() else last_version(folder, base)
+    path = folder / f"{base}@{version}"
+    if base not in known or version not in versions(folder, base):
+        hint = did_you_mean(base, known) if known else f"make one: `gyral curate {base or 'NAME'}`"
+        raise NotFound(f"there is no dataset `{name}`", where=str(folder), hint=hint)
+    try:
+        manifest = msgspec.json.decode((path / "manifest.json").read_bytes(), type=Manifest)
+    except (OSError, msgspec.DecodeError) as error:
+        raise InputError(f"the manifest of `{base}@{version}` cannot be read", why=str(error), where=str(path)) from None
+    return Dataset(path, manifest)

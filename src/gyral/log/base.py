@@ -1,0 +1,31 @@
+"""The seam: four methods, no consumer groups. Consumers own their offsets, so nobody can lose them for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+
+class Entry(NamedTuple):
+    """One batch as read back: its offset in the partition, its id, its bytes, and how many rows it holds."""
+
+    offset: int
+    batch_id: str
+    payload: bytes
+    num_rows: int
+
+
+class EventLog(Protocol):
+    """A durable, partitioned sequence of batches."""
+
+    def append(self, partition: str, batch_id: str, payload: bytes, num_rows: int) -> int:
+        """Store a batch and return its offset once it is durable; a batch id seen before returns its first offset."""
+
+    def read(self, partition: str, from_offset: int, max_bytes: int = 64 << 20) -> Iterator[Entry]:
+        """Yield batches in order from an offset, stopping after about `max_bytes` of payload; never blocks for more."""
+
+    def end(self, partition: str) -> int:
+        """Offset that the next batch will get; 0 for a partition that does not exist."""
+
+    def trim(self, partition: str, below: int) -> int:
+        """Forget batches below an offset that every table has committed; return how many went."""

@@ -1,0 +1,134 @@
+"""The Model folder: weights, inputs and a card that says what was measured, on what, and where it came from.
+
+    models/<name>@<n>/weights.safetensors   arrays, and the family's own settings as JSON in the header
+                      inputs.json           the vocabulary (`gyral.model.inputs`)
+                      card.json             this
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from gyral.errors import InputError, MissingExtra, NotFound, did_you_mean
+from gyral.files import last_version, new_version, versions, write_atomic
+from gyral.model import inputs as model_inputs
+from gyral.model.inputs import Inputs
+
+FOLDER = "models"
+WEIGHTS = "weights.safetensors"
+
+
+class Compression(msgspec.Struct, frozen=True):
+    """What compressing cost and saved; `relative_loss` is (before − after) / before of the card's metric."""
+
+    to: str
+    from_model: str = msgspec.field(name="from")
+    metric_before: float
+    metric_after: float
+    relative_loss: float
+    max_loss: float
+    bytes_before: int
+    bytes_after: int
+    measured_on: str
+
+
+class Card(msgspec.Struct):
+    """What `card.json` holds."""
+
+    family: str
+    dataset: str
+    run: int
+    seed: int
+    metric: str
+    measured_on: str
+    model: str = ""
+    created: str = ""
+    learned_until: str | None = None
+    repeats: bool = True
+    num_subjects: int = 0
+    num_objects: int = 0
+    num_interactions: int = 0
+    size_bytes: int = 0
+    candidates: list[dict[str, Any]] = []
+    compression: Compression | None = None
+
+
+def publish(
+    root: Path, name: str, arrays: dict[str, np.ndarray], settings: dict[str, Any], inputs: Inputs, card: Card
+) -> Card:
+    """Write the next version of a model; nothing is visible before everything is on the disk."""
+    try:
+        from safetensors.numpy import save
+    except ImportError:
+        raise MissingExtra("safetensors", "train", "storing a model") from None
+    with new_version(root / FOLDER, name) as (folder, number):
+        card.model = f"{name}@{number}"
+        card.created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        settings_text = msgspec.json.encode(settings, order="deterministic").decode()
+        contiguous = {key: np.ascontiguousarray(value) for key, value in sorted(arrays.items())}
+        body = save(contiguous, metadata={"gyral": settings_text})
+        write_atomic(folder / WEIGHTS, body)
+        model_inputs.save(inputs, folder)
+        card.size_bytes = len(body)
+        write_atomic(folder / "card.json", msgspec.json.format(msgspec.json.encode(card)))
+    return card
+
+
+def read_card(folder: Path) -> Card:
+    """Read `card.json`.
+
+    Raises
+    ------
+    InputError : it is missing or not a card.
+    """
+    try:
+        return msgspec.json.decode((folder / "card.json").read_bytes(), type=Card)
+    except (OSError, msgspec.DecodeError) as error:
+        raise InputError(f"the card of `{folder.name}` cannot be read", why=str(error), where=str(folder)) from None
+
+
+def read_weights(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read arrays and the family's settings; nothing is unpickled.
+
+    Raises
+    ------
+    InputError : the file is missing, truncated or not safetensors.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise MissingExtra("safetensors", "serve", "loading a model") from None
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            settings = msgspec.json.decode((file.metadata() or {}).get("gyral", "{}"))
+    except (OSError, SafetensorError, msgspec.DecodeError) as error:
+        raise InputError(
+            f"the weights of `{folder.name}` cannot be read", why=str(error), where=str(path), hint="train the model again"
+        ) from None
+    return arrays, settings
+
+
+def find(root: Path, name: str) -> Path:
+    """Folder of a model by `name` (its newest version) or `name@n`.
+
+    Raises
+    ------
+    NotFound : there is no such model; the hint names the nearest.
+    """
+    folder = root / FOLDER
+    base, _, number = name.partition("@")
+    version = int(number) if number.isdigit() else last_version(folder, base)
+    if version not in versions(folder, base):
+        found = (re.fullmatch(r"([A-Za-z0-9_.-]+)@\d+", path.name) for path in folder.glob("*@*"))
+        known = {match.group(1) for match in found if match}
+        hint = did_you_mean(base, known) if known else "make one: `gyral train DATASET`"
+        raise NotFound(f"there is no model `{name}`", where=str(folder), hint=hint)
+    return folder / f"{base}@{version}"

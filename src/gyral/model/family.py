@@ -1,0 +1,104 @@
+"""Families: what every kind of model can do once it is trained, and the recommender's way of doing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from gyral.model import card as cards
+from gyral.model import inputs as model_inputs
+from gyral.model.inputs import Codes
+from gyral.model.recommender import Recommender
+
+
+class Item(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One recommended object; scores compare inside one answer only."""
+
+    object: str
+    score: float
+    title: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Best first; `known` says whether the subject has a history."""
+
+    known: bool
+    items: list[Item]
+
+
+class Servable(Protocol):
+    """A loaded model. Calls come from one thread and cost well under a millisecond."""
+
+    name: str
+    card: dict[str, Any]
+
+    def recommend(self, subject: str, k: int, context: dict[str, Any]) -> Answer: ...
+
+    def popular(self, k: int, context: dict[str, Any]) -> Answer: ...
+
+    def warm(self) -> None: ...
+
+
+class Family(Protocol):
+    """One kind of model: the hook behind `--family`."""
+
+    name: str
+    metric: str
+
+    def load(self, folder: Path) -> Servable: ...
+
+
+class ServableRecommender:
+    """A recommender with its vocabulary: names in, names out."""
+
+    def __init__(self, folder: Path) -> None:
+        card = cards.read_card(folder)
+        self.name = card.model
+        self.card: dict[str, Any] = msgspec.to_builtins(card)
+        arrays, settings = cards.read_weights(folder)
+        self.model = Recommender(arrays, settings)
+        self.codes = Codes(model_inputs.load(folder))
+
+    def recommend(self, subject: str, k: int, context: dict[str, Any]) -> Answer:
+        """Rank objects for a subject; `context` may hold `country` and `recent`, objects met since the model was made."""
+        codes = self.codes
+        code = codes.subject.get(subject, -1)
+        recent = codes.objects(context["recent"]) if context.get("recent") else None
+        country = codes.country.get(context.get("country", ""), -1)
+        objects, scores = self.model.recommend(code, k, country, recent)
+        return Answer(code >= 0, self._items(objects, scores))
+
+    def popular(self, k: int, context: dict[str, Any]) -> Answer:
+        """Rank objects by how often everybody met them: the baseline."""
+        return Answer(False, self._items(*self.model.popular(k)))
+
+    def warm(self) -> None:
+        """Touch the weights and compile the kernels, so that no request pays for it."""
+        names = self.codes.inputs.subjects
+        self.recommend(names[0] if names else "", 10, {})
+        self.recommend("\0", 10, {})
+        self.popular(10, {})
+
+    def _items(self, objects: np.ndarray, scores: np.ndarray) -> list[Item]:
+        names, titles = self.codes.inputs.objects, self.codes.inputs.titles
+        pairs = zip(objects.tolist(), scores.tolist(), strict=True)
+        if not titles:
+            return [Item(names[code], score) for code, score in pairs]
+        return [Item(names[code], score, titles[code]) for code, score in pairs]
+
+
+class RecommenderFamily:
+    """Who will meet what next."""
+
+    name = "recommender"
+    metric = "ndcg_at_10"
+
+    def load(self, folder: Path) -> ServableRecommender:
+        """Read a model folder."""
+        return ServableRecommender(folder)
+
+
+RECOMMENDER = RecommenderFamily()

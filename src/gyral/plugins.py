@@ -1,0 +1,84 @@
+"""The hooks: how a project adds to gyral without touching it.
+
+| kind | an object of it is |
+|---|---|
+| `source` | a function `open(uri, config) -> Source` that reads a place events come from, by URI scheme |
+| `layout` | a `Layout`: the column names, types and dirt of one well-known file |
+| `family` | a `Family`: how one kind of model is stored, loaded and asked |
+| `trainer` | a function `fit(dataset, …) -> Fitted` that trains the family of the same name |
+| `compressor` | a function `Model -> Model` that makes weights smaller |
+| `engine` | an `Engine`: where a map of pure functions runs |
+
+A package adds one by an entry point in the group `gyral.<kind>`; a script by `register(kind, name, object)`. Built-in objects
+are named by import path, so looking up a source loads no trainer.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Any
+
+from gyral.errors import UsageError, did_you_mean
+
+KINDS = ("source", "layout", "family", "trainer", "compressor", "engine")
+
+_BUILTIN: dict[str, dict[str, str]] = {
+    "source": {
+        "file": "gyral.ingest.sources.file:open_source",
+        "pip": "gyral.ingest.sources.package:open_source",
+    },
+    "layout": {
+        "online_retail": "gyral.event.layout:ONLINE_RETAIL",
+        "recbole": "gyral.event.layout:RECBOLE",
+        "envelope": "gyral.event.layout:ENVELOPE",
+    },
+    "family": {"recommender": "gyral.model.family:RECOMMENDER"},
+    "trainer": {"recommender": "gyral.train.recommender:fit"},
+    "compressor": {"int8": "gyral.compress.quantize:int8"},
+    "engine": {"local": "gyral.engine.local:LocalEngine"},
+}
+_registered: dict[tuple[str, str], Any] = {}
+
+
+def register(kind: str, name: str, plugin: Any) -> None:
+    """Add an object under a name; it wins over a built-in of the same name."""
+    if kind not in KINDS:
+        raise UsageError(f"unknown plug-in kind `{kind}`", hint=did_you_mean(kind, KINDS))
+    _registered[kind, name] = plugin
+
+
+def names(kind: str) -> list[str]:
+    """All names known for a kind: built in, installed and registered."""
+    installed = (point.name for point in entry_points(group=f"gyral.{kind}"))
+    registered = (name for known, name in _registered if known == kind)
+    return sorted({*_BUILTIN[kind], *installed, *registered})
+
+
+def check(kind: str, name: str) -> None:
+    """Refuse a name nobody registered, without loading anything.
+
+    Raises
+    ------
+    UsageError : nothing has this name; the hint lists those that exist.
+    """
+    known = names(kind)
+    if name not in known:
+        raise UsageError(f"unknown {kind} `{name}`", hint=did_you_mean(name, known))
+
+
+def find(kind: str, name: str) -> Any:
+    """Return the object registered under a name.
+
+    Raises
+    ------
+    UsageError : nothing has this name; the hint lists those that exist.
+    """
+    if (kind, name) in _registered:
+        return _registered[kind, name]
+    for point in entry_points(group=f"gyral.{kind}", name=name):
+        return point.load()
+    check(kind, name)
+    path = _BUILTIN[kind][name]
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)

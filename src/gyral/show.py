@@ -1,0 +1,196 @@
+"""`gyral show`: any noun in plain text, and the same as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gyral import config as configs
+from gyral import run as runs
+from gyral.config import Config
+from gyral.errors import NotFound, UsageError, did_you_mean
+from gyral.files import versions
+from gyral.lake import dataset as datasets
+from gyral.lake.table import Lake
+from gyral.progress import duration, number
+
+LAST_RUNS = 20
+
+
+def show(root: Path, what: str | None, why: str | None, config: Config) -> tuple[dict[str, Any], str]:
+    """Look at a noun.
+
+    Returns
+    -------
+    data : what `--json` prints.
+    text : what a person reads.
+
+    Raises
+    ------
+    NotFound : there is nothing of this name; the hint lists what there is.
+    """
+    if why is not None:
+        if what is None:
+            raise UsageError("`--why` needs a dataset", hint="gyral show DATASET --why EVENT_ID")
+        return _why(root, what, why)
+    if what is None:
+        return _project(root)
+    if what == "lake":
+        return _lake(root)
+    if what == "config":
+        rows = configs.describe(config)
+        data = {key: msgspec.to_builtins(value) for key, value, _ in rows}
+        return data, table(["setting", "value", "meaning"], [[key, str(data[key]), meaning] for key, _, meaning in rows])
+    if what.isdigit():
+        return _run(root, int(what))
+    base = what.partition("@")[0]
+    if versions(root / datasets.FOLDER, base):
+        manifest = msgspec.to_builtins(datasets.find(root, what).manifest)
+        return manifest, _dataset(manifest)
+    if versions(root / "models", base):
+        return _model(root, what)
+    known = ["lake", "config", *_published(root / datasets.FOLDER), *_published(root / "models")]
+    raise NotFound(f"there is nothing called `{what}` here", where=str(root.absolute()), hint=did_you_mean(what, known))
+
+
+def turn_table(result: dict[str, Any]) -> str:
+    """The closing table of a loop: what each turn's model was worth, and what closing the loop gained."""
+    rows = []
+    for row in result["turns"]:
+        every, known = row["ndcg_at_10"], row["known"]["ndcg_at_10"]
+        rows.append(
+            [
+                str(row["turn"]),
+                f"{row['events']:,}",
+                *(f"{every[name]:.3f}" for name in ("looped", "frozen", "popularity")),
+                *(f"{known[name]:.3f}" for name in ("looped", "frozen", "popularity")),
+                f"{row['hit_at_10']['looped']:.3f}",
+                f"{row['freshness_s']:.1f} s",
+                f"{row['p99_ms']:.1f} ms",
+            ]
+        )
+    heads = ["turn", "events", "looped", "frozen", "popular", "looped", "frozen", "popular", "hit@10", "fresh", "p99"]
+    text = table(heads, rows, right=True)
+    group = f"{'':>{text.index('looped')}}NDCG@10, all customers        known customers"
+    last = result["turns"][-1]["ndcg_at_10"]
+    gain = 100 * (last["looped"] / last["frozen"] - 1) if last["frozen"] else 0.0
+    closing = f"closing the loop: {last['looped']:.3f} against {last['frozen']:.3f} frozen after turn 1 ({gain:+.0f} %), "
+    return f"{group}\n{text}\n\n{closing}{last['popularity']:.3f} by popularity; model {result['model']}"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: bool = False) -> str:
+    """Columns as wide as their content; the last one is not padded."""
+    every = [list(heads), *map(list, rows)]
+    widths = [max(len(row[column]) for row in every) for column in range(len(heads))]
+    if right:
+        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in every)
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in every)
+
+
+def _project(root: Path) -> tuple[dict[str, Any], str]:
+    lineages = [_lineage(root, each) for each in runs.numbers(root)[-LAST_RUNS:]]
+    known = [each for each in lineages if each is not None]
+    data = {
+        "lake": sorted(Lake(root).overview()["tables"]),
+        "datasets": _published(root / datasets.FOLDER),
+        "models": _published(root / "models"),
+        "runs": [msgspec.to_builtins(each) for each in known],
+    }
+    if not any(data.values()):
+        return data, f"nothing here yet ({root.absolute()})\n\nhint: gyral loop --source FILE"
+    rows = [
+        [str(each.run), each.verb, each.status, duration(each.elapsed_s), ", ".join(made.name for made in each.outputs)]
+        for each in known
+    ]
+    nouns = "\n".join(f"{noun:<9} {', '.join(data[noun]) or '—'}" for noun in ("lake", "datasets", "models"))
+    return data, f"{nouns}\n\n{table(['run', 'verb', 'status', 'took', 'made'], rows)}"
+
+
+def _lake(root: Path) -> tuple[dict[str, Any], str]:
+    data = Lake(root).overview()
+    lines = []
+    for name, facts in data["tables"].items():
+        lines.append(f"{name}: {facts['rows']:,} rows, version {facts['version']}, {facts['bytes']:,} bytes")
+        for label in ("kinds", "countries", "reasons"):
+            if facts.get(label):
+                top = list(facts[label].items())
+                more = f", and {len(top) - 8} more" if len(top) > 8 else ""
+                lines.append(f"  {label}: " + ", ".join(f"{key} {count:,}" for key, count in top[:8]) + more)
+        if facts.get("first_event"):
+            lines.append(f"  events from {facts['first_event']} to {facts['last_event']}")
+    lines += [f"log {name}: {facts['bytes']:,} bytes" for name, facts in data["log"]["partitions"].items()]
+    return data, "\n".join(lines) or "the lake is empty\n\nhint: gyral ingest --source FILE"
+
+
+def _run(root: Path, run: int) -> tuple[dict[str, Any], str]:
+    lineage = runs.read_lineage(root, run)
+    data = msgspec.to_builtins(lineage)
+    data["turns"] = [line for line in runs.read_metrics(root, run) if line["type"] == "turn"]
+    lines = [f"run {run}: {lineage.verb}, {lineage.status}, {duration(lineage.elapsed_s)}, started {lineage.started}"]
+    for label, references in (("read", lineage.inputs), ("made", lineage.outputs)):
+        lines += [f"  {label} {each.kind} {each.name} {each.version}".rstrip() for each in references]
+    lines += [f"  {key}: {_short(value)}" for key, value in lineage.summary.items() if key != "turns"]
+    if lineage.error:
+        lines.append(f"  error: {lineage.error['what']}")
+    if data["turns"]:
+        lines += ["", turn_table({"turns": data["turns"], "model": data["turns"][-1]["model"]})]
+    return data, "\n".join(lines)
+
+
+def _dataset(manifest: dict[str, Any]) -> str:
+    lines = [
+        f"{manifest['dataset']}: {manifest['rows_kept']:,} of {manifest['rows_in']:,} rows kept, "
+        f"{manifest['subjects']:,} subjects, {manifest['objects']:,} objects",
+        f"  from lake/events version {manifest['lake']['events']['version']}, "
+        f"{manifest['first_event']} to {manifest['last_event']}",
+        f"  objects repeat: {'yes' if manifest['repeats'] else 'no'} ({manifest['repeats_from']})",
+    ]
+    return "\n".join([*lines, *(f"  dropped {reason}: {count:,}" for reason, count in manifest["dropped"].items())])
+
+
+def _model(root: Path, name: str) -> tuple[dict[str, Any], str]:
+    from gyral.model import card as cards
+
+    card = msgspec.to_builtins(cards.read_card(cards.find(root, name)))
+    lines = [
+        f"{card['model']}: {card['family']}, learned {card['num_interactions']:,} interactions of {card['num_subjects']:,} "
+        f"subjects with {card['num_objects']:,} objects until {card['learned_until']}",
+        f"  made of {card['dataset']} by run {card['run']}, seed {card['seed']}, {card['size_bytes']:,} bytes",
+        f"  {card['metric']} measured on {card['measured_on']}:",
+    ]
+    lines += [f"    {'→' if each['chosen'] else ' '} {each['name']:<18} {each[card['metric']]:.4f}" for each in card["candidates"]]
+    if card["compression"]:
+        made = card["compression"]
+        lines.append(
+            f"  {made['to']} of {made['from']}: {made['metric_before']:.4f} → {made['metric_after']:.4f}, "
+            f"{made['bytes_before']:,} → {made['bytes_after']:,} bytes"
+        )
+    return card, "\n".join(lines)
+
+
+def _why(root: Path, dataset: str, event_id: str) -> tuple[dict[str, Any], str]:
+    answer = datasets.find(root, dataset).why(root, event_id)
+    verdict = "kept" if answer["kept"] else f"dropped: {answer['reason']}"
+    row = "\n".join(f"  {key}: {value}" for key, value in answer["event"].items() if value is not None)
+    return msgspec.to_builtins(answer), f"{event_id} {verdict}\n{row}"
+
+
+def _published(folder: Path) -> list[str]:
+    names = {path.name.partition("@")[0] for path in folder.glob("[!.]*@*")} if folder.is_dir() else set()
+    return [f"{name}@{versions(folder, name)[-1]}" for name in sorted(names) if versions(folder, name)]
+
+
+def _lineage(root: Path, run: int) -> runs.Lineage | None:
+    try:
+        return runs.read_lineage(root, run)
+    except NotFound:
+        return None
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {number(each)}" for key, each in value.items())
+    return number(value)

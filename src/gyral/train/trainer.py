@@ -1,0 +1,59 @@
+"""Dataset → Model: look up the family's trainer, fit, and publish weights, inputs and card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gyral import plugins
+from gyral.config import Config
+from gyral.errors import MissingExtra
+from gyral.lake import dataset as datasets
+from gyral.model import card as cards
+from gyral.model.card import Card
+from gyral.run import Run
+
+
+def train(root: Path, dataset: str, config: Config, run: Run, *, budget_s: float, name: str = "") -> Card:
+    """Train the next version of a model.
+
+    Parameters
+    ----------
+    dataset : name or name@n of a dataset.
+    budget_s : seconds of one laptop core that candidates may cost together.
+    name : name of the model; empty takes the dataset's.
+
+    Raises
+    ------
+    NotFound : no such dataset.  UsageError : no such family.
+    """
+    family = plugins.find("family", config.train.family)
+    data = datasets.find(root, dataset)
+    run.reads("dataset", data.name)
+    try:
+        fit = plugins.find("trainer", family.name)
+    except ImportError as error:
+        raise MissingExtra(error.name or "numba", "train", f"training a {family.name}") from None
+    fitted = fit(data, seed=config.train.seed, budget_s=budget_s, run=run)
+    card = Card(
+        family=family.name,
+        dataset=data.name,
+        run=run.number,
+        seed=config.train.seed,
+        metric=family.metric,
+        measured_on=fitted.measured_on,
+        learned_until=data.manifest.last_event,
+        repeats=data.manifest.repeats,
+        num_subjects=data.manifest.subjects,
+        num_objects=data.manifest.objects,
+        num_interactions=data.manifest.rows_kept,
+        candidates=fitted.candidates,
+    )
+    cards.publish(root, name or data.name.partition("@")[0], fitted.arrays, fitted.settings, fitted.inputs, card)
+    run.writes("model", card.model)
+    chosen = next(each for each in card.candidates if each["chosen"])
+    run.summarize(
+        chosen=chosen["name"], num_subjects=card.num_subjects, num_objects=card.num_objects, **{card.metric: chosen[card.metric]}
+    )
+    floors = ", ".join(f"{each['name']} {each[card.metric]:.4f}" for each in card.candidates if not each["chosen"])
+    run.note(f"train    {card.model}: {chosen['name']} won with {card.metric} {chosen[card.metric]:.4f} ({floors})")
+    return card

@@ -1,0 +1,133 @@
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from gyral.errors import ConflictError
+from gyral.log.sqlite import LogError, SqliteLog
+
+
+@pytest.fixture
+def log(tmp_path):
+    with SqliteLog(tmp_path) as opened:
+        yield opened
+
+
+def payloads(log, partition, start=0, **options):
+    return [(entry.offset, entry.batch_id, entry.payload) for entry in log.read(partition, start, **options)]
+
+
+def test_append_read_end(log):
+    assert log.end("a") == 0 and payloads(log, "a") == []
+    assert [log.append("a", f"b{number}", b"%d" % number, 1) for number in range(3)] == [0, 1, 2]
+    assert payloads(log, "a", 1) == [(1, "b1", b"1"), (2, "b2", b"2")]
+    assert log.end("a") == 3 and log.partitions() == ["a"]
+
+
+def test_a_batch_id_seen_before_gets_its_first_offset_and_is_stored_once(log):
+    assert log.append("a", "same", b"1", 1) == 0
+    log.append("a", "other", b"2", 1)
+    assert log.append("a", "same", b"again", 1) == 0
+    assert payloads(log, "a") == [(0, "same", b"1"), (1, "other", b"2")]
+
+
+def test_trim_forgets_below_and_offsets_never_return(log):
+    for number in range(4):
+        log.append("a", f"b{number}", b"x", 1)
+    assert log.trim("a", 3) == 3
+    assert [entry[0] for entry in payloads(log, "a")] == [3]
+    log.trim("a", 4)
+    assert log.end("a") == 4 and log.append("a", "new", b"x", 1) == 4
+
+
+def test_trimmed_bytes_are_gone_from_the_files(tmp_path):
+    with SqliteLog(tmp_path) as log:
+        log.append("a", "b", b"MARKER-7f3a" * 10, 1)
+        log.trim("a", 1)
+        assert not any(b"MARKER-7f3a" in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_read_stops_after_max_bytes_and_goes_on_from_there(log):
+    for number in range(5):
+        log.append("a", f"b{number}", b"x" * 100, 1)
+    assert [entry[0] for entry in payloads(log, "a", 0, max_bytes=250)] == [0, 1, 2]
+    assert [entry[0] for entry in payloads(log, "a", 3)] == [3, 4]
+
+
+def test_many_threads_share_commits_and_every_ack_is_there(log):
+    offsets = []
+
+    def work(thread):
+        offsets.extend(log.append("a", f"{thread}-{number}", b"x", 1) for number in range(25))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(offsets) == list(range(200))
+
+
+def test_a_partition_has_one_writer_and_free_partition_steps_aside(tmp_path, log):
+    assert log.free_partition("serve") == "serve-0"
+    with SqliteLog(tmp_path) as other:
+        with pytest.raises(ConflictError):
+            other.append("serve-0", "b", b"x", 1)
+        assert other.free_partition("serve") == "serve-1"
+        assert other.trim("serve-0", 10) == 0
+    assert log.free_partition("serve") == "serve-0"
+
+
+def test_readers_see_what_a_writer_in_the_same_moment_acknowledged(tmp_path, log):
+    reader = SqliteLog(tmp_path)
+    for number in range(10):
+        log.append("a", f"b{number}", b"x", 1)
+        assert reader.end("a") == number + 1
+
+
+def test_acknowledged_batches_survive_kill_9(tmp_path):
+    code = (
+        "import sys, pathlib\nfrom gyral.log.sqlite import SqliteLog\nlog = SqliteLog(pathlib.Path(sys.argv[1]))\n"
+        "for number in range(10**6):\n    log.append('a', str(number), b'x' * 1000, 1)\n    print(number, flush=True)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    for _ in range(30):
+        child.stdout.readline()
+    os.kill(child.pid, signal.SIGKILL)
+    acknowledged = 30 + len(child.stdout.read().splitlines())
+    child.wait()
+    child.stdout.close()
+    with SqliteLog(tmp_path) as log:
+        stored = [int(entry.batch_id) for entry in log.read("a", 0)]
+        assert stored == list(range(len(stored))) and acknowledged <= len(stored) <= acknowledged + 1
+        assert log.append("a", "next", b"x", 1) == len(stored)
+
+
+def test_a_file_that_is_not_a_log_is_a_clear_error(tmp_path):
+    (tmp_path / "a.sqlite").write_bytes(b"not a database, " * 1000)
+    with SqliteLog(tmp_path) as log, pytest.raises(LogError, match="cannot be opened"):
+        log.append("a", "b", b"x", 1)
+
+
+def test_a_refused_commit_acknowledges_nothing_and_the_next_one_works(tmp_path):
+    with SqliteLog(tmp_path) as log:
+        log.append("a", "b0", b"x", 1)
+        blocker = sqlite3.connect(tmp_path / "a.sqlite", isolation_level=None)
+        limit = blocker.execute("PRAGMA page_count").fetchone()[0]
+        blocker.close()
+        log._writer("a")._connection.execute(f"PRAGMA max_page_count={limit}")  # the disk is full from here on
+        with pytest.raises(LogError, match="full"):
+            log.append("a", "b1", b"x" * 100_000, 1)
+        log._writer("a")._connection.execute("PRAGMA max_page_count=1073741823")
+        assert log.append("a", "b1", b"x" * 100_000, 1) == log.end("a") - 1
+        assert [entry.batch_id for entry in log.read("a", 0)] == ["b0", "b1"]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "a b"])
+def test_partition_names_never_reach_the_file_system(log, name):
+    with pytest.raises(ValueError):
+        log.append(name, "b", b"x", 1)
