@@ -10,7 +10,12 @@ from gyral.errors import ConfigError
 def test_defaults_then_file_then_set_then_flags(tmp_path):
     (tmp_path / "gyral.toml").write_text('[loop]\nturns = 3\n[train]\nbudget = "9s"\nseed = 4\n')
     config = load(tmp_path, ["train.seed=5", "curate.repeats=false"], {"train.budget": "1m", "train.family": None})
-    assert (config.loop.turns, config.train.seed, config.train.budget, config.train.family) == (3, 5, "1m", "recommender")
+    assert (config.loop.turns, config.train.seed, config.train.budget, config.train.family) == (
+        3,
+        5,
+        "1m",
+        "recommender",
+    )
     assert config.curate.repeats is False
 
 
@@ -21,7 +26,7 @@ def test_defaults_then_file_then_set_then_flags(tmp_path):
         ("[trian]\nseed = 1\n", "`trian` is not a setting", "gyral.toml, line 1", "did you mean `train`?"),
         ("\n[loop]\nturns = 0\n", "`loop.turns = 0` cannot be used", "gyral.toml, line 3", "turns + 1 slices"),
         ("[loop]\nturns = 'six'\n", '`loop.turns = "six"` cannot be used', "gyral.toml, line 2", ""),
-        ("[[curate.rules]]\nreason='x'\nfield='kind'\nop='is'\n", 'cannot be used', "gyral.toml", ""),
+        ("[[curate.rules]]\nreason='x'\nfield='kind'\nop='is'\n", "cannot be used", "gyral.toml", ""),
         ("[train\n", "not valid TOML", "gyral.toml", ""),
     ],
 )

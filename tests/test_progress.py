@@ -4,7 +4,13 @@ from gyral.progress import Meter, Screen, duration, number
 
 
 def test_numbers_and_durations_are_written_for_people():
-    assert [number(value) for value in (1234567, 0.12345, 5.0, "x", 12345.6)] == ["1,234,567", "0.1235", "5", "x", "12,346"]
+    assert [number(value) for value in (1234567, 0.12345, 5.0, "x", 12345.6)] == [
+        "1,234,567",
+        "0.1235",
+        "5",
+        "x",
+        "12,346",
+    ]
     assert [duration(value) for value in (0.42, 42, 185, 7620)] == ["0.4 s", "42 s", "3 min 05 s", "2 h 07 min"]
 
 

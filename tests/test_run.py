@@ -63,7 +63,10 @@ def test_a_torn_metrics_line_is_left_out(tmp_path):
 
 
 def test_children_name_their_parent_and_numbers_are_unique(tmp_path):
-    with Run.start(tmp_path, "loop", Config()) as parent, Run.start(tmp_path, "train", Config(), parent=parent) as child:
+    with (
+        Run.start(tmp_path, "loop", Config()) as parent,
+        Run.start(tmp_path, "train", Config(), parent=parent) as child,
+    ):
         assert child.number == 2
     assert read_lineage(tmp_path, 2).parent == 1
     assert numbers(tmp_path) == [1, 2]

@@ -62,9 +62,13 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options every verb takes."""
     for option in reversed(
         [
-            click.option("--root", type=click.Path(path_type=Path), default=Path("."), help="Project folder.", show_default=True),
+            click.option(
+                "--root", type=click.Path(path_type=Path), default=Path("."), help="Project folder.", show_default=True
+            ),
             click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set one value of the configuration."),
-            click.option("--json", "as_json", is_flag=True, help="Progress as JSON lines, the result as the last line on stdout."),
+            click.option(
+                "--json", "as_json", is_flag=True, help="Progress as JSON lines, the result as the last line on stdout."
+            ),
         ]
     ):
         command = option(command)
@@ -72,7 +76,9 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def on_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--on", metavar="ENGINE", help="Where work runs: local, local://threads=N, local://processes=N.")(command)
+    return click.option("--on", metavar="ENGINE", help="Where work runs: local, local://threads=N, local://processes=N.")(
+        command
+    )
 
 
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -143,7 +149,13 @@ def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, *
         made = run_curate(root, name or config.curate.name or "interactions", config, run)
     manifest = made.manifest
     _result(
-        as_json, {"dataset": made.name, "rows_in": manifest.rows_in, "rows_kept": manifest.rows_kept, "dropped": manifest.dropped}
+        as_json,
+        {
+            "dataset": made.name,
+            "rows_in": manifest.rows_in,
+            "rows_kept": manifest.rows_kept,
+            "dropped": manifest.dropped,
+        },
     )
 
 
@@ -299,7 +311,9 @@ def _config(
 def _mapping(text: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if not pairs or any(not equals for _, equals, _ in pairs):
-        raise UsageError(f"`--map {text}` is not a list of FIELD=COLUMN", hint="`--map subject=COLUMN,object=COLUMN,time=COLUMN`")
+        raise UsageError(
+            f"`--map {text}` is not a list of FIELD=COLUMN", hint="`--map subject=COLUMN,object=COLUMN,time=COLUMN`"
+        )
     return {field.strip(): column.strip() for field, _, column in pairs}
 
 

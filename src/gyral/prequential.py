@@ -135,7 +135,9 @@ class ServedModel:
         try:
             wait_for_model(self.url, model, START_TIMEOUT_S)
         except ServeError as error:
-            raise ServeError(error.what, why=error.why or self._last_line(), where=str(self._log_path), hint=error.hint) from None
+            raise ServeError(
+                error.what, why=error.why or self._last_line(), where=str(self._log_path), hint=error.hint
+            ) from None
 
     def ask(self, truth: Truth, slot: str | None, run: Run) -> tuple[list[list[str]], list[float]]:
         """Ask one slot for everyone; answers in order, and seconds each took."""
@@ -151,7 +153,10 @@ class ServedModel:
         responses, latencies = asyncio.run(ask_many(self.url, requests, on_progress=lambda done: meter.update(done)))
         failed = [response for response in responses if response.status != 200]
         if failed:
-            raise ServeError(f"{len(failed):,} of {len(requests):,} requests failed", why=failed[0].body[:500].decode("utf-8", "replace"))
+            raise ServeError(
+                f"{len(failed):,} of {len(requests):,} requests failed",
+                why=failed[0].body[:500].decode("utf-8", "replace"),
+            )
         return [[item["object"] for item in response.json()["items"]] for response in responses], latencies
 
     @property
@@ -164,7 +169,12 @@ class ServedModel:
         self._log = open(self._log_path, "ab")  # noqa: SIM115 (closed by __exit__)
         environment = {**os.environ, "GYRAL_NO_PROGRESS": ""}
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, start_new_session=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            start_new_session=True,
+            env=environment,
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()

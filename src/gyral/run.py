@@ -77,7 +77,14 @@ class Run:
 
     @classmethod
     def start(
-        cls, root: Path, verb: str, config: Config, *, screen: Screen | None = None, parent: Run | None = None, seed: int | None = None
+        cls,
+        root: Path,
+        verb: str,
+        config: Config,
+        *,
+        screen: Screen | None = None,
+        parent: Run | None = None,
+        seed: int | None = None,
     ) -> Self:
         """Make the next free `runs/<n>` below `root` and write what is known before work begins."""
         runs = root / FOLDER
@@ -192,7 +199,9 @@ def read_lineage(root: Path, number: int) -> Lineage:
         lineage = msgspec.json.decode(path.read_bytes(), type=Lineage)
     except (FileNotFoundError, msgspec.DecodeError):
         known = numbers(root)
-        raise NotFound(f"there is no run {number}", where=str(path), hint=f"runs here: {known[0]}–{known[-1]}" if known else "") from None
+        raise NotFound(
+            f"there is no run {number}", where=str(path), hint=f"runs here: {known[0]}–{known[-1]}" if known else ""
+        ) from None
     if lineage.status == "running" and _process_start(lineage.pid) != lineage.pid_started:
         lineage.status = "killed"
     return lineage

@@ -161,7 +161,9 @@ def _model(root: Path, name: str) -> tuple[dict[str, Any], str]:
         f"  made of {card['dataset']} by run {card['run']}, seed {card['seed']}, {card['size_bytes']:,} bytes",
         f"  {card['metric']} measured on {card['measured_on']}:",
     ]
-    lines += [f"    {'→' if each['chosen'] else ' '} {each['name']:<18} {each[card['metric']]:.4f}" for each in card["candidates"]]
+    lines += [
+        f"    {'→' if each['chosen'] else ' '} {each['name']:<18} {each[card['metric']]:.4f}" for each in card["candidates"]
+    ]
     if card["compression"]:
         made = card["compression"]
         lines.append(

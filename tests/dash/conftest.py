@@ -1,14 +1,17 @@
-"""A project folder written by hand, file by file in the formats that the verbs write: six turns of a loop and their 25 runs."""
+"""A project folder written by hand, in the formats that the verbs write: six turns of a loop and their 25 runs."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 START = datetime(2026, 3, 12, 13, 30, tzinfo=UTC)
@@ -38,7 +41,14 @@ def _progress(begin: float, verb: str, unit: str, total: float, seconds: float, 
         done, elapsed = total * step / steps, seconds * step / steps
         rate = total / seconds * (1 + 0.08 * ((step * 7) % 5 - 2))
         rows.append(
-            {"time": START.timestamp() + begin + elapsed, "type": "progress", "verb": verb, "done": round(done), "total": total, "unit": unit}
+            {
+                "time": START.timestamp() + begin + elapsed,
+                "type": "progress",
+                "verb": verb,
+                "done": round(done),
+                "total": total,
+                "unit": unit,
+            }
             | {"rate": rate, "metric": {}, "eta": seconds - elapsed, "elapsed": elapsed}
         )
     return rows
@@ -75,16 +85,35 @@ def _ref(kind: str, name: str, version: str = "") -> dict[str, str]:
 
 def _curated(turn: int) -> dict[str, Any]:
     rows = ROWS * (turn + 1) // (NUM_TURNS + 1)
-    dropped = {"missing_subject": int(rows * 0.2493), "return": int(rows * 0.0164), "not_a_product": int(rows * 0.0037), "duplicate": int(rows * 0.0093), "robot": 0}
+    dropped = {
+        "missing_subject": int(rows * 0.2493),
+        "return": int(rows * 0.0164),
+        "not_a_product": int(rows * 0.0037),
+        "duplicate": int(rows * 0.0093),
+        "robot": 0,
+    }
     return {"rows_in": rows, "rows_kept": rows - sum(dropped.values()), "dropped": dropped}
 
 
 def _candidates(turn: int) -> list[dict[str, Any]]:
     best = LOOPED[turn - 1]
-    scores = {"popularity": POPULARITY[turn - 1], "item_knn": best * 0.86, "als": best * 0.91, "ease": best, "repeat_ease": best * 0.993}
+    scores = {
+        "popularity": POPULARITY[turn - 1],
+        "item_knn": best * 0.86,
+        "als": best * 0.91,
+        "ease": best,
+        "repeat_ease": best * 0.993,
+    }
     specs = {"ease": {"lambda": 250.0, "half_life_d": 90}, "als": {"rank": 64, "alpha": 20.0}, "item_knn": {"k": 100}}
     return [
-        {"name": name, "ndcg_at_10": score, "recall_at_10": score * 0.81, "hit_at_10": score * 2.4, "chosen": name == "ease", "spec": specs.get(name, {})}
+        {
+            "name": name,
+            "ndcg_at_10": score,
+            "recall_at_10": score * 0.81,
+            "hit_at_10": score * 2.4,
+            "chosen": name == "ease",
+            "spec": specs.get(name, {}),
+        }
         for name, score in scores.items()
     ]
 
@@ -119,37 +148,23 @@ def _model(root: Path, turn: int, train: int, compress: int, begin: float) -> No
         "bytes_before": size,
         "bytes_after": size // 4 + 2_048,
     }
-    small = card | {"model": f"online_retail-int8@{turn}", "run": compress, "created": _at(begin + 44), "compression": compression, "size_bytes": size // 4 + 2_048}
+    small = card | {
+        "model": f"online_retail-int8@{turn}",
+        "run": compress,
+        "created": _at(begin + 44),
+        "compression": compression,
+        "size_bytes": size // 4 + 2_048,
+    }
     _write(root / f"models/online_retail-int8@{turn}/card.json", small)
 
 
-def _turn(root: Path, turn: int, number: int) -> dict[str, Any]:
-    """Write the four child runs and the nouns of one turn; return the turn's row."""
-    begin = (turn - 1) * 62.0
-    events, curated, best = 77_415, _curated(turn), LOOPED[turn - 1]
-    ingested = {"rows_in": events, "accepted": events - 12, "duplicate": 5, "quarantined": {"bad_time": 3, "no_object": 4}, "rows_per_s": 91_234.5}
-    dataset, model = f"online_retail@{turn}", f"online_retail@{turn}"
-    _lineage(root, number, "ingest", begin, 0.85, summary=ingested, inputs=[_ref("source", "online_retail.parquet")], outputs=[_ref("lake", "events", str(turn + 1))])
-    _lines(root, number, _progress(begin, "ingest", "rows", events, 0.85))
-    _lineage(root, number + 1, "curate", begin + 1, 1.7, summary=curated, inputs=[_ref("lake", "events", str(turn + 1))], outputs=[_ref("dataset", dataset)])
-    _lines(root, number + 1, _progress(begin + 1, "curate", "rows", curated["rows_in"], 1.7))
-    trained = {"chosen": "ease", "ndcg_at_10": best, "num_subjects": 2_400 + 310 * turn, "num_objects": 3_310 + 52 * turn}
-    _lineage(root, number + 2, "train", begin + 3, 38.2, summary=trained, inputs=[_ref("dataset", "online_retail", str(turn))], outputs=[_ref("model", model)])
-    tried = [
-        {"time": START.timestamp() + begin + 10, "type": "metric", "candidate": row["name"], **{key: row[key] for key in ("ndcg_at_10", "recall_at_10", "hit_at_10")}}
-        for row in _candidates(turn)
-    ]
-    _lines(root, number + 2, _progress(begin + 3, "train", "candidates", 5, 38.2, 5) + tried)
-    size = 44_700_000 + 1_210_433 * turn
-    small = {"to": "int8", "bytes_before": size, "bytes_after": size // 4 + 2_048, "relative_loss": 0.0027}
-    _lineage(root, number + 3, "compress", begin + 42, 2.1, summary=small, inputs=[_ref("model", model)], outputs=[_ref("model", f"online_retail-int8@{turn}")])
-    _lines(root, number + 3, _progress(begin + 42, "compress", "tensors", 4, 2.1, 4))
-    _model(root, turn, number + 2, number + 3, begin)
+def _dataset(root: Path, turn: int, curate: int, begin: float) -> None:
+    dataset, curated = f"online_retail@{turn}", _curated(turn)
     manifest = {
         "dataset": dataset,
         "kind": "interactions",
         "created": _at(begin + 2),
-        "run": number + 1,
+        "run": curate,
         "lake": {"events": {"version": turn + 1}},
         **curated,
         "subjects": 2_400 + 310 * turn,
@@ -159,25 +174,119 @@ def _turn(root: Path, turn: int, number: int) -> dict[str, Any]:
         "repeats": True,
         "repeats_from": "layout",
         "size_bytes": 1_834_112 * turn,
-        "shards": [{"file": f"shard-{index:05d}.parquet", "rows": curated["rows_kept"] // 2, "sha256": f"{index}e3b0c44298fc1c149afbf4c8996fb924" * 2} for index in range(2)],
+        "shards": [
+            {
+                "file": f"shard-{index:05d}.parquet",
+                "rows": curated["rows_kept"] // 2,
+                "sha256": f"{index}e3b0c44298fc1c149afbf4c8996fb924" * 2,
+            }
+            for index in range(2)
+        ],
     }
     _write(root / f"datasets/{dataset}/manifest.json", manifest)
-    lines = {"looped": best, "frozen": FROZEN[turn - 1], "popularity": POPULARITY[turn - 1]}
+
+
+def _row(turn: int, begin: float) -> dict[str, Any]:
+    """One line of the loop's metrics."""
+    lines = {"looped": LOOPED[turn - 1], "frozen": FROZEN[turn - 1], "popularity": POPULARITY[turn - 1]}
     return {
         "time": START.timestamp() + begin + 60,
         "type": "turn",
         "turn": turn,
-        "events": events,
+        "events": 77_415,
         "num_asked": 1_180 + 37 * turn,
         "ndcg_at_10": lines,
         "recall_at_10": {name: value * 0.62 for name, value in lines.items()},
         "hit_at_10": {name: min(value * 3.1, 1.0) for name, value in lines.items()},
-        "known": {metric: {name: value * scale for name, value in lines.items()} for metric, scale in (("ndcg_at_10", 1.19), ("recall_at_10", 0.7), ("hit_at_10", 3.4))},
+        "known": {
+            metric: {name: value * scale for name, value in lines.items()}
+            for metric, scale in (("ndcg_at_10", 1.19), ("recall_at_10", 0.7), ("hit_at_10", 3.4))
+        },
         "freshness_s": 44.3 + 1.7 * turn,
         "p99_ms": 3.9 + 0.11 * turn,
         "model": f"online_retail-int8@{turn}",
-        "seconds": {"ingest": 0.85, "curate": 1.7 + 0.1 * turn, "train": 34.0 + 1.4 * turn, "compress": 2.1, "swap": 0.4, "ask": 9.0 + turn},
+        "seconds": {
+            "ingest": 0.85,
+            "curate": 1.7 + 0.1 * turn,
+            "train": 34.0 + 1.4 * turn,
+            "compress": 2.1,
+            "swap": 0.4,
+            "ask": 9.0 + turn,
+        },
     }
+
+
+def _turn(root: Path, turn: int, number: int) -> dict[str, Any]:
+    """Write the four child runs and the nouns of one turn; return the turn's row."""
+    begin = (turn - 1) * 62.0
+    events, curated, best = 77_415, _curated(turn), LOOPED[turn - 1]
+    ingested = {
+        "rows_in": events,
+        "accepted": events - 12,
+        "duplicate": 5,
+        "quarantined": {"bad_time": 3, "no_object": 4},
+        "rows_per_s": 91_234.5,
+    }
+    dataset, model = f"online_retail@{turn}", f"online_retail@{turn}"
+    _lineage(
+        root,
+        number,
+        "ingest",
+        begin,
+        0.85,
+        summary=ingested,
+        inputs=[_ref("source", "online_retail.parquet")],
+        outputs=[_ref("lake", "events", str(turn + 1))],
+    )
+    _lines(root, number, _progress(begin, "ingest", "rows", events, 0.85))
+    _lineage(
+        root,
+        number + 1,
+        "curate",
+        begin + 1,
+        1.7,
+        summary=curated,
+        inputs=[_ref("lake", "events", str(turn + 1))],
+        outputs=[_ref("dataset", dataset)],
+    )
+    _lines(root, number + 1, _progress(begin + 1, "curate", "rows", curated["rows_in"], 1.7))
+    trained = {"chosen": "ease", "ndcg_at_10": best, "num_subjects": 2_400 + 310 * turn, "num_objects": 3_310 + 52 * turn}
+    _lineage(
+        root,
+        number + 2,
+        "train",
+        begin + 3,
+        38.2,
+        summary=trained,
+        inputs=[_ref("dataset", "online_retail", str(turn))],
+        outputs=[_ref("model", model)],
+    )
+    tried = [
+        {
+            "time": START.timestamp() + begin + 10,
+            "type": "metric",
+            "candidate": row["name"],
+            **{key: row[key] for key in ("ndcg_at_10", "recall_at_10", "hit_at_10")},
+        }
+        for row in _candidates(turn)
+    ]
+    _lines(root, number + 2, _progress(begin + 3, "train", "candidates", 5, 38.2, 5) + tried)
+    size = 44_700_000 + 1_210_433 * turn
+    small = {"to": "int8", "bytes_before": size, "bytes_after": size // 4 + 2_048, "relative_loss": 0.0027}
+    _lineage(
+        root,
+        number + 3,
+        "compress",
+        begin + 42,
+        2.1,
+        summary=small,
+        inputs=[_ref("model", model)],
+        outputs=[_ref("model", f"online_retail-int8@{turn}")],
+    )
+    _lines(root, number + 3, _progress(begin + 42, "compress", "tensors", 4, 2.1, 4))
+    _model(root, turn, number + 2, number + 3, begin)
+    _dataset(root, turn, number + 1, begin)
+    return _row(turn, begin)
 
 
 def write_project(root: Path) -> Path:
@@ -200,8 +309,24 @@ def write_project(root: Path) -> Path:
 
 
 def _overview() -> dict[str, Any]:
-    countries = {"United Kingdom": 495_478, "Germany": 9_495, "France": 8_557, "EIRE": 8_196, "Spain": 2_533, "Netherlands": 2_371, "Belgium": 2_069}
-    countries |= {"Switzerland": 2_002, "Portugal": 1_519, "Australia": 1_259, "Norway": 1_086, "Italy": 803, "Channel Islands": 758, "Finland": 695}
+    countries = {
+        "United Kingdom": 495_478,
+        "Germany": 9_495,
+        "France": 8_557,
+        "EIRE": 8_196,
+        "Spain": 2_533,
+        "Netherlands": 2_371,
+        "Belgium": 2_069,
+    }
+    countries |= {
+        "Switzerland": 2_002,
+        "Portugal": 1_519,
+        "Australia": 1_259,
+        "Norway": 1_086,
+        "Italy": 803,
+        "Channel Islands": 758,
+        "Finland": 695,
+    }
     return {
         "tables": {
             "events": {
@@ -214,7 +339,13 @@ def _overview() -> dict[str, Any]:
                 "first_event": "2010-12-01T08:26:00Z",
                 "last_event": "2011-12-09T12:50:00Z",
             },
-            "quarantine": {"rows": 42, "version": 2, "bytes": 9_871, "offsets": {"ingest-0": 17, "serve-0": 9}, "reasons": {"no_object": 24, "bad_time": 18}},
+            "quarantine": {
+                "rows": 42,
+                "version": 2,
+                "bytes": 9_871,
+                "offsets": {"ingest-0": 17, "serve-0": 9},
+                "reasons": {"no_object": 24, "bad_time": 18},
+            },
         },
         "log": {"partitions": {"ingest-0": {"end": 17, "bytes": 1_230_441}, "serve-0": {"end": 9, "bytes": 88_120}}},
     }
@@ -253,3 +384,66 @@ def edit_lineage(project: Path) -> Callable[..., None]:
 def this_process() -> dict[str, Any]:
     """Process id and start time of this process, for a run that is alive."""
     return {"pid": os.getpid(), "pid_started": Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]}
+
+
+@pytest.fixture
+def ask() -> Callable[..., httpx.Response]:
+    """Ask an ASGI application for one path, in this process."""
+
+    def get(application: Any, path: str, **options: Any) -> httpx.Response:
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(application)
+            async with httpx.AsyncClient(transport=transport, base_url="http://dash") as client:
+                return await client.get(path, **options)
+
+        return asyncio.run(send())
+
+    return get
+
+
+class _Page(HTMLParser):
+    """The marks of the charts, the links, the text, and whether every element was closed."""
+
+    VOID = frozenset({"meta", "link", "br", "hr", "img", "input"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.marks: list[tuple[str, str, float]] = []
+        self.hrefs: list[str] = []
+        self.tags: set[str] = set()
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == [], f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.add(tag)
+        if values.get("data-series") and values.get("data-y"):
+            self.marks.append((str(values["data-series"]), str(values["data-x"]), float(str(values["data-y"]))))
+        if tag == "a" and values.get("href"):
+            self.hrefs.append(str(values["href"]))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not {"style", "title"} & set(self.open):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        """The visible text, blanks collapsed."""
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture
+def parse() -> Callable[[str], _Page]:
+    """Read a page: `marks` (series, x, y), `hrefs`, `tags`, `text`; fails on markup that does not nest."""
+    return _Page

@@ -22,11 +22,19 @@ def test_one_moment_in_all_its_forms(value):
 
 
 def test_one_bad_value_costs_only_itself():
-    assert texts(["2010-12-01 08:26:00", "yesterday", None, "2011-02-30"]) == ["2010-12-01T08:26:00+00:00", None, None, None]
+    assert texts(["2010-12-01 08:26:00", "yesterday", None, "2011-02-30"]) == [
+        "2010-12-01T08:26:00+00:00",
+        None,
+        None,
+        None,
+    ]
 
 
 def test_a_format_reads_what_is_neither_rfc_3339_nor_epoch():
-    assert texts(["12/1/2010 8:26", "13/13/2010 8:26"], time_format="%m/%d/%Y %H:%M") == ["2010-12-01T08:26:00+00:00", None]
+    assert texts(["12/1/2010 8:26", "13/13/2010 8:26"], time_format="%m/%d/%Y %H:%M") == [
+        "2010-12-01T08:26:00+00:00",
+        None,
+    ]
 
 
 def test_nonsense_numbers_are_null():

@@ -16,7 +16,9 @@ def event_batch(ids):
 
 
 def test_a_payload_carries_events_and_quarantine_together():
-    bad = pa.RecordBatch.from_pylist([{"event_id": "q", "ingest_time": 1, "reason": "bad_time", "raw": b"\xff"}], schema=QUARANTINE)
+    bad = pa.RecordBatch.from_pylist(
+        [{"event_id": "q", "ingest_time": 1, "reason": "bad_time", "raw": b"\xff"}], schema=QUARANTINE
+    )
     tables = decode_payload(encode_payload(event_batch(["a", "b"]), bad))
     assert tables["events"]["event_id"].to_pylist() == ["a", "b"]
     assert tables["quarantine"]["raw"].to_pylist() == [b"\xff"]
@@ -37,7 +39,9 @@ cells = st.one_of(st.none(), st.text(st.characters(blacklist_categories=("Cs",))
 
 @given(st.lists(st.tuples(cells, st.one_of(st.none(), st.integers(-5, 5))), min_size=1, max_size=20))
 def test_json_objects_agree_with_json(rows):
-    encoded = json_objects({'na"me': pa.array([row[0] for row in rows], pa.string()), "n": pa.array([row[1] for row in rows], pa.int64())})
+    encoded = json_objects(
+        {'na"me': pa.array([row[0] for row in rows], pa.string()), "n": pa.array([row[1] for row in rows], pa.int64())}
+    )
     for text, (name, number) in zip(encoded.to_pylist(), rows, strict=True):
         wanted = {key: value for key, value in (('na"me', name), ("n", number)) if value is not None}
         assert json.loads(text) == wanted

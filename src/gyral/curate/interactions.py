@@ -178,9 +178,7 @@ def _is_duplicate(rows: pa.Table) -> np.ndarray:
     return mask
 
 
-def _drop(
-    reasons: np.ndarray, kept: np.ndarray, rows: pa.Table, mask: np.ndarray, reason: int
-) -> tuple[np.ndarray, pa.Table]:
+def _drop(reasons: np.ndarray, kept: np.ndarray, rows: pa.Table, mask: np.ndarray, reason: int) -> tuple[np.ndarray, pa.Table]:
     reasons[kept[mask]] = reason
     return kept[~mask], rows.filter(pa.array(~mask))
 

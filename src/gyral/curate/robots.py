@@ -41,4 +41,5 @@ def find(subjects: np.ndarray, times: np.ndarray, *, events_per_hour: int, regul
         mean = total / count
         variation = np.sqrt(np.maximum(square / count - mean * mean, 0)) / mean
     is_robot |= (count + 1 >= regular_events) & (variation < MAX_VARIATION)
-    return is_robot[subjects]
+    found: np.ndarray = is_robot[subjects]
+    return found

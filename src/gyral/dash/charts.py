@@ -1,11 +1,11 @@
-"""Numbers → inline SVG: lines, bars, a funnel, stacked bars and the ring. Pure functions, no script, no fixed width.
+"""Numbers → inline SVG: lines, bars, a funnel and stacked bars. Pure functions, no script, no fixed width.
 
-A chart with a `viewBox` shrinks its letters on a narrow screen. Here positions along x are percentages and only the lines live in
-a stretched inner `viewBox` with `non-scaling-stroke`, so letters and dots keep their size from 340 px to any width. Bars carry their label
-above them, which leaves no margin that a long name could overflow.
+A chart with a `viewBox` shrinks its letters on a narrow screen. Here positions along x are percentages and only the
+lines live in a stretched inner `viewBox` with `non-scaling-stroke`, so letters and dots keep their size from 340 px to
+any width. Bars carry their label above them, which leaves no margin that a long name could overflow.
 
-Every mark carries `data-series`, `data-x` and `data-y` with the exact values, so a test (or a person with the inspector) can compare
-a chart with the file it was drawn from. Colours are classes; the style sheet owns them.
+Every mark carries `data-series`, `data-x` and `data-y` with the exact values, so a test (or a person with the
+inspector) can compare a chart with the file it was drawn from. Colours are classes; the style sheet owns them.
 """
 
 from __future__ import annotations
@@ -45,15 +45,6 @@ class Bar(NamedTuple):
     note: str = ""
 
 
-class Node(NamedTuple):
-    """One node of the ring: `lines` stand below the name, `href` may be empty."""
-
-    name: str
-    lines: Sequence[str]
-    status: str
-    href: str = ""
-
-
 def ticks(low: float, high: float, target: int = 5) -> list[float]:
     """Choose about `target` round numbers (1, 2, 2.5 or 5 times a power of ten) that cover `low` to `high`."""
     span = high - low if high > low else abs(high) or 1.0
@@ -90,8 +81,13 @@ def line_chart(
     def top(y: float) -> float:
         return height * (1 - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]))
 
-    parts = [_grid(y_ticks, top, y_tick or y_format), _x_axis([(x, left(x)) for x in x_ticks], x_format, x_label, height)]
-    parts.append(Markup('<svg class="lines" width="100%" height="{0}" viewBox="0 0 100 {0}" preserveAspectRatio="none">').format(height))
+    parts = [
+        _grid(y_ticks, top, y_tick or y_format),
+        _x_axis([(x, left(x)) for x in x_ticks], x_format, x_label, height),
+    ]
+    parts.append(
+        Markup('<svg class="lines" width="100%" height="{0}" viewBox="0 0 100 {0}" preserveAspectRatio="none">').format(height)
+    )
     parts += [_path(one, left, top) for one in series]
     parts.append(Markup("</svg>"))
     parts += [_dots(one, left, top, x_format, y_format, x_label) for one in series]
@@ -119,9 +115,9 @@ def bar_chart(
     if reference:
         at = 100 * reference[1] / longest if longest > 0 else 0
         parts += [
-            Markup('<line class="floor" x1="{0}%" x2="{0}%" y1="{1}" y2="{2}" data-series="floor" data-x="{3}" data-y="{4}"/>').format(
-                f"{at:.3f}", y * ROW_HEIGHT + 15, y * ROW_HEIGHT + 35, reference[0], reference[1]
-            )
+            Markup(
+                '<line class="floor" x1="{0}%" x2="{0}%" y1="{1}" y2="{2}" data-series="floor" data-x="{3}" data-y="{4}"/>'
+            ).format(f"{at:.3f}", y * ROW_HEIGHT + 15, y * ROW_HEIGHT + 35, reference[0], reference[1])
             for y in range(len(bars))
         ]
     spoken = "; ".join(f"{bar.label} {bar.text}" for bar in bars)
@@ -129,11 +125,21 @@ def bar_chart(
     return _figure(title, note, legend + _svg(height, f"{title}. {spoken}", parts, "bars"))
 
 
-def funnel(total: int, dropped: Mapping[str, int], kept: int, *, title: str, unit: str = "rows", ends: tuple[str, str] = ("read", "kept")) -> Markup:
-    """Draw what is left after each reason, in the order of the rules; the part that goes is drawn where it is cut off."""
+def funnel(
+    total: int,
+    dropped: Mapping[str, int],
+    kept: int,
+    *,
+    title: str,
+    unit: str = "rows",
+    ends: tuple[str, str] = ("read", "kept"),
+) -> Markup:
+    """Draw what is left after each reason, in the order of the rules; what goes is drawn where it is cut off."""
     whole = max(total, 1)
     parts = [_row_text(0, ends[0], "", f"{formats.count(total)} {unit}"), _track(0)]
-    parts.append(_rect(0, 0, 100 * total / whole, "fill-whole", "read", ends[0], total, f"{ends[0]}: {formats.count(total)} {unit}"))
+    parts.append(
+        _rect(0, 0, 100 * total / whole, "fill-whole", "read", ends[0], total, f"{ends[0]}: {formats.count(total)} {unit}")
+    )
     left = total
     rows = list(dropped.items())
     for index, (reason, number) in enumerate(rows, start=1):
@@ -145,10 +151,23 @@ def funnel(total: int, dropped: Mapping[str, int], kept: int, *, title: str, uni
         name = formats.words(reason)
         parts += [_row_text(y, name, "", text), _track(y)]
         parts.append(_rect(y, 0, start, "fill-left", "left", reason, left, f"left after {name}: {formats.count(left)} {unit}"))
-        parts.append(_rect(y, start, width, "fill-dropped", "dropped", reason, number, f"{name}: {formats.count(number)} {unit} dropped"))
+        parts.append(
+            _rect(
+                y,
+                start,
+                width,
+                "fill-dropped",
+                "dropped",
+                reason,
+                number,
+                f"{name}: {formats.count(number)} {unit} dropped",
+            )
+        )
     y = (len(rows) + 1) * ROW_HEIGHT
     parts += [_row_text(y, ends[1], "", f"{formats.count(kept)} {unit}  ({formats.share(kept / whole)})"), _track(y)]
-    parts.append(_rect(y, 0, 100 * kept / whole, "fill-kept", "kept", ends[1], kept, f"{ends[1]}: {formats.count(kept)} {unit}"))
+    parts.append(
+        _rect(y, 0, 100 * kept / whole, "fill-kept", "kept", ends[1], kept, f"{ends[1]}: {formats.count(kept)} {unit}")
+    )
     spoken = f"{title}. {formats.count(total)} {unit} {ends[0]}, {formats.count(kept)} {ends[1]}."
     return _figure(title, "", _svg(y + ROW_HEIGHT, spoken, parts, "bars"))
 
@@ -175,61 +194,20 @@ def stacked_bars(rows: Sequence[tuple[str, Mapping[str, float]]], *, title: str,
     return _figure(title, note, _legend(legend, "box") + _svg(len(rows) * ROW_HEIGHT, f"{title}. {spoken}", marks, "bars"))
 
 
-def ring(nodes: Sequence[Node], *, title: str, centre: Sequence[str] = ()) -> Markup:
-    """Draw nodes on a circle with arrows from each to the next, the last back to the first; `centre` is up to three lines."""
-    middle_x, middle_y, radius, size = 200.0, 203.0, 138.0, 55.0
-    parts = []
-    step = 360 / max(len(nodes), 1)
-    gap = math.degrees(2 * math.asin(size / 2 / radius)) + 4
-    for index, node in enumerate(nodes):
-        angle = -90 + index * step
-        role = "arrow back" if index == len(nodes) - 1 else "arrow"
-        parts.append(_arrow(middle_x, middle_y, radius, angle + gap, angle + step - gap - 2.5, role))
-        x, y = middle_x + radius * math.cos(math.radians(angle)), middle_y + radius * math.sin(math.radians(angle))
-        parts.append(_node(node, x, y, size))
-    for index, (text, role, y) in enumerate(zip(centre, ("above", "big", "below"), (-30, 8, 32), strict=False)):
-        parts.append(Markup('<text class="centre {0}" x="{1}" y="{2}" data-line="{3}">{4}</text>').format(role, middle_x, middle_y + y, index, text))
-    open_tag = Markup('<svg class="ring" viewBox="0 0 400 386" role="group" aria-label="{}">').format(title)
-    return open_tag + Markup("").join(parts) + Markup("</svg>")
-
-
-def _node(node: Node, x: float, y: float, size: float) -> Markup:
-    first = y + 3 - 8 * len(node.lines)
-    lines = Markup("").join(
-        Markup('<text class="line" x="{0:.1f}" y="{1:.1f}">{2}</text>').format(x, first + 18 + 16 * row, text)
-        for row, text in enumerate(node.lines)
-    )
-    body = Markup(
-        '<g class="node is-{0}"><title>{1}: {2}</title><circle cx="{3:.1f}" cy="{4:.1f}" r="{5}"/>'
-        '<text class="name" x="{3:.1f}" y="{6:.1f}">{1}</text>{7}</g>'
-    ).format(node.status.replace(" ", "-"), node.name, ", ".join(node.lines), x, y, size, first, lines)
-    return Markup('<a href="{0}">{1}</a>').format(node.href, body) if node.href else body
-
-
-def _arrow(x: float, y: float, radius: float, start: float, end: float, role: str) -> Markup:
-    def at(angle: float, distance: float) -> tuple[float, float]:
-        return x + distance * math.cos(math.radians(angle)), y + distance * math.sin(math.radians(angle))
-
-    (x1, y1), (x2, y2), tip = at(start, radius), at(end, radius), at(end + 3.6, radius)
-    inner, outer = at(end, radius - 5), at(end, radius + 5)
-    return Markup(
-        '<g class="{0}"><path d="M{1:.1f} {2:.1f}A{3} {3} 0 0 1 {4:.1f} {5:.1f}"/>'
-        '<polygon points="{6:.1f},{7:.1f} {8:.1f},{9:.1f} {10:.1f},{11:.1f}"/></g>'
-    ).format(role, x1, y1, radius, x2, y2, *tip, *inner, *outer)
-
-
 def _grid(y_ticks: Sequence[float], top: Callable[[float], float], y_format: Format) -> Markup:
     return Markup("").join(
-        Markup('<line class="grid" x1="0" x2="100%" y1="{0:.1f}" y2="{0:.1f}"/><text class="tick y" x="0" dx="-10" y="{0:.1f}" dy=".35em">{1}</text>').format(
-            top(value), _tick(value, y_ticks, y_format)
-        )
+        Markup(
+            '<line class="grid" x1="0" x2="100%" y1="{0:.1f}" y2="{0:.1f}"/>'
+            '<text class="tick y" x="0" dx="-10" y="{0:.1f}" dy=".35em">{1}</text>'
+        ).format(top(value), _tick(value, y_ticks, y_format))
         for value in y_ticks
     )
 
 
 def _x_axis(marks: Sequence[tuple[float, float]], x_format: Format, label: str, height: int) -> Markup:
     texts = Markup("").join(
-        Markup('<text class="tick x" x="{0:.3f}%" y="{1}">{2}</text>').format(at, height + 20, x_format(value)) for value, at in marks
+        Markup('<text class="tick x" x="{0:.3f}%" y="{1}">{2}</text>').format(at, height + 20, x_format(value))
+        for value, at in marks
     )
     return texts + (Markup('<text class="axis" x="50%" y="{0}">{1}</text>').format(height + 40, label) if label else Markup())
 
@@ -244,20 +222,39 @@ def _path(one: Series, left: Callable[[float], float], top: Callable[[float], fl
 
 
 def _dots(
-    one: Series, left: Callable[[float], float], top: Callable[[float], float], x_format: Format, y_format: Format, x_label: str
+    one: Series,
+    left: Callable[[float], float],
+    top: Callable[[float], float],
+    x_format: Format,
+    y_format: Format,
+    x_label: str,
 ) -> Markup:
     radius = 3.5 if len(one.points) <= _MANY_POINTS else 1.5
     return Markup("").join(
         Markup(
-            '<circle class="dot fill-{0}" cx="{1:.3f}%" cy="{2:.2f}" r="{3}" data-series="{4}" data-x="{5}" data-y="{6}"><title>{7}</title></circle>'
-        ).format(one.role, left(x), top(y), radius, one.name, x, y, f"{one.name}, {x_label} {x_format(x)}: {y_format(y)}".replace(",  ", ", "))
+            '<circle class="dot fill-{0}" cx="{1:.3f}%" cy="{2:.2f}" r="{3}" '
+            'data-series="{4}" data-x="{5}" data-y="{6}"><title>{7}</title></circle>'
+        ).format(
+            one.role,
+            left(x),
+            top(y),
+            radius,
+            one.name,
+            x,
+            y,
+            f"{one.name}, {x_label} {x_format(x)}: {y_format(y)}".replace(",  ", ", "),
+        )
         for x, y in one.points
         if y is not None
     )
 
 
 def _end_labels(
-    series: Sequence[Series], left: Callable[[float], float], top: Callable[[float], float], y_format: Format, height: int
+    series: Sequence[Series],
+    left: Callable[[float], float],
+    top: Callable[[float], float],
+    y_format: Format,
+    height: int,
 ) -> list[Markup]:
     """Put name and last value beside the last point, pushed apart so that no two overlap."""
     ends = []
@@ -274,9 +271,9 @@ def _end_labels(
         ceiling = height if index == len(places) - 1 else places[index + 1] - _END_GAP
         places[index] = min(places[index], ceiling) if overflow else places[index]
     return [
-        Markup('<text class="end text-{0}" x="{1:.3f}%" dx="10" y="{2:.1f}" dy=".35em">{3}<tspan class="who"> {4}</tspan></text>').format(
-            one.role, left(x), place, y_format(y), one.name if len(series) > 1 else ""
-        )
+        Markup(
+            '<text class="end text-{0}" x="{1:.3f}%" dx="10" y="{2:.1f}" dy=".35em">{3}<tspan class="who"> {4}</tspan></text>'
+        ).format(one.role, left(x), place, y_format(y), one.name if len(series) > 1 else "")
         for place, (_, (x, y), one) in zip(places, ends, strict=True)
     ]
 
@@ -284,9 +281,9 @@ def _end_labels(
 def _row_text(y: float, label: str, note: str, text: str) -> Markup:
     short = label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 1] + "…"
     behind = Markup('<tspan class="note" dx="8">{}</tspan>').format(note) if note else Markup()
-    return Markup('<text class="label" x="0" y="{0}"><title>{1}</title>{2}{3}</text><text class="value" x="100%" y="{0}">{4}</text>').format(
-        y + 13, label, short, behind, text
-    )
+    return Markup(
+        '<text class="label" x="0" y="{0}"><title>{1}</title>{2}{3}</text><text class="value" x="100%" y="{0}">{4}</text>'
+    ).format(y + 13, label, short, behind, text)
 
 
 def _track(y: float) -> Markup:
@@ -295,7 +292,8 @@ def _track(y: float) -> Markup:
 
 def _rect(y: float, start: float, width: float, role: str, series: str, x: str, value: float | None, title: str) -> Markup:
     return Markup(
-        '<rect class="{0}" x="{1:.3f}%" y="{2}" width="{3:.3f}%" height="10" rx="2" data-series="{4}" data-x="{5}" data-y="{6}"><title>{7}</title></rect>'
+        '<rect class="{0}" x="{1:.3f}%" y="{2}" width="{3:.3f}%" height="10" rx="2" '
+        'data-series="{4}" data-x="{5}" data-y="{6}"><title>{7}</title></rect>'
     ).format(role, start, y + 20, max(width, 0), series, x, "" if value is None else value, title)
 
 
@@ -319,8 +317,13 @@ def _spoken(series: Sequence[Series], y_format: Format) -> str:
 
 def _legend(entries: Sequence[tuple[str, str]], kind: str) -> Markup:
     mark = {
-        "line": Markup('<svg class="key" width="22" height="10" aria-hidden="true"><path class="stroke-{}" d="M0 5H22"/></svg>'),
-        "box": Markup('<svg class="key" width="10" height="10" aria-hidden="true"><rect class="fill-part {}" width="10" height="10" rx="2"/></svg>'),
+        "line": Markup(
+            '<svg class="key" width="22" height="10" aria-hidden="true"><path class="stroke-{}" d="M0 5H22"/></svg>'
+        ),
+        "box": Markup(
+            '<svg class="key" width="10" height="10" aria-hidden="true">'
+            '<rect class="fill-part {}" width="10" height="10" rx="2"/></svg>'
+        ),
     }[kind]
     items = Markup("").join(Markup("<li>{0}{1}</li>").format(mark.format(role), name) for name, role in entries)
     return Markup('<ul class="legend">{}</ul>').format(items) if entries else Markup()

@@ -54,7 +54,9 @@ def _links(page: str, file: str) -> list[str]:
     parser = _Anchors()
     parser.feed(page)
     found = (urlsplit(href) for href in parser.hrefs)
-    inside = (normpath(join(dirname(file), unquote(part.path))) for part in found if part.path and not part.scheme and not part.netloc)
+    inside = (
+        normpath(join(dirname(file), unquote(part.path))) for part in found if part.path and not part.scheme and not part.netloc
+    )
     return [path for path in inside if not path.startswith(("../", "/"))]
 
 
@@ -68,7 +70,7 @@ async def _get(application: ASGIApp, path: str) -> bytes:
     async def send(message: MutableMapping[str, Any]) -> None:
         body.extend(message.get("body", b""))
 
-    scope = {
+    scope: dict[str, Any] = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",

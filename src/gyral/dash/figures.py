@@ -1,7 +1,7 @@
 """Page data → charts: which numbers go into which drawing, and in which order.
 
-The three lines of the loop keep one look everywhere: `looped` solid, `frozen` dashed, `popularity` dotted, so the drawing reads
-without colour.
+The three lines of the loop keep one look everywhere: `looped` solid, `frozen` dashed, `popularity` dotted, so that
+the drawing reads without colour.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 from markupsafe import Markup
 
 from gyral.dash import charts, formats
-from gyral.dash.charts import Bar, Node, Series
+from gyral.dash.charts import Bar, Series
+from gyral.dash.ring import Node, ring
 
 LINES = ("looped", "frozen", "popularity")
 MAX_BARS = 12
@@ -55,7 +56,7 @@ def seconds_chart(turns: Rows) -> Markup:
 
 def candidate_chart(candidates: Rows, metric: str = "ndcg_at_10", chosen: str | None = None, note: str = "") -> Markup:
     """Draw what was tried, best first, against popularity as the floor to beat."""
-    known = sorted(candidates, key=lambda row: row.get(metric) if _is_number(row.get(metric)) else -1.0, reverse=True)
+    known = sorted(candidates, key=lambda row: row[metric] if _is_number(row.get(metric)) else -1.0, reverse=True)
     floor = next((row[metric] for row in known if _name(row) == "popularity" and _is_number(row.get(metric))), None)
     bars = []
     for row in known:
@@ -72,7 +73,7 @@ def rate_chart(curve: Mapping[str, Any]) -> Markup:
     """Draw how fast a verb went."""
     unit = f"{curve['unit']}/s"
     points = [(x, y) for x, y in curve["points"]]
-    note = f"{formats.count(curve['num_records'])} records"
+    note = formats.plural(curve["num_records"], "record")
     return charts.line_chart(
         [Series(curve["verb"], points)],
         title=f"{curve['verb']}, {unit}",
@@ -84,7 +85,9 @@ def rate_chart(curve: Mapping[str, Any]) -> Markup:
 
 
 def summary_chart(verb: str, summary: Mapping[str, Any]) -> Markup:
-    """Draw what happened to the rows of an ingest or curate run; nothing for the other verbs."""
+    """Draw what happened to the rows of an ingest or curate run, or what an evaluation compared; else nothing."""
+    if verb == "eval":
+        return _compared(summary)
     total = summary.get("rows_in")
     if not isinstance(total, int):
         return Markup()
@@ -98,10 +101,25 @@ def summary_chart(verb: str, summary: Mapping[str, Any]) -> Markup:
     return Markup()
 
 
+def _compared(summary: Mapping[str, Any]) -> Markup:
+    drawn = Markup()
+    for metric, values in summary.items():
+        if "_at_" in metric and isinstance(values, dict):
+            known = [(str(name), value) for name, value in values.items() if _is_number(value)]
+            roles = {"model": "chosen", "popularity": "popularity"}
+            bars = [Bar(name, value, formats.metric(value), roles.get(name, "other")) for name, value in known]
+            drawn += charts.bar_chart(bars, title=formats.metric_name(metric), series=metric)
+    return drawn
+
+
 def dataset_chart(manifest: Mapping[str, Any]) -> Markup:
     """Draw the funnel of a dataset: every dropped row has a reason."""
     return charts.funnel(
-        manifest["rows_in"] or 0, manifest["dropped"], manifest["rows_kept"] or 0, title="Why rows were dropped", ends=("read from the lake", "kept")
+        manifest["rows_in"] or 0,
+        manifest["dropped"],
+        manifest["rows_kept"] or 0,
+        title="Why rows were dropped",
+        ends=("read from the lake", "kept"),
     )
 
 
@@ -109,7 +127,9 @@ def count_chart(counts: Mapping[str, int], title: str) -> Markup:
     """Draw named counts, largest first; what does not fit is summed up."""
     ordered = sorted(_counts(counts).items(), key=lambda item: -item[1])
     total = sum(number for _, number in ordered) or 1
-    bars = [Bar(name, number, f"{formats.count(number)}  ({formats.share(number / total)})") for name, number in ordered[:MAX_BARS]]
+    bars = [
+        Bar(name, number, f"{formats.count(number)}  ({formats.share(number / total)})") for name, number in ordered[:MAX_BARS]
+    ]
     if len(ordered) > MAX_BARS:
         rest = sum(number for _, number in ordered[MAX_BARS:])
         label = f"{len(ordered) - MAX_BARS} more"
@@ -120,7 +140,10 @@ def count_chart(counts: Mapping[str, int], title: str) -> Markup:
 def compression_chart(compression: Mapping[str, Any]) -> Markup:
     """Draw the size before and after."""
     before, after = compression["bytes_before"], compression["bytes_after"]
-    bars = [Bar("before", before, formats.size(before), "other"), Bar(compression["to"] or "after", after, formats.size(after), "chosen")]
+    bars = [
+        Bar("before", before, formats.size(before), "other"),
+        Bar(compression["to"] or "after", after, formats.size(after), "chosen"),
+    ]
     return charts.bar_chart(bars, title="Size", series="bytes")
 
 
@@ -133,8 +156,10 @@ def ring_chart(verbs: Rows, gain: Mapping[str, Any] | None, link: Any, ago: Any)
             continue
         lines = [_short(verb), f"#{verb['run']} {verb['status']}", ago(verb["ended"] or verb["started"])]
         nodes.append(Node(verb["verb"], [line for line in lines if line], verb["status"], link(f"runs/{verb['run']}")))
-    centre = ("closing the loop", formats.signed_share(gain["over_frozen"]), f"turn {gain['turn']}") if gain else ("", "gyral", "")
-    return charts.ring(nodes, title="The loop: ingest, curate, train, compress, serve, and back", centre=centre)
+    centre = (
+        ("closing the loop", formats.signed_share(gain["over_frozen"]), f"turn {gain['turn']}") if gain else ("", "gyral", "")
+    )
+    return ring(nodes, title="The loop: ingest, curate, train, compress, serve, and back", centre=centre)
 
 
 def _short(verb: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""How the pages write values: thousands separated, three decimals for metrics, units always shown, a dash for what is unknown.
+"""How the pages write values: thousands separated, metrics with three decimals, units always, a dash for the unknown.
 
 Sizes count in powers of 1,000 (kB, MB), as disks do. The minus is U+2212, which is as wide as the plus in every font.
 """
@@ -50,7 +50,14 @@ def size(value: float | None) -> str:
 
 def share(value: float | None) -> str:
     """Write a part of one: `24.9 %`."""
+    if value is not None and 0 < value < 0.0005:
+        return "<0.1 %"
     return NONE if value is None else f"{100 * value:.1f} %".replace("-", "−")
+
+
+def plural(number: int, noun: str) -> str:
+    """Write a count with its noun: `1 file`, `1,200 files`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def signed_share(value: float | None) -> str:
@@ -119,6 +126,8 @@ def age(text: str | None, now: datetime | None) -> str:
 
 def metric_name(name: str) -> str:
     """Write a metric's name: `ndcg_at_10` → `NDCG@10`."""
+    if name.startswith("known_"):
+        return f"{metric_name(name.removeprefix('known_'))}, people the model has met"
     head, at, k = name.partition("_at_")
     return _METRIC_NAMES.get(head, words(head)) + (f"@{k}" if at else "")
 
@@ -130,7 +139,7 @@ def ticked(text: str) -> Markup:
 
 def words(name: str) -> str:
     """Write an identifier as words: `missing_subject` → `missing subject`."""
-    return name.replace("_", " ")
+    return name.replace("_per_s", " a second").replace("_", " ")
 
 
 def value_of(key: str, value: Any) -> str:
@@ -142,7 +151,7 @@ def value_of(key: str, value: Any) -> str:
     if "bytes" in key:
         return size(value)
     if key.endswith("_per_s"):
-        return f"{count(value)} /s"
+        return count(value)
     if key.endswith("_ms"):
         return milliseconds(value)
     if key.endswith("_s") or key == "seconds":

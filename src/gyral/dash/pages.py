@@ -1,8 +1,8 @@
 """The ASGI application: page data → HTML or JSON. It only reads, and it can be mounted anywhere.
 
-All links are relative, computed from the depth of the page, so the same bytes work at `/`, below a mount and (with a suffix) as files.
-A name in an address is matched against a pattern and looked up among what is there; it never becomes a path otherwise. There is no
-script on any page, and the content security policy says so: a data set called `<script>` stays text.
+All links are relative, computed from the depth of the page, so the same pages work at `/`, below a mount and (with a
+suffix) as files. A name in an address has to match a pattern before it is looked up; nothing else of a request reaches
+the file system. There is no script on any page, and the content security policy says so.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ TABS = (("", "Loop"), ("runs", "Runs"), ("models", "Models"), ("datasets", "Data
 VERB = re.compile(r"[a-z]{1,20}")
 HEADERS = {
     "cache-control": "no-store",
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'",
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
 
 
 class Site(NamedTuple):
-    """What every page needs: where to read, and whether the pages become files (links end in `.html`, times are absolute)."""
+    """What every page needs: where to read, and whether pages become files (links end in `.html`, times are absolute)."""
 
     root: Path
     lake_overview: LakeOverview
@@ -62,9 +63,28 @@ def app(root: Path, lake_overview: LakeOverview) -> Starlette:
 def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) -> Starlette:
     """Make the application of `app`; `as_files` writes links and times for pages that are saved."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
-    for name in ("metric", "count", "compact", "size", "share", "signed_share", "duration", "milliseconds", "moment", "day", "metric_name", "words", "ticked"):
+    for name in (
+        "metric",
+        "count",
+        "compact",
+        "size",
+        "share",
+        "signed_share",
+        "duration",
+        "milliseconds",
+        "moment",
+        "day",
+        "metric_name",
+        "words",
+        "ticked",
+        "plural",
+    ):
         environment.filters[name] = getattr(formats, name)
     environment.globals.update(figures=figures, rate=formats.rate, value_of=formats.value_of, version=__version__, tabs=TABS)
     site = Site(root, lake_overview, as_files, environment)
@@ -79,7 +99,10 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "datasets": page("datasets.html", lambda _: gather.datasets(root)),
         "lake": page("lake.html", lambda _: gather.lake(root, lake_overview)),
     }
-    run, runs = page("run.html", lambda name: gather.run(root, int(name))), page("runs.html", lambda verb: gather.runs(root, verb))
+    run, runs = (
+        page("run.html", lambda name: gather.run(root, int(name))),
+        page("runs.html", lambda verb: gather.runs(root, verb)),
+    )
 
     def run_or_verb(request: Request) -> Response:
         return (run if NUMBER.fullmatch(_name(request)) else runs)(request)
@@ -122,7 +145,7 @@ def _missing(site: Site) -> Callable[[Request, Exception], Response]:
 
 def _render(site: Site, request: Request, template: str, data: Data) -> str:
     here = _address(request).strip("/").removesuffix(".json")
-    up = "../" * here.count("/")
+    up = "../" * _depth(request)
 
     def link(page: str) -> str:
         if site.as_files:
@@ -152,6 +175,13 @@ def _json(data: Data, status: int = 200) -> Response:
 
 def _name(request: Request) -> str:
     return str(request.path_params.get("name", "")).removesuffix(".json")
+
+
+def _depth(request: Request) -> int:
+    """How many folders deep a browser sees this page; it does not count an encoded slash, so the raw path tells."""
+    raw = request.scope.get("raw_path")
+    path = raw.decode("latin-1").partition("?")[0] if raw else str(request.scope["path"])
+    return max(path.count("/") - str(request.scope.get("root_path", "")).count("/") - 1, 0)
 
 
 def _address(request: Request) -> str:

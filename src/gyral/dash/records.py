@@ -41,17 +41,6 @@ class Turn(msgspec.Struct):
     seconds: dict[str, float] = {}
 
 
-class Candidate(msgspec.Struct):
-    """One model that was tried."""
-
-    name: str = ""
-    ndcg_at_10: float | None = None
-    recall_at_10: float | None = None
-    hit_at_10: float | None = None
-    chosen: bool = False
-    spec: dict[str, Any] = {}
-
-
 class Compression(msgspec.Struct):
     """What compression did to a model."""
 
@@ -63,6 +52,7 @@ class Compression(msgspec.Struct):
     max_loss: float | None = None
     bytes_before: int | None = None
     bytes_after: int | None = None
+    measured_on: str = ""
 
 
 class Card(msgspec.Struct):
@@ -81,7 +71,7 @@ class Card(msgspec.Struct):
     size_bytes: int | None = None
     metric: str = "ndcg_at_10"
     measured_on: str = ""
-    candidates: list[Candidate] = []
+    candidates: list[dict[str, Any]] = []
     compression: Compression | None = None
     problem: str = ""
 
@@ -90,7 +80,8 @@ class Card(msgspec.Struct):
         """The metric of the model as it is: after compression, else of the candidate chosen."""
         if self.compression and self.compression.metric_after is not None:
             return self.compression.metric_after
-        return next((getattr(one, self.metric, None) for one in self.candidates if one.chosen), None)
+        value = next((one.get(self.metric) for one in self.candidates if one.get("chosen")), None)
+        return value if isinstance(value, int | float) else None
 
 
 class Shard(msgspec.Struct):

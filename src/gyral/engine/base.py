@@ -46,5 +46,8 @@ def connect(on: str) -> Engine:
     try:
         engine: Engine = make(**options)
     except TypeError:
-        raise UsageError(f"`--on {on}` has options that the engine `{name}` does not take", hint="for example `--on local://threads=4`") from None
+        raise UsageError(
+            f"`--on {on}` has options that the engine `{name}` does not take",
+            hint="for example `--on local://threads=4`",
+        ) from None
     return engine

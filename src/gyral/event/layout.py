@@ -125,7 +125,9 @@ def _from_map(mapping: dict[str, str]) -> Layout:
     fields = {("time" if field == "event_time" else field): column for field, column in mapping.items()}
     for field in fields:
         if field not in allowed and field != "event_id":
-            raise ConfigError(f"`{field}` in the map is not a field of an event", where="--map", hint=did_you_mean(field, allowed))
+            raise ConfigError(
+                f"`{field}` in the map is not a field of an event", where="--map", hint=did_you_mean(field, allowed)
+            )
     missing = [field for field in REQUIRED if field not in fields]
     if missing:
         raise ConfigError(

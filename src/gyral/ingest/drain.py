@@ -79,7 +79,8 @@ class Drain:
                 self._lake.compact(name)
             return True
         raise ConflictError(
-            f"other processes committed to `{name}` {MAX_TRIES} times first", hint="run fewer drains on one lake at a time"
+            f"other processes committed to `{name}` {MAX_TRIES} times first",
+            hint="run fewer drains on one lake at a time",
         )
 
     def _plan(self, name: str, snapshot: Snapshot) -> _Plan | None:

@@ -155,7 +155,9 @@ def _cuts(events: pa.Table, times: np.ndarray, order: np.ndarray, num_slices: in
     first_at = _first_appearance(group_start, sorted_subjects)
     order[:] = order[np.lexsort((first_at, sorted_times))]
     sorted_subjects = subjects[order]
-    starts = np.flatnonzero(np.r_[True, (sorted_times[1:] != sorted_times[:-1]) | (sorted_subjects[1:] != sorted_subjects[:-1])])
+    starts = np.flatnonzero(
+        np.r_[True, (sorted_times[1:] != sorted_times[:-1]) | (sorted_subjects[1:] != sorted_subjects[:-1])]
+    )
     if len(starts) < num_slices:
         raise InputError(
             f"{len(order):,} events in {len(starts):,} groups of equal subject and time cannot be cut into {num_slices} slices",
@@ -183,10 +185,11 @@ def _first_appearance(group_start: np.ndarray, subjects: np.ndarray) -> np.ndarr
 def _append(log: SqliteLog, parts: Iterator[Mapped], digest: str, meter: Meter) -> int:
     partition = log.free_partition("ingest")
     rows = 0
-    for number, part in enumerate(parts):
+    for part in parts:
         count = part.events.num_rows + part.quarantine.num_rows
         if count:
-            log.append(partition, f"{digest}:{number}", encode_payload(part.events, part.quarantine), count)
+            batch_id = f"{digest}:{rows}+{count}"  # a batch of another size is another batch
+            log.append(partition, batch_id, encode_payload(part.events, part.quarantine), count)
         rows += count
         meter.update(rows)
     return rows

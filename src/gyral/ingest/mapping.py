@@ -152,7 +152,10 @@ def _to_numbers(values: pa.Array) -> tuple[pa.Array, pa.Array]:
     encoded = values.cast(pa.string()).dictionary_encode()
     parsed = [_number(text) for text in encoded.dictionary.to_pylist()]
     whole = all(value is None or (isinstance(value, float) and value.is_integer() and abs(value) < 2**53) for value in parsed)
-    table = pa.array([int(value) if whole and value is not None else value for value in parsed], pa.int64() if whole else pa.float64())
+    table = pa.array(
+        [int(value) if whole and value is not None else value for value in parsed],
+        pa.int64() if whole else pa.float64(),
+    )
     numbers = table.take(encoded.indices)
     return numbers, pc.and_(pc.is_null(numbers), pc.is_valid(values))
 

@@ -20,8 +20,8 @@ import lance
 import msgspec
 import pyarrow as pa
 from lance.commit import CommitConflictError
-from lance.dataset import LanceSchema
 from lance.fragment import FragmentMetadata, write_fragments
+from lance.schema import LanceSchema
 
 from gyral.errors import ConflictError, GyralError
 from gyral.files import fsync_path

@@ -149,7 +149,9 @@ def find(root: Path, name: str) -> Dataset:
     """
     folder = root / FOLDER
     base, _, number = name.partition("@")
-    known = sorted({match.group(1) for path in folder.glob("*@*") if (match := re.fullmatch(r"([A-Za-z0-9_.-]+)@\d+", path.name))})
+    known = sorted(
+        {match.group(1) for path in folder.glob("*@*") if (match := re.fullmatch(r"([A-Za-z0-9_.-]+)@\d+", path.name))}
+    )
     version = int(number) if number.isdigit() else last_version(folder, base)
     path = folder / f"{base}@{version}"
     if base not in known or version not in versions(folder, base):

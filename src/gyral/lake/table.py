@@ -160,5 +160,8 @@ class Lake:
 
 def _counts(snapshot: Snapshot, column: str) -> dict[str, int]:
     counted = snapshot.read([column])[column].value_counts().to_pylist()
-    rows = sorted(((row["values"], row["counts"]) for row in counted if row["values"] is not None), key=lambda row: (-row[1], row[0]))
+    rows = sorted(
+        ((row["values"], row["counts"]) for row in counted if row["values"] is not None),
+        key=lambda row: (-row[1], row[0]),
+    )
     return dict(rows)

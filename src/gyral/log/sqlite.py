@@ -80,7 +80,8 @@ class SqliteLog:
         with _reader(path) as connection:
             size = 0
             rows = connection.execute(
-                "SELECT offset - 1, batch_id, payload, num_rows FROM batches WHERE offset > ? ORDER BY offset", (from_offset,)
+                "SELECT offset - 1, batch_id, payload, num_rows FROM batches WHERE offset > ? ORDER BY offset",
+                (from_offset,),
             )
             for row in rows:
                 yield Entry(*row)

@@ -1,8 +1,8 @@
 """The Model folder: weights, inputs and a card that says what was measured, on what, and where it came from.
 
-    models/<name>@<n>/weights.safetensors   arrays, and the family's own settings as JSON in the header
-                      inputs.json           the vocabulary (`gyral.model.inputs`)
-                      card.json             this
+models/<name>@<n>/weights.safetensors   arrays, and the family's own settings as JSON in the header
+                  inputs.json           the vocabulary (`gyral.model.inputs`)
+                  card.json             this
 """
 
 from __future__ import annotations
@@ -59,9 +59,7 @@ class Card(msgspec.Struct):
     compression: Compression | None = None
 
 
-def publish(
-    root: Path, name: str, arrays: dict[str, np.ndarray], settings: dict[str, Any], inputs: Inputs, card: Card
-) -> Card:
+def publish(root: Path, name: str, arrays: dict[str, np.ndarray], settings: dict[str, Any], inputs: Inputs, card: Card) -> Card:
     """Write the next version of a model; nothing is visible before everything is on the disk."""
     try:
         from safetensors.numpy import save
@@ -111,7 +109,10 @@ def read_weights(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             settings = msgspec.json.decode((file.metadata() or {}).get("gyral", "{}"))
     except (OSError, SafetensorError, msgspec.DecodeError) as error:
         raise InputError(
-            f"the weights of `{folder.name}` cannot be read", why=str(error), where=str(path), hint="train the model again"
+            f"the weights of `{folder.name}` cannot be read",
+            why=str(error),
+            where=str(path),
+            hint="train the model again",
         ) from None
     return arrays, settings
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from gyral.model.metrics import ranking_metrics
 
 from gyral import plugins
 from gyral.errors import InputError
 from gyral.event.clock import parse_times
 from gyral.lake import dataset as datasets
 from gyral.model import card as cards
-from gyral.model.metrics import ranking_metrics
 from gyral.run import Run
 
 METRICS = ("ndcg", "recall", "hit")
@@ -83,7 +83,12 @@ def evaluate(root: Path, model: str, dataset: str, run: Run) -> dict[str, Any]:
     relevant = met["object_distinct"].to_pylist()
     values = {name: score(each, relevant) for name, each in answers.items()}
     mask = np.array(known, dtype=bool)
-    result: dict[str, Any] = {"model": servable.name, "dataset": data.name, "subjects": met.num_rows, "known": int(mask.sum())}
+    result: dict[str, Any] = {
+        "model": servable.name,
+        "dataset": data.name,
+        "subjects": met.num_rows,
+        "known": int(mask.sum()),
+    }
     for metric in next(iter(values.values())):
         result[metric] = {name: round(mean(each)[metric], 6) for name, each in values.items()}
         result[f"known_{metric}"] = {name: round(mean(each, mask)[metric], 6) for name, each in values.items()}

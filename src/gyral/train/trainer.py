@@ -52,7 +52,10 @@ def train(root: Path, dataset: str, config: Config, run: Run, *, budget_s: float
     run.writes("model", card.model)
     chosen = next(each for each in card.candidates if each["chosen"])
     run.summarize(
-        chosen=chosen["name"], num_subjects=card.num_subjects, num_objects=card.num_objects, **{card.metric: chosen[card.metric]}
+        chosen=chosen["name"],
+        num_subjects=card.num_subjects,
+        num_objects=card.num_objects,
+        **{card.metric: chosen[card.metric]},
     )
     floors = ", ".join(f"{each['name']} {each[card.metric]:.4f}" for each in card.candidates if not each["chosen"])
     run.note(f"train    {card.model}: {chosen['name']} won with {card.metric} {chosen[card.metric]:.4f} ({floors})")

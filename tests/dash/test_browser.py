@@ -1,0 +1,171 @@
+"""A real browser walks from home to a run and compares what it sees with the files. Needs Chromium and its driver."""
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+if not (CHROMIUM.exists() and DRIVER.exists()):
+    pytest.skip("no /usr/bin/chromium with /usr/bin/chromedriver on this machine", allow_module_level=True)
+
+from granian.constants import Interfaces  # noqa: E402
+from granian.server.embed import Server  # noqa: E402
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+
+from gyral.dash.pages import app  # noqa: E402
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage"
+)
+PAGES = [
+    "",
+    "runs",
+    "runs/1",
+    "runs/3",
+    "runs/24",
+    "models",
+    "models/online_retail-int8@6",
+    "datasets",
+    "datasets/online_retail@6",
+    "lake",
+    "nothing",
+]
+
+
+@pytest.fixture
+def address(project, overview):
+    """Serve the pages on a free port of 127.0.0.1 until the test is over."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    loop = asyncio.new_event_loop()
+    server = Server(app(project, overview), address="127.0.0.1", port=port, interface=Interfaces.ASGI, log_enabled=False)
+    thread = threading.Thread(target=loop.run_until_complete, args=(server.serve(),), daemon=True)
+    thread.start()
+    for _ in range(100):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/index.json", timeout=5).close()
+            break
+        except OSError:
+            time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}/"
+    loop.call_soon_threadsafe(server.stop)
+    thread.join(10)
+    assert not thread.is_alive()
+    loop.close()
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A headless Chromium with a profile of its own."""
+    logging.getLogger("selenium").setLevel(logging.WARNING)
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in FLAGS.split():
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER), log_output=os.devnull))
+    driver.set_page_load_timeout(30)
+    yield driver
+    driver.quit()
+
+
+def set_size(browser, width, height=900, scheme="light"):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    )
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+
+
+def complaints(browser):
+    """What the console says, without the 404 that was asked for."""
+    return [entry["message"] for entry in browser.get_log("browser") if "/nothing" not in entry["message"]]
+
+
+def test_a_person_goes_from_home_to_a_run_and_sees_the_numbers_of_its_file(project, address, browser):
+    set_size(browser, 1280)
+    browser.get(address)
+    assert "+52.4 %" in browser.find_element(By.TAG_NAME, "h1").text
+    browser.find_element(By.PARTIAL_LINK_TEXT, "loop #1").click()
+    assert browser.current_url == f"{address}runs/1"
+    chart = next(figure for figure in browser.find_elements(By.TAG_NAME, "figure") if "NDCG@10, everybody" in figure.text)
+    dots = chart.find_elements(By.CSS_SELECTOR, "circle[data-series]")
+    seen = {
+        (dot.get_attribute("data-series"), int(dot.get_attribute("data-x")), float(dot.get_attribute("data-y"))) for dot in dots
+    }
+    lines = [json.loads(line) for line in (project / "runs/1/metrics.jsonl").read_text().splitlines()]
+    assert seen == {
+        (name, row["turn"], value) for row in lines if row["type"] == "turn" for name, value in row["ndcg_at_10"].items()
+    }
+    places = {dot.get_attribute("data-series"): dot.rect for dot in dots if dot.get_attribute("data-x") == "6"}
+    assert places["looped"]["y"] < places["frozen"]["y"] < places["popularity"]["y"], "higher values are drawn higher"
+    assert complaints(browser) == []
+
+
+def test_the_ring_leads_to_the_last_run_of_a_verb(address, browser):
+    set_size(browser, 1280)
+    browser.get(address)
+    browser.find_element(By.CSS_SELECTOR, "svg.ring a[href='runs/24'] text.name").click()
+    assert browser.current_url == f"{address}runs/24"
+    assert "train #24" in browser.find_element(By.TAG_NAME, "h1").text
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_scrolls_sideways_or_cuts_a_label(address, browser, width, scheme):
+    set_size(browser, width, scheme=scheme)
+    outside = """
+        const out = [];
+        for (const text of document.querySelectorAll('svg text')) {
+            const box = text.getBoundingClientRect();
+            if (box.width && (box.left < -0.5 || box.right > innerWidth + 0.5)) out.push(text.textContent);
+        }
+        return out;
+    """
+    overlap = """
+        const out = [];
+        for (const svg of document.querySelectorAll('svg')) {
+            const texts = [...svg.querySelectorAll('text')].map(one => [one.textContent, one.getBoundingClientRect()]);
+            const boxes = texts.filter(one => one[1].width);
+            for (let i = 0; i < boxes.length; i++) for (let j = i + 1; j < boxes.length; j++) {
+                const a = boxes[i][1], b = boxes[j][1];
+                const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+                const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+                if (across > 1 && down > 4) out.push(boxes[i][0] + ' / ' + boxes[j][0]);
+            }
+        }
+        return out;
+    """
+    for page in PAGES:
+        browser.get(address + page)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width, page
+        assert browser.execute_script(outside) == [], page
+        assert browser.execute_script(overlap) == [], page
+        back = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert (sum(int(part) for part in back[4:-1].split(",")) < 200) == (scheme == "dark")
+    assert complaints(browser) == []
+
+
+def test_the_keyboard_reaches_the_content_and_shows_where_it_is(address, browser):
+    set_size(browser, 1280)
+    browser.get(address)
+    from selenium.webdriver.common.keys import Keys
+
+    browser.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
+    assert browser.switch_to.active_element.text == "Skip to content"
+    browser.switch_to.active_element.send_keys(Keys.TAB)
+    outline = browser.execute_script("return getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
