@@ -118,7 +118,7 @@ def loop(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, 
 
     with _run(root, "loop", config, as_json, seed=config.train.seed) as run:
         result = turn_loop(root, config, run, resume)
-        pages = _export(root, run)
+    pages = _export(root, run)
     _result(as_json, result, lambda: _turn_table(result, pages, root))
 
 

@@ -106,7 +106,8 @@ def _turn(
     freshness_s = time.monotonic() - committed
     lap("swap")
     truth = truth_of(slices[turn], layout, config)
-    scores, p99_ms = score_turn(truth, data, served, run)
+    first_until = rows[0]["learned_until"] if rows else card.learned_until
+    scores, p99_ms = score_turn(truth, data, first_until, served, run)
     lap("ask")
     row = {
         "turn": turn,
@@ -116,6 +117,7 @@ def _turn(
         "freshness_s": round(freshness_s, 3),
         "p99_ms": round(p99_ms, 3),
         "model": card.model,
+        "learned_until": card.learned_until,
         "seconds": seconds,
     }
     quality = ", ".join(f"{which} {value:.4f}" for which, value in row["ndcg_at_10"].items())

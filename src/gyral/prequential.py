@@ -1,7 +1,9 @@
 """Ask the served model what people will do, before they are seen to do it, and score its answers.
 
 Prequential (predictive sequential) evaluation: test, then learn. Three answers are scored for everyone who acts in the next
-slice, all over HTTP: the looped model, the model frozen after turn 1, and popularity.
+slice, all over HTTP: the looped model, the model frozen after turn 1 (what each subject met since is sent along in the request),
+and popularity.
+
 Source: Dawid, Present position and potential developments: the prequential approach, JRSS A 147, 1984.
 """
 
@@ -11,6 +13,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
@@ -18,10 +21,12 @@ from typing import IO, Any, NamedTuple, Self
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gyral.config import Config
 from gyral.curate.interactions import COLUMNS, Until, decide
 from gyral.errors import ServeError
+from gyral.event.clock import parse_times
 from gyral.event.layout import Layout
 from gyral.files import write_atomic
 from gyral.ingest.files import Slice
@@ -34,6 +39,7 @@ from gyral.serve.client import ask_many, wait_for_model
 K = 10
 SLOTS = {"looped": None, "frozen": "frozen", "popularity": "popularity"}
 START_TIMEOUT_S = 60.0
+MAX_RECENT = 500
 
 
 class Truth(NamedTuple):
@@ -47,7 +53,7 @@ class Truth(NamedTuple):
 def learned(slices: list[Slice], turn: int) -> Until:
     """What has been shown after a turn: a time, and the events of later slices that happened at that very time."""
     end = slices[turn - 1].events["event_time"][-1]
-    later = [part.events.filter(pa.compute.equal(part.events["event_time"], end)) for part in slices[turn:]]
+    later = [part.events.filter(pc.equal(part.events["event_time"], end)) for part in slices[turn:]]
     held_back = frozenset(name for rows in later for name in rows["event_id"].to_pylist())
     return Until(end.cast(pa.int64()).as_py(), held_back)
 
@@ -64,21 +70,29 @@ def truth_of(part: Slice, layout: Layout, config: Config) -> Truth:
     )
 
 
-def score_turn(truth: Truth, data: Dataset, served: ServedModel, run: Run) -> tuple[dict[str, Any], float]:
+def score_turn(truth: Truth, data: Dataset, first: str | None, served: ServedModel, run: Run) -> tuple[dict[str, Any], float]:
     """Ask for everyone in the truth and score the answers.
+
+    Parameters
+    ----------
+    data : what the looped model has learned.
+    first : until when the frozen model learned (RFC 3339). What a subject met after that is sent along with each request to
+        it, as an application would, so the gain of the loop is that of learning and not of remembering.
 
     Returns
     -------
     `ndcg_at_10`, `recall_at_10`, `hit_at_10` for looped, frozen and popularity, the same under `known` for the subjects that
     the looped model had seen; and the p99 latency of the looped model's answers in milliseconds.
     """
-    seen = set(data.read()["subject"].unique().to_pylist())
+    rows = data.read()
+    seen = set(rows["subject"].unique().to_pylist())
     is_known = np.array([subject in seen for subject in truth.subjects], dtype=bool)
+    since = _met_since(rows, first)
     every: dict[str, dict[str, float]] = {}
     known: dict[str, dict[str, float]] = {}
     p99_ms = 0.0
     for name, slot in SLOTS.items():
-        answers, latencies = served.ask(truth, slot, run)
+        answers, latencies = served.ask(truth, slot, since if name == "frozen" else {}, run)
         values = score(answers, truth.objects, K)
         for which, means in ((every, mean(values)), (known, mean(values, is_known))):
             for metric, value in means.items():
@@ -86,6 +100,17 @@ def score_turn(truth: Truth, data: Dataset, served: ServedModel, run: Run) -> tu
         if slot is None:
             p99_ms = 1e3 * float(np.quantile(latencies, 0.99)) if latencies else 0.0
     return {**every, "known": {**known, "num_asked": int(is_known.sum())}}, p99_ms
+
+
+def _met_since(rows: pa.Table, moment: str | None) -> dict[str, list[str]]:
+    """Objects each subject met after a moment, oldest first, the last `MAX_RECENT` of them."""
+    if moment is None:
+        return {}
+    later = rows.filter(pc.greater(rows["event_time"], parse_times(pa.array([moment]))[0]))
+    met: dict[str, list[str]] = {}
+    for subject, object_ in zip(later["subject"].to_pylist(), later["object"].to_pylist(), strict=True):
+        met.setdefault(subject, []).append(object_)
+    return {subject: objects[-MAX_RECENT:] for subject, objects in met.items()}
 
 
 def baseline_slots(first_model: str) -> dict[str, str]:
@@ -139,13 +164,18 @@ class ServedModel:
                 error.what, why=error.why or self._last_line(), where=str(self._log_path), hint=error.hint
             ) from None
 
-    def ask(self, truth: Truth, slot: str | None, run: Run) -> tuple[list[list[str]], list[float]]:
+    def ask(
+        self, truth: Truth, slot: str | None, recent: Mapping[str, list[str]], run: Run
+    ) -> tuple[list[list[str]], list[float]]:
         """Ask one slot for everyone; answers in order, and seconds each took."""
         requests: list[dict[str, Any]] = []
         for subject, country in zip(truth.subjects, truth.countries, strict=True):
             request: dict[str, Any] = {"subject": subject, "k": K}
-            if country is not None:
-                request["context"] = {"country": country}
+            context: dict[str, Any] = {} if country is None else {"country": country}
+            if subject in recent:
+                context["recent"] = recent[subject]
+            if context:
+                request["context"] = context
             if slot is not None:
                 request["model"] = slot
             requests.append(request)

@@ -20,7 +20,7 @@ RECORD_INTERVAL_S = 0.5
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """Where a verb stands. `total` and `eta` are None when the end is not known; times are seconds, `rate` is units a second."""
+    """Where a verb stands. `total` and `eta` are None when the end is not known; times in seconds, `rate` in units a second."""
 
     verb: str
     done: float

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import time
 import traceback
@@ -184,7 +185,7 @@ class Run:
 def numbers(root: Path) -> list[int]:
     """Numbers of all runs below `root`, ascending."""
     runs = root / FOLDER
-    return sorted(int(name) for name in (os.listdir(runs) if runs.is_dir() else []) if name.isdigit())
+    return sorted(int(name) for name in (os.listdir(runs) if runs.is_dir() else []) if re.fullmatch(r"[0-9]+", name))
 
 
 def read_lineage(root: Path, number: int) -> Lineage:

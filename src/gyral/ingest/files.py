@@ -169,7 +169,8 @@ def _cuts(events: pa.Table, times: np.ndarray, order: np.ndarray, num_slices: in
     closer = near - (wanted - starts[near - 1] < starts[near] - wanted)
     index = np.maximum.accumulate(closer - np.arange(num_slices - 1)) + np.arange(num_slices - 1)
     index = np.minimum(np.maximum(index, np.arange(1, num_slices)), len(starts) - num_slices + np.arange(1, num_slices))
-    return np.r_[0, starts[index], len(order)]
+    cuts: np.ndarray = np.r_[0, starts[index], len(order)]
+    return cuts
 
 
 def _first_appearance(group_start: np.ndarray, subjects: np.ndarray) -> np.ndarray:

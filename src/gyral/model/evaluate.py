@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from gyral.model.metrics import ranking_metrics
 
 from gyral import plugins
 from gyral.errors import InputError
 from gyral.event.clock import parse_times
 from gyral.lake import dataset as datasets
 from gyral.model import card as cards
+from gyral.model.metrics import ranking_metrics
 from gyral.run import Run
 
 METRICS = ("ndcg", "recall", "hit")

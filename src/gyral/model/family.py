@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 import msgspec
 import numpy as np
-from gyral.model.recommender import Recommender
 
 from gyral.model import card as cards
 from gyral.model import inputs as model_inputs
 from gyral.model.inputs import Codes
+from gyral.model.recommender import Recommender
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):

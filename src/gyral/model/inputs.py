@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from gyral.model.recommender import Interactions
 
 from gyral.files import write_atomic
+from gyral.model.recommender import Interactions
 
 FILE = "inputs.json"
 

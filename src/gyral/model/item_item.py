@@ -54,7 +54,7 @@ def ease(gram_MM: np.ndarray, lam: float) -> np.ndarray:  # noqa: N803
     inverse = np.linalg.inv(regular)
     weights = inverse / -np.diag(inverse)[None, :]
     weights[np.diag_indices_from(weights)] = 0.0
-    return weights.astype(np.float32)
+    return np.asarray(weights, dtype=np.float32)
 
 
 def cosine(gram_MM: np.ndarray, shrink: float = 10.0) -> np.ndarray:  # noqa: N803
@@ -62,16 +62,18 @@ def cosine(gram_MM: np.ndarray, shrink: float = 10.0) -> np.ndarray:  # noqa: N8
     length = np.sqrt(np.diag(gram_MM))
     weights = gram_MM / (np.outer(length, length) + shrink)
     weights[np.diag_indices_from(weights)] = 0.0
-    return weights.astype(np.float32)
+    return np.asarray(weights, dtype=np.float32)
 
 
 def markov(counts_MM: np.ndarray, shrink: float = 5.0) -> np.ndarray:  # noqa: N803
     """Share of each next object, shrunk towards 0 for objects rarely left, float32 [M, M]."""
-    return (counts_MM / (counts_MM.sum(axis=1, keepdims=True) + shrink)).astype(np.float32)
+    return np.asarray(counts_MM / (counts_MM.sum(axis=1, keepdims=True) + shrink), dtype=np.float32)
 
 
 @njit(cache=True, nogil=True)
-def add_rows(out: np.ndarray, head: np.ndarray, matrix: np.ndarray, scale: np.ndarray, rows: np.ndarray, by: np.ndarray) -> None:
+def add_rows(
+    out: np.ndarray, head: np.ndarray, matrix: np.ndarray, scale: np.ndarray, rows: np.ndarray, by: np.ndarray
+) -> None:
     """out[head] += Σ by · scale[row] · matrix[row], over the rows given; `matrix` is float32 or int8 [M, M], `out` float32."""
     size = matrix.shape[1]
     total = np.zeros(size, dtype=np.float32)

@@ -91,7 +91,9 @@ class Recommender:
         self._row_of = np.full(len(arrays["popular"]), -1, dtype=np.int32)
         self._row_of[arrays["head"]] = np.arange(len(arrays["head"]), dtype=np.int32)
         self._base = (self.spec.popular * arrays["popular"]).astype(np.float32)
-        self._by_count = item_item.top_k(arrays["count"], len(arrays["count"])) if len(arrays["count"]) else np.zeros(0, np.int32)
+        self._by_count = (
+            item_item.top_k(arrays["count"], len(arrays["count"])) if len(arrays["count"]) else np.zeros(0, np.int32)
+        )
 
     @property
     def num_objects(self) -> int:
@@ -167,9 +169,7 @@ class Recommender:
         return out
 
 
-def fit_with(
-    data: Interactions, spec: Spec, weights: Callable[[Spec, np.ndarray], np.ndarray] | None = None
-) -> Recommender:
+def fit_with(data: Interactions, spec: Spec, weights: Callable[[Spec, np.ndarray], np.ndarray] | None = None) -> Recommender:
     """Fit one candidate on all rows of `data`; the same rows give the same bytes.
 
     Parameters
@@ -261,7 +261,9 @@ def item_weights(data: Interactions, spec: Spec, head: np.ndarray) -> np.ndarray
 def gram_of(data: Interactions, head: np.ndarray) -> np.ndarray:
     """XᵀX of who ever met what, float64 [M, M]."""
     rows = histories(data, Spec("gram"))
-    return item_item.gram(rows["indptr"], _rows_in(head, data.num_objects)[rows["history"]], np.ones(len(rows["weight"])), len(head))
+    return item_item.gram(
+        rows["indptr"], _rows_in(head, data.num_objects)[rows["history"]], np.ones(len(rows["weight"])), len(head)
+    )
 
 
 def transition_weights(data: Interactions, head: np.ndarray) -> np.ndarray:

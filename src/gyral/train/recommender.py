@@ -8,7 +8,7 @@ model, never from the clock, so the same data, settings and seed choose the same
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,16 +16,15 @@ import numpy as np
 from gyral.lake.dataset import Dataset
 from gyral.model import inputs as model_inputs
 from gyral.model import item_item
+from gyral.model.holdout import HELD_OUT, Split, hold_out, measure
 from gyral.model.inputs import Inputs
-from gyral.model.metrics import ranking_metrics
-from gyral.model.recommender import MAX_HEAD, Interactions, Recommender, Spec, fit_with, gram_of, head_of
+from gyral.model.recommender import MAX_HEAD, Interactions, Recommender, Spec, fit_with, gram_of
 from gyral.run import Run
 
-K = 10
-HELD_OUT = 0.2
-MAX_ASKED = 2_000
-SOLVE_FLOP_PER_S = 15e9
-ANSWER_OPS_PER_S = 1.5e9
+MIN_GAIN = 0.01
+"""A blend replaces the leading one only when it is better by this share: less is noise of the held-out part."""
+SOLVE_FLOP_PER_S = 40e9
+ANSWER_OPS_PER_S = 3e9
 
 FLOORS = (
     Spec("popularity", kind="popularity", popular=1.0),
@@ -69,16 +68,6 @@ class Fitted(NamedTuple):
     measured_on: str
 
 
-@dataclass(frozen=True)
-class Split:
-    """The learned events in two: `before` is fitted, `after` is asked about. `asked` are subject codes, `met` their objects."""
-
-    before: Interactions
-    after: Interactions
-    asked: np.ndarray
-    met: list[np.ndarray]
-
-
 def fit(data: Dataset, *, seed: int, budget_s: float, run: Run) -> Fitted:
     """The trainer of the family `recommender`: see the module docstring."""
     inputs, interactions = model_inputs.encode(data.read())
@@ -86,9 +75,12 @@ def fit(data: Dataset, *, seed: int, budget_s: float, run: Run) -> Fitted:
 
     def on_progress(done: int, total: int, entry: dict[str, Any]) -> None:
         meter.update(done, max(total, done), ndcg_at_10=entry["ndcg_at_10"])
-        run.metric(candidate=entry["name"], **{name: entry[name] for name in ("ndcg_at_10", "recall_at_10", "hit_at_10", "spec")})
 
-    model, candidates, split = choose(interactions, repeats=data.manifest.repeats, budget_s=budget_s, seed=seed, on_progress=on_progress)
+    model, candidates, split = choose(
+        interactions, repeats=data.manifest.repeats, budget_s=budget_s, seed=seed, on_progress=on_progress
+    )
+    for entry in candidates:
+        run.metric(candidate=entry["name"], **{name: value for name, value in entry.items() if name != "name"})
     measured_on = f"the last {100 * HELD_OUT:.0f} % of the learned events, {len(split.asked):,} subjects, full ranking"
     return Fitted(model.arrays, model.meta, inputs, candidates, measured_on)
 
@@ -111,12 +103,10 @@ def choose(
     split = split or hold_out(data, repeats=repeats, seed=seed)
     judge = _Judge(split, repeats)
     best: dict[str, dict[str, Any]] = {}
-    total = 0
     plan = _plan(split, repeats, budget_s)
     for number, spec in enumerate(_search(plan, repeats, best), start=1):
         entry = judge.entry(spec)
-        total += 1
-        if spec.name not in best or entry["ndcg_at_10"] > best[spec.name]["ndcg_at_10"]:
+        if spec.name not in best or entry["ndcg_at_10"] > best[spec.name]["ndcg_at_10"] * (1 + MIN_GAIN):
             best[spec.name] = entry
         if on_progress is not None:
             on_progress(number, plan, entry)
@@ -125,45 +115,19 @@ def choose(
     return fit_with(data, Spec(**chosen["spec"])), candidates, split
 
 
-def hold_out(data: Interactions, *, repeats: bool, seed: int, share: float = HELD_OUT) -> Split:
-    """Cut off the last part of the events by time; at most `MAX_ASKED` subjects of it are asked about."""
-    cut = data.time[int(len(data) * (1 - share))] if len(data) else 0
-    before, after = data.where(data.time < cut), data.where(data.time >= cut)
-    pairs = np.unique(np.stack([after.subject.astype(np.int64), after.object.astype(np.int64)]), axis=1)
-    if not repeats and len(before):
-        width = data.num_objects
-        seen = np.unique(before.subject.astype(np.int64) * width + before.object)
-        pairs = pairs[:, ~np.isin(pairs[0] * width + pairs[1], seen)]
-    asked, first = np.unique(pairs[0], return_index=True)
-    met = np.split(pairs[1], first[1:]) if len(asked) else []
-    if len(asked) > MAX_ASKED:
-        kept = np.sort(np.random.default_rng(seed).choice(len(asked), MAX_ASKED, replace=False))
-        asked, met = asked[kept], [met[place] for place in kept]
-    return Split(before, after, asked, met)
-
-
 class _Judge:
     """Fits candidates on the first part and asks them about the second; what candidates share is made once."""
 
     def __init__(self, split: Split, repeats: bool) -> None:
         self._split = split
         self._repeats = repeats
-        country = np.full(split.before.num_subjects, -1, dtype=np.int64)
-        country[split.after.subject[::-1]] = split.after.country[::-1]
-        self._country = country
         self._gram: np.ndarray | None = None
         self._weights: dict[tuple[str, float], np.ndarray] = {}
 
     def entry(self, spec: Spec) -> dict[str, Any]:
-        split = self._split
         spec = replace(spec, repeats=self._repeats)
-        model = fit_with(split.before, spec, self._item_item)
-        ranked = np.full((len(split.asked), K), -1, dtype=np.int32)
-        for row, subject in enumerate(split.asked):
-            codes, _ = model.recommend(int(subject), K, int(self._country[subject]))
-            ranked[row, : len(codes)] = codes
-        values = ranking_metrics(ranked, split.met, K)
-        means = {f"{name}_at_{K}": round(float(each.mean()), 6) if len(each) else 0.0 for name, each in values.items()}
+        model = fit_with(self._split.before, spec, self._item_item)
+        means = {name: round(value, 6) for name, value in measure(model, self._split).items()}
         return {"name": spec.name, **means, "spec": asdict(spec)}
 
     def _item_item(self, spec: Spec, head: np.ndarray) -> np.ndarray:
@@ -190,7 +154,7 @@ def _search(plan: int, repeats: bool, best: dict[str, dict[str, Any]]) -> Iterat
     for term, values in steps:
         for value in values:
             leader = {**best["blend"]["spec"], "repeats": start.repeats}
-            spec = replace(Spec(**leader), **{term: value})
+            spec = Spec(**{**leader, term: value})
             if spec in tried:
                 continue
             if num_tried >= plan:

@@ -156,7 +156,7 @@ class FileSource:
         objects: list[dict[str, Any]] = []
         bad: list[BadRow] = []
         with self._open() as file:
-            for line in io.BufferedReader(file) if isinstance(file, pa.NativeFile) else file:  # type: ignore[type-var]
+            for line in io.BufferedReader(file) if isinstance(file, pa.NativeFile) else file:
                 text = line.strip()
                 if not text:
                     continue

@@ -1,0 +1,1 @@
+"""Model → Lake: answers requests, and appends the events it causes."""

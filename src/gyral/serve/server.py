@@ -1,0 +1,127 @@
+"""Runs an ASGI application on granian inside this process, and stops it without dropping a request.
+
+Embedded rather than spawned: one event loop owns the models, a swap is one reference, and start-up is one process. Model
+workers of their own come when a model is too slow to answer inline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gyral.config import Serve
+from gyral.errors import MissingExtra, ServeError
+from gyral.lake.table import Lake
+from gyral.serve.app import App, AsgiApp
+from gyral.serve.feedback import Impressions
+from gyral.serve.slots import Slots
+
+READY_TIMEOUT_S = 20.0
+
+
+def serve(
+    root: Path,
+    model: str,
+    config: Serve,
+    *,
+    mounts: Mapping[str, AsgiApp] | None = None,
+    on_ready: Callable[[str], None] | None = None,
+    note: Callable[[str], None] = print,
+) -> None:
+    """Serve a model until SIGINT or SIGTERM.
+
+    Parameters
+    ----------
+    model : `name` follows its newest version, `name@n` is pinned.
+    mounts : other applications by path prefix, for example the pages at `/`.
+    on_ready : called with the address once requests are answered.
+
+    Raises
+    ------
+    NotFound : there is no such model.  ServeError : the port is taken.
+    """
+    port = free_port(config.host, config.port)
+    slots = Slots(root, model, note)
+    impressions = Impressions(Lake(root).log_folder, note) if config.impressions else None
+    try:
+        run_app(App(slots, config, impressions, mounts), config.host, port, on_ready)
+    finally:
+        slots.close()
+        if impressions is not None:
+            impressions.close()
+
+
+def serve_app(app: AsgiApp, host: str, port: int, on_ready: Callable[[str], None] | None = None) -> None:
+    """Serve any ASGI application until SIGINT or SIGTERM."""
+    run_app(app, host, free_port(host, port), on_ready)
+
+
+def free_port(host: str, port: int) -> int:
+    """The port itself when it is free, a free one for 0.
+
+    Raises
+    ------
+    ServeError : it is taken, or the address is not this machine's.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise ServeError(
+            f"cannot listen on {host}:{port}",
+            why=error.strerror or str(error),
+            hint="another port: `--port 0` takes a free one",
+        ) from None
+
+
+def run_app(app: AsgiApp, host: str, port: int, on_ready: Callable[[str], None] | None) -> None:
+    """Run until a signal; the address is told once it accepts connections."""
+    try:
+        from granian.constants import Interfaces
+        from granian.server.embed import Server
+    except ImportError:
+        raise MissingExtra("granian", "serve", "serving") from None
+    server = Server(app, address=host, port=port, interface=Interfaces.ASGI, websockets=False, log_enabled=False)
+    asyncio.run(_run(server, host, port, on_ready))
+
+
+async def _run(server: Any, host: str, port: int, on_ready: Callable[[str], None] | None) -> None:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for which in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError, ValueError):  # not in the main thread, or not on this system
+            loop.add_signal_handler(which, stopping.set)
+    serving = loop.create_task(server.serve())
+    try:
+        await _wait_until_ready(host, port, serving)
+        if on_ready is not None:
+            shown = f"[{host}]" if ":" in host else host
+            on_ready(f"http://{shown}:{port}")
+        stop = loop.create_task(stopping.wait())
+        await asyncio.wait([stop, serving], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+    finally:
+        server.stop()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+
+async def _wait_until_ready(host: str, port: int, serving: asyncio.Task[Any]) -> None:
+    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_S
+    while not serving.done() and asyncio.get_running_loop().time() < deadline:
+        try:
+            _, writer = await asyncio.open_connection(target, port)
+            writer.close()
+            return
+        except OSError:
+            await asyncio.sleep(0.02)
+    raise ServeError(f"the server on {host}:{port} did not start", why="it stopped or was too slow", hint="see its log")
