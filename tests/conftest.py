@@ -1,8 +1,13 @@
+import json
+import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from gyral import config as configs
+from gyral.files import new_version
+from gyral.model import card as cards
 from gyral.run import Run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -27,6 +32,52 @@ def retail():
 def project(tmp_path):
     """A project folder with the verbs as one-line calls."""
     return Project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def small_shop(tmp_path_factory):
+    """The first 60,000 rows of the bundled purchases."""
+    path = tmp_path_factory.mktemp("shop") / "shop.parquet"
+    pq.write_table(pq.read_table(REPOSITORY / "data" / "online_retail.parquet").slice(0, 60_000), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def made(small_shop, tmp_path_factory):
+    """A project folder with a lake, a dataset `shop`, a model `shop` and its int8 twin; do not change it, copy it."""
+    project = Project(tmp_path_factory.mktemp("made") / "project")
+    project.ingest(small_shop)
+    project.curate()
+    project.train(budget_s=0.5)
+    project.compress()
+    return project
+
+
+@pytest.fixture
+def shop(made, tmp_path):
+    """A copy of `made` to work in."""
+    shutil.copytree(made.root, tmp_path / "shop")
+    project = Project.__new__(Project)
+    project.root = tmp_path / "shop"
+    return project
+
+
+@pytest.fixture
+def publish():
+    """Publish the newest version of a model once more, as the next version."""
+
+    def next_version(root, name, damage=None):
+        source = cards.find(root, name)
+        with new_version(root / "models", name) as (folder, number):
+            for path in source.iterdir():
+                shutil.copy(path, folder / path.name)
+            card = json.loads((folder / "card.json").read_text())
+            (folder / "card.json").write_text(json.dumps({**card, "model": f"{name}@{number}"}))
+            if damage:
+                (folder / damage).write_bytes(b"damaged")
+        return f"{name}@{number}"
+
+    return next_version
 
 
 class Project:

@@ -29,12 +29,10 @@ def main() -> None:
         commands.main(standalone_mode=False)
     except GyralError as error:
         _fail(render(error), error.exit_code)
-    except click.exceptions.Abort:
-        _fail("interrupted", 130)
     except click.ClickException as error:
         hint = f"\n\nhint: `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
         _fail(error.format_message() + hint, 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.exceptions.Abort):
         _fail(f"interrupted\n\nhint: {_resume_line()}", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -196,23 +194,23 @@ def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, **fla
 @click.argument("model")
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port; 0 takes a free one.")
-@click.option("--until-stdin-closes", is_flag=True, hidden=True, help="Stop when the parent process goes.")
+@click.option("--child-of", type=int, hidden=True, help="Run this belongs to; stop when its process goes.")
 @common
-def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, until_stdin_closes: bool, **flags: Any) -> None:
+def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of: int | None, **flags: Any) -> None:
     """Serve MODEL over HTTP, with the pages; a newer version is swapped in without dropping a request."""
     config = _config(root, sets, flags)
     from gyral.dash.app import app as pages
     from gyral.lake.table import Lake
     from gyral.serve.server import serve as run_serve
 
-    if until_stdin_closes:
+    if child_of is not None:
         threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
 
     def on_ready(url: str) -> None:
         run.summarize(url=url)
         _result(as_json, {"url": url, "pid": os.getpid()}, lambda: f"{model} answers at {url}/v1/recommend; pages at {url}/")
 
-    with _run(root, "serve", config, as_json) as run:
+    with _run(root, "serve", config, as_json, parent=child_of) as run:
         run.reads("model", model)
         mounts = {"/": pages(root, Lake(root).overview)}
         run_serve(root, model, config.serve, mounts=mounts, on_ready=on_ready, note=run.note)
@@ -301,6 +299,7 @@ def _config(
         named["ingest.map"] = _mapping(mapping)
     config = configs.load(root, sets, named)
     configs.budget_seconds(config.train.budget)
+    plugins.check("engine", config.on.partition("://")[0])
     plugins.check("family", config.train.family)
     plugins.check("compressor", config.compress.to)
     if need_source and not config.ingest.source:
@@ -317,11 +316,11 @@ def _mapping(text: str) -> dict[str, str]:
     return {field.strip(): column.strip() for field, _, column in pairs}
 
 
-def _run(root: Path, verb: str, config: Config, as_json: bool, seed: int | None = None) -> Run:
+def _run(root: Path, verb: str, config: Config, as_json: bool, seed: int | None = None, parent: int | None = None) -> Run:
     from gyral.progress import Screen
     from gyral.run import Run
 
-    run = Run.start(root, verb, config, screen=Screen(as_json=as_json), seed=seed)
+    run = Run.start(root, verb, config, screen=Screen(as_json=as_json), seed=seed, parent=parent)
     _current.append(run)
     return run
 

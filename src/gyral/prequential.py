@@ -1,8 +1,8 @@
 """Ask the served model what people will do, before they are seen to do it, and score its answers.
 
 Prequential (predictive sequential) evaluation: test, then learn. Three answers are scored for everyone who acts in the next
-slice, all over HTTP: the looped model, the model frozen after turn 1 (what each subject met since is sent along in the request),
-and popularity.
+slice, all over HTTP: the looped model, the model frozen after turn 1 (what each subject met since is sent along with the
+request), and popularity.
 
 Source: Dawid, Present position and potential developments: the prequential approach, JRSS A 147, 1984.
 """
@@ -195,7 +195,7 @@ class ServedModel:
 
     def _start(self) -> None:
         command = [sys.executable, "-m", "gyral", "serve", self._name, "--root", str(self._root), "--host", "127.0.0.1"]
-        command += ["--port", "0", "--json", "--until-stdin-closes"]
+        command += ["--port", "0", "--json", "--child-of", str(self._run.number)]
         self._log = open(self._log_path, "ab")  # noqa: SIM115 (closed by __exit__)
         environment = {**os.environ, "GYRAL_NO_PROGRESS": ""}
         self._process = subprocess.Popen(

@@ -84,7 +84,7 @@ class Run:
         config: Config,
         *,
         screen: Screen | None = None,
-        parent: Run | None = None,
+        parent: Run | int | None = None,
         seed: int | None = None,
     ) -> Self:
         """Make the next free `runs/<n>` below `root` and write what is known before work begins."""
@@ -103,7 +103,7 @@ class Run:
             verb=verb,
             status="running",
             started=_now(),
-            parent=parent.lineage.run if parent else None,
+            parent=parent.number if isinstance(parent, Run) else parent,
             pid=os.getpid(),
             pid_started=_process_start(os.getpid()),
             command=" ".join(["gyral", *sys.argv[1:]]) if parent is None else "",
@@ -112,7 +112,7 @@ class Run:
             versions={"gyral": __version__, "python": platform.python_version()},
         )
         write_atomic(folder / "config.toml", to_toml(config))
-        run = cls(folder, lineage, screen or (parent.screen if parent else Screen()))
+        run = cls(folder, lineage, screen or (parent.screen if isinstance(parent, Run) else Screen()))
         run._save()
         return run
 

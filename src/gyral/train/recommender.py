@@ -25,6 +25,7 @@ MIN_GAIN = 0.01
 """A blend replaces the leading one only when it is better by this share: less is noise of the held-out part."""
 SOLVE_FLOP_PER_S = 40e9
 ANSWER_OPS_PER_S = 3e9
+FIT_S = 0.05
 
 FLOORS = (
     Spec("popularity", kind="popularity", popular=1.0),
@@ -169,7 +170,7 @@ def _plan(split: Split, repeats: bool, budget_s: float) -> int:
     size = min(split.before.num_objects, MAX_HEAD)
     history = len(split.before) / max(len(np.unique(split.before.subject)), 1)
     solve_s = 4 * size**3 / SOLVE_FLOP_PER_S
-    answer_s = len(split.asked) * (min(history, 256) + 4) * size / ANSWER_OPS_PER_S
+    answer_s = FIT_S + len(split.asked) * (min(history, 256) + 4) * size / ANSWER_OPS_PER_S
     floors_s = len(FLOORS) * answer_s
     refit_s = solve_s
     left_s = budget_s - floors_s - refit_s - solve_s

@@ -1,0 +1,150 @@
+"""The application in process: what it answers, and that no input makes a 500."""
+
+import asyncio
+import json
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gyral.config import Serve
+from gyral.serve.app import App
+from gyral.serve.slots import Slots
+
+
+@pytest.fixture(scope="module")
+def app(made):
+    slots = Slots(made.root, "shop-int8", lambda text: None)
+
+    async def pages(scope, receive, send):
+        await send({"type": "http.response.start", "status": 299, "headers": []})
+        await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+    yield App(slots, Serve(max_body_bytes=2_000, max_k=50), mounts={"/pages": pages})
+    slots.close()
+
+
+def call(app, method, path, body=b"", headers=(), chunks=None, query=b""):
+    """One request; returns status, headers and body."""
+    parts = chunks if chunks is not None else [body]
+    messages = [
+        {"type": "http.request", "body": part, "more_body": number < len(parts) - 1} for number, part in enumerate(parts)
+    ]
+    sent = []
+
+    async def receive():
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "headers": list(headers), "query_string": query}
+    asyncio.run(app(scope, receive, send))
+    if not sent:
+        return None, {}, b""
+    return sent[0]["status"], dict(sent[0]["headers"]), b"".join(message["body"] for message in sent[1:])
+
+
+def ask(app, **request):
+    status, headers, body = call(app, "POST", "/v1/recommend", json.dumps(request).encode())
+    return status, headers, json.loads(body)
+
+
+def test_an_answer_has_all_its_parts(app):
+    status, headers, answer = ask(app, subject="17850", k=5, context={"country": "United Kingdom", "unknown": [1]})
+    assert status == 200 and headers[b"x-model-version"] == b"1"
+    assert answer["model"] == "shop-int8@1" and answer["known"] is True and answer["subject"] == "17850"
+    assert len(answer["items"]) == 5 and set(answer["items"][0]) == {"object", "score", "title"}
+    ids = {ask(app, subject="x")[2]["request_id"] for _ in range(50)}
+    assert len(ids) == 50
+
+
+def test_context_and_slots_change_the_answer(app):
+    def objects(**request):
+        return [item["object"] for item in ask(app, **request)[2]["items"]]
+
+    assert objects(subject="17850") != objects(subject="13047") != objects(subject="nobody")
+    assert objects(subject="17850", model="popularity") == objects(subject="nobody", model="popularity")
+    assert objects(subject="nobody", context={"recent": ["22423"]}) != objects(subject="nobody")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "what"),
+    [
+        ({"subject": "x", "k": 0}, 400, "not a request"),
+        ({"subject": "x", "k": 51}, 400, "`k` is 51"),
+        ({"subject": 7}, 400, "not a request"),
+        ({"k": 7}, 400, "not a request"),
+        ({"subject": "x" * 1025}, 400, "not a request"),
+        ({"subject": "x", "model": "best"}, 404, "no model `best`"),
+        ({"subject": "x", "context": {"recent": "22423"}}, 400, "not a request"),
+    ],
+)
+def test_a_wrong_request_is_told_in_four_parts(app, request_, status, what):
+    got, _, answer = ask(app, **request_)
+    assert got == status and what in answer["error"]["what"]
+    assert set(answer["error"]) == {"what", "where", "why", "hint"} and answer["error"]["hint"]
+
+
+def test_methods_paths_and_sizes(app):
+    assert call(app, "GET", "/v1/recommend")[0] == 405
+    assert call(app, "GET", "/v1/recommend")[1][b"allow"] == b"POST"
+    assert call(app, "POST", "/healthz")[0] == 405
+    assert call(app, "GET", "/nothing")[0] == 404
+    assert call(app, "POST", "/v1/recommend", headers=[(b"content-length", b"9999")])[0] == 413
+    assert call(app, "POST", "/v1/recommend", chunks=[b" " * 900] * 3)[0] == 413
+    assert call(app, "GET", "/pages/x")[::2] == (299, b"/pages/x")
+    assert call(app, "GET", "/healthz")[0] == 200
+
+
+def test_a_body_in_pieces_is_one_and_a_client_that_goes_is_no_error(app):
+    assert call(app, "POST", "/v1/recommend", chunks=[b'{"subj', b'ect": "1785', b'0"}'])[0] == 200
+    assert call(app, "POST", "/v1/recommend", chunks=[])[0] is None
+
+
+def test_the_model_describes_itself(app):
+    status, _, body = call(app, "GET", "/v1/model")
+    told = json.loads(body)
+    assert status == 200 and told["model"] == "shop-int8@1" and told["slots"]["popularity"] == "shop-int8@1"
+    assert told["card"]["compression"]["to"] == "int8" and told["loaded_at"].endswith("Z")
+    assert call(app, "GET", "/v1/model", query=b"slot=popularity")[0] == 200
+    assert call(app, "GET", "/v1/model", query=b"slot=none")[0] == 404
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["subject", "k", "context", "model", "x"]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=st.binary(max_size=200)
+    | anything.map(lambda value: json.dumps(value).encode())
+    | anything.map(msgspec.msgpack.encode),
+    path=st.sampled_from(["/v1/recommend", "/v1/model", "/healthz"]) | st.text(max_size=20).map(lambda text: "/" + text),
+    method=st.sampled_from(["GET", "POST", "PUT", "HEAD", "OPTIONS"]),
+    query=st.binary(max_size=20),
+    length=st.binary(max_size=12),
+)
+def test_no_input_makes_a_500(app, body, path, method, query, length):
+    if path.startswith("/pages"):
+        return
+    status, headers, answer = call(app, method, path, body, [(b"content-length", length)], query=query)
+    assert status in (200, 400, 404, 405, 413)
+    json.loads(answer)
+    assert int(headers[b"content-length"]) == len(answer)
+
+
+def test_an_answer_over_http_is_the_answer_in_process(app, made):
+    from gyral.model.family import RECOMMENDER
+
+    model = RECOMMENDER.load(made.root / "models" / "shop-int8@1")
+    for subject in ("17850", "13047", "nobody"):
+        wanted = model.recommend(subject, 10, {"country": "France"})
+        got = ask(app, subject=subject, context={"country": "France"})[2]
+        assert got["items"] == [msgspec.to_builtins(item) for item in wanted.items] and got["known"] == wanted.known

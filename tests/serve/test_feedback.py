@@ -1,0 +1,57 @@
+import json
+
+from gyral.event.codec import decode_payload
+from gyral.ingest.drain import Drain
+from gyral.lake.table import Lake
+from gyral.log.sqlite import LogError, SqliteLog
+from gyral.serve.feedback import Impression, Impressions, RequestIds
+
+
+def impression(number):
+    return Impression(f"id-{number:05d}", 1_600_000_000_000_000 + number, "s", "shop@1", "default", 2, ["a", "b"])
+
+
+def test_every_impression_reaches_the_log_and_the_lake(tmp_path):
+    impressions = Impressions(tmp_path / "lake" / "log", print)
+    for number in range(2_500):
+        impressions.add(impression(number))
+    impressions.close()
+    assert (impressions.appended, impressions.dropped) == (2_500, 0)
+    with SqliteLog(tmp_path / "lake" / "log") as log:
+        rows = [row for entry in log.read("serve-0", 0) for row in decode_payload(entry.payload)["events"].to_pylist()]
+        assert [row["event_id"] for row in rows] == [f"id-{number:05d}" for number in range(2_500)]
+        assert rows[0]["kind"] == "impression" and rows[0]["object"] == "a"
+        assert json.loads(rows[0]["props"]) == {"model": "shop@1", "slot": "default", "k": 2, "items": ["a", "b"]}
+        assert Drain(Lake(tmp_path), log, 1_000).run().accepted == 2_500
+
+
+def test_two_servers_of_one_project_write_two_partitions(tmp_path):
+    one, two = Impressions(tmp_path, print), Impressions(tmp_path, print)
+    one.add(impression(1))
+    two.add(impression(2))
+    one.close()
+    two.close()
+    with SqliteLog(tmp_path) as log:
+        assert [log.end(name) for name in ("serve-0", "serve-1")] == [1, 1]
+
+
+def test_a_log_that_refuses_is_counted_and_told_once_and_stops_nobody(tmp_path, monkeypatch):
+    notes = []
+    impressions = Impressions(tmp_path, notes.append)
+
+    def refuse(*_args):
+        raise LogError("the disk is full")
+
+    monkeypatch.setattr(impressions._log, "append", refuse)
+    for number in range(10):
+        impressions.add(impression(number))
+    impressions.close()
+    assert impressions.dropped == 10 and len(notes) == 1
+
+
+def test_request_ids_are_unique_and_ordered_in_time():
+    ids = RequestIds()
+    made = [ids.next() for _ in range(100_000)]
+    assert len(set(made)) == 100_000
+    assert [each[:13] for each in made] == sorted(each[:13] for each in made)
+    assert [len(part) for part in made[0].split("-")] == [8, 4, 4, 4, 12]

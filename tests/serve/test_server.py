@@ -1,0 +1,148 @@
+"""A real server process: swaps under load, full stops, kills."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from gyral.event.codec import decode_payload
+from gyral.log.sqlite import SqliteLog
+from gyral.serve.client import Connection, ask_many, wait_for_model
+
+
+@pytest.fixture
+def start(shop):
+    children = []
+
+    def run(*args):
+        command = [
+            sys.executable,
+            "-m",
+            "gyral",
+            "serve",
+            "shop-int8",
+            "--root",
+            str(shop.root),
+            "--port",
+            "0",
+            "--json",
+            *args,
+        ]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        children.append(child)
+        line = child.stdout.readline()
+        assert line, child.stderr.read().decode()
+        return child, json.loads(line)["url"]
+
+    yield run
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            pipe.close()
+
+
+def impressions(root):
+    with SqliteLog(root / "lake" / "log") as log:
+        return [
+            row["event_id"]
+            for name in log.partitions()
+            if name.startswith("serve")
+            for entry in log.read(name, 0)
+            for row in decode_payload(entry.payload)["events"].to_pylist()
+        ]
+
+
+def test_swaps_under_load_drop_no_request_and_mix_no_versions(start, shop, publish):
+    _, url = start()
+    answers = [[] for _ in range(4)]
+
+    async def work(mine, stop):
+        connection = Connection(url)
+        while not stop.is_set():
+            response = await connection.post("/v1/recommend", b'{"subject": "17850"}')
+            assert response.status == 200
+            mine.append(response.json())
+        await connection.close()
+
+    async def load():
+        stop = asyncio.Event()
+        workers = [asyncio.create_task(work(mine, stop)) for mine in answers]
+        for _ in range(10):
+            name = await asyncio.to_thread(publish, shop.root, "shop-int8")
+            await asyncio.to_thread(wait_for_model, url, name, 20)
+        stop.set()
+        await asyncio.gather(*workers)
+
+    asyncio.run(asyncio.wait_for(load(), 60))
+    total = 0
+    for mine in answers:
+        versions = [int(answer["model"].partition("@")[2]) for answer in mine]
+        assert versions == sorted(versions) and versions[-1] == 11
+        total += len(mine)
+    assert total > 200
+
+
+def test_a_graceful_stop_keeps_every_impression(start, shop):
+    child, url = start()
+    requests = [{"subject": str(number)} for number in range(700)]
+    responses, _ = asyncio.run(ask_many(url, requests))
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(20) == 0
+    asked = sorted(response.json()["request_id"] for response in responses)
+    assert sorted(impressions(shop.root)) == asked
+
+
+def test_kill_9_leaves_a_log_that_reads_and_the_next_server_starts(start, shop):
+    child, url = start()
+    asyncio.run(ask_many(url, [{"subject": "1"}] * 100))
+    child.kill()
+    child.wait()
+    assert len(set(impressions(shop.root))) == len(impressions(shop.root))
+    child, url = start()
+    asyncio.run(ask_many(url, [{"subject": "1"}] * 3))
+    child.send_signal(signal.SIGINT)
+    assert child.wait(20) == 0
+    assert len(impressions(shop.root)) >= 3
+
+
+def test_a_port_in_use_is_told_with_the_way_out(shop):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "gyral", "serve", "shop-int8", "--root", str(shop.root), "--port", port]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr and "--port 0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_server_goes_when_its_parent_goes(start):
+    child, _ = start("--child-of", "1")
+    child.stdin.close()
+    assert child.wait(20) == 0
+
+
+def test_pages_and_their_data_are_mounted(start):
+    _, url = start()
+    with urllib.request.urlopen(f"{url}/", timeout=10) as page:
+        assert b"<svg" in page.read() and page.headers["content-type"].startswith("text/html")
+    with urllib.request.urlopen(f"{url}/models.json", timeout=10) as page:
+        assert "shop-int8@1" in page.read().decode()
+
+
+def test_raw_sockets_that_misbehave_do_not_stop_the_others(start):
+    _, url = start()
+    port = int(url.rpartition(":")[2])
+    for raw in (b"\x00" * 100, b"POST /v1/recommend HTTP/1.1\r\ncontent-length: 10\r\n\r\n{", b"GET / HTTP/9.9\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+            client.sendall(raw)
+    responses, _ = asyncio.run(ask_many(url, [{"subject": "17850"}] * 20))
+    assert {response.status for response in responses} == {200}

@@ -1,0 +1,166 @@
+"""The command line as a user meets it: exit codes, four-part errors, JSON last lines, every verb alone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from gyral.lake.table import Lake
+
+VERBS = ["loop", "ingest", "curate", "train", "compress", "serve", "show", "eval", "doctor", "dash"]
+
+
+def gyral(*args, cwd=None, env=None):
+    command = [sys.executable, "-m", "gyral", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=env)
+
+
+def last_json(done):
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_help_names_every_verb_and_every_verb_has_help():
+    told = gyral("--help").stdout
+    assert all(f"  {verb}" in told for verb in VERBS)
+    for verb in VERBS:
+        done = gyral(verb, "--help")
+        assert done.returncode == 0 and "--root" in done.stdout and "--json" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "what", "hint"),
+    [
+        (["lop"], 2, "No such command 'lop'", "--help"),
+        (["loop"], 2, "no source is named", "--source FILE"),
+        (["loop", "--source", "none.csv"], 1, "there is no file `none.csv`", "have.csv"),
+        (["loop", "--source", "have.csv", "--budget", "0"], 2, "`--budget 0`", "3m"),
+        (["loop", "--source", "have.csv", "--budget", "0s"], 2, "buys nothing", "--budget 3m"),
+        (["loop", "--source", "have.csv", "--family", "recomender"], 2, "unknown family", "did you mean `recommender`?"),
+        (["loop", "--source", "have.csv", "--turns", "0"], 2, "`loop.turns = 0`", "turns + 1 slices"),
+        (["loop", "--source", "have.csv", "--turns", "9"], 1, "cannot be cut into 10 slices", "--turns 1"),
+        (["loop", "--source", "have.csv", "--map", "subject=usr,object=item,time=at"], 1, "`usr`", "did you mean `user`?"),
+        (["loop", "--source", "have.csv", "--map", "subject"], 2, "not a list of FIELD=COLUMN", "--map"),
+        (["ingest", "--source", "empty.csv"], 1, "is empty", "a header"),
+        (["ingest", "--source", "pip:nothing"], 1, "not a package source", "pip:NAME==VERSION"),
+        (["curate", "x"], 1, "no table `events`", "gyral ingest"),
+        (["train", "x"], 1, "no dataset `x`", "gyral curate x"),
+        (["compress", "x"], 1, "no model `x`", "gyral train"),
+        (["compress", "x", "--to", "int9"], 2, "unknown compressor `int9`", "int8"),
+        (["serve", "x"], 1, "no model `x`", "gyral train"),
+        (["eval", "x", "--dataset", "y"], 1, "no model `x`", "gyral train"),
+        (["show", "x"], 1, "nothing called `x`", "lake"),
+        (["show", "7"], 1, "no run 7", ""),
+        (["curate", "x", "--set", "curate.nmae=1"], 2, "`curate.nmae` is not a setting", "did you mean `name`?"),
+        (["ingest", "--on", "cloud"], 2, "unknown engine `cloud`", "local"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_with_what_to_do(tmp_path, args, code, what, hint):
+    (tmp_path / "have.csv").write_text("user,item,at\nu,i,2020-01-01\nu,j,2020-01-02\n")
+    (tmp_path / "empty.csv").write_text("")
+    if args[0] == "loop" and "--map" not in args and "--turns" in args and "9" in args:
+        args = [*args, "--map", "subject=user,object=item,time=at"]
+    done = gyral(*args, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == "" and "Traceback" not in done.stderr
+    error = done.stderr[done.stderr.index("error:") :]
+    assert what in error and hint in error
+    assert "hint:" in error or not hint
+
+
+def test_every_verb_runs_alone_one_after_the_other(tmp_path, small_shop, retail):
+    told = last_json(gyral("ingest", "--source", small_shop, "--json", cwd=tmp_path))
+    assert told["accepted"] == 60_000
+    curated = last_json(gyral("curate", "shop", "--json", cwd=tmp_path))
+    assert curated["dataset"] == "shop@1" and curated["rows_in"] == 60_000
+    assert curated["rows_kept"] + sum(curated["dropped"].values()) == 60_000
+    assert last_json(gyral("train", "shop", "--budget", "2s", "--json", cwd=tmp_path))["model"] == "shop@1"
+    assert last_json(gyral("compress", "shop", "--json", cwd=tmp_path))["compression"]["to"] == "int8"
+    gyral("ingest", "--source", retail, cwd=tmp_path)
+    gyral("curate", "shop", cwd=tmp_path)
+    scored = last_json(gyral("eval", "shop-int8", "--dataset", "shop", "--json", cwd=tmp_path))
+    assert scored["ndcg_at_10"]["model"] > scored["ndcg_at_10"]["popularity"]
+    lake = last_json(gyral("show", "lake", "--json", cwd=tmp_path))["tables"]["events"]
+    assert lake["rows"] == 601_909
+    assert last_json(gyral("show", "shop-int8", "--json", cwd=tmp_path))["compression"]["from"] == "shop@1"
+    assert last_json(gyral("show", "shop@1", "--json", cwd=tmp_path))["dataset"] == "shop@1"
+    assert last_json(gyral("show", "config", "--json", cwd=tmp_path))["train.family"] == "recommender"
+    assert "curate" in gyral("show", cwd=tmp_path).stdout and "601,909" in gyral("show", "lake", cwd=tmp_path).stdout
+    assert last_json(gyral("show", "1", "--json", cwd=tmp_path))["verb"] == "ingest"
+    index = last_json(gyral("dash", "--export", "pages", "--json", cwd=tmp_path))["index"]
+    assert (tmp_path / index).exists()
+    findings = last_json(gyral("doctor", "--json", cwd=tmp_path))["findings"]
+    assert {each["state"] for each in findings} <= {"ok", "note"}
+    assert "fsync" in gyral("doctor", cwd=tmp_path).stdout
+
+
+def test_why_tells_rule_and_row(tmp_path):
+    (tmp_path / "x.csv").write_text("subject,object,event_time\nu,i,2020-01-01\nu,i,2020-01-01\n")
+    gyral("ingest", "--source", "x.csv", cwd=tmp_path)
+    gyral("curate", "x", cwd=tmp_path)
+    ids = Lake(tmp_path).snapshot("events").read(["event_id"])["event_id"].to_pylist()
+    told = [last_json(gyral("show", "x", "--why", each, "--json", cwd=tmp_path)) for each in ids]
+    assert [(each["kept"], each["reason"]) for each in told] == [(True, None), (False, "duplicate")]
+    assert "dropped: duplicate" in gyral("show", "x", "--why", ids[1], cwd=tmp_path).stdout
+
+
+def test_doctor_finds_what_is_broken(tmp_path):
+    (tmp_path / "gyral.toml").write_text("[train]\nsed = 1\n")
+    done = gyral("doctor", cwd=tmp_path)
+    assert done.returncode == 1 and "did you mean `seed`?" in done.stdout
+
+
+@pytest.mark.parametrize("verb", ["ingest", "curate", "train"])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_verb_stopped_in_the_middle_leaves_everything_readable_and_the_rerun_completes(tmp_path, made, small_shop, verb, how):
+    shutil.copytree(made.root, tmp_path / "p")
+    big = tmp_path / "big.parquet"
+    pq.write_table(pq.read_table(small_shop), big, row_group_size=5_000)  # other bytes, so another source
+    args = {
+        "ingest": ["ingest", "--source", str(big), "--set", "ingest.batch_rows=500"],
+        "curate": ["curate", "shop"],
+        "train": ["train", "shop", "--budget", "10m"],
+    }[verb]
+    before = len(list((tmp_path / "p" / "runs").iterdir()))
+    child = subprocess.Popen(
+        [sys.executable, "-m", "gyral", *args, "--root", str(tmp_path / "p")], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    run = tmp_path / "p" / "runs" / str(before + 1) / "lineage.json"
+    while not run.exists():
+        assert child.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.15)
+    child.send_signal(how)
+    _, told = child.communicate(timeout=60)
+    if child.returncode == 0:
+        pytest.skip("it was faster than the signal")
+    if how == signal.SIGINT:
+        assert child.returncode == 130 and "continue with `gyral" in told.decode() and "Traceback" not in told.decode()
+    shown = last_json(gyral("show", "--json", "--root", tmp_path / "p"))
+    assert shown["runs"][-1]["status"] == ("interrupted" if how == signal.SIGINT else "killed")
+    args = [word.replace("10m", "1s") for word in args]
+    last_json(gyral(*args, "--json", "--root", tmp_path / "p"))
+    lake = last_json(gyral("show", "lake", "--json", "--root", tmp_path / "p"))["tables"]["events"]
+    assert lake["rows"] == (120_000 if verb == "ingest" else 60_000)
+
+
+def test_output_can_be_cut_off(tmp_path):
+    (tmp_path / "x.csv").write_text("subject,object,event_time\nu,i,2020-01-01\n")
+    done = subprocess.run(
+        f"{sys.executable} -m gyral show config | head -1", shell=True, capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    assert done.returncode == 0 and "setting" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_json_lines_on_stderr_when_asked(tmp_path, small_shop):
+    env = {key: value for key, value in os.environ.items() if key != "GYRAL_NO_PROGRESS"}
+    done = gyral("ingest", "--source", small_shop, "--json", cwd=tmp_path, env=env)
+    for line in done.stderr.strip().splitlines():
+        json.loads(line)
+    assert any("rate" in json.loads(line) for line in done.stderr.strip().splitlines())
