@@ -356,6 +356,6 @@ def _turn_table(result: dict[str, Any], pages: Path, root: Path) -> str:
 
 
 def _stop_at_end_of_input() -> None:
-    while sys.stdin.buffer.read(1 << 16):
+    while os.read(0, 1 << 16):  # unbuffered: a buffered reader in a daemon thread makes the interpreter's exit fail
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -61,6 +61,7 @@ def loop(root: Path, config: Config, run: Run, resume: int | None = None) -> dic
             run.metric("turn", **row)
         drain.run()
     result = {"turns": rows, "model": rows[-1]["model"]}
+    run.writes("model", rows[-1]["model"])
     run.summarize(**result)
     return result
 
@@ -112,7 +113,6 @@ def _turn(
     row = {
         "turn": turn,
         "events": slices[turn - 1].events.num_rows,
-        "num_asked": len(truth.subjects),
         **scores,
         "freshness_s": round(freshness_s, 3),
         "p99_ms": round(p99_ms, 3),

@@ -99,7 +99,7 @@ def score_turn(truth: Truth, data: Dataset, first: str | None, served: ServedMod
                 which.setdefault(metric, {})[name] = round(value, 6)
         if slot is None:
             p99_ms = 1e3 * float(np.quantile(latencies, 0.99)) if latencies else 0.0
-    return {**every, "known": {**known, "num_asked": int(is_known.sum())}}, p99_ms
+    return {"num_asked": len(is_known), "num_known": int(is_known.sum()), **every, "known": known}, p99_ms
 
 
 def _met_since(rows: pa.Table, moment: str | None) -> dict[str, list[str]]:
@@ -141,6 +141,8 @@ class ServedModel:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+            if self._process.returncode:
+                self._run.note(f"serve    ended with code {self._process.returncode}: {self._last_line()}")
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
                     pipe.close()

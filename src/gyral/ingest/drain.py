@@ -24,9 +24,10 @@ MAX_TRIES = 100
 
 
 class Drained(msgspec.Struct):
-    """What a drain did: rows committed, known ids dropped, quarantined rows by reason, newest version of `events`."""
+    """What a drain did: rows committed (also by kind), known ids dropped, rows quarantined by reason, newest `events`."""
 
     accepted: int = 0
+    kinds: dict[str, int] = {}
     duplicate: int = 0
     quarantined: dict[str, int] = {}
     version: int = 0
@@ -126,13 +127,11 @@ class Drain:
             done.duplicate += plan.duplicate
             if plan.rows is not None:
                 done.accepted += plan.rows.num_rows
+                done.kinds = _added(done.kinds, plan.rows["kind"])
                 self._seen.committed(after, plan.rows["event_id"].combine_chunks())
             return
         if plan.rows is not None:
-            reasons = Counter(done.quarantined)
-            for pair in plan.rows["reason"].value_counts().to_pylist():
-                reasons[pair["values"]] += pair["counts"]
-            done.quarantined = dict(reasons)
+            done.quarantined = _added(done.quarantined, plan.rows["reason"])
 
     def _trim(self) -> None:
         committed = [self._lake.open(name).offsets for name in TABLES]
@@ -140,6 +139,11 @@ class Drain:
             below = min(offsets.get(partition, 0) for offsets in committed)
             if below:
                 self._log.trim(partition, below)
+
+
+def _added(counts: dict[str, int], values: pa.ChunkedArray) -> dict[str, int]:
+    more = Counter({pair["values"]: pair["counts"] for pair in values.value_counts().to_pylist()})
+    return dict(Counter(counts) + more)
 
 
 def _placed(batch: pa.RecordBatch, partition: str, offset: int, schema: pa.Schema) -> pa.RecordBatch:

@@ -74,18 +74,21 @@ def report(run: Run, rows_in: int, drained: Drained, meter: Meter) -> dict[str, 
     summary = {
         "rows_in": rows_in,
         "accepted": drained.accepted,
+        "kinds": drained.kinds,
         "duplicate": drained.duplicate,
         "quarantined": drained.quarantined,
         "rows_per_s": round(meter.record.rate),
     }
     run.summarize(**summary)
-    rejected = sum(drained.quarantined.values())
-    details = ", ".join(f"{reason} {count:,}" for reason, count in drained.quarantined.items())
     run.note(
-        f"ingest   {drained.accepted:,} events accepted, {drained.duplicate:,} already there, {rejected:,} quarantined"
-        + (f" ({details})" if details else "")
+        f"ingest   {drained.accepted:,} events accepted{_listed(drained.kinds)}, {drained.duplicate:,} already there, "
+        f"{sum(drained.quarantined.values()):,} quarantined{_listed(drained.quarantined)}"
     )
     return summary
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return f" ({', '.join(f'{name} {count:,}' for name, count in counts.items())})" if counts else ""
 
 
 def layout_of(source: Source, config: Config) -> Layout:
