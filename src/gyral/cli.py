@@ -9,17 +9,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gyral import __version__
-from gyral.errors import GyralError, UsageError, render
+from gyral.console import common, configure, fail, on_option, plain, print_result, resume_line, source_options, start_run
+from gyral.errors import GyralError, render
 
 if TYPE_CHECKING:
-    from gyral.config import Config
     from gyral.run import Run
 
 
@@ -28,67 +27,15 @@ def main() -> None:
     try:
         commands.main(standalone_mode=False)
     except GyralError as error:
-        _fail(render(error), error.exit_code)
+        fail(render(error), error.exit_code)
     except click.ClickException as error:
         hint = f"\n\nhint: `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
-        _fail(error.format_message() + hint, 2)
+        fail(error.format_message() + hint, 2)
     except (KeyboardInterrupt, click.exceptions.Abort):
-        _fail(f"interrupted\n\nhint: {_resume_line()}", 130)
+        fail(f"interrupted\n\nhint: {resume_line()}", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-
-
-def _fail(text: str, code: int) -> NoReturn:
-    click.echo(f"error: {text}", err=True)
-    sys.exit(code)
-
-
-_current: list[Run] = []
-
-
-def _resume_line() -> str:
-    """The line that goes on where this one stopped: what was committed is not done twice."""
-    words = ["gyral", *sys.argv[1:]]
-    quoted = " ".join(f"'{word}'" if any(mark in word for mark in " !*$&;") else word for word in words)
-    if _current and _current[0].lineage.verb == "loop" and "--resume" not in words:
-        quoted += f" --resume {_current[0].number}"
-    return f"everything committed is kept; continue with `{quoted}`"
-
-
-def common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options every verb takes."""
-    for option in reversed(
-        [
-            click.option(
-                "--root", type=click.Path(path_type=Path), default=Path("."), help="Project folder.", show_default=True
-            ),
-            click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set one value of the configuration."),
-            click.option(
-                "--json", "as_json", is_flag=True, help="Progress as JSON lines, the result as the last line on stdout."
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
-
-
-def on_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--on", metavar="ENGINE", help="Where work runs: local, local://threads=N, local://processes=N.")(
-        command
-    )
-
-
-def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(
-        [
-            click.option("--source", metavar="SOURCE", help="CSV, Parquet or JSON-lines file, or pip:NAME==VERSION!/MEMBER."),
-            click.option("--map", "mapping", metavar="FIELD=COLUMN,…", help="Which column is which: subject, object, time, …"),
-            click.option("--layout", help="Name of a known layout; default: recognised by the columns."),
-        ]
-    ):
-        command = option(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -111,13 +58,13 @@ def commands() -> None:
 @common
 def loop(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, resume: int | None, **flags: Any) -> None:
     """Turn the whole loop over a source and show what closing it gains."""
-    config = _config(root, sets, flags, mapping, need_source=True)
+    config = configure(root, sets, flags, mapping, need_source=True)
     from gyral.loop import loop as turn_loop
 
-    with _run(root, "loop", config, as_json, seed=config.train.seed) as run:
+    with start_run(root, "loop", config, as_json, seed=config.train.seed) as run:
         result = turn_loop(root, config, run, resume)
     pages = _export(root, run)
-    _result(as_json, result, lambda: _turn_table(result, pages, root))
+    print_result(as_json, result, lambda: _turn_table(result, pages, root))
 
 
 @commands.command()
@@ -126,12 +73,12 @@ def loop(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, 
 @common
 def ingest(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, **flags: Any) -> None:
     """Read a source into the lake; without a source, commit what the log holds."""
-    config = _config(root, sets, flags, mapping)
+    config = configure(root, sets, flags, mapping)
     from gyral.ingest.files import ingest as run_ingest
 
-    with _run(root, "ingest", config, as_json) as run:
+    with start_run(root, "ingest", config, as_json) as run:
         result = run_ingest(root, config, run)
-    _result(as_json, result)
+    print_result(as_json, result)
 
 
 @commands.command()
@@ -140,13 +87,13 @@ def ingest(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None
 @common
 def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, **flags: Any) -> None:
     """Make the dataset NAME from the lake; every dropped row gets a reason."""
-    config = _config(root, sets, flags)
+    config = configure(root, sets, flags)
     from gyral.curate.interactions import curate as run_curate
 
-    with _run(root, "curate", config, as_json) as run:
+    with start_run(root, "curate", config, as_json) as run:
         made = run_curate(root, name or config.curate.name or "interactions", config, run)
     manifest = made.manifest
-    _result(
+    print_result(
         as_json,
         {
             "dataset": made.name,
@@ -166,13 +113,13 @@ def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, *
 @common
 def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str, **flags: Any) -> None:
     """Train a model on DATASET; candidates compete on its last part."""
-    config = _config(root, sets, flags)
+    config = configure(root, sets, flags)
     from gyral.config import budget_seconds
     from gyral.train.trainer import train as run_train
 
-    with _run(root, "train", config, as_json, seed=config.train.seed) as run:
+    with start_run(root, "train", config, as_json, seed=config.train.seed) as run:
         card = run_train(root, dataset, config, run, budget_s=budget_seconds(config.train.budget))
-    _result(as_json, {"model": card.model, "candidates": card.candidates})
+    print_result(as_json, {"model": card.model, "candidates": card.candidates})
 
 
 @commands.command()
@@ -182,12 +129,12 @@ def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str, **flag
 @common
 def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, **flags: Any) -> None:
     """Make MODEL smaller and measure what that costs."""
-    config = _config(root, sets, flags)
+    config = configure(root, sets, flags)
     from gyral.compress.quantize import compress as run_compress
 
-    with _run(root, "compress", config, as_json) as run:
+    with start_run(root, "compress", config, as_json) as run:
         card = run_compress(root, model, config, run)
-    _result(as_json, {"model": card.model, "compression": _plain(card.compression)})
+    print_result(as_json, {"model": card.model, "compression": plain(card.compression)})
 
 
 @commands.command()
@@ -198,7 +145,7 @@ def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, **fla
 @common
 def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of: int | None, **flags: Any) -> None:
     """Serve MODEL over HTTP, with the pages; a newer version is swapped in without dropping a request."""
-    config = _config(root, sets, flags)
+    config = configure(root, sets, flags)
     from gyral.dash.app import app as pages
     from gyral.lake.table import Lake
     from gyral.serve.server import serve as run_serve
@@ -208,9 +155,11 @@ def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of
 
     def on_ready(url: str) -> None:
         run.summarize(url=url)
-        _result(as_json, {"url": url, "pid": os.getpid()}, lambda: f"{model} answers at {url}/v1/recommend; pages at {url}/")
+        print_result(
+            as_json, {"url": url, "pid": os.getpid()}, lambda: f"{model} answers at {url}/v1/recommend; pages at {url}/"
+        )
 
-    with _run(root, "serve", config, as_json, parent=child_of) as run:
+    with start_run(root, "serve", config, as_json, parent=child_of) as run:
         run.reads("model", model)
         mounts = {"/": pages(root, Lake(root).overview)}
         run_serve(root, model, config.serve, mounts=mounts, on_ready=on_ready, note=run.note)
@@ -223,14 +172,14 @@ def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of
 @common
 def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, **flags: Any) -> None:
     """Show the loop, the runs, the models, the lake and the datasets as pages."""
-    config = _config(root, sets, flags)
+    config = configure(root, sets, flags)
     from gyral.dash.app import app as pages
     from gyral.dash.export import export as run_export
     from gyral.lake.table import Lake
 
     if export is not None:
         index = run_export(root, Lake(root).overview, export)
-        _result(as_json, {"index": str(index)}, lambda: f"open file://{index.absolute()}")
+        print_result(as_json, {"index": str(index)}, lambda: f"open file://{index.absolute()}")
         return
     from gyral.serve.server import serve_app
 
@@ -238,7 +187,7 @@ def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, 
         pages(root, Lake(root).overview),
         config.dash.host,
         config.dash.port,
-        on_ready=lambda url: _result(as_json, {"url": url}, lambda: f"pages at {url}/ (Ctrl-C stops)"),
+        on_ready=lambda url: print_result(as_json, {"url": url}, lambda: f"pages at {url}/ (Ctrl-C stops)"),
     )
 
 
@@ -250,8 +199,8 @@ def show(root: Path, sets: tuple[str, ...], as_json: bool, what: str | None, why
     """Show the project, or WHAT: lake, config, a run's number, a dataset, a model."""
     from gyral.show import show as look
 
-    data, text = look(root, what, why, _config(root, sets, {}))
-    _result(as_json, data, lambda: text)
+    data, text = look(root, what, why, configure(root, sets, {}))
+    print_result(as_json, data, lambda: text)
 
 
 @commands.command(name="eval")
@@ -260,12 +209,12 @@ def show(root: Path, sets: tuple[str, ...], as_json: bool, what: str | None, why
 @common
 def evaluate(root: Path, sets: tuple[str, ...], as_json: bool, model: str, dataset: str, **_: Any) -> None:
     """Score MODEL by full ranking on what came after it learned."""
-    config = _config(root, sets, {})
+    config = configure(root, sets, {})
     from gyral.model.evaluate import evaluate as run_evaluate
 
-    with _run(root, "eval", config, as_json) as run:
+    with start_run(root, "eval", config, as_json) as run:
         result = run_evaluate(root, model, dataset, run)
-    _result(as_json, result)
+    print_result(as_json, result)
 
 
 @commands.command()
@@ -275,70 +224,9 @@ def doctor(root: Path, sets: tuple[str, ...], as_json: bool, **_: Any) -> None:
     from gyral.doctor import examine, table_of
 
     findings = examine(root)
-    _result(as_json, {"findings": [_plain(each) for each in findings]}, lambda: table_of(findings))
+    print_result(as_json, {"findings": [plain(each) for each in findings]}, lambda: table_of(findings))
     if any(each.state == "bad" for each in findings):
         sys.exit(1)
-
-
-_FLAGS = {
-    "source": "ingest.source", "layout": "ingest.layout", "budget": "train.budget", "family": "train.family",
-    "seed": "train.seed", "turns": "loop.turns", "to": "compress.to", "max_loss": "compress.max_loss", "on": "on",
-}  # fmt: skip
-
-
-def _config(
-    root: Path, sets: tuple[str, ...], flags: dict[str, Any], mapping: str | None = None, *, need_source: bool = False
-) -> Config:
-    """Resolve the configuration and refuse what no verb could use, before anything is made."""
-    from gyral import config as configs
-    from gyral import plugins
-
-    verb = click.get_current_context().info_name
-    named = {_FLAGS.get(key, f"{verb}.{key}"): value for key, value in flags.items()}
-    if mapping is not None:
-        named["ingest.map"] = _mapping(mapping)
-    config = configs.load(root, sets, named)
-    configs.budget_seconds(config.train.budget)
-    plugins.check("engine", config.on.partition("://")[0])
-    plugins.check("family", config.train.family)
-    plugins.check("compressor", config.compress.to)
-    if need_source and not config.ingest.source:
-        raise UsageError("no source is named", hint="gyral loop --source FILE")
-    return config
-
-
-def _mapping(text: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    if not pairs or any(not equals for _, equals, _ in pairs):
-        raise UsageError(
-            f"`--map {text}` is not a list of FIELD=COLUMN", hint="`--map subject=COLUMN,object=COLUMN,time=COLUMN`"
-        )
-    return {field.strip(): column.strip() for field, _, column in pairs}
-
-
-def _run(root: Path, verb: str, config: Config, as_json: bool, seed: int | None = None, parent: int | None = None) -> Run:
-    from gyral.progress import Screen
-    from gyral.run import Run
-
-    run = Run.start(root, verb, config, screen=Screen(as_json=as_json), seed=seed, parent=parent)
-    _current.append(run)
-    return run
-
-
-def _result(as_json: bool, data: dict[str, Any], text: Callable[[], str] | None = None) -> None:
-    """Print the result: one JSON line, or what a person reads."""
-    if as_json:
-        import msgspec
-
-        click.echo(msgspec.json.encode(data))
-    elif text is not None:
-        click.echo(text())
-
-
-def _plain(value: Any) -> Any:
-    import msgspec
-
-    return msgspec.to_builtins(value)
 
 
 def _export(root: Path, run: Run) -> Path:

@@ -208,8 +208,7 @@ class ServedModel:
             start_new_session=True,
             env=environment,
         )
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._process.stdout.readline() if self._process.stdout is not None else b""
         try:
             self.url = msgspec.json.decode(line)["url"]
         except (msgspec.DecodeError, KeyError, TypeError):

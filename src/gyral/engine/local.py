@@ -22,7 +22,7 @@ class LocalEngine:
     Parameters
     ----------
     threads : number of threads; the default is one a core.
-    processes : number of processes instead; functions and items then travel by pickle through a local pipe.
+    processes : number of processes instead; functions and items then travel serialised through a local pipe.
     """
 
     def __init__(self, threads: int = 0, processes: int = 0) -> None:

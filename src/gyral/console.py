@@ -1,0 +1,129 @@
+"""What every command shares: its options, its configuration, its run, and how a result and an error are printed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from gyral.errors import UsageError
+
+if TYPE_CHECKING:
+    from gyral.config import Config
+    from gyral.run import Run
+
+
+def fail(text: str, code: int) -> NoReturn:
+    click.echo(f"error: {text}", err=True)
+    sys.exit(code)
+
+
+_current: list[Run] = []
+
+
+def resume_line() -> str:
+    """The line that goes on where this one stopped: what was committed is not done twice."""
+    words = ["gyral", *sys.argv[1:]]
+    quoted = " ".join(f"'{word}'" if any(mark in word for mark in " !*$&;") else word for word in words)
+    if _current and _current[0].lineage.verb == "loop" and "--resume" not in words:
+        quoted += f" --resume {_current[0].number}"
+    return f"everything committed is kept; continue with `{quoted}`"
+
+
+def common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options every verb takes."""
+    for option in reversed(
+        [
+            click.option(
+                "--root", type=click.Path(path_type=Path), default=Path("."), help="Project folder.", show_default=True
+            ),
+            click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Set one value of the configuration."),
+            click.option(
+                "--json", "as_json", is_flag=True, help="Progress as JSON lines, the result as the last line on stdout."
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def on_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--on", metavar="ENGINE", help="Where work runs: local, local://threads=N, local://processes=N.")(
+        command
+    )
+
+
+def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(
+        [
+            click.option("--source", metavar="SOURCE", help="CSV, Parquet or JSON-lines file, or pip:NAME==VERSION!/MEMBER."),
+            click.option("--map", "mapping", metavar="FIELD=COLUMN,…", help="Which column is which: subject, object, time, …"),
+            click.option("--layout", help="Name of a known layout; default: recognised by the columns."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+_FLAGS = {
+    "source": "ingest.source", "layout": "ingest.layout", "budget": "train.budget", "family": "train.family",
+    "seed": "train.seed", "turns": "loop.turns", "to": "compress.to", "max_loss": "compress.max_loss", "on": "on",
+}  # fmt: skip
+
+
+def configure(
+    root: Path, sets: tuple[str, ...], flags: dict[str, Any], mapping: str | None = None, *, need_source: bool = False
+) -> Config:
+    """Resolve the configuration and refuse what no verb could use, before anything is made."""
+    from gyral import config as configs
+    from gyral import plugins
+
+    verb = click.get_current_context().info_name
+    named = {_FLAGS.get(key, f"{verb}.{key}"): value for key, value in flags.items()}
+    if mapping is not None:
+        named["ingest.map"] = _mapping(mapping)
+    config = configs.load(root, sets, named)
+    configs.budget_seconds(config.train.budget)
+    plugins.check("engine", config.on.partition("://")[0])
+    plugins.check("family", config.train.family)
+    plugins.check("compressor", config.compress.to)
+    if need_source and not config.ingest.source:
+        raise UsageError("no source is named", hint="gyral loop --source FILE")
+    return config
+
+
+def _mapping(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not pairs or any(not equals for _, equals, _ in pairs):
+        raise UsageError(
+            f"`--map {text}` is not a list of FIELD=COLUMN", hint="`--map subject=COLUMN,object=COLUMN,time=COLUMN`"
+        )
+    return {field.strip(): column.strip() for field, _, column in pairs}
+
+
+def start_run(root: Path, verb: str, config: Config, as_json: bool, seed: int | None = None, parent: int | None = None) -> Run:
+    from gyral.progress import Screen
+    from gyral.run import Run
+
+    run = Run.start(root, verb, config, screen=Screen(as_json=as_json), seed=seed, parent=parent)
+    _current.append(run)
+    return run
+
+
+def print_result(as_json: bool, data: dict[str, Any], text: Callable[[], str] | None = None) -> None:
+    """Print the result: one JSON line, or what a person reads."""
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.encode(data))
+    elif text is not None:
+        click.echo(text())
+
+
+def plain(value: Any) -> Any:
+    import msgspec
+
+    return msgspec.to_builtins(value)

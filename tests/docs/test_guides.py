@@ -1,0 +1,106 @@
+"""The guides and the README run as they stand."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(path):
+    return FENCE.findall((ROOT / path).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """Run a block as a user would, with this environment's `gyral` first on the path; servers stop at the end."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "GYRAL_NO_PROGRESS": "1"}
+    servers = []
+
+    def run(text):
+        text = text.replace("DATA/", f"{ROOT / 'data'}/")
+        if text.rstrip().endswith("&"):
+            servers.append(subprocess.Popen(["bash", "-c", "exec " + text.strip().rstrip("&")], cwd=tmp_path, env=environment))
+            _wait(re.search(r"--port (\d+)", text).group(1))
+            return None
+        return subprocess.run(["bash", "-ec", text], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
+
+    yield run
+    for server in servers:
+        server.terminate()
+        server.wait(20)
+
+
+def _wait(port):
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2):
+                return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guide", sorted(path.name for path in (ROOT / "docs" / "guides").glob("*.md")))
+def test_a_guide_runs_from_top_to_bottom(guide, shell, tmp_path):
+    ran = 0
+    for language, text in blocks(f"docs/guides/{guide}"):
+        if language == "sh":
+            done = shell(text)
+            assert done is None or done.returncode == 0, f"{text}\n{done.stderr}"
+        elif language == "toml":
+            (tmp_path / "gyral.toml").write_text(text)
+        elif language == "python":
+            done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0 and len(done.stdout.splitlines()) == 3, done.stderr
+        elif language == "console":
+            command, _, told = text.partition("\n")
+            done = shell(command.removeprefix("$ "))
+            assert (done.stdout + done.stderr).strip() == told.strip()
+        ran += 1
+    assert ran >= 8
+
+
+@pytest.mark.slow
+def test_the_readme_chain_of_verbs_runs(shell, tmp_path):
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    chain = next(text for language, text in blocks("README.md") if language == "sh" and "gyral ingest" in text)
+    lines = [line.partition("#")[0].strip() for line in chain.strip().splitlines()]
+    for line in lines:
+        done = shell(f"{line} &" if line.startswith("gyral serve") else line)
+        assert done is None or done.returncode == 0, done.stderr
+    own = next(text for language, text in blocks("README.md") if language == "sh" and "purchases.csv" in text).splitlines()
+    rows = [f"c{row % 7},p{row * row % 11},{1_600_000_000 + 1000 * row}" for row in range(300)]
+    (tmp_path / "purchases.csv").write_text("\n".join(["customer,product,when", *rows]))
+    done = shell(own[0].replace("--budget 3m", "--budget 5s"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_option_the_documents_name_exists():
+    text = "\n".join((ROOT / name).read_text() for name in ("README.md", "docs/guides/loop.md"))
+    helps = {}
+    for verb in set(re.findall(r"gyral (\w+)", text)) & {
+        "loop",
+        "ingest",
+        "curate",
+        "train",
+        "compress",
+        "serve",
+        "show",
+        "dash",
+    }:
+        command = [sys.executable, "-m", "gyral", verb, "--help"]
+        helps[verb] = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    assert len(helps) >= 7
+    for verb, options in re.findall(r"gyral (\w+)([^\n`]*)", text):
+        for option in re.findall(r"--[a-z-]+", options):
+            assert verb not in helps or option in helps[verb], f"gyral {verb} has no {option}"
