@@ -47,7 +47,7 @@ class Ingest(Section, frozen=True):
         ""
     )
     batch_rows: Annotated[int, Meta(ge=1, le=1_000_000, description="rows a log batch")] = 32_768
-    commit_rows: Annotated[int, Meta(ge=1, le=10_000_000, description="rows a lake commit at most")] = 131_072
+    commit_rows: Annotated[int, Meta(ge=1, le=10_000_000, description="rows a lake commit at most")] = 65_536
 
 
 class Curate(Section, frozen=True):

@@ -1,0 +1,116 @@
+"""Ingest of the bundled 541,909 rows on one core: file → log → lake, durable, deduplicated.
+
+Peers in the same run, pinned to the same core, interleaved:
+- `parquet`: a pyarrow loop that reads the file and writes it as Parquet in commits of the same size, each fsynced. No ids, no log,
+  no deduplication, no quarantine: the floor that nobody who does those can reach.
+- `deltalake`: the same loop appending to a Delta table, which fsyncs nothing.
+
+Also: reading the file again (all duplicates), and ten times the rows, to show how time and memory grow.
+Caveat: events/s count from the first row to the last commit by the run's own clock; process figures include the start of Python.
+Command: .venv/bin/python benchmarks/ingest/retail.py (about two minutes)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from measure import GYRAL, PYTHON, ROOT, in_turn, peer, timed, write
+
+SOURCE = ROOT / "data" / "online_retail.parquet"
+ROWS = 541_909
+TIMES = 5
+
+LOOP = """
+import os, sys
+import pyarrow as pa, pyarrow.parquet as pq
+out = sys.argv[2]
+os.makedirs(out)
+batches, number = [], 0
+def commit(rows):
+    {commit}
+for batch in pq.ParquetFile(sys.argv[1]).iter_batches(32768):
+    batches.append(batch)
+    if len(batches) == 2:
+        commit(pa.Table.from_batches(batches)); batches = []; number += 1
+if batches:
+    commit(pa.Table.from_batches(batches))
+"""
+PARQUET = LOOP.format(
+    commit="path = f'{out}/{number}.parquet'; pq.write_table(rows, path)\n"
+    "    for each in (path, out):\n        fd = os.open(each, os.O_RDONLY); os.fsync(fd); os.close(fd)"
+)
+DELTA = "from deltalake import write_deltalake\n" + LOOP.format(commit="write_deltalake(out, rows, mode='append')")
+
+
+def main() -> None:
+    cpus = {sorted(os.sched_getaffinity(0))[-1]}
+    delta = peer("deltalake", ["deltalake==1.6.6", "pyarrow==26.0.1"])
+    with tempfile.TemporaryDirectory() as folder:
+        counter = iter(range(10**6))
+
+        def gyral(source: Path, root: Path) -> dict[str, float]:
+            command = [*GYRAL, "ingest", "--root", str(root), "--source", str(source), "--on", "local://threads=1", "--json"]
+            run = timed(command, cpus=cpus)
+            told = json.loads(run.pop("stdout").strip().splitlines()[-1])
+            return {**run, "events_per_s": told["rows_per_s"], "accepted": told["accepted"], "duplicate": told["duplicate"]}
+
+        def fresh() -> dict[str, float]:
+            root = Path(folder, f"g{next(counter)}")
+            result = gyral(SOURCE, root)
+            shutil.rmtree(root)
+            return result
+
+        def loop(python: str, code: str) -> dict[str, float]:
+            out = Path(folder, f"p{next(counter)}")
+            result = timed([python, "-c", code, str(SOURCE), str(out)], cpus=cpus)
+            shutil.rmtree(out)
+            return result
+
+        runs = {"gyral": fresh, "parquet": lambda: loop(PYTHON, PARQUET), "deltalake": lambda: loop(delta, DELTA)}
+        result = in_turn(runs, TIMES)
+        root = Path(folder, "again")
+        gyral(SOURCE, root)
+        again = gyral(SOURCE, root)
+        tenfold = gyral(_tenfold(Path(folder, "tenfold.parquet")), Path(folder, "ten"))
+    medians = {name: {figure: each["median"] for figure, each in figures.items()} for name, figures in result.items()}
+    rate = medians["gyral"]["events_per_s"]
+    write(
+        "ingest_retail",
+        {
+            "rows": ROWS,
+            "events_per_s": rate,
+            "peak_MB": round(medians["gyral"]["peak_bytes"] / 1e6, 1),
+            "goal": {"events_per_s": 300_000, "peak_MB": 400},
+            "cpu_ratio_to_parquet_loop": round(medians["gyral"]["cpu_s"] / medians["parquet"]["cpu_s"], 2),
+            "cpu_ratio_to_deltalake": round(medians["gyral"]["cpu_s"] / medians["deltalake"]["cpu_s"], 2),
+            "again": again,
+            "tenfold": {**tenfold, "rate_share": round(tenfold["events_per_s"] / rate, 2)},
+            "spread_events_per_s": [min(result["gyral"]["events_per_s"]["all"]), max(result["gyral"]["events_per_s"]["all"])],
+            "median_wall_s": round(statistics.median(result["gyral"]["wall_s"]["all"]), 3),
+            "runs": result,
+        },
+    )
+
+
+def _tenfold(path: Path) -> Path:
+    table = pq.read_table(SOURCE)
+    with pq.ParquetWriter(path, table.schema) as writer:
+        for number in range(10):
+            shift = pa.scalar(number * 400 * 86_400_000_000, pa.duration("us"))
+            writer.write_table(table.set_column(4, "InvoiceDate", pc.add(table["InvoiceDate"], shift)))
+    return path
+
+
+if __name__ == "__main__":
+    main()
