@@ -26,7 +26,7 @@ GYRAL = [PYTHON, "-m", "gyral"]
 
 
 def timed(command: Sequence[str], *, cpus: set[int] | None = None, **options: Any) -> dict[str, float]:
-    """Run a command to its end in a fresh process group; wall and CPU seconds and peak resident bytes of it and its children."""
+    """Run a command to its end; wall and CPU seconds and peak resident bytes of it and its children, and its stdout."""
     # A helper process in between, so that the accounting of its children is this command's alone.
     code = (
         "import json, os, resource, subprocess, sys, time\n"

