@@ -84,6 +84,7 @@ def test_every_verb_runs_alone_one_after_the_other(tmp_path, small_shop, retail)
     assert last_json(gyral("compress", "shop", "--json", cwd=tmp_path))["compression"]["to"] == "int8"
     gyral("ingest", "--source", retail, cwd=tmp_path)
     gyral("curate", "shop", cwd=tmp_path)
+    assert "popularity" in gyral("eval", "shop-int8", "--dataset", "shop", cwd=tmp_path).stdout
     scored = last_json(gyral("eval", "shop-int8", "--dataset", "shop", "--json", cwd=tmp_path))
     assert scored["ndcg_at_10"]["model"] > scored["ndcg_at_10"]["popularity"]
     lake = last_json(gyral("show", "lake", "--json", cwd=tmp_path))["tables"]["events"]
@@ -116,7 +117,7 @@ def test_doctor_finds_what_is_broken(tmp_path):
     assert done.returncode == 1 and "did you mean `seed`?" in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["ingest", "curate", "train"])
+@pytest.mark.parametrize("verb", ["ingest", "curate", "train", "compress"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_verb_stopped_in_the_middle_leaves_everything_readable_and_the_rerun_completes(tmp_path, made, small_shop, verb, how):
     shutil.copytree(made.root, tmp_path / "p")
@@ -126,6 +127,7 @@ def test_a_verb_stopped_in_the_middle_leaves_everything_readable_and_the_rerun_c
         "ingest": ["ingest", "--source", str(big), "--set", "ingest.batch_rows=500"],
         "curate": ["curate", "shop"],
         "train": ["train", "shop", "--budget", "10m"],
+        "compress": ["compress", "shop"],
     }[verb]
     before = len(list((tmp_path / "p" / "runs").iterdir()))
     child = subprocess.Popen(

@@ -24,7 +24,8 @@ def test_a_record_has_rate_and_time_left():
     assert "100 of 100 rows" in record.line() and "ndcg 0.5" in record.line()
 
 
-def test_json_progress_is_json_lines():
+def test_json_progress_is_json_lines(monkeypatch):
+    monkeypatch.delenv("GYRAL_NO_PROGRESS")
     import json
 
     stream = io.StringIO()
@@ -39,8 +40,11 @@ def test_json_progress_is_json_lines():
 def test_quiet_when_asked(monkeypatch):
     monkeypatch.setenv("GYRAL_NO_PROGRESS", "1")
     stream = io.StringIO()
-    Screen(stream).note("x")
-    assert stream.getvalue() == ""
+    screen = Screen(stream)
+    meter = Meter("train", "steps", 2, lambda record, last: screen.show(record, last))
+    meter.update(2)
+    screen.note("a result")
+    assert stream.getvalue() == "a result\n"
 
 
 def test_a_closed_stderr_never_stops_the_work():
@@ -48,4 +52,4 @@ def test_a_closed_stderr_never_stops_the_work():
     screen = Screen(stream)
     stream.close()
     screen.note("x")
-    assert screen.is_quiet
+    assert screen.is_broken

@@ -214,7 +214,9 @@ def evaluate(root: Path, sets: tuple[str, ...], as_json: bool, model: str, datas
 
     with start_run(root, "eval", config, as_json) as run:
         result = run_evaluate(root, model, dataset, run)
-    print_result(as_json, result)
+    from gyral.show import eval_table
+
+    print_result(as_json, result, lambda: eval_table(result))
 
 
 @commands.command()

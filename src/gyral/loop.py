@@ -45,7 +45,7 @@ def loop(root: Path, config: Config, run: Run, resume: int | None = None) -> dic
     name = config.curate.name or source.name
     run.reads("source", config.ingest.source, source.digest)
     run.metric("source", digest=source.digest, turns=turns, seed=config.train.seed)
-    slices = cut(source, layout, config, turns + 1)
+    slices = cut(source, layout, config, turns + 1, run.meter("rows", verb="read"))
     rows = _finished_turns(root, resume, source.digest, config)
     run.note(f"loop     {source.name}: {turns} turns over {sum(part.events.num_rows for part in slices):,} events")
     with (

@@ -83,6 +83,7 @@ class Screen:
         self.stream = stream or sys.stderr
         self.as_json = as_json
         self.is_quiet = bool(os.environ.get("GYRAL_NO_PROGRESS"))
+        self.is_broken = False
         self.is_terminal = self.stream.isatty() and not as_json and os.environ.get("TERM") != "dumb"
         self._last_plain = time.monotonic()
         self._width = 0
@@ -106,9 +107,7 @@ class Screen:
             self._write(record.line() + "\n")
 
     def note(self, text: str) -> None:
-        """Print a line that stays."""
-        if self.is_quiet:
-            return
+        """Print a line that stays, also when progress is not wanted."""
         self._last_plain = time.monotonic()
         if self.as_json:
             self._write(msgspec.json.encode({"note": text}).decode() + "\n")
@@ -123,11 +122,13 @@ class Screen:
             self._width = 0
 
     def _write(self, text: str) -> None:
+        if self.is_broken:
+            return
         try:
             self.stream.write(text)
             self.stream.flush()
-        except (BrokenPipeError, ValueError):
-            self.is_quiet = True
+        except (BrokenPipeError, ValueError):  # nobody listens any more; the work goes on
+            self.is_broken = True
 
 
 def number(value: Any) -> str:

@@ -81,6 +81,21 @@ def turn_table(result: dict[str, Any]) -> str:
     return f"{group}\n{text}\n\n{closing}{last['popularity']:.3f} by popularity; model {result['model']}"
 
 
+def eval_table(result: dict[str, Any]) -> str:
+    """What `gyral eval` measured: the model against popularity, everybody and those it knew."""
+    metrics = [name for name in result if name.endswith("_at_10") and not name.startswith("known_")]
+    rows = [
+        [
+            name.replace("_at_", "@"),
+            *(f"{result[key][which]:.4f}" for key in (name, f"known_{name}") for which in ("model", "popularity")),
+        ]
+        for name in metrics
+    ]
+    return table(
+        ["", f"all {result['subjects']:,}", "popularity", f"known {result['known']:,}", "popularity"], rows, right=True
+    )
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: bool = False) -> str:
     """Columns as wide as their content; the last one is not padded."""
     every = [list(heads), *map(list, rows)]

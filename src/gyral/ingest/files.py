@@ -110,7 +110,7 @@ def mapped(source: Source, layout: Layout, config: Config) -> Iterator[Mapped]:
         engine.close()
 
 
-def cut(source: Source, layout: Layout, config: Config, num_slices: int) -> list[Slice]:
+def cut(source: Source, layout: Layout, config: Config, num_slices: int, meter: Meter | None = None) -> list[Slice]:
     """Cut a source into slices of equal event count by event time.
 
     The sort is stable, a cut never falls inside a group of equal (subject, time) such as an invoice, and a quarantined row
@@ -120,7 +120,11 @@ def cut(source: Source, layout: Layout, config: Config, num_slices: int) -> list
     ------
     InputError : there are fewer groups than slices.
     """
-    parts = list(mapped(source, layout, config))
+    parts = []
+    for part in mapped(source, layout, config):
+        parts.append(part)
+        if meter is not None:
+            meter.update(meter.record.done + part.events.num_rows + part.quarantine.num_rows, source.num_rows)
     events = pa.Table.from_batches([part.events for part in parts], EVENT)
     quarantine = pa.Table.from_batches([part.quarantine for part in parts], QUARANTINE)
     if events.num_rows == 0:

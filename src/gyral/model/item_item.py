@@ -51,8 +51,9 @@ def ease(gram_MM: np.ndarray, lam: float) -> np.ndarray:  # noqa: N803
     """
     regular = gram_MM.copy()
     regular[np.diag_indices_from(regular)] += lam
-    inverse = np.linalg.inv(regular)
-    weights = inverse / -np.diag(inverse)[None, :]
+    weights = np.linalg.inv(regular)
+    del regular  # a catalogue's worth of memory
+    weights /= -np.diag(weights).copy()[None, :]
     weights[np.diag_indices_from(weights)] = 0.0
     return np.asarray(weights, dtype=np.float32)
 
