@@ -294,7 +294,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return msgspec.json.encode(value).decode()  # TOML basic strings share JSON's escapes
+        return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")  # TOML shares JSON's escapes, but for DEL
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items() if v is not None) + " }" if value else "{}"
     if isinstance(value, list | tuple):

@@ -113,7 +113,7 @@ def test_the_model_describes_itself(app):
 
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=8),
     lambda inner: (
         st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["subject", "k", "context", "model", "x"]), inner)
     ),

@@ -35,8 +35,8 @@ def gram(indptr: np.ndarray, items: np.ndarray, weights: np.ndarray, size: int) 
 
 @njit(cache=True, nogil=True)
 def transitions(subject: np.ndarray, item: np.ndarray, size: int) -> np.ndarray:
-    """Counts of item → next item of the same subject, float64 [M, M]; rows come sorted by subject, then time."""
-    out = np.zeros((size, size))
+    """Counts of item → next item of the same subject, float32 [M, M]; rows come sorted by subject, then time."""
+    out = np.zeros((size, size), dtype=np.float32)
     for row in range(1, len(subject)):
         if subject[row] == subject[row - 1] and item[row] >= 0 and item[row - 1] >= 0:
             out[item[row - 1], item[row]] += 1.0
@@ -61,14 +61,17 @@ def ease(gram_MM: np.ndarray, lam: float) -> np.ndarray:  # noqa: N803
 def cosine(gram_MM: np.ndarray, shrink: float = 10.0) -> np.ndarray:  # noqa: N803
     """Cosine between objects with shrinkage towards 0 for rare pairs, zero diagonal, float32 [M, M]."""
     length = np.sqrt(np.diag(gram_MM))
-    weights = gram_MM / (np.outer(length, length) + shrink)
+    weights = np.empty(gram_MM.shape, dtype=np.float32)
+    for row in range(len(weights)):  # row by row: no second matrix of float64 is held
+        weights[row] = gram_MM[row] / (length[row] * length + shrink)
     weights[np.diag_indices_from(weights)] = 0.0
-    return np.asarray(weights, dtype=np.float32)
+    return weights
 
 
 def markov(counts_MM: np.ndarray, shrink: float = 5.0) -> np.ndarray:  # noqa: N803
-    """Share of each next object, shrunk towards 0 for objects rarely left, float32 [M, M]."""
-    return np.asarray(counts_MM / (counts_MM.sum(axis=1, keepdims=True) + shrink), dtype=np.float32)
+    """Share of each next object, shrunk towards 0 for objects rarely left; float32 [M, M], made in place."""
+    counts_MM /= counts_MM.sum(axis=1, keepdims=True) + np.float32(shrink)  # noqa: N806
+    return counts_MM
 
 
 @njit(cache=True, nogil=True)

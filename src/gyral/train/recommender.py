@@ -112,6 +112,7 @@ def choose(
         if on_progress is not None:
             on_progress(number, plan, entry)
     chosen = max(best.values(), key=lambda entry: entry["ndcg_at_10"])  # the first, which is the simplest, wins ties
+    del judge  # its matrices are not needed while the winner is fitted
     candidates = [{**entry, "chosen": entry is chosen} for entry in best.values()]
     return fit_with(data, Spec(**chosen["spec"])), candidates, split
 
@@ -136,7 +137,7 @@ class _Judge:
             self._gram = gram_of(self._split.before, head)
         key = (spec.kind, spec.lam)
         if key not in self._weights:
-            if len(self._weights) >= 4:
+            if len(self._weights) >= 2:
                 self._weights.pop(next(iter(self._weights)))
             self._weights[key] = item_item.ease(self._gram, spec.lam) if spec.kind == "ease" else item_item.cosine(self._gram)
         return self._weights[key]
