@@ -153,6 +153,16 @@ def test_a_verb_stopped_in_the_middle_leaves_everything_readable_and_the_rerun_c
     assert lake["rows"] == (120_000 if verb == "ingest" else 60_000)
 
 
+@pytest.mark.parametrize(
+    ("module", "args"), [("numba", ["train", "x"]), ("jinja2", ["dash"]), ("granian", ["dash"]), ("numba", ["serve", "x"])]
+)
+def test_a_part_that_is_not_installed_is_named_with_the_pip_line(tmp_path, module, args):
+    code = f"import sys; sys.modules[{module!r}] = None; sys.argv = ['gyral', *{args!r}]; from gyral.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert f"`{module}`" in done.stderr and "pip install 'gyral[" in done.stderr
+
+
 def test_output_can_be_cut_off(tmp_path):
     (tmp_path / "x.csv").write_text("subject,object,event_time\nu,i,2020-01-01\n")
     done = subprocess.run(

@@ -16,7 +16,7 @@ import click
 
 from gyral import __version__
 from gyral.console import common, configure, fail, on_option, plain, print_result, resume_line, source_options, start_run
-from gyral.errors import GyralError, render
+from gyral.errors import OPTIONAL, GyralError, MissingExtra, render
 
 if TYPE_CHECKING:
     from gyral.run import Run
@@ -33,6 +33,12 @@ def main() -> None:
         fail(error.format_message() + hint, 2)
     except (KeyboardInterrupt, click.exceptions.Abort):
         fail(f"interrupted\n\nhint: {resume_line()}", 130)
+    except ImportError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in OPTIONAL:
+            raise
+        missing = MissingExtra(module, OPTIONAL[module], "this command")
+        fail(render(missing), missing.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -19,6 +19,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+OPTIONAL = {"numba": "train", "safetensors": "train", "granian": "serve", "starlette": "serve", "jinja2": "serve"}
+"""Optional modules, and an extra that brings each."""
+
 
 class GyralError(Exception):
     """Base of all errors of gyral.

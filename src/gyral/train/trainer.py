@@ -6,7 +6,6 @@ from pathlib import Path
 
 from gyral import plugins
 from gyral.config import Config
-from gyral.errors import MissingExtra
 from gyral.lake import dataset as datasets
 from gyral.model import card as cards
 from gyral.model.card import Card
@@ -29,11 +28,7 @@ def train(root: Path, dataset: str, config: Config, run: Run, *, budget_s: float
     family = plugins.find("family", config.train.family)
     data = datasets.find(root, dataset)
     run.reads("dataset", data.name)
-    try:
-        fit = plugins.find("trainer", family.name)
-    except ImportError as error:
-        raise MissingExtra(error.name or "numba", "train", f"training a {family.name}") from None
-    fitted = fit(data, seed=config.train.seed, budget_s=budget_s, run=run)
+    fitted = plugins.find("trainer", family.name)(data, seed=config.train.seed, budget_s=budget_s, run=run)
     card = Card(
         family=family.name,
         dataset=data.name,
