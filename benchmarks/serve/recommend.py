@@ -5,7 +5,8 @@ as a user runs it: routing, validation, impressions logged durably. Peer, in tur
 FastAPI + uvicorn (uvloop, httptools, one worker), pydantic models in and out, nothing logged.
 
 - closed loop: wrk when it is installed, else gyral's own client, c connections; the median of three rounds;
-- open loop: requests are due at fixed moments and latency counts from the moment they were due, so waiting is not hidden.
+- open loop: requests are due at fixed moments and latency counts from the moment they were due, so waiting is not hidden; each
+  server at half of its own peak, and gyral at half of the peer's, which is the pair to compare.
 Caveat: two cores serve both the server and the load; the ratio is what to read.
 Command: .venv/bin/python benchmarks/serve/recommend.py (about four minutes)
 """
@@ -102,7 +103,7 @@ def main() -> None:
         try:
             closed = _closed(servers, bodies, root)
             best = {name: max(statistics.median(rounds) for rounds in by.values()) for name, by in closed.items()}
-            opened = {name: _open(server["url"], bodies, best[name] / 2, 8) for name, server in servers.items()}
+            opened = _opened(servers, bodies, best)
             swaps = _swaps(root, servers["gyral"]["url"], bodies, best["gyral"] / 4)
             described = json.load(urllib.request.urlopen(servers["gyral"]["url"] + "/v1/model"))
         finally:
@@ -116,7 +117,10 @@ def main() -> None:
             "peak_requests_per_s": {name: round(value) for name, value in best.items()},
             "ratio_to_fastapi": round(best["gyral"] / best["fastapi"], 2),
             "goal": {"peak_requests_per_s": 2_000, "p99_ms_at_half_peak": 25},
-            "open_loop_at_half_peak": opened,
+            "open_loop_at_half_peak": {name: opened[name] for name in servers},
+            "open_loop_at_half_of_fastapis_peak": {"gyral": opened["gyral_equal"], "fastapi": opened["fastapi"]},
+            "seed": 0,
+            "peer_versions": _peer_versions(),
             "swaps_under_load": swaps,
             "impressions": described["impressions"],
             "closed_loop_requests_per_s": closed,
@@ -239,6 +243,32 @@ def _open(url: str, bodies: list[str], rate: float, seconds: float, stop: thread
         "p99.9_ms": p999,
         "models": len(versions),
     }
+
+
+def _opened(servers: dict[str, dict[str, Any]], bodies: list[str], best: dict[str, float]) -> dict[str, dict[str, Any]]:
+    """Each server at half of its own peak, and gyral once more at the peer's rate; in turn, the median of every figure."""
+    cases = {"gyral": ("gyral", "gyral"), "fastapi": ("fastapi", "fastapi"), "gyral_equal": ("gyral", "fastapi")}
+    told: dict[str, list[dict[str, Any]]] = {case: [] for case in cases}
+    for _ in range(ROUNDS):
+        for case, (name, rate_of) in cases.items():
+            told[case].append(_open(servers[name]["url"], bodies, best[rate_of] / 2, SECONDS))
+    return {
+        case: {
+            "rate": rounds[0]["rate"],
+            "sent": sum(each["sent"] for each in rounds),
+            "failed": sum(each["failed"] for each in rounds),
+            **{key: statistics.median(each[key] for each in rounds) for key in ("p50_ms", "p99_ms", "p99.9_ms")},
+            "p99_ms_all": [each["p99_ms"] for each in rounds],
+        }
+        for case, rounds in told.items()
+    }
+
+
+def _peer_versions() -> dict[str, str]:
+    names = ["fastapi", "uvicorn", "uvloop", "httptools", "pydantic"]
+    code = f"import json; from importlib.metadata import version; print(json.dumps({{n: version(n) for n in {names}}}))"
+    told: dict[str, str] = json.loads(subprocess.check_output([peer("fastapi", REQUIREMENTS), "-c", code]))
+    return told
 
 
 def _swaps(root: Path, url: str, bodies: list[str], rate: float) -> dict[str, Any]:

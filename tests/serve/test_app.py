@@ -41,6 +41,10 @@ def call(app, method, path, body=b"", headers=(), chunks=None, query=b""):
 
     scope = {"type": "http", "method": method, "path": path, "headers": list(headers), "query_string": query}
     asyncio.run(app(scope, receive, send))
+    return reply(sent)
+
+
+def reply(sent):
     if not sent:
         return None, {}, b""
     return sent[0]["status"], dict(sent[0]["headers"]), b"".join(message["body"] for message in sent[1:])
@@ -94,13 +98,44 @@ def test_methods_paths_and_sizes(app):
     assert call(app, "GET", "/nothing")[0] == 404
     assert call(app, "POST", "/v1/recommend", headers=[(b"content-length", b"9999")])[0] == 413
     assert call(app, "POST", "/v1/recommend", chunks=[b" " * 900] * 3)[0] == 413
+    assert call(app, "POST", "/v1/recommend", headers=[(b"content-length", b"9" * 5_000)])[0] == 413
     assert call(app, "GET", "/pages/x")[::2] == (299, b"/pages/x")
+    assert call(app, "GET", "/pagesx")[0] == 404
     assert call(app, "GET", "/healthz")[0] == 200
 
 
 def test_a_body_in_pieces_is_one_and_a_client_that_goes_is_no_error(app):
     assert call(app, "POST", "/v1/recommend", chunks=[b'{"subj', b'ect": "1785', b'0"}'])[0] == 200
-    assert call(app, "POST", "/v1/recommend", chunks=[])[0] is None
+    assert call(app, "POST", "/v1/recommend", chunks=[])[0] == 400
+
+
+def test_a_body_that_breaks_off_is_the_clients_fault(app):
+    sent = []
+
+    async def receive():
+        raise RuntimeError("transport")
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/recommend", "headers": [], "query_string": b""}
+    asyncio.run(app(scope, receive, send))
+    status, _, body = reply(sent)
+    assert status == 400 and "ended early" in json.loads(body)["error"]["what"]
+
+
+def test_a_model_that_raises_is_noted_once_and_its_trace_stays_here(app, monkeypatch):
+    def fail(*_args):
+        raise KeyError("secret")
+
+    notes = []
+    monkeypatch.setattr(app, "_note", notes.append)
+    monkeypatch.setattr(type(app._slots.get(None)), "recommend", fail)
+    for _ in range(3):
+        status, _, answer = ask(app, subject="17850")
+        assert status == 500 and answer["error"]["what"] == "the model could not answer"
+        assert "secret" not in json.dumps(answer)
+    assert len(notes) == 1 and "KeyError" in notes[0]
 
 
 def test_the_model_describes_itself(app):
@@ -108,7 +143,7 @@ def test_the_model_describes_itself(app):
     told = json.loads(body)
     assert status == 200 and told["model"] == "shop-int8@1" and told["slots"]["popularity"] == "shop-int8@1"
     assert told["card"]["compression"]["to"] == "int8" and told["loaded_at"].endswith("Z")
-    assert call(app, "GET", "/v1/model", query=b"slot=popularity")[0] == 200
+    assert call(app, "GET", "/v1/model", query=b"x&slot=%70opularity")[0] == 200
     assert call(app, "GET", "/v1/model", query=b"slot=none")[0] == 404
 
 

@@ -1,9 +1,13 @@
+import itertools
 import json
+import time
+import uuid
 
 from gyral.event.codec import decode_payload
 from gyral.ingest.drain import Drain
 from gyral.lake.table import Lake
 from gyral.log.sqlite import LogError, SqliteLog
+from gyral.serve import feedback
 from gyral.serve.feedback import Impression, Impressions, RequestIds
 
 
@@ -49,9 +53,36 @@ def test_a_log_that_refuses_is_counted_and_told_once_and_stops_nobody(tmp_path, 
     assert impressions.dropped == 10 and len(notes) == 1
 
 
-def test_request_ids_are_unique_and_ordered_in_time():
-    ids = RequestIds()
+def test_what_cannot_be_encoded_is_lost_alone(tmp_path):
+    notes = []
+    impressions = Impressions(tmp_path, notes.append)
+    impressions.add(impression(1)._replace(objects=[object()]))
+    deadline = time.monotonic() + 10
+    while not impressions.dropped:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    impressions.add(impression(2))
+    impressions.close()
+    assert (impressions.appended, impressions.dropped) == (1, 1) and len(notes) == 1
+
+
+def test_more_than_may_wait_is_dropped_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(feedback, "MAX_WAITING", 3)
+    monkeypatch.setattr(feedback, "GROUP_S", 60)
+    impressions = Impressions(tmp_path, print)
+    for number in range(10):
+        impressions.add(impression(number))
+    impressions.close()
+    impressions.close()
+    assert (impressions.appended, impressions.dropped) == (3, 7)
+
+
+def test_request_ids_are_unique_and_ordered_in_time(monkeypatch):
+    clock = itertools.count(1_700_000_000_000_000_000, 1_000)
+    monkeypatch.setattr(feedback.time, "time_ns", lambda: next(clock))
+    ids, others = RequestIds(), RequestIds()
     made = [ids.next() for _ in range(100_000)]
-    assert len(set(made)) == 100_000
-    assert [each[:13] for each in made] == sorted(each[:13] for each in made)
-    assert [len(part) for part in made[0].split("-")] == [8, 4, 4, 4, 12]
+    assert made == sorted(made) and len({*made, *(others.next() for _ in range(100_000))}) == 200_000
+    parsed = [uuid.UUID(each) for each in made[:20_000:997]]
+    assert {(each.version, each.variant) for each in parsed} == {(7, uuid.RFC_4122)}
+    assert parsed[0].int >> 80 == 1_700_000_000_000

@@ -6,10 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
 
+from gyral.errors import ServeError
 from gyral.event.codec import decode_payload
 from gyral.log.sqlite import SqliteLog
 from gyral.serve.client import Connection, ask_many, wait_for_model
@@ -99,6 +101,30 @@ def test_a_graceful_stop_keeps_every_impression(start, shop):
     assert sorted(impressions(shop.root)) == asked
 
 
+def test_half_a_request_does_not_hold_a_stop(start, shop):
+    child, url = start()
+    responses, _ = asyncio.run(ask_many(url, [{"subject": "1"}] * 20))
+    address = ("127.0.0.1", int(url.rpartition(":")[2]))
+    with socket.create_connection(address, timeout=5) as one, socket.create_connection(address, timeout=5) as other:
+        one.sendall(b"POST /v1/recom")
+        other.sendall(b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-length: 25\r\n\r\n{")
+        time.sleep(0.1)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(15) == 0
+    assert sorted(impressions(shop.root)) == sorted(response.json()["request_id"] for response in responses)
+    assert b"Traceback" not in child.stderr.read()
+
+
+def test_a_broken_version_changes_nothing_for_those_who_ask(start, shop, publish):
+    child, url = start()
+    publish(shop.root, "shop-int8", damage="weights.safetensors")
+    with pytest.raises(ServeError, match="shop-int8@2"):
+        wait_for_model(url, "shop-int8@2", 0.5)
+    responses, _ = asyncio.run(ask_many(url, [{"subject": "1"}] * 20))
+    assert {response.json()["model"] for response in responses} == {"shop-int8@1"}
+    assert b"shop-int8@2" in child.stderr.readline() + child.stderr.readline()
+
+
 def test_kill_9_leaves_a_log_that_reads_and_the_next_server_starts(start, shop):
     child, url = start()
     asyncio.run(ask_many(url, [{"subject": "1"}] * 100))
@@ -141,6 +167,19 @@ def test_pages_and_their_data_are_mounted(start):
 def test_raw_sockets_that_misbehave_do_not_stop_the_others(start):
     _, url = start()
     port = int(url.rpartition(":")[2])
+    head = b"POST /v1/recommend HTTP/1.1\r\nhost: here\r\n"
+    for raw, is_ended in (
+        (head + b"transfer-encoding: chunked\r\n\r\nzz\r\n", False),
+        (head + b"content-length: 99999999\r\n\r\n{", False),
+        (b"GET /%ff%fe HTTP/1.1\r\nhost: here\r\n\r\n", False),
+        (head + b"content-length: 500\r\n\r\n{", True),
+    ):
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+            client.sendall(raw)
+            if is_ended:
+                client.shutdown(socket.SHUT_WR)
+            told = client.recv(4_096)
+            assert (is_ended and not told) or 400 <= int(told[9:12]) < 500
     for raw in (b"\x00" * 100, b"POST /v1/recommend HTTP/1.1\r\ncontent-length: 10\r\n\r\n{", b"GET / HTTP/9.9\r\n\r\n"):
         with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
             client.sendall(raw)

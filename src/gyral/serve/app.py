@@ -1,14 +1,16 @@
 """The ASGI application: two hot routes in raw ASGI, everything else handed to what is mounted.
 
 A request is answered inline on the event loop, because an answer costs about 0.1 ms and a hop to a thread costs as much. Every
-error is JSON in four parts; no input makes a 500.
+error is JSON in four parts; no input makes a 500. What a family raises does, without its trace, and is noted once.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
+from urllib.parse import parse_qs
 
 import msgspec
 from msgspec import Meta
@@ -25,6 +27,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 JSON = (b"content-type", b"application/json")
+_GONE: MutableMapping[str, Any] = {"type": "http.disconnect"}
 
 
 class Context(msgspec.Struct):
@@ -68,16 +71,26 @@ class App:
     ----------
     slots : the models.
     impressions : where answers are logged, None to log nothing.
-    mounts : path prefix → ASGI application for all other paths; the longest prefix wins.
+    mounts : path prefix → ASGI application for all other paths; the longest prefix wins. It sees the whole path.
+    note : told when a model raises instead of answering.
     """
 
     def __init__(
-        self, slots: Slots, config: Serve, impressions: Impressions | None = None, mounts: Mapping[str, AsgiApp] | None = None
+        self,
+        slots: Slots,
+        config: Serve,
+        impressions: Impressions | None = None,
+        mounts: Mapping[str, AsgiApp] | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         self._slots = slots
         self._config = config
         self._impressions = impressions
-        self._mounts = sorted((mounts or {}).items(), key=lambda pair: -len(pair[0]))
+        self._mounts = sorted(
+            ((prefix.rstrip("/"), app) for prefix, app in (mounts or {}).items()), key=lambda pair: -len(pair[0])
+        )
+        self._note = note
+        self._noted = ""
         self._ids = RequestIds()
         self._decoder = msgspec.json.Decoder(Recommend)
         self._encoder = msgspec.json.Encoder()
@@ -91,9 +104,7 @@ class App:
         try:
             if path == "/v1/recommend":
                 self._allow(scope, "POST")
-                body = await self._body(scope, receive)
-                if body is not None:
-                    await self._recommend(body, send)
+                await self._recommend(await self._body(scope, receive), send)
             elif path == "/healthz":
                 self._allow(scope, "GET")
                 await _reply(send, 200, b'{"status":"ok"}')
@@ -131,9 +142,21 @@ class App:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             hint = '{"subject": "17850", "k": 10, "context": {"country": "France"}}'
             raise _Refused(400, "the body is not a request", why=str(error), hint=f"send {hint}") from None
-        answered = self.answer(request)
+        try:
+            answered = self.answer(request)
+        except _Refused:
+            raise
+        except Exception as error:  # a family's fault, not the client's
+            raise self._failed(error) from None
         version = answered.model.rpartition("@")[2].encode()
         await _reply(send, 200, self._encoder.encode(answered), (b"x-model-version", version))
+
+    def _failed(self, error: Exception) -> _Refused:
+        told = f"serve    a request could not be answered: {type(error).__name__}: {error}"
+        if self._note is not None and told != self._noted:
+            self._noted = told
+            self._note(told)
+        return _Refused(500, "the model could not answer", hint="the server's log says why")
 
     def _model(self, slot: str) -> Servable:
         model = self._slots.get(None if slot == POPULARITY else slot)
@@ -143,8 +166,8 @@ class App:
         return model
 
     def _describe(self, scope: Scope) -> dict[str, Any]:
-        query = dict(pair.partition("=")[::2] for pair in scope.get("query_string", b"").decode("latin-1").split("&"))
-        slot = query.get("slot") or DEFAULT
+        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        slot = query.get("slot", [DEFAULT])[0]
         model = self._model(slot)
         loaded_at = datetime.fromtimestamp(self._slots.loaded_at(DEFAULT if slot == POPULARITY else slot), UTC)
         impressions = self._impressions
@@ -158,18 +181,25 @@ class App:
             "card": model.card,
         }
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """Read a body up to the limit; None when the client went away."""
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """Read a body up to the limit.
+
+        A length that lies or a chunk that is none ends like a client that goes: granian says `disconnect`, others raise. It is
+        answered all the same, because the client may still read, and granian makes a 500 of no answer.
+        """
         limit = self._config.max_body_bytes
         for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > limit:
-                raise _Refused(413, f"the body has {int(value):,} bytes", hint=f"at most {limit:,} are taken")
+            if name == b"content-length" and value.isdigit() and (len(value) > 18 or int(value) > limit):
+                raise _Refused(413, f"the body has more than {limit:,} bytes", hint=f"at most {limit:,} are taken")
         parts: list[bytes] = []
         size = 0
         while True:
-            message = await receive()
+            try:
+                message = await receive()
+            except Exception:
+                message = _GONE
             if message["type"] == "http.disconnect":
-                return None
+                raise _Refused(400, "the body ended early or is not framed as HTTP", hint="check `content-length`")
             part = message.get("body", b"")
             size += len(part)
             if size > limit:
@@ -184,14 +214,15 @@ class App:
 
     def _mounted(self, path: str) -> AsgiApp:
         for prefix, app in self._mounts:
-            if path.startswith(prefix):
+            if path == prefix or path.startswith(prefix + "/"):
                 return app
         raise _Refused(404, f"there is nothing at `{path[:200]}`", hint="POST /v1/recommend, GET /v1/model, GET /healthz")
 
     async def _refuse(self, send: Send, refused: _Refused, path: str) -> None:
         error = {"what": refused.what, "where": path[:200], "why": refused.why, "hint": refused.hint}
         allow = ((b"allow", b"POST" if path == "/v1/recommend" else b"GET"),) if refused.status == 405 else ()
-        await _reply(send, refused.status, self._encoder.encode({"error": error}), *allow)
+        with contextlib.suppress(OSError, RuntimeError):  # nobody may be there to be told
+            await _reply(send, refused.status, self._encoder.encode({"error": error}), *allow)
 
 
 async def _reply(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:

@@ -6,8 +6,8 @@ httpx costs about 400 µs a request on a core that the server needs; this costs 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -54,7 +54,8 @@ class Connection:
             f"content-length: {len(body)}",
         )
         try:
-            return await asyncio.wait_for(self._exchange("\r\n".join([*lines, "", ""]).encode() + body), REQUEST_TIMEOUT_S)
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                return await self._exchange("\r\n".join([*lines, "", ""]).encode() + body)
         except (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError) as error:
             await self.close()
             raise ServeError(
@@ -111,7 +112,13 @@ async def ask_many(
         finally:
             await connection.close()
 
-    await asyncio.gather(*(work() for _ in range(min(concurrency, max(len(requests), 1)))))
+    workers = [asyncio.ensure_future(work()) for _ in range(min(concurrency, max(len(requests), 1)))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:  # one that fails ends the others
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
     return responses, latencies
 
 
@@ -123,15 +130,18 @@ def wait_for_model(url: str, name: str, timeout_s: float) -> dict[str, Any]:
     ServeError : it does not within the time; says what it answered with instead.
     """
     deadline = time.monotonic() + timeout_s
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({})
+    )  # a proxy of the environment cannot reach this machine
     last = "no answer"
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{url}/v1/model", timeout=5) as answer:
+            with opener.open(f"{url}/v1/model", timeout=5) as answer:
                 described: dict[str, Any] = msgspec.json.decode(answer.read())
             if described["model"] == name:
                 return described
             last = f"it serves `{described['model']}`"
-        except (urllib.error.URLError, OSError, msgspec.DecodeError, KeyError) as error:
+        except (OSError, http.client.HTTPException, msgspec.DecodeError, KeyError, TypeError) as error:
             last = str(error)
         time.sleep(0.02)
     raise ServeError(f"the server at {url} does not serve `{name}` after {timeout_s:.0f} s", why=last)

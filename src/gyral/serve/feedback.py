@@ -1,16 +1,19 @@
 """Every answer becomes an `impression` event in the log, off the request's path.
 
-A request only puts a tuple on a queue (about 1 µs); one thread encodes and appends groups of up to 1,000 or 50 ms. The queue is
+A request only appends a tuple to a deque (0.1 µs); one thread looks every 50 ms and appends groups of up to 1,000. The deque is
 bounded: when the disk stands still, impressions are dropped and counted, answers are not.
+
+Tried and rejected: `queue.Queue`, whose every `put` wakes the thread, which then takes the interpreter from the next
+request: 174 against 135 µs of CPU a request, 3,800 against 5,600 requests/s on one connection (2 shared cores, medians of 3).
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +21,6 @@ from typing import NamedTuple
 import msgspec
 import pyarrow as pa
 
-from gyral.errors import GyralError
 from gyral.event.clock import now_us
 from gyral.event.codec import encode_payload
 from gyral.event.schema import EVENT
@@ -42,17 +44,21 @@ class Impression(NamedTuple):
 
 
 class RequestIds:
-    """Unique, time-ordered ids in the form of UUIDv7: 48 bits of milliseconds, 16 of count, 64 of this process."""
+    """Unique, time-ordered ids in the form of UUIDv7: 48 bits of milliseconds, 26 of count, 48 of this process.
+
+    **Source**: RFC 9562, section 5.7; the count is its section 6.2, method 1.
+    """
 
     def __init__(self) -> None:
-        self._process = os.urandom(8).hex()
+        self._process = os.urandom(6).hex()
         self._count = itertools.count()
 
     def next(self) -> str:
         """A new id; 32 hex digits in five groups."""
-        time_ms = time.time_ns() // 1_000_000
-        head = f"{time_ms:012x}"
-        return f"{head[:8]}-{head[8:]}-{next(self._count) & 0xFFFF:04x}-{self._process[:4]}-{self._process[4:]}"
+        head = f"{time.time_ns() // 1_000_000:012x}"
+        count = next(self._count)
+        high, low = 0x7000 | (count >> 14 & 0xFFF), 0x8000 | (count & 0x3FFF)
+        return f"{head[:8]}-{head[8:]}-{high:04x}-{low:04x}-{self._process}"
 
 
 class Impressions:
@@ -70,47 +76,36 @@ class Impressions:
         self._note = note
         self._log = SqliteLog(folder)
         self._partition = self._log.free_partition("serve")
-        self._queue: queue.Queue[Impression | None] = queue.Queue(MAX_WAITING)
+        self._waiting: deque[Impression] = deque()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="impressions", daemon=True)
         self._thread.start()
 
     def add(self, impression: Impression) -> None:
         """Queue one impression; never blocks."""
-        try:
-            self._queue.put_nowait(impression)
-        except queue.Full:
+        if len(self._waiting) < MAX_WAITING:
+            self._waiting.append(impression)
+        else:
             self.dropped += 1
 
     def close(self) -> None:
-        """Append what is queued and release the partition."""
-        self._queue.put(None)
+        """Append what waits and release the partition; may be called twice."""
+        self._closing.set()
         self._thread.join()
         self._log.close()
 
     def _work(self) -> None:
-        is_open = True
-        while is_open:
-            first = self._queue.get()
-            if first is None:
-                return
-            group = [first]
-            end = time.monotonic() + GROUP_S
-            while len(group) < GROUP_ROWS:
-                try:
-                    following = self._queue.get(timeout=max(end - time.monotonic(), 0))
-                except queue.Empty:
-                    break
-                if following is None:
-                    is_open = False
-                    break
-                group.append(following)
-            self._append(group)
+        is_last = False
+        while not is_last:
+            is_last = self._closing.wait(GROUP_S)
+            while self._waiting:
+                self._append([self._waiting.popleft() for _ in range(min(len(self._waiting), GROUP_ROWS))])
 
     def _append(self, group: list[Impression]) -> None:
         try:
             self._log.append(self._partition, group[0].request_id, encode_payload(_to_events(group)), len(group))
             self.appended += len(group)
-        except GyralError as error:
+        except Exception as error:  # whatever the disk or a family's answer did, the thread lives on
             if self.dropped == 0:
                 self._note(f"serve    impressions are lost: {error}")
             self.dropped += len(group)

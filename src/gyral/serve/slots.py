@@ -2,8 +2,8 @@
 
 The default slot follows the newest published version of a model name, or is pinned to one. Further slots are named in
 `models/<name>.slots.json` (`{"frozen": "shop-int8@1"}`), a file and not a request, so that nobody on the network can change
-what is served. A background thread looks every 100 ms; it loads, touches and warms a version before a request can reach it, and
-a version that cannot be loaded leaves the old one serving.
+what is served. A background thread looks every 100 ms; it loads, touches and warms a version before a request can reach it.
+A version that cannot be loaded leaves the one before it serving, also at the start: a broken publication keeps no server down.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from gyral import plugins
-from gyral.errors import GyralError
-from gyral.files import last_version
+from gyral.errors import GyralError, NotFound, ServeError
+from gyral.files import versions
 from gyral.model import card as cards
 from gyral.model.family import Servable
 
@@ -25,6 +26,14 @@ POLL_S = 0.1
 DEFAULT = "default"
 POPULARITY = "popularity"
 """A slot that is always there: the baseline of the default slot's model."""
+
+
+class _Loaded(NamedTuple):
+    """What a slot answers with: the folder it was read from, and when it began (seconds since the epoch)."""
+
+    version: str
+    model: Servable
+    at: float
 
 
 class Slots:
@@ -35,32 +44,42 @@ class Slots:
     root : project folder.
     model : `name` to follow the newest version, `name@n` to pin one.
     note : told about every swap and every version that could not be loaded.
+
+    Raises
+    ------
+    NotFound : the model has no version.  GyralError : none of its versions can be loaded.
     """
 
     def __init__(self, root: Path, model: str, note: Callable[[str], None]) -> None:
-        self._root = root
-        self._name, _, self._pinned = model.partition("@")
+        self._folder = root / cards.FOLDER
         self._note = note
-        self._loaded: dict[str, Servable] = {}
-        self._loaded_at: dict[str, float] = {}
-        self._refused: dict[str, str] = {}
+        self._loaded: dict[str, _Loaded] = {}
+        self._refused: dict[str, int] = {}
+        self._slots_error = ""
         self._stop = threading.Event()
-        self._load(DEFAULT, cards.find(root, model))
-        self._update()
+        newest = cards.find(root, model)
+        self._wanted = newest.name if "@" in model else model
+        self._follow(DEFAULT, self._wanted)
+        if DEFAULT not in self._loaded:
+            self._read(newest)  # raises what is wrong with it
+        self._follow_extra()
         self._thread = threading.Thread(target=self._watch, name="slots", daemon=True)
         self._thread.start()
 
     def get(self, slot: str | None) -> Servable | None:
         """The model of a slot, None when there is no such slot."""
-        return self._loaded.get(slot or DEFAULT)
+        loaded = self._loaded.get(slot or DEFAULT)
+        return loaded.model if loaded is not None else None
 
     def names(self) -> dict[str, str]:
         """Slot → model."""
-        return {slot: model.name for slot, model in sorted(self._loaded.items())} | {POPULARITY: self._loaded[DEFAULT].name}
+        loaded = list(self._loaded.items())  # one step, the thread may add and remove meanwhile
+        return {slot: each.model.name for slot, each in sorted(loaded)} | {POPULARITY: self._loaded[DEFAULT].model.name}
 
     def loaded_at(self, slot: str = DEFAULT) -> float:
-        """When the slot's model began to answer, seconds since the epoch."""
-        return self._loaded_at[slot]
+        """When the slot's model began to answer, seconds since the epoch; 0 when there is no such slot."""
+        loaded = self._loaded.get(slot)
+        return loaded.at if loaded is not None else 0.0
 
     def close(self) -> None:
         """Stop following; may be called twice."""
@@ -69,47 +88,86 @@ class Slots:
 
     def _watch(self) -> None:
         while not self._stop.wait(POLL_S):
-            self._update()
+            try:
+                self._follow(DEFAULT, self._wanted)
+                self._follow_extra()
+            except Exception as error:  # the folder cannot be listed just now: what is loaded goes on serving
+                self._complain(f"`{self._folder}` cannot be followed: {error}")
 
-    def _update(self) -> None:
-        if not self._pinned:
-            newest = last_version(self._root / cards.FOLDER, self._name)
-            if newest:
-                self._want(DEFAULT, f"{self._name}@{newest}")
-        for slot, model in self._extra().items():
-            self._want(slot, model)
-
-    def _want(self, slot: str, model: str) -> None:
-        current = self._loaded.get(slot)
-        if (current is not None and current.name == model) or self._refused.get(slot) == model:
+    def _follow_extra(self) -> None:
+        extra = self._extra()
+        if extra is None:
             return
-        try:
-            self._load(slot, cards.find(self._root, model))
-        except Exception as error:  # whatever is wrong with a version, the old one goes on serving
-            self._refused[slot] = model
-            self._note(f"serve    `{model}` cannot be served in the slot `{slot}`, the old one stays: {error}")
+        for slot in [slot for slot in self._loaded if slot != DEFAULT and slot not in extra]:
+            del self._loaded[slot]
+            self._note(f"serve    the slot `{slot}` is gone")
+        for slot, model in extra.items():
+            self._follow(slot, model)
 
-    def _load(self, slot: str, folder: Path) -> None:
-        for other in self._loaded.values():
-            if other.name == folder.name:
-                model = other
-                break
+    def _follow(self, slot: str, model: str) -> None:
+        """Put the newest version that loads into a slot; versions older than the one that answers are never tried."""
+        serving = self._loaded[slot].version if slot in self._loaded else ""
+        name, is_pinned, _ = model.partition("@")
+        if is_pinned:
+            newer = [model] if model != serving else []
         else:
-            model = plugins.find("family", cards.read_card(folder).family).load(folder)
-            model.warm()
-        self._loaded_at[slot] = time.time()
-        self._loaded[slot] = model
-        self._note(f"serve    {model.name} answers in the slot `{slot}`")
+            base, _, number = serving.partition("@")
+            least = int(number) if base == name else 0
+            newer = [f"{name}@{n}" for n in reversed(versions(self._folder, name)) if n > least]
+        for version in newer:
+            if self._load(slot, version):
+                return
 
-    def _extra(self) -> dict[str, str]:
-        path = self._root / cards.FOLDER / f"{self._name}.slots.json"
+    def _load(self, slot: str, version: str) -> bool:
+        """Load and swap; a version that was refused is tried again only when its folder has changed."""
+        changed_ns = self._changed_ns(version)
+        key = f"{slot}={version}"
+        if self._refused.get(key) == changed_ns:
+            return False
+        try:
+            known = next((each.model for each in self._loaded.values() if each.version == version), None)
+            model = known or self._read(self._folder / version)
+        except GyralError as error:
+            self._refused[key] = changed_ns
+            stays = self._loaded[slot].version if slot in self._loaded else "nothing"
+            self._note(f"serve    `{version}` cannot be served in the slot `{slot}`, {stays} stays there: {error}")
+            return False
+        self._loaded[slot] = _Loaded(version, model, time.time())
+        self._note(f"serve    {model.name} answers in the slot `{slot}`")
+        return True
+
+    def _read(self, folder: Path) -> Servable:
+        if cards.find(folder.parent.parent, folder.name) != folder:  # a name from a file never leaves the models folder
+            raise NotFound(f"there is no model `{folder.name}`", where=str(folder.parent), hint="write `name@number`")
+        try:
+            model: Servable = plugins.find("family", cards.read_card(folder).family).load(folder)
+            model.warm()
+        except GyralError:
+            raise
+        except Exception as error:  # whatever a family does to a damaged folder
+            raise ServeError(f"`{folder.name}` cannot be loaded", why=f"{type(error).__name__}: {error}") from error
+        return model
+
+    def _changed_ns(self, version: str) -> int:
+        try:
+            return (self._folder / version).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def _extra(self) -> dict[str, str] | None:
+        """Slots named in the file; None when it cannot be read, and those that are there stay."""
+        path = self._folder / f"{self._wanted.partition('@')[0]}.slots.json"
         try:
             named = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
         except FileNotFoundError:
             return {}
-        except (OSError, msgspec.DecodeError, GyralError) as error:
-            if self._refused.get("slots.json") != str(error):
-                self._refused["slots.json"] = str(error)
-                self._note(f"serve    {path.name} cannot be read: {error}")
-            return {}
+        except (OSError, ValueError) as error:  # msgspec's and Unicode's errors are ValueErrors
+            self._complain(f"{path.name} cannot be read: {error}")
+            return None
+        self._slots_error = ""
         return {slot: model for slot, model in named.items() if slot not in (DEFAULT, POPULARITY)}
+
+    def _complain(self, text: str) -> None:
+        if text != self._slots_error:
+            self._slots_error = text
+            self._note(f"serve    {text}")
