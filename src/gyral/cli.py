@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gyral import __version__
-from gyral.console import common, configure, fail, on_option, plain, print_result, resume_line, source_options, start_run
+from gyral.console import (
+    close_runs,
+    common,
+    configure,
+    fail,
+    on_option,
+    plain,
+    print_result,
+    resume_line,
+    source_options,
+    start_run,
+)
 from gyral.errors import OPTIONAL, GyralError, MissingExtra, render
 
 if TYPE_CHECKING:
@@ -32,6 +43,7 @@ def main() -> None:
         hint = f"\n\nhint: `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
         fail(error.format_message() + hint, 2)
     except (KeyboardInterrupt, click.exceptions.Abort):
+        close_runs()
         fail(f"interrupted\n\nhint: {resume_line()}", 130)
     except ImportError as error:
         module = (error.name or "").partition(".")[0]

@@ -24,6 +24,13 @@ def fail(text: str, code: int) -> NoReturn:
 _current: list[Run] = []
 
 
+def close_runs() -> None:
+    """Record the interruption of a run whose block was not entered yet, or already left by the interrupt itself."""
+    for run in _current:
+        if run.lineage.status == "running":
+            run.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+
+
 def resume_line() -> str:
     """The line that goes on where this one stopped: what was committed is not done twice."""
     words = ["gyral", *sys.argv[1:]]
