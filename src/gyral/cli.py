@@ -43,6 +43,7 @@ def main() -> None:
         hint = f"\n\nhint: `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
         fail(error.format_message() + hint, 2)
     except (KeyboardInterrupt, click.exceptions.Abort):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Arrow may pass the same interrupt on once more
         close_runs()
         fail(f"interrupted\n\nhint: {resume_line()}", 130)
     except ImportError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,15 @@ if TYPE_CHECKING:
     from gyral.run import Run
 
 
+INTERRUPTED = 130
+
+
 def fail(text: str, code: int) -> NoReturn:
+    """Print an error and end; an interrupt ends at once, without waiting for threads that still compute."""
     click.echo(f"error: {text}", err=True)
+    if code == INTERRUPTED:
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
 
 

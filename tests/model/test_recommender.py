@@ -163,3 +163,98 @@ def test_next_to_nothing_can_be_fitted(num_rows):
     data = shop(9, num_rows=num_rows, num_subjects=2, num_objects=2)
     model = fit_with(data, BLEND)
     assert len(model.recommend(0, 10, 1)[0]) == 2 and len(model.popular(10)[0]) == 2
+
+
+PRODUCT = Spec(
+    "product", lam=10, half_life_days=20, count_power=0.8, repeat=0.7, popular_power=0.4, background=0.02,
+    popular_half_life_days=5, country=1.5, country_shrink=20, newcomer=1, markov=0.4,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_product_is_the_formula(seed):
+    data = shop(seed)
+    model = fit_with(data, PRODUCT)
+    size, now = data.num_objects, data.time[-1]
+    gram = gram_of(data, head_of(data, PRODUCT))
+    inverse = np.linalg.inv(gram + PRODUCT.lam * np.eye(size))
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    steps = np.zeros((size, size))
+    for who in range(data.num_subjects):
+        for one, following in itertools.pairwise(data.object[data.subject == who]):
+            steps[one, following] += 1
+    steps /= steps.sum(axis=1, keepdims=True) + 5
+    recent = np.zeros(size)
+    for object_, time in zip(data.object, data.time, strict=True):
+        recent[object_] += 0.5 ** ((now - time) / DAY_US / PRODUCT.popular_half_life_days)
+    lift = (recent + 0.5) / (recent.max() + 0.5)
+    for subject in range(data.num_subjects):
+        mine = data.subject == subject
+        history = np.zeros(size)
+        for object_ in set(data.object[mine].tolist()):
+            times = data.time[mine & (data.object == object_)]
+            history[object_] = len(set(times)) ** 0.8 * 0.5 ** ((now - times.max()) / DAY_US / 20)
+        need = history @ weights + 0.7 * history + 0.4 * steps[data.object[mine][-1]]
+        assert np.allclose(model.scores(subject), (np.maximum(need, 0) + 0.02) * lift**0.4, atol=2e-5)
+        items, strength = model.history(subject)
+        assert (np.diff(strength) <= 0).all() and set(items) == set(data.object[mine])
+
+
+def test_somebody_new_gets_what_newcomers_met_and_what_is_special_in_the_country():
+    data = shop(10)
+    model = fit_with(data, PRODUCT)
+    first = {who: data.time[data.subject == who].min() for who in range(data.num_subjects)}
+    everywhere, fresh = np.zeros(data.num_objects), np.zeros(data.num_objects)
+    inside = np.zeros((3, data.num_objects))
+    for who, object_, time, country in zip(data.subject, data.object, data.time, data.country, strict=True):
+        age = (data.time[-1] - time) / DAY_US
+        everywhere[object_] += 0.5 ** (age / 14)
+        fresh[object_] += 0.5 ** (age / 20) * (time - first[who] < DAY_US)
+        if country >= 0:
+            inside[country, object_] += 0.5 ** (age / 14)
+    plain = everywhere / everywhere.max() + fresh / fresh.max()
+    assert np.allclose(model.scores(-1), plain, atol=1e-5)
+    events = inside.sum(axis=1, keepdims=True)
+    special = events / (events + 20) * (inside / events - everywhere / everywhere.sum())
+    special = np.maximum(special, 0) / special.max()
+    for country in range(3):
+        assert np.allclose(model.scores(-1, country), plain + 1.5 * special[country], atol=1e-5)
+        assert np.array_equal(model.popular(5, country)[0], model.recommend(-1, 5, country)[0])
+
+
+def test_what_was_just_met_adds_to_what_was_counted():
+    data = shop(11)
+    model = fit_with(data, Spec("x", lam=10, count_power=0.5))
+    subject = int(data.subject[0])
+    items, weights = model.history(subject)
+    before = dict(zip(items.tolist(), weights.tolist(), strict=True))
+    met = int(items[-1])
+    after_items, after = model.history(subject, np.array([met, met], dtype=np.int32))
+    now = dict(zip(after_items.tolist(), after.tolist(), strict=True))
+    assert now[met] == pytest.approx((before[met] ** 2 + 2) ** 0.5, rel=1e-5)
+    assert {code: value for code, value in now.items() if code != met} == {
+        code: value for code, value in before.items() if code != met
+    }
+
+
+def test_many_answers_are_the_single_answers_and_survive_saving():
+    data = shop(12, num_objects=8)
+    model = fit_with(data, PRODUCT)
+    subjects, countries = np.arange(-1, data.num_subjects), np.arange(-1, data.num_subjects) % 4 - 1
+    ranked = model.recommend_many(subjects, 10, countries)
+    assert ranked.shape == (data.num_subjects + 1, 10) and (ranked[:, 8:] == -1).all()
+    loaded = Recommender({name: values.copy() for name, values in model.arrays.items()}, model.meta)
+    for row, (subject, country) in enumerate(zip(subjects, countries, strict=True)):
+        assert ranked[row, :8].tolist() == loaded.recommend(int(subject), 10, int(country))[0].tolist()
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 2])
+def test_the_product_can_be_fitted_to_next_to_nothing(num_rows):
+    data = shop(13, num_rows=num_rows, num_subjects=2, num_objects=2)
+    model = fit_with(data, PRODUCT)
+    for subject in (-1, 0, 1):
+        codes, scores = model.recommend(subject, 10, 1, np.array([1], dtype=np.int32))
+        assert len(codes) == 2 and np.isfinite(scores).all()
+    never = fit_with(data, Spec("x", lam=10, popular_power=0.5, repeats=False))
+    assert not set(never.recommend(0, 10)[0]) & set(data.object[data.subject == 0])
