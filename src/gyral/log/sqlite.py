@@ -180,6 +180,7 @@ class _Writer:
         self._lock_file.close()
 
     def _open(self) -> sqlite3.Connection:
+        connection = None
         try:
             connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
@@ -188,6 +189,8 @@ class _Writer:
             connection.execute("PRAGMA secure_delete=ON")
             connection.execute(_SCHEMA)
         except sqlite3.Error as error:
+            if connection is not None:
+                connection.close()
             self._lock_file.close()
             raise LogError("the log cannot be opened", why=str(error), where=str(self._path)) from None
         fsync_path(self._path.parent)
