@@ -32,7 +32,7 @@ from gyral.ingest.sources import open_source
 from gyral.model.holdout import Split, measure
 from gyral.model.metrics import ranking_metrics
 from gyral.model.recommender import Interactions, Recommender, Spec, fit_with
-from gyral.train.recommender import FLOORS, choose
+from gyral.train.closed_form import FLOORS, choose
 
 SOURCE = "pip:recbole==1.2.1!/recbole/dataset_example/ml-100k/ml-100k.inter"
 SEEDS = (0, 1, 2)
@@ -95,7 +95,7 @@ def one_seed(data: Interactions, seed: int) -> dict[str, Any]:
     part = ratio_split(data, seed)
     start = time.perf_counter()
     split = split_of(data, part == 0, part == 1)
-    _, candidates, _ = choose(data.where(part == 0), repeats=False, budget_s=20, seed=seed, split=split)
+    _, candidates = choose(data.where(part == 0), repeats=False, budget_s=20, seed=seed, split=split)
     chosen = next(entry for entry in candidates if entry["chosen"])
     final = split_of(data, part < 2, part == 2)
     result = rounded(fit_with(final.before, Spec(**chosen["spec"])), final)
