@@ -6,7 +6,9 @@ FastAPI + uvicorn (uvloop, httptools, one worker), pydantic models in and out, n
 
 - closed loop: wrk when it is installed, else gyral's own client, c connections; the median of three rounds;
 - open loop: requests are due at fixed moments and latency counts from the moment they were due, so waiting is not hidden; each
-  server at half of its own peak, and gyral at half of the peer's, which is the pair to compare.
+  server at half of its own peak, and gyral at half of the peer's, which is the pair to compare. `generator_late_p99_ms` is how
+  late the generator itself began to send: what of a latency no server is to blame for;
+- swaps: 20 versions are published by a process of their own while requests come at a quarter of the peak.
 Caveat: two cores serve both the server and the load; the ratio is what to read.
 Command: .venv/bin/python benchmarks/serve/recommend.py (about four minutes)
 """
@@ -32,7 +34,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from measure import GYRAL, ROOT, peer, write
+from measure import GYRAL, PYTHON, ROOT, peer, write
 
 from gyral.files import new_version
 from gyral.model import card as cards
@@ -42,6 +44,8 @@ from gyral.serve.client import Connection, ask_many
 CONNECTIONS = (1, 8, 32, 64)
 ROUNDS = 3
 SECONDS = 4
+SWAPS = 20
+FIGURES = ("p50_ms", "p99_ms", "p99.9_ms", "generator_late_p99_ms")
 NAME = "online_retail-int8"
 
 FASTAPI = """
@@ -194,6 +198,7 @@ def _rate(url: str, connections: int, script: Path, bodies: list[str]) -> float:
 def _open(url: str, bodies: list[str], rate: float, seconds: float, stop: threading.Event | None = None) -> dict[str, Any]:
     """Send at a fixed rate; latency counts from the moment a request was due."""
     latencies: list[float] = []
+    late: list[float] = []
     failed = 0
     versions: set[str] = set()
 
@@ -208,6 +213,7 @@ def _open(url: str, bodies: list[str], rate: float, seconds: float, stop: thread
         async def one(number: int) -> None:
             nonlocal failed
             due = start + number / rate
+            late.append(time.perf_counter() - due)
             connection = await idle.get()
             try:
                 response = await connection.post("/v1/recommend", bodies[number % len(bodies)].encode())
@@ -241,6 +247,7 @@ def _open(url: str, bodies: list[str], rate: float, seconds: float, stop: thread
         "p50_ms": p50,
         "p99_ms": p99,
         "p99.9_ms": p999,
+        "generator_late_p99_ms": round(1e3 * float(np.quantile(late, 0.99)), 2),
         "models": len(versions),
     }
 
@@ -257,7 +264,7 @@ def _opened(servers: dict[str, dict[str, Any]], bodies: list[str], best: dict[st
             "rate": rounds[0]["rate"],
             "sent": sum(each["sent"] for each in rounds),
             "failed": sum(each["failed"] for each in rounds),
-            **{key: statistics.median(each[key] for each in rounds) for key in ("p50_ms", "p99_ms", "p99.9_ms")},
+            **{key: statistics.median(each[key] for each in rounds) for key in FIGURES},
             "p99_ms_all": [each["p99_ms"] for each in rounds],
         }
         for case, rounds in told.items()
@@ -272,27 +279,38 @@ def _peer_versions() -> dict[str, str]:
 
 
 def _swaps(root: Path, url: str, bodies: list[str], rate: float) -> dict[str, Any]:
-    """Publish 20 versions while requests come at a fixed rate."""
+    """Publish versions while requests come at a fixed rate."""
     before = _open(url, bodies, rate, 5)
     stop = threading.Event()
+    publisher = subprocess.Popen([PYTHON, __file__, "publish", str(root)])
 
-    def publish() -> None:
-        for _ in range(20):
-            source = cards.find(root, NAME)
-            with new_version(root / "models", NAME) as (folder, number):
-                for path in source.iterdir():
-                    shutil.copy(path, folder / path.name)
-                card = json.loads((folder / "card.json").read_text())
-                (folder / "card.json").write_text(json.dumps({**card, "model": f"{NAME}@{number}"}))
-            time.sleep(0.4)
+    def wait() -> None:
+        publisher.wait()
         stop.set()
 
-    thread = threading.Thread(target=publish)
+    thread = threading.Thread(target=wait)
     thread.start()
     during = _open(url, bodies, rate, 60, stop)
     thread.join()
-    return {"swaps": 20, "before": before, "during": during}
+    if publisher.returncode:
+        raise SystemExit(f"the publisher failed with {publisher.returncode}")
+    return {"swaps": SWAPS, "before": before, "during": during}
+
+
+def publish(root: Path) -> None:
+    """Publish the newest version again and again, under the next number."""
+    for _ in range(SWAPS):
+        source = cards.find(root, NAME)
+        with new_version(root / cards.FOLDER, NAME) as (folder, number):
+            for path in source.iterdir():
+                shutil.copy(path, folder / path.name)
+            card = json.loads((folder / "card.json").read_text())
+            (folder / "card.json").write_text(json.dumps({**card, "model": f"{NAME}@{number}"}))
+        time.sleep(0.4)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["publish"]:
+        publish(Path(sys.argv[2]))
+    else:
+        main()

@@ -15,7 +15,7 @@ from typing import Any
 from gyral.compress.quantize import compress
 from gyral.config import Config, budget_seconds
 from gyral.curate.interactions import curate
-from gyral.errors import NotFound, UsageError
+from gyral.errors import NotFound, QualityError, UsageError
 from gyral.event.layout import Layout
 from gyral.ingest.drain import Drain
 from gyral.ingest.files import Slice, cut, ingest_slice, layout_of
@@ -50,7 +50,7 @@ def loop(root: Path, config: Config, run: Run, resume: int | None = None) -> dic
     run.note(f"loop     {source.name}: {turns} turns over {sum(part.events.num_rows for part in slices):,} events")
     with (
         SqliteLog(Lake(root).log_folder) as log,
-        ServedModel(root, f"{name}-{config.compress.to}", config, run) as served,
+        ServedModel(root, run) as served,
     ):
         drain = Drain(Lake(root), log, config.ingest.commit_rows)
         for row in rows:
@@ -100,8 +100,11 @@ def _turn(
     with Run.start(root, "train", config, parent=run, seed=config.train.seed) as child:
         card = train(root, data.name, config, child, budget_s=budget_s, name=name)
     lap("train")
-    with Run.start(root, "compress", config, parent=run) as child:
-        card = compress(root, card.model, config, child)
+    try:
+        with Run.start(root, "compress", config, parent=run) as child:
+            card = compress(root, card.model, config, child)
+    except QualityError as refused:  # the model is served as it is
+        run.note(f"compress {card.model} refused: {refused.what}; it is served uncompressed")
     lap("compress")
     served.follow(card.model, baseline_slots(rows[0]["model"] if rows else card.model))
     freshness_s = time.monotonic() - committed

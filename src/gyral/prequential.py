@@ -124,9 +124,10 @@ class ServedModel:
     The child stops when this process goes, however it goes: it watches its standard input.
     """
 
-    def __init__(self, root: Path, name: str, config: Config, run: Run) -> None:
+    def __init__(self, root: Path, run: Run) -> None:
         self.url = ""
-        self._root, self._name, self._config, self._run = root, name, config, run
+        self._root, self._run = root, run
+        self._name = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
 
@@ -134,31 +135,20 @@ class ServedModel:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(15)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            if self._process.returncode:
-                self._run.note(f"serve    ended with code {self._process.returncode}: {self._last_line()}")
-            for pipe in (self._process.stdin, self._process.stdout):
-                if pipe is not None:
-                    pipe.close()
-        if self._log is not None:
-            self._log.close()
+        self._stop()
 
     def follow(self, model: str, slots: dict[str, str]) -> None:
-        """Return once the server answers with this model; the first call starts the server.
+        """Return once the server answers with this model; a first or another model name starts a server of its own.
 
         Raises
         ------
         ServeError : it did not start or load the model in time; its last log line is told.
         """
-        write_atomic(self._root / MODELS / f"{self._name}.slots.json", msgspec.json.encode(slots))
-        if self._process is None:
-            self._start()
+        name = model.partition("@")[0]
+        write_atomic(self._root / MODELS / f"{name}.slots.json", msgspec.json.encode(slots))
+        if name != self._name:
+            self._stop()
+            self._start(name)
         try:
             wait_for_model(self.url, model, START_TIMEOUT_S)
         except ServeError as error:
@@ -195,9 +185,10 @@ class ServedModel:
     def _log_path(self) -> Path:
         return self._run.folder / "serve.log"
 
-    def _start(self) -> None:
-        command = [sys.executable, "-m", "gyral", "serve", self._name, "--root", str(self._root), "--host", "127.0.0.1"]
+    def _start(self, name: str) -> None:
+        command = [sys.executable, "-m", "gyral", "serve", name, "--root", str(self._root), "--host", "127.0.0.1"]
         command += ["--port", "0", "--json", "--child-of", str(self._run.number)]
+        self._name = name
         self._log = open(self._log_path, "ab")  # noqa: SIM115 (closed by __exit__)
         environment = {**os.environ, "GYRAL_NO_PROGRESS": ""}
         self._process = subprocess.Popen(
@@ -214,6 +205,24 @@ class ServedModel:
         except (msgspec.DecodeError, KeyError, TypeError):
             raise ServeError("the server did not start", why=self._last_line(), where=str(self._log_path)) from None
         self._run.note(f"serve    answers at {self.url}/v1/recommend, pages at {self.url}/ while the loop runs")
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(15)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            if self._process.returncode:
+                self._run.note(f"serve    ended with code {self._process.returncode}: {self._last_line()}")
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
+            self._process = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     def _last_line(self) -> str:
         try:

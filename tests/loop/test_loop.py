@@ -1,7 +1,6 @@
 """The loop end to end, as a process, on the first 60,000 real purchases."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -161,7 +160,18 @@ def test_any_file_with_a_map_goes_through_the_loop(tmp_path):
     assert last["looped"] > 1.5 * last["popularity"]
     assert datasets.find(tmp_path, "ratings").manifest.repeats is False
     reasons = Lake(tmp_path).overview()["tables"]["quarantine"]["reasons"]
-    assert reasons in ({"bad_time": 1}, {}) and os.path.exists(tmp_path / "models" / "ratings-int8@2")
+    assert reasons in ({"bad_time": 1}, {})
+
+
+def test_a_model_that_may_not_be_compressed_is_served_as_it_is(small_shop, tmp_path):
+    done = run_loop(tmp_path, small_shop, "--set", "compress.max_loss=0", "--seed", "1")
+    assert done.returncode == 0, done.stderr
+    models = [row["model"] for row in json.loads(done.stdout.strip().splitlines()[-1])["turns"]]
+    refused = [read_lineage(tmp_path, number) for number in numbers(tmp_path)]
+    refused = [each for each in refused if each.verb == "compress" and each.status == "failed"]
+    assert len(refused) == sum("int8" not in model for model in models)
+    for each in refused:
+        assert "would lose" in each.error["what"] and "the limit is 0.00 %" in each.error["why"]
 
 
 @pytest.mark.slow
