@@ -82,6 +82,7 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
+        "commit": _commit(),
         "date": time.strftime("%Y-%m-%d"),
     }
 
@@ -97,6 +98,15 @@ def write(name: str, result: dict[str, Any]) -> None:
 def own_peak_bytes() -> int:
     """Peak resident bytes of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _commit() -> str:
+    """What was measured; `-dirty` when files differ from it, empty outside a checkout."""
+    try:
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _lines(path: str) -> list[str]:
