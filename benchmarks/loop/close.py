@@ -1,8 +1,8 @@
 """The headline: time to close the loop, from an empty folder to a served model that beats popularity on the next slice.
 
 No peer does this in one command, so there is none in this row. Wall seconds from the start of the command, kernels already
-compiled (`first_run` has the figure with an empty kernel cache); three runs.
-Command: .venv/bin/python benchmarks/loop/close.py (about five minutes)
+compiled (`first_run` has the figure with an empty kernel cache); two runs.
+Command: .venv/bin/python benchmarks/loop/close.py (about four minutes)
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run(folder: Path, cache: Path | None = None) -> dict[str, Any]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cold = run(Path(folder, "cold"), Path(folder, "kernels"))
-        runs = [run(Path(folder, str(number))) for number in range(3)]
+        runs = [run(Path(folder, str(number))) for number in range(2)]
     turns = runs[0]["turns"]
     write(
         "loop_close",
