@@ -45,9 +45,6 @@ def measure(model: Recommender, split: Split) -> dict[str, float]:
     """Ask a model about the held-out part: mean `ndcg_at_10`, `recall_at_10`, `hit_at_10`, full ranking."""
     country = np.full(split.after.num_subjects, -1, dtype=np.int64)
     country[split.after.subject[::-1]] = split.after.country[::-1]
-    ranked = np.full((len(split.asked), K), -1, dtype=np.int32)
-    for row, subject in enumerate(split.asked):
-        codes, _ = model.recommend(int(subject), K, int(country[subject]))
-        ranked[row, : len(codes)] = codes
+    ranked = model.recommend_many(split.asked, K, country[split.asked])
     values = ranking_metrics(ranked, split.met, K)
     return {f"{name}_at_{K}": float(each.mean()) if len(each) else 0.0 for name, each in values.items()}
