@@ -169,7 +169,7 @@ def test_a_model_that_may_not_be_compressed_is_served_as_it_is(small_shop, tmp_p
     models = [row["model"] for row in json.loads(done.stdout.strip().splitlines()[-1])["turns"]]
     refused = [read_lineage(tmp_path, number) for number in numbers(tmp_path)]
     refused = [each for each in refused if each.verb == "compress" and each.status == "failed"]
-    assert len(refused) == sum("int8" not in model for model in models)
+    assert len(refused) == sum("int8" not in model for model in models) >= 1
     for each in refused:
         assert "would lose" in each.error["what"] and "the limit is 0.00 %" in each.error["why"]
 
