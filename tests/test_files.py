@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from gyral.errors import ConflictError
 from gyral.files import last_version, new_version, versions, write_atomic
 
 
@@ -42,7 +43,7 @@ def test_versions_count_up_and_a_failed_one_is_never_seen(tmp_path):
 
 
 def test_a_version_taken_by_another_process_is_not_overwritten(tmp_path):
-    with pytest.raises(OSError), new_version(tmp_path, "shop") as (folder, number):
+    with pytest.raises(ConflictError, match="shop@1"), new_version(tmp_path, "shop") as (folder, number):
         (folder / "a").write_text("mine")
         other = tmp_path / f"shop@{number}"
         other.mkdir()

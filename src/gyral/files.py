@@ -6,12 +6,15 @@ the folder that holds it.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from gyral.errors import ConflictError
 
 
 def fsync_path(path: Path) -> None:
@@ -47,12 +50,32 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     fsync_path(path.parent)
 
 
+def publish(staging: Path, target: Path) -> None:
+    """Flush a folder made beside `target` and give it that name in one step.
+
+    Raises
+    ------
+    FileExistsError : another process published this name first; its folder stays untouched.
+    """
+    fsync_tree(staging)
+    try:
+        os.rename(staging, target)  # a folder that holds something is never replaced
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise FileExistsError(error.errno, "made by another process first", str(target)) from None
+        raise
+    fsync_path(target.parent)
+
+
 @contextmanager
 def new_version(parent: Path, name: str) -> Iterator[tuple[Path, int]]:
     """Fill a temporary folder, then publish it as `parent/<name>@<n>` with the next free n.
 
-    Yields the folder to fill and its number. If the body raises, or another process published the number first, nothing
-    is published and what was there stays.
+    Yields the folder to fill and its number. If the body raises, nothing is published.
+
+    Raises
+    ------
+    ConflictError : another process published the number first; nothing is published and theirs stays.
     """
     parent.mkdir(parents=True, exist_ok=True)
     number = last_version(parent, name) + 1
@@ -61,9 +84,14 @@ def new_version(parent: Path, name: str) -> Iterator[tuple[Path, int]]:
     staging.mkdir()
     try:
         yield staging, number
-        fsync_tree(staging)
-        os.rename(staging, parent / f"{name}@{number}")  # fails on a non-empty folder, so no version is overwritten
-        fsync_path(parent)
+        try:
+            publish(staging, parent / f"{name}@{number}")
+        except FileExistsError:
+            raise ConflictError(
+                f"another process made `{name}@{number}` first",
+                where=str(parent),
+                hint="run the same command again: it makes the next version",
+            ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -1,6 +1,8 @@
 import subprocess
 import sys
+import threading
 
+import lance
 import pyarrow as pa
 import pytest
 
@@ -82,6 +84,46 @@ def test_racing_processes_lose_and_double_nothing(tmp_path):
     final = Lake(tmp_path).snapshot("quarantine")
     assert final.offsets == {"p": 36}
     assert sorted(ids(final), key=lambda name: int(name[1:])) == [f"e{number}" for number in range(360)]
+
+
+def test_a_table_made_by_many_at_once_is_one_table_that_keeps_what_each_commits(tmp_path):
+    def work(lake, start, number, errors):
+        try:
+            start.wait()
+            snapshot = lake.open("quarantine")
+            while True:
+                try:
+                    return snapshot.commit(rows(number, 1, number), {f"p{number}": 1})
+                except ConflictError:
+                    snapshot = lake.open("quarantine")
+        except Exception as error:
+            errors.append(error)
+
+    for attempt in range(40):
+        lake, start, errors = Lake(tmp_path / str(attempt)), threading.Barrier(4), []
+        threads = [threading.Thread(target=work, args=(lake, start, number, errors)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert sorted(ids(lake.snapshot("quarantine"))) == ["e0", "e1", "e2", "e3"]
+        assert lake.snapshot("quarantine").version == 5
+        assert [path.name for path in lake.folder.iterdir()] == ["quarantine"]
+
+
+def test_a_table_is_not_there_before_it_can_be_read(tmp_path, monkeypatch):
+    lake = Lake(tmp_path)
+    make = lance.write_dataset
+
+    def slow(*args, **kwargs):
+        made = make(*args, **kwargs)
+        assert not lake.exists("quarantine")
+        lake.folder.joinpath("quarantine").mkdir(exist_ok=True)  # an empty folder left by somebody else is in nobody's way
+        return made
+
+    monkeypatch.setattr(lance, "write_dataset", slow)
+    assert lake.open("quarantine").count() == 0 and lake.exists("quarantine")
 
 
 def test_everything_a_commit_wrote_was_flushed_before_it_returned(tmp_path, monkeypatch):

@@ -12,6 +12,9 @@ were expected); `Merge` rejects the second. Offsets live in the schema metadata,
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +27,14 @@ from lance.fragment import FragmentMetadata, write_fragments
 from lance.schema import LanceSchema
 
 from gyral.errors import ConflictError, GyralError
-from gyral.files import fsync_path
+from gyral.files import fsync_path, publish
 
 OFFSETS_KEY = b"gyral.offsets"
 CLOCK_SLACK_S = 0.1
 """File times come from a coarser clock than `time.time()`."""
+
+
+DISK_HINT = "`gyral doctor` checks the disk; then run the same command again: what was committed is kept"
 
 
 class LakeError(GyralError):
@@ -36,15 +42,23 @@ class LakeError(GyralError):
 
 
 def create(uri: Path, schema: pa.Schema) -> lance.LanceDataset:
-    """Make an empty table with no offsets, or open it when another process made it first."""
+    """Make an empty table with no offsets, or open it when another process made it first.
+
+    The table is made beside its place and renamed to it. Lance's own create is not safe here: of two at once, the later one can
+    turn into an overwrite, which would empty the table of what the first has committed meanwhile.
+    """
     uri.parent.mkdir(parents=True, exist_ok=True)
-    since = time.time()
+    staging = Path(tempfile.mkdtemp(prefix=f".{uri.name}.", suffix=".tmp", dir=uri.parent))
     try:
-        lance.write_dataset(pa.Table.from_batches([], schema), str(uri), schema=_with_offsets(schema, {}))
-        flush(uri, since)
+        table = staging / uri.name
+        lance.write_dataset(pa.Table.from_batches([], schema), str(table), schema=_with_offsets(schema, {}))
+        publish(table, uri)
+    except FileExistsError:
+        pass  # somebody else made it first; theirs is opened
     except OSError as error:
-        if "already exists" not in str(error).lower():
-            raise LakeError("the lake table cannot be made", why=str(error), where=str(uri)) from None
+        raise LakeError("the lake table cannot be made", why=_first(error), where=str(uri), hint=DISK_HINT) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     return lance.dataset(str(uri))
 
 
@@ -90,7 +104,7 @@ def commit(dataset: lance.LanceDataset, rows: pa.Table | None, offsets: Mapping[
     except OSError as error:
         if "conflict" in str(error).lower():
             raise ConflictError("another process committed to the lake first", where=str(uri)) from None
-        raise LakeError("the lake could not be written", why=str(error), where=str(uri)) from None
+        raise LakeError("the lake could not be written", why=_first(error), where=str(uri), hint=DISK_HINT) from None
     return result
 
 
@@ -116,6 +130,11 @@ def _lance_schema(dataset: lance.LanceDataset, offsets: Mapping[str, int]) -> La
     if [field.id() for field in schema.fields()] != [field.id() for field in dataset.lance_schema.fields()]:
         raise LakeError("the columns of the lake table are not those it was made with", where=str(dataset.uri))
     return schema
+
+
+def _first(error: Exception) -> str:
+    """What Lance says without the place in its own source."""
+    return re.sub(r", (/[^ ]*|src/[^ ]*)\.rs:\d+:\d+", "", str(error))
 
 
 def flush(uri: Path, since: float) -> None:
