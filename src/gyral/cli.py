@@ -20,9 +20,11 @@ from gyral.console import (
     common,
     configure,
     fail,
+    fault,
     on_option,
     plain,
     print_result,
+    refused,
     resume_line,
     source_options,
     start_run,
@@ -55,6 +57,10 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        fail(refused(error), 1)
+    except Exception as error:
+        fail(fault(error), 1)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from gyral.errors import UsageError
+from gyral.errors import GyralError, UsageError, render
 
 if TYPE_CHECKING:
     from gyral.config import Config
@@ -37,6 +39,30 @@ def close_runs() -> None:
     for run in _current:
         if run.lineage.status == "running":
             run.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+
+
+def refused(error: OSError) -> str:
+    """What the system said no to, and what to do about it."""
+    hints = {
+        errno.ENOSPC: "free some space; ",
+        errno.EDQUOT: "free some space; ",
+        errno.EACCES: "is it yours to read and write? `--root` names another folder; ",
+        errno.EROFS: "`--root` names another folder; ",
+    }
+    where = str(error.filename) if error.filename else ""
+    reason = (error.strerror or str(error)).splitlines()[0]
+    hint = hints.get(error.errno or 0, "") + resume_line()
+    return render(GyralError("the system refused", why=reason, where=where, hint=hint))
+
+
+def fault(error: Exception) -> str:
+    """What to say of an error that nobody foresaw: its name, and where its trace is kept."""
+    run = _current[-1] if _current and _current[-1].lineage.status == "failed" else None
+    if run is None:
+        traceback.print_exception(error)
+    where = f"trace in {run.folder / 'log.txt'}" if run is not None else ""
+    hint = f"this is a fault of gyral: please report it with the trace; {resume_line()}"
+    return render(GyralError(f"unexpected {type(error).__name__}", why=str(error), where=where, hint=hint))
 
 
 def resume_line() -> str:

@@ -10,6 +10,7 @@ A run that is killed keeps the status `running`; a reader tells it from a live o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -30,6 +31,7 @@ from gyral.files import fsync_path, write_atomic
 from gyral.progress import RECORD_INTERVAL_S, Meter, Progress, Screen
 
 FOLDER = "runs"
+LOG = "log.txt"
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -129,9 +131,9 @@ class Run:
         self._metrics.write(msgspec.json.encode({"time": time.time(), "type": kind, **values}) + b"\n")
 
     def note(self, text: str) -> None:
-        """Tell a person, and keep it in `log.txt`."""
-        with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
-            file.write(f"{_now()} {text}\n")
+        """Tell a person, and keep it in `log.txt` as long as the disk takes it."""
+        with contextlib.suppress(OSError):
+            self._log(f"{_now()} {text}\n")
         self.screen.note(text)
 
     def reads(self, kind: str, name: str, version: Any = "") -> None:
@@ -152,24 +154,29 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         lineage = self.lineage
-        if error is None:
-            lineage.status = "done"
-        elif isinstance(error, KeyboardInterrupt | Interrupted):
-            lineage.status = "interrupted"
-        else:
-            lineage.status = "failed"
-            if isinstance(error, GyralError):
-                lineage.error = {"what": error.what, "where": error.where, "why": error.why, "hint": error.hint}
-            else:
-                lineage.error = {"what": f"{type(error).__name__}: {error}", "where": "", "why": "", "hint": ""}
-                with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
-                    file.writelines(traceback.format_exception(error))
         lineage.ended = _now()
         lineage.elapsed_s = round(time.monotonic() - self._begun, 3)
+        self.screen.clear()
+        if error is None:
+            lineage.status = "done"
+            self._finish()
+            return
+        lineage.status = "interrupted" if isinstance(error, KeyboardInterrupt | Interrupted) else "failed"
+        with contextlib.suppress(OSError):  # a disk that takes no record may not hide what went wrong
+            if lineage.status == "failed":
+                lineage.error = _told(error)
+                if not isinstance(error, GyralError):
+                    self._log("".join(traceback.format_exception(error)))
+            self._finish()
+
+    def _finish(self) -> None:
         self._metrics.close()
         fsync_path(self.folder / "metrics.jsonl")
         self._save()
-        self.screen.clear()
+
+    def _log(self, text: str) -> None:
+        with open(self.folder / LOG, "a", encoding="utf-8") as file:
+            file.write(text)
 
     def _on_progress(self, record: Progress, is_last: bool) -> None:
         now = time.monotonic()
@@ -218,6 +225,12 @@ def read_metrics(root: Path, number: int) -> list[dict[str, Any]]:
         except msgspec.DecodeError:
             continue
     return rows
+
+
+def _told(error: BaseException) -> dict[str, str]:
+    if isinstance(error, GyralError):
+        return {"what": error.what, "where": error.where, "why": error.why, "hint": error.hint}
+    return {"what": f"{type(error).__name__}: {error}", "where": "", "why": "", "hint": ""}
 
 
 def _now() -> str:

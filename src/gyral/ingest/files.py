@@ -40,7 +40,7 @@ def ingest(root: Path, config: Config, run: Run) -> dict[str, Any]:
     """
     lake = Lake(root)
     with SqliteLog(lake.log_folder) as log:
-        rows_in = 0
+        rows_in = known = 0
         meter = run.meter("rows")
         if config.ingest.source:
             source = open_source(config.ingest.source, root)
@@ -48,8 +48,9 @@ def ingest(root: Path, config: Config, run: Run) -> dict[str, Any]:
             run.reads("source", config.ingest.source, source.digest)
             run.note(f"reading {source.name} ({source.size_bytes:,} bytes) as layout `{layout.name}`")
             meter.total = source.num_rows
-            rows_in = _append(log, mapped(source, layout, config), source.digest, meter)
+            rows_in, known = _append(lake, log, mapped(source, layout, config), source.digest, meter)
         drained = Drain(lake, log, config.ingest.commit_rows).run()
+        drained.duplicate += known
     return report(run, rows_in, drained, meter)
 
 
@@ -192,14 +193,17 @@ def _first_appearance(group_start: np.ndarray, subjects: np.ndarray) -> np.ndarr
     return np.asarray(first[inverse])
 
 
-def _append(log: SqliteLog, parts: Iterator[Mapped], digest: str, meter: Meter) -> int:
+def _append(lake: Lake, log: SqliteLog, parts: Iterator[Mapped], digest: str, meter: Meter) -> tuple[int, int]:
+    """Append a source; returns its rows, and how many of them came in batches that an earlier try brought into the lake."""
     partition = log.free_partition("ingest")
-    rows = 0
+    committed = lake.open("events").offsets.get(partition, 0)
+    rows = known = 0
     for part in parts:
         count = part.events.num_rows + part.quarantine.num_rows
         if count:
             batch_id = f"{digest}:{rows}+{count}"  # a batch of another size is another batch
-            log.append(partition, batch_id, encode_payload(part.events, part.quarantine), count)
+            offset = log.append(partition, batch_id, encode_payload(part.events, part.quarantine), count)
+            known += count if offset < committed else 0
         rows += count
         meter.update(rows)
-    return rows
+    return rows, known

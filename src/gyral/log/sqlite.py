@@ -26,6 +26,7 @@ from gyral.files import fsync_path
 from gyral.log.base import Entry
 
 GROUP_BATCHES = 256
+DISK_HINT = "`gyral doctor` checks the disk; then run the same command again: what was stored is kept"
 SUFFIX = ".sqlite"
 
 _SCHEMA = """
@@ -167,10 +168,15 @@ class _Writer:
         return done
 
     def trim(self, below: int) -> int:
-        with self._guard:
-            gone = self._connection.execute("DELETE FROM batches WHERE offset <= ?", (below,)).rowcount
-            self._connection.execute("PRAGMA incremental_vacuum")
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        try:
+            with self._guard:
+                gone = self._connection.execute("DELETE FROM batches WHERE offset <= ?", (below,)).rowcount
+                self._connection.execute("PRAGMA incremental_vacuum")
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise LogError(
+                "the log could not be trimmed", why=str(error), where=str(self._path), hint=f"nothing is lost: {DISK_HINT}"
+            ) from None
         return gone
 
     def close(self) -> None:
@@ -192,7 +198,7 @@ class _Writer:
             if connection is not None:
                 connection.close()
             self._lock_file.close()
-            raise LogError("the log cannot be opened", why=str(error), where=str(self._path)) from None
+            raise LogError("the log cannot be opened", why=str(error), where=str(self._path), hint=DISK_HINT) from None
         fsync_path(self._path.parent)
         return connection
 
@@ -225,7 +231,7 @@ class _Writer:
             except sqlite3.Error as error:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-                failure = LogError("the log could not store a batch", why=str(error), where=str(self._path))
+                failure = LogError("the log could not store a batch", why=str(error), where=str(self._path), hint=DISK_HINT)
                 for pending in group:
                     pending.done.set_exception(failure)
                 return
