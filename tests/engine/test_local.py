@@ -6,6 +6,7 @@ import pytest
 
 from gyral.engine.base import connect
 from gyral.errors import UsageError
+from gyral.lake import dataset as datasets
 
 
 @pytest.mark.parametrize("on", ["local", "local://threads=1", "local://threads=4", "local://processes=2"])
@@ -56,3 +57,14 @@ def test_threads_really_run_beside_each_other():
 def test_an_engine_that_does_not_exist_is_refused(on):
     with pytest.raises(UsageError):
         connect(on)
+
+
+@pytest.mark.parametrize("on", ["local://threads=4", "local://processes=2"])
+def test_the_verbs_make_the_same_bytes_on_every_engine(made, project, small_shop, on):
+    flags = {"ingest__batch_rows": 10_000, "on": on}
+    assert project.ingest(small_shop, **flags)["accepted"] == 60_000
+    data = project.curate(**flags)
+    assert [shard.sha256 for shard in data.manifest.shards] == [
+        shard.sha256 for shard in datasets.find(made.root, "shop").manifest.shards
+    ]
+    assert project.events(["event_id"]) == made.events(["event_id"])

@@ -8,6 +8,7 @@ configuration give the same dataset.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,9 +108,10 @@ def decide(
     every_rule += config.curate.rules
     rules.check(every_rule)
     engine = connect(config.on)
+    work = partial(_stage, every_rule=every_rule, known=known, own=config.curate.rules, until=until)
     parts = []
     try:
-        for part in engine.map(lambda batch: _stage(batch, every_rule, known, config.curate.rules, until), batches):
+        for part in engine.map(work, batches):
             parts.append(part)
             if meter is not None:
                 meter.update(meter.record.done + len(part.reasons))

@@ -1,7 +1,8 @@
 """The seam between what is computed and where: an ordered map of a pure function.
 
 The unit of work is a function `item -> result`, most often Arrow RecordBatch → RecordBatch. It may not depend on anything
-but its argument, so an engine is free to run it in a thread, a process or on another machine, and to run it again.
+but its argument, so an engine is free to run it in a thread, a process or on another machine, and to run it again. It must
+therefore be a function of a module, or a `functools.partial` of one with arguments that can travel: never a lambda.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from gyral.event.layout import Layout
 from gyral.event.schema import EVENT, QUARANTINE
 from gyral.ingest.drain import Drain, Drained
 from gyral.ingest.mapping import Mapped, to_events
-from gyral.ingest.sources import Rows, Source, open_source
+from gyral.ingest.sources import Source, open_source
 from gyral.lake.table import Lake
 from gyral.log.sqlite import SqliteLog
 from gyral.progress import Meter
@@ -101,10 +102,7 @@ def layout_of(source: Source, config: Config) -> Layout:
 def mapped(source: Source, layout: Layout, config: Config) -> Iterator[Mapped]:
     """Map a source's batches to events on the engine, in order."""
     engine = connect(config.on)
-
-    def work(rows: Rows) -> Mapped:
-        return to_events(rows, layout, source.digest, source.name)
-
+    work = partial(to_events, layout=layout, digest=source.digest, source=source.name)
     try:
         yield from engine.map(work, source.batches(config.ingest.batch_rows))
     finally:
