@@ -46,7 +46,7 @@ PEERS = {
 
 def ratings() -> Interactions:
     """All ratings in time order, ties in file order."""
-    table = pa.Table.from_batches([rows.batch for rows in open_source(SOURCE, Path()).batches(1 << 20)])
+    table = pa.Table.from_batches([rows.batch for rows in open_source(SOURCE, Path(), print).batches(1 << 20)])
     columns = {name.partition(":")[0]: table[name].to_numpy() for name in table.column_names}
     users, user = np.unique(columns["user_id"].astype(int), return_inverse=True)
     items, item = np.unique(columns["item_id"].astype(int), return_inverse=True)

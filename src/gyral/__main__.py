@@ -1,5 +1,16 @@
-"""`python -m gyral`: the same as the command `gyral`."""
+"""The command `gyral`, also as `python -m gyral`: a Ctrl-C while the rest is imported is an interrupt, not a trace."""
 
-from gyral.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        from gyral.cli import main as run
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted before anything was done")
+    run()
+
+
+if __name__ == "__main__":
+    main()

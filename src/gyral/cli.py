@@ -29,7 +29,7 @@ from gyral.console import (
     source_options,
     start_run,
 )
-from gyral.errors import OPTIONAL, GyralError, MissingExtra, render
+from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, render
 
 if TYPE_CHECKING:
     from gyral.run import Run
@@ -112,11 +112,11 @@ def ingest(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None
 @common
 def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, **flags: Any) -> None:
     """Make the dataset NAME from the lake; every dropped row gets a reason."""
-    config = configure(root, sets, flags)
+    config = configure(root, sets, {**flags, "name": name})
     from gyral.curate.interactions import curate as run_curate
 
     with start_run(root, "curate", config, as_json) as run:
-        made = run_curate(root, name or config.curate.name or "interactions", config, run)
+        made = run_curate(root, config.curate.name or "interactions", config, run)
     manifest = made.manifest
     print_result(
         as_json,
@@ -187,7 +187,10 @@ def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of
     with start_run(root, "serve", config, as_json, parent=child_of) as run:
         run.reads("model", model)
         mounts = {"/": pages(root, Lake(root).overview)}
-        run_serve(root, model, config.serve, mounts=mounts, on_ready=on_ready, note=run.note)
+        told = run_serve(root, model, config.serve, mounts=mounts, on_ready=on_ready, note=run.note)
+        run.summarize(**told.counts)
+        if told.was_interrupted:
+            raise Interrupted(f"stopped after {told.counts['impressions']:,} logged answers", hint=resume_line())
 
 
 @commands.command()
@@ -208,12 +211,14 @@ def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, 
         return
     from gyral.serve.server import serve_app
 
-    serve_app(
+    was_interrupted = serve_app(
         pages(root, Lake(root).overview),
         config.dash.host,
         config.dash.port,
         on_ready=lambda url: print_result(as_json, {"url": url}, lambda: f"pages at {url}/ (Ctrl-C stops)"),
     )
+    if was_interrupted:
+        raise Interrupted("stopped", hint=resume_line())
 
 
 @commands.command()

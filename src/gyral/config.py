@@ -20,6 +20,8 @@ from gyral.errors import ConfigError, did_you_mean
 
 FILE_NAME = "gyral.toml"
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}"
+"""Names of datasets and models: they are folders, tags and parts of addresses."""
 Text = Annotated[str, Meta(min_length=1)]
 RuleOp = Literal["<", "<=", ">", ">=", "==", "!=", "matches", "not matches", "is null"]
 
@@ -53,7 +55,16 @@ class Ingest(Section, frozen=True):
 class Curate(Section, frozen=True):
     """Lake → Dataset."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]*$", description="name of the dataset; empty: that of the source")] = ""
+    name: Annotated[
+        str,
+        Meta(
+            pattern=rf"^({NAME})?$",
+            description="name of the dataset (letters, digits, `_`, `.`, `-`); empty: that of the source",
+        ),
+    ] = ""
+    apps: Annotated[
+        list[str], Meta(description="applications whose events are taken; empty: all. Events of a file carry its name")
+    ] = []
     repeats: Annotated[
         bool | None, Meta(description="may a subject meet an object again? unset: as the layout says, or measured")
     ] = None
@@ -133,11 +144,12 @@ def load(root: Path, sets: Sequence[str] = (), flags: Mapping[str, Any] | None =
     tree: dict[str, Any] = {}
     text = ""
     if path.exists():
-        text = path.read_text(encoding="utf-8")
         try:
+            text = path.read_text(encoding="utf-8")
             tree = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"`{FILE_NAME}` is not valid TOML", why=str(error), where=str(path)) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            hint = "strings need quotes, sections look like `[train]`; a file in another encoding must be saved as UTF-8"
+            raise ConfigError(f"`{FILE_NAME}` is not valid TOML", why=str(error), where=str(path), hint=hint) from None
     origin: dict[str, str] = {}
     for given in sets:
         key, equals, value = given.partition("=")
@@ -193,8 +205,11 @@ def budget_seconds(text: str, *, flop_per_s: float = 20e9) -> float:
         raise ConfigError(f"`--budget {text}` is not a time or an amount of work", hint="write `90s`, `3m`, `1h` or `1e12flop`")
     unit = match.group(2)
     seconds = number * {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}.get(unit, 1 / flop_per_s)
-    if seconds <= 0:
-        raise ConfigError(f"`--budget {text}` buys nothing", hint="give at least a second, for example `--budget 3m`")
+    if not 0 < seconds < 1e9:
+        raise ConfigError(
+            f"`--budget {text}` {'buys nothing' if seconds <= 0 else 'has no end'}",
+            hint="give at least a second, for example `--budget 3m`",
+        )
     return seconds
 
 
@@ -245,6 +260,9 @@ def _explain(message: str, tree: dict[str, Any], path: Path, text: str, origin: 
     for key in keys[:-1]:
         parent = _field_types(parent).get(key, parent)
     meaning = _meaning(parent, keys[-1]) if keys else ""
+    allowed = _allowed(parent, keys[-1]) if keys else []
+    if allowed and isinstance(value, str):
+        meaning = did_you_mean(value, allowed)
     return ConfigError(
         f"`{dotted} = {_toml(value)}` cannot be used",
         why=reason[:1].lower() + reason[1:],
@@ -263,6 +281,11 @@ def _field_types(struct: type) -> dict[str, type]:
             kind = typing.get_args(kind)[0]
         result[field.name] = kind
     return result
+
+
+def _allowed(struct: type, name: str) -> list[str]:
+    kind = _field_types(struct).get(name)
+    return [str(each) for each in typing.get_args(kind)] if typing.get_origin(kind) is Literal else []
 
 
 def _meaning(struct: type, name: str) -> str:

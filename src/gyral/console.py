@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -67,11 +68,12 @@ def fault(error: Exception) -> str:
 
 def resume_line() -> str:
     """The line that goes on where this one stopped: what was committed is not done twice."""
-    words = ["gyral", *sys.argv[1:]]
-    quoted = " ".join(f"'{word}'" if any(mark in word for mark in " !*$&;") else word for word in words)
-    if _current and _current[0].lineage.verb == "loop" and "--resume" not in words:
-        quoted += f" --resume {_current[0].number}"
-    return f"everything committed is kept; continue with `{quoted}`"
+    words = sys.argv[1:]
+    resume_as = _current[0].resume_as if _current else None
+    if resume_as is not None:
+        kept = [word for at, word in enumerate(words) if word != "--resume" and (at == 0 or words[at - 1] != "--resume")]
+        words = [*(word for word in kept if not word.startswith("--resume=")), "--resume", str(resume_as)]
+    return f"everything committed is kept; continue with `{shlex.join(['gyral', *words])}`"
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:

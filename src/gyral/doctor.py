@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,7 +19,11 @@ import msgspec
 from gyral import config as configs
 from gyral import run as runs
 from gyral.errors import GyralError
+from gyral.lake import dataset as datasets
 from gyral.lake.table import Lake
+from gyral.model import card as cards
+from gyral.model import inputs
+from gyral.run import Lineage
 from gyral.show import table
 
 EXTRAS = {
@@ -56,10 +61,15 @@ def _machine(root: Path) -> Iterator[Finding]:
         f"{free / 1e9:.1f} GB free",
         "free some space; the log refuses to lose events" if low else "",
     )
-    seconds = sorted(_fsync_s(folder) for _ in range(9))[4]
-    slow = seconds > 0.05
-    hint = "small batches will be slow here: send 1,000 events a batch, or put the project on a local disk" if slow else ""
-    yield Finding("fsync", "note" if slow else "ok", f"{1e3 * seconds:.1f} ms", hint)
+    try:
+        seconds = sorted(_fsync_s(folder) for _ in range(9))[4]
+    except OSError as error:
+        hint = "nothing can be written here: another folder with `--root`, or free some space"
+        yield Finding("fsync", "bad", error.strerror or str(error), hint)
+    else:
+        slow = seconds > 0.05
+        hint = "small batches will be slow here: send 1,000 events a batch, or put the project on a local disk" if slow else ""
+        yield Finding("fsync", "note" if slow else "ok", f"{1e3 * seconds:.1f} ms", hint)
     yield Finding("sqlite", "ok", f"{sqlite3.sqlite_version} (one writing connection a partition)")
 
 
@@ -79,22 +89,64 @@ def _project(root: Path) -> Iterator[Finding]:
         yield Finding("gyral.toml", "ok", "reads" if (root / configs.FILE_NAME).exists() else "none: defaults")
     except GyralError as error:
         yield Finding("gyral.toml", "bad", error.what + (f" ({error.where})" if error.where else ""), error.hint)
+    yield _lake(root)
+    yield _published(root, "datasets", datasets.FOLDER, lambda name: datasets.find(root, name).read())
+    yield _published(root, "models", cards.FOLDER, lambda name: _load(root, name))
+    yield _runs(root)
+
+
+def _lake(root: Path) -> Finding:
+    lake = Lake(root)
     try:
-        tables = Lake(root).overview()["tables"]
-        told = ", ".join(f"{name} {facts['rows']:,} rows" for name, facts in tables.items())
-        yield Finding("lake", "ok", told or "empty")
+        tables = lake.overview()["tables"]
+        for name, facts in tables.items():
+            rows = sum(batch.num_rows for batch in lake.snapshot(name).scan(["event_id"]))
+            if rows != facts["rows"]:
+                hint = "move the `lake` folder away and ingest again"
+                return Finding("lake", "bad", f"`{name}` has {rows:,} rows and says {facts['rows']:,}", hint)
     except GyralError as error:
-        yield Finding("lake", "bad", str(error.what), error.hint)
-    states: dict[str, list[int]] = {}
+        return Finding("lake", "bad", error.what + (f": {error.why}" if error.why else ""), error.hint)
+    told = ", ".join(f"{name} {facts['rows']:,} rows" for name, facts in tables.items())
+    return Finding("lake", "ok", told or "empty")
+
+
+def _published(root: Path, check: str, folder: str, read: Callable[[str], object]) -> Finding:
+    """Read the newest version of every name, which is what a verb would take."""
+    found = (re.fullmatch(r"(.+)@[0-9]+", entry) for entry in (os.listdir(root / folder) if (root / folder).is_dir() else []))
+    names = sorted({match.group(1) for match in found if match})
+    for name in names:
+        try:
+            read(name)
+        except GyralError as error:
+            return Finding(check, "bad", error.what + (f": {error.why}" if error.why else ""), error.hint)
+    return Finding(check, "ok", f"{len(names):,} names, the newest of each reads" if names else "none")
+
+
+def _load(root: Path, name: str) -> None:
+    folder = cards.find(root, name)
+    cards.read_card(folder)
+    cards.read_weights(folder)
+    inputs.load(folder)
+
+
+def _runs(root: Path) -> Finding:
+    states: dict[str, list[Lineage]] = {}
+    unreadable = 0
     for each in runs.numbers(root):
         try:
-            states.setdefault(runs.read_lineage(root, each).status, []).append(each)
+            lineage = runs.read_lineage(root, each)
+            states.setdefault(lineage.status, []).append(lineage)
         except GyralError:
-            states.setdefault("unreadable", []).append(each)
+            unreadable += 1
     told = ", ".join(f"{len(each):,} {state}" for state, each in sorted(states.items()))
-    killed = states.get("killed", [])
-    hint = f"run {killed[-1]} was killed; run its command again (a loop: `--resume {killed[-1]}`)" if killed else ""
-    yield Finding("runs", "note" if killed else "ok", told or "none", hint)
+    told += f", {unreadable:,} unreadable" if unreadable else ""
+    killed = [each for each in states.get("killed", []) if each.parent is None]
+    hint = ""
+    if killed:
+        last = killed[-1]
+        again = f" --resume {last.run}" if last.verb == "loop" and "--resume" not in last.command else ""
+        hint = f"run {last.run} was killed; continue with `{last.command}{again}`"
+    return Finding("runs", "note" if killed else "ok", told or "none", hint)
 
 
 def table_of(findings: list[Finding]) -> str:

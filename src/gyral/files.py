@@ -7,14 +7,21 @@ the folder that holds it.
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import os
+import platform
 import re
+import secrets
 import shutil
+import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from gyral.errors import ConflictError
+from gyral.errors import ConflictError, NotFound, did_you_mean
 
 
 def fsync_path(path: Path) -> None:
@@ -34,10 +41,21 @@ def fsync_tree(folder: Path) -> None:
         fsync_path(Path(parent))
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; when it returns, the names of all that were missing are on the disk."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        fsync_path(folder.parent)
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Replace `path` by `data` in one step; after it returns, the new bytes are on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident():x}.tmp")
     body = data.encode() if isinstance(data, str) else data
     try:
         with open(temporary, "wb") as file:
@@ -68,6 +86,22 @@ def publish(staging: Path, target: Path) -> None:
 
 
 @contextmanager
+def staging_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A hidden folder beside `name` to fill and then `publish`; gone after the block, as are those of processes that died."""
+    make_folder(parent)
+    machine = f"{zlib.crc32(platform.node().encode()):08x}"
+    for left in parent.glob(f".{glob.escape(name)}.{machine}-*.tmp"):
+        if not is_alive(int(left.name.split("-")[-1].split(".")[0])):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = parent / f".{name}.{machine}-{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def new_version(parent: Path, name: str) -> Iterator[tuple[Path, int]]:
     """Fill a temporary folder, then publish it as `parent/<name>@<n>` with the next free n.
 
@@ -77,12 +111,8 @@ def new_version(parent: Path, name: str) -> Iterator[tuple[Path, int]]:
     ------
     ConflictError : another process published the number first; nothing is published and theirs stays.
     """
-    parent.mkdir(parents=True, exist_ok=True)
-    number = last_version(parent, name) + 1
-    staging = parent / f".{name}@{number}.{os.getpid()}.tmp"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    try:
+    with staging_folder(parent, name) as staging:
+        number = last_version(parent, name) + 1
         yield staging, number
         try:
             publish(staging, parent / f"{name}@{number}")
@@ -92,8 +122,58 @@ def new_version(parent: Path, name: str) -> Iterator[tuple[Path, int]]:
                 where=str(parent),
                 hint="run the same command again: it makes the next version",
             ) from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+
+
+def find_version(parent: Path, noun: str, name: str, hint: str) -> Path:
+    """Folder of `name` (its newest version) or `name@n` among the published ones.
+
+    Parameters
+    ----------
+    noun, hint : for the error: what is looked for, and how the first one is made.
+
+    Raises
+    ------
+    NotFound : there is no such version; the hint names the nearest.
+    """
+    base, _, number = name.partition("@")
+    there = versions(parent, base)
+    version = int(number) if number.isdecimal() else 0 if number else max(there, default=0)
+    if version in there:
+        return parent / f"{base}@{version}"
+    if there:
+        hint = f"versions there: {', '.join(f'`{base}@{each}`' for each in there[-5:])}"
+    else:
+        found = (re.fullmatch(r"([A-Za-z0-9_.-]+)@\d+", entry) for entry in (os.listdir(parent) if parent.is_dir() else []))
+        known = {match.group(1) for match in found if match}
+        hint = did_you_mean(base, known) if known else hint
+    raise NotFound(f"there is no {noun} `{name}`", where=str(parent), hint=hint)
+
+
+def hold(path: Path) -> IO[bytes] | None:
+    """Take a lock file until it is closed or this process ends; None when another holder has it."""
+    file = open(path, "ab")  # noqa: SIM115 (held until the caller closes it)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
+
+
+@contextmanager
+def alone(path: Path, otherwise: str) -> Iterator[None]:
+    """Run a block only while nobody else runs one with the same path.
+
+    Raises
+    ------
+    ConflictError : somebody does; `otherwise` is the sentence that says so.
+    """
+    make_folder(path.parent)
+    held = hold(path.with_name(f"{path.name}.lock"))
+    if held is None:
+        raise ConflictError(otherwise, where=str(path.parent), hint="wait for it to end (`gyral doctor` lists running runs)")
+    with held:
+        yield
 
 
 def versions(parent: Path, name: str) -> list[int]:
@@ -106,3 +186,14 @@ def versions(parent: Path, name: str) -> list[int]:
 def last_version(parent: Path, name: str) -> int:
     """Number of the newest published version of `name`, 0 when there is none."""
     return max(versions(parent, name), default=0)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine has this number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's
+        return True
+    return True

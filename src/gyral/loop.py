@@ -9,22 +9,51 @@ model answers over HTTP for everyone who acts in it. No event is learned from be
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from gyral.compress.quantize import compress
 from gyral.config import Config, budget_seconds
 from gyral.curate.interactions import curate
-from gyral.errors import NotFound, QualityError, UsageError
+from gyral.errors import QualityError
 from gyral.event.layout import Layout
+from gyral.files import alone
 from gyral.ingest.drain import Drain
-from gyral.ingest.files import Slice, cut, ingest_slice, layout_of
-from gyral.ingest.sources import open_source
+from gyral.ingest.files import Slice, app_of, cut, ingest_slice, layout_of
+from gyral.ingest.sources import Source, open_source
 from gyral.lake.table import Lake
 from gyral.log.sqlite import SqliteLog
-from gyral.prequential import ServedModel, baseline_slots, learned, score_turn, truth_of
-from gyral.run import Run, read_lineage, read_metrics
+from gyral.model.card import FOLDER as MODELS
+from gyral.prequential import FROZEN, Models, learned, score_turn, truth_of
+from gyral.progress import fixed
+from gyral.resume import Row, check_still_there, finished_turns, what_must_be_the_same
+from gyral.run import Run
+from gyral.served import ServedModel
 from gyral.train.trainer import train
+
+
+@dataclass
+class World:
+    """What all turns share: the project, what is learned from, and the open ends of log, lake and server."""
+
+    root: Path
+    config: Config
+    run: Run
+    source: Source
+    layout: Layout
+    slices: list[Slice]
+    lake: Lake
+    log: SqliteLog
+    drain: Drain
+    served: ServedModel
+
+    @property
+    def name(self) -> str:
+        """Name of the datasets and models."""
+        return self.config.curate.name or self.source.name
 
 
 def loop(root: Path, config: Config, run: Run, resume: int | None = None) -> dict[str, Any]:
@@ -39,26 +68,33 @@ def loop(root: Path, config: Config, run: Run, resume: int | None = None) -> dic
     InputError, UsageError : the source or the settings cannot be used; nothing was started.
     """
     turns = config.loop.turns
-    budget_s = budget_seconds(config.train.budget) / turns
-    source = open_source(config.ingest.source, root)
+    run.resume_as = resume
+    source = open_source(config.ingest.source, root, run.note)
     layout = layout_of(source, config)
-    name = config.curate.name or source.name
     run.reads("source", config.ingest.source, source.digest)
-    run.metric("source", digest=source.digest, turns=turns, seed=config.train.seed)
+    same = what_must_be_the_same(source.digest, layout, config)
+    rows = finished_turns(root, resume, same)[:turns]
+    run.metric("source", **same)
+    for row in rows:
+        run.metric("turn", **row)
+    run.resume_as = run.number
     slices = cut(source, layout, config, turns + 1, run.meter("rows", verb="read"))
-    rows = _finished_turns(root, resume, source.digest, config)
     run.note(f"loop     {source.name}: {turns} turns over {sum(part.events.num_rows for part in slices):,} events")
+    lake = Lake(root)
+    app = app_of(lake, slices[0].events, layout, source.name)
+    check_still_there(root, lake, rows, slices)
+    if not config.curate.apps and "app" not in layout.columns:  # a folder may hold other sources too
+        config = replace(config, curate=replace(config.curate, apps=[app]))
     with (
-        SqliteLog(Lake(root).log_folder) as log,
-        ServedModel(root, run) as served,
+        alone(root / MODELS / f".{config.curate.name or source.name}.loop", "another loop makes models of this name here"),
+        SqliteLog(lake.log_folder) as log,
+        ServedModel(root, config.serve, run) as served,
     ):
-        drain = Drain(Lake(root), log, config.ingest.commit_rows)
-        for row in rows:
-            run.metric("turn", **row)
+        drain = Drain(lake, log, config.ingest.commit_rows)
+        world = World(root, config, run, source, layout, slices, lake, log, drain, served)
         for turn in range(len(rows) + 1, turns + 1):
-            row = _turn(root, name, turn, slices, layout, config, run, budget_s, drain, log, served, rows)
-            rows.append(row)
-            run.metric("turn", **row)
+            rows.append(_turn(world, turn, rows[0]["model"] if rows else None))
+            run.metric("turn", **rows[-1])
         drain.run()
     result = {"turns": rows, "model": rows[-1]["model"]}
     run.writes("model", rows[-1]["model"])
@@ -66,21 +102,11 @@ def loop(root: Path, config: Config, run: Run, resume: int | None = None) -> dic
     return result
 
 
-def _turn(
-    root: Path,
-    name: str,
-    turn: int,
-    slices: list[Slice],
-    layout: Layout,
-    config: Config,
-    run: Run,
-    budget_s: float,
-    drain: Drain,
-    log: SqliteLog,
-    served: ServedModel,
-    rows: list[dict[str, Any]],
-) -> dict[str, Any]:
+def _turn(world: World, turn: int, first_model: str | None) -> Row:
     """Learn slice `turn`, serve, and be asked about slice `turn + 1`."""
+    root, config, run, slices = world.root, world.config, world.run, world.slices
+    budget_s = budget_seconds(config.train.budget) / config.loop.turns
+    truth = truth_of(slices[turn], world.layout, config)
     seconds: dict[str, float] = {}
     clock = time.monotonic()
 
@@ -91,14 +117,15 @@ def _turn(
 
     run.note(f"\nturn {turn} of {config.loop.turns}")
     with Run.start(root, "ingest", config, parent=run) as child:
-        ingest_slice(slices[turn - 1], f"loop-{run.number}-{turn}", drain, log, config, child)
+        name = f"{world.layout.digest}:{turn}/{len(slices)}"
+        ingest_slice(slices[turn - 1], world.source, name, world.drain, world.lake, world.log, config, child)
     committed = time.monotonic()
     lap("ingest")
     with Run.start(root, "curate", config, parent=run) as child:
-        data = curate(root, name, config, child, learned(slices, turn))
+        data = curate(root, world.name, config, child, learned(slices, turn))
     lap("curate")
     with Run.start(root, "train", config, parent=run, seed=config.train.seed) as child:
-        card = train(root, data.name, config, child, budget_s=budget_s, name=name)
+        card = train(root, data.name, config, child, budget_s=budget_s, name=world.name)
     lap("train")
     try:
         with Run.start(root, "compress", config, parent=run) as child:
@@ -106,45 +133,21 @@ def _turn(
     except QualityError as refused:  # the model is served as it is
         run.note(f"compress {card.model} refused: {refused.what}; it is served uncompressed")
     lap("compress")
-    served.follow(card.model, baseline_slots(rows[0]["model"] if rows else card.model))
-    freshness_s = time.monotonic() - committed
+    models = Models(card.model, first_model or card.model)
+    world.served.follow(models.looped, {FROZEN: models.frozen})
     lap("swap")
-    truth = truth_of(slices[turn], layout, config)
-    first_until = rows[0]["learned_until"] if rows else card.learned_until
-    scores, p99_ms = score_turn(truth, data, first_until, served, run)
+    scored = score_turn(truth, data, slices[0], models, world.served)
     lap("ask")
     row = {
         "turn": turn,
         "events": slices[turn - 1].events.num_rows,
-        **scores,
-        "freshness_s": round(freshness_s, 3),
-        "p99_ms": round(p99_ms, 3),
+        **scored.quality,
+        "freshness_s": None if scored.first_at is None else round(scored.first_at - committed, 3),
+        "p99_ms": None if scored.p99_ms is None else round(scored.p99_ms, 3),
         "model": card.model,
         "learned_until": card.learned_until,
         "seconds": seconds,
     }
-    quality = ", ".join(f"{which} {value:.4f}" for which, value in row["ndcg_at_10"].items())
+    quality = ", ".join(f"{which} {fixed(value)}" for which, value in row["ndcg_at_10"].items())
     run.note(f"score    slice {turn + 1}: NDCG@10 {quality} over {len(truth.subjects):,} subjects, asked over HTTP")
     return row
-
-
-def _finished_turns(root: Path, resume: int | None, digest: str, config: Config) -> list[dict[str, Any]]:
-    """Turns of an interrupted run that need not be repeated.
-
-    Raises
-    ------
-    UsageError : the run was another loop: other source, number of turns or seed.
-    """
-    if resume is None:
-        return []
-    if read_lineage(root, resume).verb != "loop":
-        raise NotFound(f"run {resume} is not a loop", hint="`gyral show` lists the runs")
-    metrics = read_metrics(root, resume)
-    told = next((line for line in metrics if line["type"] == "source"), None)
-    wanted = {"digest": digest, "turns": config.loop.turns, "seed": config.train.seed}
-    if told is not None and {key: told[key] for key in wanted} != wanted:
-        raise UsageError(f"run {resume} had another source, number of turns or seed", hint="start afresh without `--resume`")
-    rows = [
-        {key: value for key, value in line.items() if key not in ("time", "type")} for line in metrics if line["type"] == "turn"
-    ]
-    return rows[: config.loop.turns]

@@ -2,7 +2,7 @@
 
 | kind | an object of it is |
 |---|---|
-| `source` | a function `open(uri, config) -> Source` that reads a place events come from, by URI scheme |
+| `source` | a function `open(uri, root, note) -> Source` that reads a place events come from, by URI scheme |
 | `layout` | a `Layout`: the column names, types and dirt of one well-known file |
 | `family` | a `Family`: how one kind of model is stored, loaded and asked |
 | `trainer` | a function `fit(dataset, …) -> Fitted` that trains the family of the same name |

@@ -65,6 +65,8 @@ class Meter:
     def update(self, done: float, total: float | None = None, **metric: Any) -> None:
         """Report the amount done so far (not the increment)."""
         self.total = total if total is not None else self.total
+        if self.total is not None:
+            self.total = max(self.total, done)
         now = time.monotonic()
         elapsed = now - self._start
         rate = done / elapsed if elapsed > 0 else 0.0
@@ -138,6 +140,11 @@ def number(value: Any) -> str:
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def fixed(value: float | None, places: int = 4) -> str:
+    """Write a metric with its decimals; `–` where there is none."""
+    return "–" if value is None else f"{value:.{places}f}"
 
 
 def duration(seconds: float) -> str:

@@ -27,7 +27,7 @@ import msgspec
 from gyral import __version__
 from gyral.config import Config, to_toml
 from gyral.errors import GyralError, Interrupted, NotFound
-from gyral.files import fsync_path, write_atomic
+from gyral.files import fsync_path, is_alive, make_folder, write_atomic
 from gyral.progress import RECORD_INTERVAL_S, Meter, Progress, Screen
 
 FOLDER = "runs"
@@ -75,6 +75,8 @@ class Run:
         self.lineage = lineage
         self.screen = screen
         self._begun = time.monotonic()
+        self.resume_as: int | None = None
+        """Number that `--resume` takes if this run is interrupted now; None: its command again is enough."""
         self._last_record = 0.0
         self._metrics = open(folder / "metrics.jsonl", "ab", buffering=0)  # noqa: SIM115 (closed by __exit__)
 
@@ -91,7 +93,7 @@ class Run:
     ) -> Self:
         """Make the next free `runs/<n>` below `root` and write what is known before work begins."""
         runs = root / FOLDER
-        runs.mkdir(parents=True, exist_ok=True)
+        make_folder(runs)
         number = max(numbers(root), default=0) + 1
         while True:
             try:
@@ -205,7 +207,10 @@ def read_lineage(root: Path, number: int) -> Lineage:
     path = root / FOLDER / str(number) / "lineage.json"
     try:
         lineage = msgspec.json.decode(path.read_bytes(), type=Lineage)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except msgspec.DecodeError as error:
+        hint = "its log and metrics may still be there"
+        raise NotFound(f"the record of run {number} is damaged", why=str(error), where=str(path), hint=hint) from None
+    except FileNotFoundError:
         known = numbers(root)
         raise NotFound(
             f"there is no run {number}", where=str(path), hint=f"runs here: {known[0]}–{known[-1]}" if known else ""
@@ -238,8 +243,8 @@ def _now() -> str:
 
 
 def _process_start(pid: int) -> str:
-    """Start time of a process in clock ticks since boot, empty when it is gone (or the system has no /proc)."""
+    """Start time of a process in clock ticks since boot, empty when it is gone; without /proc only the latter is known."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
-        return ""
+        return "alive" if not Path("/proc/self").exists() and is_alive(pid) else ""

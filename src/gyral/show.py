@@ -15,7 +15,7 @@ from gyral.errors import NotFound, UsageError, did_you_mean
 from gyral.files import versions
 from gyral.lake import dataset as datasets
 from gyral.lake.table import Lake
-from gyral.progress import duration, number
+from gyral.progress import duration, fixed, number
 
 LAST_RUNS = 20
 
@@ -65,20 +65,21 @@ def turn_table(result: dict[str, Any]) -> str:
             [
                 str(row["turn"]),
                 f"{row['events']:,}",
-                *(f"{every[name]:.3f}" for name in ("looped", "frozen", "popularity")),
-                *(f"{known[name]:.3f}" for name in ("looped", "frozen", "popularity")),
-                f"{row['hit_at_10']['looped']:.3f}",
-                f"{row['freshness_s']:.1f} s",
-                f"{row['p99_ms']:.1f} ms",
+                *(fixed(every[name], 3) for name in ("looped", "frozen", "popularity")),
+                *(fixed(known[name], 3) for name in ("looped", "frozen", "popularity")),
+                fixed(row["hit_at_10"]["looped"], 3),
+                "–" if row["freshness_s"] is None else f"{row['freshness_s']:.1f} s",
+                "–" if row["p99_ms"] is None else f"{row['p99_ms']:.1f} ms",
             ]
         )
     heads = ["turn", "events", "looped", "frozen", "popular", "looped", "frozen", "popular", "hit@10", "fresh", "p99"]
     text = table(heads, rows, right=True)
     group = f"{'':>{text.index('looped')}}NDCG@10, all customers        known customers"
     last = result["turns"][-1]["ndcg_at_10"]
-    gain = 100 * (last["looped"] / last["frozen"] - 1) if last["frozen"] else 0.0
-    closing = f"closing the loop: {last['looped']:.3f} against {last['frozen']:.3f} frozen after turn 1 ({gain:+.0f} %), "
-    return f"{group}\n{text}\n\n{closing}{last['popularity']:.3f} by popularity; model {result['model']}"
+    looped, frozen, popularity = (fixed(last[name], 3) for name in ("looped", "frozen", "popularity"))
+    gain = f" ({100 * (last['looped'] / last['frozen'] - 1):+.0f} %)" if last["frozen"] else ""
+    closing = f"closing the loop: {looped} against {frozen} frozen after turn 1{gain}, {popularity} by popularity"
+    return f"{group}\n{text}\n\n{closing}; model {result['model']}"
 
 
 def eval_table(result: dict[str, Any]) -> str:
@@ -87,7 +88,7 @@ def eval_table(result: dict[str, Any]) -> str:
     rows = [
         [
             name.replace("_at_", "@"),
-            *(f"{result[key][which]:.4f}" for key in (name, f"known_{name}") for which in ("model", "popularity")),
+            *(fixed(result[key][which]) for key in (name, f"known_{name}") for which in ("model", "popularity")),
         ]
         for name in metrics
     ]

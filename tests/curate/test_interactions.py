@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from gyral.curate import robots
 from gyral.curate.interactions import Until
 from gyral.errors import ConfigError, InputError, NotFound
 from gyral.lake import dataset as datasets
+from gyral.serve.feedback import Impression, Impressions
 
 MAP = {"subject": "user", "object": "item", "time": "at"}
 
@@ -91,21 +93,96 @@ def test_a_rule_on_what_no_event_has_is_refused(project, tmp_path):
             project.curate(curate__rules=[{"reason": rule.reason, "field": rule.field, "op": rule.op, "value": rule.value}])
 
 
-def test_nothing_later_than_until_is_selected_and_ties_are_held_back_by_id(project, tmp_path):
+def test_nothing_later_than_until_is_selected_and_at_that_very_time_only_what_was_shown(project, tmp_path):
     source = write(tmp_path / "x.parquet", [row(item=f"i{number}", at=1_600_000_000 + number // 2) for number in range(8)])
     project.ingest(source, ingest__map=MAP)
-    held = project.events(["event_id", "object"])[3]
-    manifest = project.curate(until=Until(1_600_000_001_000_000, frozenset([held["event_id"]]))).manifest
-    assert (manifest.rows_in, manifest.rows_kept) == (3, 3)
+    shown = project.events(["event_id", "object"])[2]
+    # another copy of the same rows: other digest, so other ids, and one row more
+    copy = write(tmp_path / "y.parquet", [row(item=f"i{number}", at=1_600_000_000 + number // 2) for number in range(9)])
+    project.ingest(copy, ingest__map=MAP)
+    manifest = project.curate(until=Until(1_600_000_001_000_000, frozenset([shown["event_id"]]))).manifest
+    assert (manifest.rows_in, manifest.rows_kept, shown["object"]) == (5, 5, "i2")
     table = datasets.find(project.root, "shop").read()
-    assert sorted(table["object"].to_pylist()) == ["i0", "i1", "i2"] and held["object"] == "i3"
+    assert sorted(table["object"].to_pylist()) == ["i0", "i0", "i1", "i1", "i2"]
 
 
-def test_impressions_are_no_interactions(project, tmp_path):
-    project.ingest(
-        write(tmp_path / "x.parquet", [row(kind="impression"), row(kind="click")]), ingest__map={**MAP, "kind": "kind"}
+def test_what_was_only_shown_is_dropped_by_name_and_what_a_server_showed_is_not_looked_at(project, tmp_path):
+    rows = [row(kind="impression"), row(kind="click")]
+    project.ingest(write(tmp_path / "x.parquet", rows), ingest__map={**MAP, "kind": "kind"})
+    impressions = Impressions(project.lake, print)
+    impressions.add(Impression("id", 1_600_000_000_000_000, "u", None, "shop@1", "default", 1, ["i"], [1.0]))
+    impressions.close()
+    project.ingest("")
+    manifest = project.curate().manifest
+    assert (manifest.rows_in, manifest.rows_kept, manifest.dropped) == (2, 1, {"impression": 1})
+
+
+def test_two_files_in_one_lake_are_two_apps(project, tmp_path, capsys):
+    for name in ("a", "b"):
+        project.ingest(write(tmp_path / f"{name}.parquet", [row(item=name), row("v", item=name)]), ingest__map=MAP)
+    assert project.curate().manifest.rows_kept == 4
+    assert "events of 2 apps are taken together: a, b" in capsys.readouterr().err
+    assert project.curate(curate__apps=["b"]).read()["object"].to_pylist() == ["b", "b"]
+    with pytest.raises(InputError, match="no events of `bb`") as caught:
+        project.curate(curate__apps=["bb"])
+    assert "did you mean `b`?" in caught.value.hint
+
+
+PRICES = ["5", " -1.5 ", "free", "", "0", "1e3"]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])
+def test_a_rule_on_numbers_means_the_same_in_every_format(project, tmp_path, name):
+    path = tmp_path / name
+    if name.endswith("csv"):
+        path.write_text("user,item,at,price\n" + "".join(f"u,i{n},2020-01-0{n + 1},{p}\n" for n, p in enumerate(PRICES)))
+    else:
+        values = [5, -1.5, "free", None, 0, 1e3]
+        rows = [{"user": "u", "item": f"i{n}", "at": f"2020-01-0{n + 1}", "price": value} for n, value in enumerate(values)]
+        if name.endswith("jsonl"):
+            path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+        else:
+            write(path, [{**each, "price": None if each["price"] == "free" else each["price"]} for each in rows])
+    project.ingest(path, ingest__map=MAP)
+    dropped = {}
+    for op, value in (("<=", 0), (">", 4.5), ("==", 1000)):
+        rule = {"reason": "priced", "field": "props.price", "op": op, "value": value}
+        dropped[op] = project.curate(curate__rules=[rule]).manifest.dropped.get("priced", 0)
+    assert dropped == {"<=": 2, ">": 2, "==": 1}
+
+
+def test_rules_compare_times_and_tell_what_can_never_hold(project, tmp_path, capsys):
+    project.ingest(write(tmp_path / "x.parquet", [row(), row(item="j", at=1_700_000_000)]), ingest__map=MAP)
+    late = {"reason": "late", "field": "event_time", "op": ">=", "value": "2022-01-01T00:00:00Z"}
+    assert project.curate(curate__rules=[late]).manifest.dropped == {"late": 1}
+    for wrong in ({**late, "value": "soon"}, {**late, "value": None}):
+        with pytest.raises(ConfigError, match="the rule `late` compares"):
+            project.curate(curate__rules=[wrong])
+    project.curate(curate__rules=[{"reason": "dear", "field": "props.prise", "op": ">", "value": 1}])
+    assert "looks at `props.prise`, which no event has" in capsys.readouterr().err
+
+
+def test_somebody_who_comes_every_day_is_no_robot_and_a_title_is_kept(project, tmp_path):
+    rows = [row(at=1_600_000_000 + 86_400 * day, item=f"i{day % 7}", label=f"Item {day % 7}") for day in range(260)]
+    rows += [row("r", at=1_600_000_000 + 60 * minute, item="i0", label="Item 0") for minute in range(260)]
+    project.ingest(write(tmp_path / "x.parquet", rows), ingest__map={**MAP, "title": "label"})
+    data = project.curate()
+    assert data.manifest.dropped == {"robot": 260}
+    assert set(data.read()["title"].to_pylist()) == {f"Item {number}" for number in range(7)}
+
+
+def test_a_name_that_is_taken_while_a_dataset_is_made_leaves_the_pin_of_the_other(project, tmp_path):
+    project.ingest(write(tmp_path / "x.parquet", [row()]), ingest__map=MAP)
+    first = project.curate()
+    shutil.rmtree(first.folder)  # as if it had been killed between pin and publication
+    project.ingest(write(tmp_path / "y.parquet", [row(item="j")]), ingest__map=MAP)
+    second = project.curate()
+    assert second.name == first.name and second.manifest.lake["events"]["version"] > first.manifest.lake["events"]["version"]
+    tags = project.lake.snapshot("events")._dataset.tags.list()
+    assert (
+        tags[f"dataset-shop-1-v{second.manifest.lake['events']['version']}"]["version"]
+        == second.manifest.lake["events"]["version"]
     )
-    assert project.curate().manifest.rows_in == 1
 
 
 @pytest.mark.parametrize(("times", "repeats"), [([0, 5], True), ([0, 0], False)])

@@ -1,14 +1,24 @@
 """Package sources, against a real pip and a local index folder."""
 
 import hashlib
+import io
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
 
 from gyral.errors import InputError
-from gyral.ingest.sources import open_source, package
+from gyral.ingest import sources
+from gyral.ingest.sources import package
+
+notes = []
+
+
+def open_source(uri, root):
+    return sources.open_source(uri, root, notes.append)
+
 
 MEMBER = "shopdata/events.csv"
 BODY = b"subject,object,event_time\nu,i,2020-01-01\n"
@@ -36,7 +46,7 @@ def test_a_member_is_read_without_installing_and_fetched_once(index, tmp_path, m
     def refuse(*_args, **_kwargs):
         raise AssertionError("asked the index again")
 
-    monkeypatch.setattr(subprocess, "run", refuse)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
     again = open_source(f"pip:shopdata==1.0!/{MEMBER}", tmp_path)
     assert again.digest == source.digest == hashlib.sha256(BODY).hexdigest()
     assert "shopdata" not in sys.modules
@@ -70,3 +80,25 @@ def test_members_never_leave_the_cache(index, tmp_path):
         wheel.writestr("../../evil.csv", BODY)
     source = open_source("pip:shopdata==1.0!/../../evil.csv", tmp_path)
     assert package.cache_folder() in source.path.parents
+
+
+def test_a_source_distribution_is_not_taken_because_pip_would_run_it(index, tmp_path):
+    ran = tmp_path / "ran"
+    setup = f"open({str(ran)!r}, 'w').close()\nfrom setuptools import setup\nsetup(name='evil', version='1.0')\n"
+    with tarfile.open(index / "evil-1.0.tar.gz", "w:gz") as archive:
+        for name, body in {"setup.py": setup, "PKG-INFO": "Metadata-Version: 1.0\nName: evil\nVersion: 1.0\n"}.items():
+            member = tarfile.TarInfo(f"evil-1.0/{name}")
+            member.size = len(body)
+            archive.addfile(member, io.BytesIO(body.encode()))
+    with pytest.raises(InputError, match=r"could not fetch a wheel of `evil==1\.0`"):
+        open_source("pip:evil==1.0!/evil-1.0/setup.py", tmp_path)
+    assert not ran.exists()
+
+
+def test_a_slow_fetch_is_told_and_then_given_up(index, tmp_path, monkeypatch):
+    monkeypatch.setattr(package, "NOTE_EVERY_S", 0.05)
+    monkeypatch.setattr(package, "TIMEOUT_S", 0.3)
+    notes.clear()
+    with pytest.raises(InputError, match=r"longer than 0\.3 s"):
+        package._run([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, "x", "1", notes.append)
+    assert len(notes) >= 3 and "so far" in notes[0]

@@ -1,6 +1,9 @@
+import os
 import subprocess
 import sys
 import threading
+import time
+from datetime import timedelta
 
 import lance
 import pyarrow as pa
@@ -10,6 +13,7 @@ from gyral.errors import ConflictError, NotFound
 from gyral.event.schema import TABLES
 from gyral.lake.commit import LakeError
 from gyral.lake.table import Lake
+from gyral.log.sqlite import SqliteLog
 
 
 def rows(first, count, offset=0):
@@ -50,7 +54,8 @@ def test_a_commit_planned_before_a_compaction_is_refused(tmp_path):
     lake = Lake(tmp_path)
     lake.open("quarantine").commit(rows(0, 1), {"p": 1}).commit(rows(1, 1), {"p": 2})
     planned = lake.snapshot("quarantine")
-    lake.compact("quarantine")
+    merged = planned.compact()
+    assert ids(merged) == ["e0", "e1"] and merged.version > planned.version and planned.compact() is planned
     assert lake.snapshot("quarantine").num_fragments == 1 and lake.snapshot("quarantine").offsets == {"p": 2}
     with pytest.raises(ConflictError):
         planned.commit(rows(2, 1), {"p": 3})
@@ -127,17 +132,85 @@ def test_a_table_is_not_there_before_it_can_be_read(tmp_path, monkeypatch):
 
 
 def test_everything_a_commit_wrote_was_flushed_before_it_returned(tmp_path, monkeypatch):
-    import os
-
     flushed = set()
     real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (flushed.add(os.path.realpath(f"/proc/self/fd/{fd}")), real(fd))[1])
-    before = {str(path) for path in tmp_path.rglob("*")}
-    Lake(tmp_path).open("quarantine").commit(rows(0, 3), {"p": 1})
-    made = {str(path.resolve()) for path in tmp_path.rglob("*") if path.is_file()} - before
-    unflushed = {path for path in made if path not in flushed and "latest_version_hint" not in path}
-    assert unflushed == set()
-    assert {str(path.resolve()) for path in (tmp_path / "lake/quarantine").iterdir() if path.is_dir()} <= flushed
+    monkeypatch.setattr(os, "fsync", lambda fd: (flushed.add(os.fstat(fd).st_ino), real(fd))[1])
+    monkeypatch.setattr(time, "time", lambda: 2e9)  # a clock that jumps changes nothing
+    Lake(tmp_path).open("quarantine").commit(rows(0, 3), {"p": 1}).pin("x")
+    made = {path for path in tmp_path.rglob("*") if "latest_version_hint" not in path.name}
+    assert {path for path in made if path.stat().st_ino not in flushed} == set()
+
+
+def test_what_somebody_else_committed_is_flushed_before_the_log_may_forget_it(tmp_path, monkeypatch):
+    lake = Lake(tmp_path)
+    for name in TABLES:
+        lake.open(name)
+    child = (  # killed after the commit and before its flush
+        "import os, signal, sys, pathlib\nsys.path.insert(0, sys.argv[2])\nfrom test_commit import rows\n"
+        "from gyral.lake import commit\nfrom gyral.lake.table import Lake\nimport lance\nreal = lance.LanceDataset.commit\n"
+        "def dying(*args, **kwargs):\n    real(*args, **kwargs)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "lance.LanceDataset.commit = staticmethod(dying)\n"
+        "Lake(pathlib.Path(sys.argv[1])).open('quarantine').commit(rows(0, 3), {'p': 1})\n"
+    )
+    here = __file__.rpartition("/")[0]
+    assert subprocess.run([sys.executable, "-c", child, str(tmp_path), here]).returncode == -9
+    flushed = set()
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (flushed.add(os.fstat(fd).st_ino), real(fd))[1])
+    assert lake.settled() == {"p": 0}  # `events` has nothing of it yet
+    newest = min((tmp_path / "lake/quarantine/_versions").glob("*.manifest"))
+    data = list((tmp_path / "lake/quarantine/data").iterdir())
+    folders = [path for path in (tmp_path / "lake/quarantine").iterdir() if path.is_dir()]
+    assert {path.stat().st_ino for path in [newest, *data, newest.parent, newest.parent.parent]} <= flushed
+    assert len(folders) == 3 and len(data) == 1
+    flushed.clear()
+    lake.settled()
+    assert data[0].stat().st_ino not in flushed  # once is enough
+
+
+def test_the_log_may_forget_only_what_every_table_has(tmp_path):
+    lake = Lake(tmp_path)
+    lake.open("quarantine").commit(rows(0, 3), {"p": 5, "q": 2})
+    lake.open("events").commit(None, {"p": 3})
+    assert lake.settled() == {"p": 3, "q": 0}
+
+
+def test_a_log_older_than_the_lake_is_refused(tmp_path):
+    lake = Lake(tmp_path)
+    with SqliteLog(lake.log_folder) as log:
+        lake.check(log)
+        for number in range(3):
+            log.append("p", str(number), b"x", 1)
+        lake.open("quarantine").commit(rows(0, 3), {"p": 3, "gone": 9})
+        lake.check(log)
+        lake.open("quarantine").commit(None, {"p": 4})
+        with pytest.raises(LakeError, match="ends at 3, but `quarantine` has it up to 4"):
+            lake.check(log)
+
+
+def test_old_versions_are_forgotten_but_not_pinned_or_young_ones(tmp_path, monkeypatch):
+    lake = Lake(tmp_path)
+    snapshot = lake.open("quarantine").commit(rows(0, 3), {"p": 1})
+    snapshot.pin("dataset")
+    pinned = snapshot.version
+    monkeypatch.setattr("gyral.lake.table.MAX_VERSIONS", 10)
+    for offset in range(2, 30):
+        snapshot = lake.maintain("quarantine", snapshot.commit(None, {"p": offset}))
+    assert len(snapshot._dataset.versions()) == 30  # all are young
+    monkeypatch.setattr("gyral.lake.table.KEEP_VERSIONS_FOR", timedelta(0))
+    monkeypatch.setattr("gyral.lake.table.CLEAN_EVERY_S", 0.0)
+    lake = Lake(tmp_path)
+    lake.maintain("quarantine", lake.snapshot("quarantine"))
+    assert [each["version"] for each in lake.snapshot("quarantine")._dataset.versions()] == [pinned, 30]
+    assert ids(lake.snapshot("quarantine", pinned)) == ["e0", "e1", "e2"]
+
+
+def test_a_tag_never_moves(tmp_path):
+    first = Lake(tmp_path).open("quarantine").commit(rows(0, 1), {"p": 1})
+    first.pin("x")
+    first.pin("x")
+    with pytest.raises(ConflictError, match="keeps version 2, not 3"):
+        first.commit(rows(1, 1), {"p": 2}).pin("x")
 
 
 def test_what_is_not_there_is_named(tmp_path):
@@ -156,7 +229,25 @@ def test_a_damaged_manifest_is_a_clear_error(tmp_path):
         Lake(tmp_path).snapshot("quarantine")
 
 
-def test_the_overview_counts(tmp_path):
-    Lake(tmp_path).open("quarantine").commit(rows(0, 3), {"p": 1})
-    facts = Lake(tmp_path).overview()["tables"]["quarantine"]
-    assert (facts["rows"], facts["offsets"], facts["reasons"]) == (3, {"p": 1}, {"x": 3}) and facts["bytes"] > 0
+def test_the_overview_counts_without_reading_rows(tmp_path, monkeypatch):
+    more = rows(3, 2).set_column(2, "reason", pa.array(["y", "x"]))
+    Lake(tmp_path).open("quarantine").commit(rows(0, 3), {"p": 1}).commit(None, {"p": 2}).commit(more, {"p": 3}).compact()
+    event = {"event_id": "a", "event_time": 1_000_000, "ingest_time": 0, "kind": "click", "src_partition": "p", "src_offset": 0}
+    events = [{**event, "src_index": 0, "country": "fr"}, {**event, "event_id": "b", "src_index": 1, "event_time": 5}]
+    Lake(tmp_path).open("events").commit(pa.Table.from_pylist(events, schema=TABLES["events"]), {"p": 1})
+    monkeypatch.setattr(lance.LanceDataset, "scanner", None)
+    tables = Lake(tmp_path).overview()["tables"]
+    facts = tables["quarantine"]
+    assert (facts["rows"], facts["offsets"], facts["reasons"]) == (5, {"p": 3}, {"x": 4, "y": 1}) and facts["bytes"] > 0
+    assert (tables["events"]["kinds"], tables["events"]["countries"]) == ({"click": 2}, {"fr": 1})
+    assert (tables["events"]["first_event"], tables["events"]["last_event"]) == (
+        "1970-01-01T00:00:00.000005Z",
+        "1970-01-01T00:00:01Z",
+    )
+
+
+def test_a_column_of_endless_values_is_counted_up_to_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("gyral.lake.commit.MAX_VALUES", 3)
+    table = rows(0, 9).set_column(2, "reason", pa.array(list("aabcdefga")))
+    snapshot = Lake(tmp_path).open("quarantine").commit(table, {"p": 1})
+    assert snapshot.facts.counts["reason"] == {"a": 3, "b": 1, "c": 1, "…": 4}

@@ -73,13 +73,68 @@ def test_many_threads_share_commits_and_every_ack_is_there(log):
 
 
 def test_a_partition_has_one_writer_and_free_partition_steps_aside(tmp_path, log):
-    assert log.free_partition("serve") == "serve-0"
+    first = log.free_partition("serve")
     with SqliteLog(tmp_path) as other:
         with pytest.raises(ConflictError):
-            other.append("serve-0", "b", b"x", 1)
-        assert other.free_partition("serve") == "serve-1"
-        assert other.trim("serve-0", 10) == 0
-    assert log.free_partition("serve") == "serve-0"
+            other.append(first, "b", b"x", 1)
+        second = other.free_partition("serve")
+        assert second != first and other.free_partition("ingest").startswith("ingest-")
+        assert other.trim(first, 10) == 0
+    assert log.free_partition("serve") == first
+    log.close()
+    with SqliteLog(tmp_path) as later:  # what was left is taken up again
+        assert later.free_partition("serve") in {first, second}
+        assert len(later.partitions()) == 3
+
+
+def test_a_log_that_was_removed_gives_its_names_to_nobody(tmp_path):
+    with SqliteLog(tmp_path) as log:
+        first = log.free_partition("serve")
+    for path in tmp_path.iterdir():
+        path.unlink()
+    with SqliteLog(tmp_path) as log:
+        assert log.free_partition("serve") != first
+
+
+def test_trimming_gives_the_disk_back(tmp_path, log):
+    for number in range(40):
+        log.append("a", f"b{number}", os.urandom(100_000), 1)
+    before = (tmp_path / "a.sqlite").stat().st_size
+    log.trim("a", 40)
+    assert (tmp_path / "a.sqlite").stat().st_size < before / 20
+    assert log.end("a") == 40
+
+
+def test_a_batch_that_cannot_be_stored_fails_its_caller_and_nobody_else(tmp_path, log):
+    with pytest.raises(LogError, match="could not store"):
+        log.append("a", "b0", object(), 1)
+    assert log.append("a", "b1", b"x", 1) == 0
+    writer = log._writer("a")
+    log.close()
+    with pytest.raises(LogError, match="closed"):
+        writer.submit("b2", b"x", 1)
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a%41b", "a b"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    with SqliteLog(tmp_path / name) as log:
+        log.append("a", "b", b"x", 1)
+        assert log.end("a") == 1 and [entry.payload for entry in log.read("a", 0)] == [b"x"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_every_folder_that_names_the_first_batch_is_flushed_before_it_is_acknowledged(tmp_path, monkeypatch):
+    flushed = set()
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (flushed.add(os.path.realpath(f"/proc/self/fd/{fd}")), real(fd))[1])
+    with SqliteLog(tmp_path / "p" / "lake" / "log") as log:
+        log.append("a", "b", b"x", 1)
+        assert {str(tmp_path / part) for part in ("", "p", "p/lake", "p/lake/log")} <= flushed
+
+
+def test_an_acknowledged_batch_was_synced_by_sqlite(log):
+    log.append("a", "b", b"x", 1)
+    assert log._writer("a")._connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
 def test_readers_see_what_a_writer_in_the_same_moment_acknowledged(tmp_path, log):

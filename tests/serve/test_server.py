@@ -14,6 +14,7 @@ import pytest
 from gyral.errors import ServeError
 from gyral.event.codec import decode_payload
 from gyral.log.sqlite import SqliteLog
+from gyral.run import numbers, read_lineage
 from gyral.serve.client import Connection, ask_many, wait_for_model
 
 
@@ -134,8 +135,53 @@ def test_kill_9_leaves_a_log_that_reads_and_the_next_server_starts(start, shop):
     child, url = start()
     asyncio.run(ask_many(url, [{"subject": "1"}] * 3))
     child.send_signal(signal.SIGINT)
-    assert child.wait(20) == 0
+    assert child.wait(20) == 130
+    told = child.stderr.read().decode()
+    assert "stopped after 3 logged answers" in told and "continue with `gyral serve shop-int8" in told
     assert len(impressions(shop.root)) >= 3
+    assert [read_lineage(shop.root, number).status for number in numbers(shop.root)][-2:] == ["killed", "interrupted"]
+
+
+def test_of_two_servers_that_start_together_one_gets_the_port(shop):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", "gyral", "serve", "shop-int8", "--root", str(shop.root), "--port", port, "--json"]
+    pair = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    deadline = time.monotonic() + 60
+    while all(each.poll() is None for each in pair):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    loser, winner = sorted(pair, key=lambda each: each.poll() is None)
+    assert loser.returncode == 1 and b"cannot listen on" in loser.stderr.read()
+    assert json.loads(winner.stdout.readline())["url"].endswith(port)
+    winner.terminate()
+    assert winner.wait(20) == 0
+    for each in pair:
+        each.stdout.close()
+        each.stderr.close()
+
+
+@pytest.mark.parametrize("verb", [["serve", "shop-int8"], ["dash"]])
+def test_a_host_may_be_a_name_and_head_is_answered(shop, verb):
+    command = [sys.executable, "-m", "gyral", *verb, "--root", str(shop.root), "--host", "localhost", "--port", "0", "--json"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    url = json.loads(child.stdout.readline())["url"]
+    request = urllib.request.Request(f"{url}/healthz" if verb[0] == "serve" else f"{url}/", method="HEAD")
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert response.status == 200 and response.read() == b""
+    child.send_signal(signal.SIGINT)
+    assert child.wait(20) == 130
+    assert b"Traceback" not in child.stderr.read()
+    child.stdout.close()
+    child.stderr.close()
+
+
+def test_python_files_of_the_user_are_not_imported_by_the_loops_server(small_shop, tmp_path):
+    (tmp_path / "http.py").write_text("raise SystemExit('mine')")
+    command = [sys.executable, "-P", "-m", "gyral", "loop", "--source", str(small_shop), "--turns", "1", "--budget", "1s"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_port_in_use_is_told_with_the_way_out(shop):

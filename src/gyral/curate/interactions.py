@@ -1,13 +1,13 @@
 """Who met what, when: behaviour events of the lake → a dataset of interactions.
 
-A row is dropped by the first reason that holds, in this order: no subject, no object, the rules of its layout and of the
-project, exact duplicate, robot. Everything is decided from the pinned lake version alone, so the same version and
+A row is dropped by the first reason that holds, in this order: no subject, no object, only shown, the rules of its layout and
+of the project, exact duplicate, robot. Everything is decided from the pinned lake version alone, so the same version and
 configuration give the same dataset.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,19 +19,19 @@ import pyarrow.compute as pc
 from gyral.config import Config, Rule
 from gyral.curate import robots, rules
 from gyral.engine.base import connect
-from gyral.errors import InputError
+from gyral.errors import InputError, did_you_mean
 from gyral.event import layout as layouts
 from gyral.event.clock import TIMESTAMP
 from gyral.event.layout import Layout
 from gyral.event.schema import EVENT
 from gyral.lake import dataset as datasets
 from gyral.lake.dataset import Dataset, Manifest
-from gyral.lake.table import Lake
+from gyral.lake.table import Lake, Snapshot
 from gyral.progress import Meter
 from gyral.run import Run
 
-COLUMNS = ["event_id", "event_time", "kind", "subject", "object", "session", "country", "schema_id", "props"]
-IDENTITY = ["subject", "object", "event_time", "kind", "session", "country", "props"]
+COLUMNS = ["event_id", "event_time", "kind", "subject", "object", "session", "app", "country", "schema_id", "props"]
+IDENTITY = ["subject", "object", "event_time", "kind", "session", "app", "country", "props"]
 """Rows equal in all of these are one observation told twice."""
 
 KEPT = pa.schema([EVENT.field(name) for name in COLUMNS if name != "event_id"] + [pa.field("title", pa.string())])
@@ -39,22 +39,29 @@ KEPT = pa.schema([EVENT.field(name) for name in COLUMNS if name != "event_id"] +
 REPEATS_SHARE = 0.01
 """Objects repeat when at least this share of a source's interactions meets an object again at a later time."""
 
-MISSING = (Rule("missing_subject", "subject", "is null"), Rule("missing_object", "object", "is null"))
+ALWAYS = (
+    Rule("missing_subject", "subject", "is null"),
+    Rule("missing_object", "object", "is null"),
+    Rule("impression", "kind", "==", "impression"),  # shown to somebody, which is not met by them
+)
 NOT_SELECTED = "not_selected"
+TITLE = "title"
+"""The prop that holds an object's name for people where no layout names another."""
 
 
 class Until(NamedTuple):
-    """Learn nothing later: events up to a time, of those at that very time not the ones held back."""
+    """Learn nothing later: events before a time, and of those at that very time only the ones that were shown."""
 
     time_us: int
-    held_back: frozenset[str]
+    shown: frozenset[str]
 
 
 class _Part(NamedTuple):
-    """One batch after the rules: kept columns, and the reason number of every row (0 kept, −1 not selected)."""
+    """One batch after the rules: kept columns, each row's reason number (0 kept, −1 not selected), props that were met."""
 
     rows: pa.RecordBatch
     reasons: np.ndarray
+    props: frozenset[str]
 
 
 def curate(root: Path, name: str, config: Config, run: Run, until: Until | None = None) -> Dataset:
@@ -71,10 +78,11 @@ def curate(root: Path, name: str, config: Config, run: Run, until: Until | None 
     """
     snapshot = Lake(root).snapshot("events")
     run.reads("lake", "events", snapshot.version)
-    known = _layouts_of(snapshot.read(["schema_id"])["schema_id"].unique().to_pylist())
+    known = _layouts_of(snapshot.distinct("schema_id"))
+    _tell_of_apps(snapshot, config, run)
     meter = run.meter("rows", snapshot.count())
-    rows, reasons, names = decide(snapshot.scan(COLUMNS), known, config, until, meter)
-    manifest = _manifest(rows, reasons, names, snapshot.version, until, run)
+    rows, reasons, names = decide(snapshot.scan(COLUMNS), known, config, until, meter, run.note)
+    manifest = _manifest(rows, reasons, names, snapshot.version, until, config.curate.apps, run)
     if rows.num_rows == 0:
         told = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items())
         raise InputError(f"no row is left for `{name}`", why=told or "the lake holds no behaviour", hint="gyral show lake")
@@ -93,6 +101,7 @@ def decide(
     config: Config,
     until: Until | None = None,
     meter: Meter | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> tuple[pa.Table, np.ndarray, list[str]]:
     """Decide about rows wherever they come from.
 
@@ -102,13 +111,13 @@ def decide(
     reasons : for every row seen, 0 kept, −1 not selected, else the number of its reason.
     names : reason names by number.
     """
-    every_rule = list(MISSING)
+    every_rule = list(ALWAYS)
     for layout in known:
         every_rule += [rule for rule in layout.rules if rule not in every_rule]
     every_rule += config.curate.rules
     rules.check(every_rule)
     engine = connect(config.on)
-    work = partial(_stage, every_rule=every_rule, known=known, own=config.curate.rules, until=until)
+    work = partial(_stage, every_rule=every_rule, known=known, own=config.curate.rules, apps=config.curate.apps, until=until)
     parts = []
     try:
         for part in engine.map(work, batches):
@@ -117,6 +126,10 @@ def decide(
                 meter.update(meter.record.done + len(part.reasons))
     finally:
         engine.close()
+    met = frozenset[str]().union(*(part.props for part in parts))
+    for rule in config.curate.rules if parts else ():
+        if note is not None and rule.field.startswith(rules.PROPS) and rule.field.removeprefix(rules.PROPS) not in met:
+            note(f"curate   the rule `{rule.reason}` looks at `{rule.field}`, which no event has")
     names = ["", *(rule.reason for rule in every_rule), "duplicate", "robot"]
     reasons = np.concatenate([part.reasons for part in parts]) if parts else np.zeros(0, dtype=np.int16)
     rows = pa.Table.from_batches([part.rows for part in parts], KEPT)
@@ -135,11 +148,16 @@ def decide(
 
 
 def _stage(
-    batch: pa.RecordBatch, every_rule: Sequence[Rule], known: Sequence[Layout], own: Sequence[Rule], until: Until | None
+    batch: pa.RecordBatch,
+    every_rule: Sequence[Rule],
+    known: Sequence[Layout],
+    own: Sequence[Rule],
+    apps: Sequence[str],
+    until: Until | None,
 ) -> _Part:
     """Select, apply the rules and add the title: a pure function of the batch."""
     reasons = np.zeros(batch.num_rows, dtype=np.int16)
-    titles = [layout.title for layout in known if layout.title]
+    titles = [TITLE, *(layout.title for layout in known if layout.title)]
     props = rules.read_props(batch, [*rules.props_needed(every_rule), *titles])
     schema_ids = batch.column("schema_id")
     numbers = {rule: number for number, rule in reversed(list(enumerate(every_rule, start=1)))}
@@ -148,25 +166,29 @@ def _stage(
     names = pa.array([layout.name for layout in known], pa.string())
     groups.append((None, pc.invert(pc.is_in(schema_ids, value_set=names))))
     for layout, mask in groups:
-        applied = [*MISSING, *(layout.rules if layout else ()), *own]
+        applied = [*ALWAYS, *(layout.rules if layout else ()), *own]
         local = rules.apply(batch, props, applied)
         lookup = np.array([0, *(numbers[rule] for rule in applied)], dtype=np.int16)
         belongs = pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
         reasons[belongs] = lookup[local[belongs]]
-        if layout is not None and layout.title:
-            title = pc.if_else(mask, props[layout.title].cast(pa.string()), title)
-    reasons[~_selected(batch, until)] = -1
+        if layout is None or layout.title:
+            title = pc.if_else(mask, props[layout.title if layout else TITLE].cast(pa.string()), title)
+    reasons[~_selected(batch, until, apps)] = -1
+    met = frozenset(name for name, values in props.items() if values.null_count < len(values))
     columns = [title if name == "title" else batch.column(name) for name in KEPT.names]
-    return _Part(pa.RecordBatch.from_arrays(columns, schema=KEPT).filter(pa.array(reasons == 0)), reasons)
+    return _Part(pa.RecordBatch.from_arrays(columns, schema=KEPT).filter(pa.array(reasons == 0)), reasons, met)
 
 
-def _selected(batch: pa.RecordBatch, until: Until | None) -> np.ndarray:
-    selected: np.ndarray = pc.not_equal(batch.column("kind"), "impression").to_numpy(zero_copy_only=False)
+def _selected(batch: pa.RecordBatch, until: Until | None, apps: Sequence[str]) -> np.ndarray:
+    is_own = pc.fill_null(pc.equal(batch.column("schema_id"), "impression"), False)  # what a model showed, nobody did
+    selected: np.ndarray = pc.invert(is_own).to_numpy(zero_copy_only=False)
+    if apps:
+        selected = selected & pc.is_in(batch.column("app"), value_set=pa.array(apps)).to_numpy(zero_copy_only=False)
     if until is not None:
         times = batch.column("event_time").cast(pa.int64()).to_numpy()
         selected = selected & (times <= until.time_us)
-        for row in np.flatnonzero(selected & (times == until.time_us)) if until.held_back else ():
-            selected[row] = batch.column("event_id")[int(row)].as_py() not in until.held_back
+        for row in np.flatnonzero(selected & (times == until.time_us)):
+            selected[row] = batch.column("event_id")[int(row)].as_py() in until.shown
     return selected
 
 
@@ -183,6 +205,19 @@ def _is_duplicate(rows: pa.Table) -> np.ndarray:
 def _drop(reasons: np.ndarray, kept: np.ndarray, rows: pa.Table, mask: np.ndarray, reason: int) -> tuple[np.ndarray, pa.Table]:
     reasons[kept[mask]] = reason
     return kept[~mask], rows.filter(pa.array(~mask))
+
+
+def _tell_of_apps(snapshot: Snapshot, config: Config, run: Run) -> None:
+    """Say so when events of several applications are about to be learned as one."""
+    there, wanted = snapshot.distinct("app"), config.curate.apps
+    missing = [app for app in wanted if app not in there]
+    if missing:
+        raise InputError(f"the lake has no events of `{missing[0]}`", where="curate.apps", hint=did_you_mean(missing[0], there))
+    if not wanted and len(there) > 1:
+        listed = ", ".join(there[:5]) + (", …" if len(there) > 5 else "")
+        run.note(
+            f"curate   events of {len(there)} apps are taken together: {listed}; `--set 'curate.apps=[\"{there[0]}\"]'` selects"
+        )
 
 
 def _layouts_of(schema_ids: Sequence[str | None]) -> list[Layout]:
@@ -204,7 +239,7 @@ def _repeats(rows: pa.Table, known: Sequence[Layout], wanted: bool | None) -> tu
 
 
 def _manifest(
-    rows: pa.Table, reasons: np.ndarray, names: Sequence[str], version: int, until: Until | None, run: Run
+    rows: pa.Table, reasons: np.ndarray, names: Sequence[str], version: int, until: Until | None, apps: Sequence[str], run: Run
 ) -> Manifest:
     counts = np.bincount(reasons[reasons > 0], minlength=len(names))
     dropped: dict[str, int] = {}
@@ -212,10 +247,10 @@ def _manifest(
         if counts[number]:
             dropped[name] = dropped.get(name, 0) + int(counts[number])
     times = pc.min_max(rows["event_time"]).as_py()
-    select = {"kind": "not impression"}
+    select = {"schema_id": "not impression"} | ({"app": ", ".join(apps)} if apps else {})
     if until is not None:
         end = pa.scalar(until.time_us, pa.int64()).cast(TIMESTAMP).as_py()
-        select |= {"until": _rfc3339(end) or "", "held_back": str(len(until.held_back))}
+        select |= {"until": _rfc3339(end) or "", "shown_then": str(len(until.shown))}
     return Manifest(
         dataset="",
         kind="interactions",

@@ -1,7 +1,8 @@
 """Robots: subjects whose timing no person has. Two rules, both on time alone, so a generous shopper is never one.
 
 - rate: more events in one clock hour than a person makes;
-- regularity: hundreds of moments spaced like a clock (coefficient of variation of the gaps below .1; people are above 1).
+- regularity: hundreds of moments spaced like a clock (coefficient of variation of the gaps below .1; people are above 1), and
+  close together: once a day is what data with dates instead of times looks like, and habit.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import numpy as np
 
 HOUR_US = 3_600_000_000
 MAX_VARIATION = 0.1
+MAX_MEAN_GAP_US = 6 * HOUR_US
 
 
 def find(subjects: np.ndarray, times: np.ndarray, *, events_per_hour: int, regular_events: int) -> np.ndarray:
@@ -40,6 +42,6 @@ def find(subjects: np.ndarray, times: np.ndarray, *, events_per_hour: int, regul
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total / count
         variation = np.sqrt(np.maximum(square / count - mean * mean, 0)) / mean
-    is_robot |= (count + 1 >= regular_events) & (variation < MAX_VARIATION)
+        is_robot |= (count + 1 >= regular_events) & (variation < MAX_VARIATION) & (mean < MAX_MEAN_GAP_US)
     found: np.ndarray = is_robot[subjects]
     return found

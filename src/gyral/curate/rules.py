@@ -6,7 +6,7 @@ rule names are decoded, 0.3 µs a row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -16,9 +16,15 @@ import pyarrow.compute as pc
 
 from gyral.config import Rule
 from gyral.errors import ConfigError, did_you_mean
+from gyral.event.clock import parse_times
+from gyral.event.codec import numbers
 from gyral.event.schema import EVENT
 
 PROPS = "props."
+TIMES = ("event_time", "ingest_time")
+COMPARE: dict[str, Callable[[pa.Array, Any], pa.Array]] = {
+    "<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal, "==": pc.equal, "!=": pc.not_equal,
+}  # fmt: skip
 
 
 def check(rules: Sequence[Rule]) -> None:
@@ -35,11 +41,25 @@ def check(rules: Sequence[Rule]) -> None:
                 where="[curate] rules",
                 hint=did_you_mean(rule.field, [*EVENT.names, "props.NAME"]),
             )
+        if rule.value is None and rule.op != "is null":
+            raise ConfigError(
+                f"the rule `{rule.reason}` compares `{rule.field}` with nothing", where="[curate] rules", hint="add `value = …`"
+            )
+        if rule.field in TIMES and rule.op in COMPARE and _moment(rule.value) is None:
+            hint = 'write it as "2011-01-31T00:00:00Z"'
+            raise ConfigError(
+                f"the rule `{rule.reason}` compares a time with `{rule.value}`", where="[curate] rules", hint=hint
+            )
         if rule.op in ("matches", "not matches"):
             try:
                 pc.match_substring_regex(pa.array(["x"]), str(rule.value))
             except pa.ArrowInvalid as error:
-                raise ConfigError(f"the pattern of the rule `{rule.reason}` is not valid", why=str(error)) from None
+                raise ConfigError(
+                    f"the pattern of the rule `{rule.reason}` is not valid",
+                    why=str(error).splitlines()[0],
+                    where="[curate] rules",
+                    hint="regular expressions are RE2's: no look-around, no back-references",
+                ) from None
 
 
 def props_needed(rules: Sequence[Rule]) -> list[str]:
@@ -76,21 +96,25 @@ def _holds(values: pa.Array, rule: Rule) -> pa.Array:
         encoded = values.cast(pa.string()).dictionary_encode()
         found = pc.match_substring_regex(encoded.dictionary, str(rule.value)).take(encoded.indices)
         return found if rule.op == "matches" else pc.invert(found)
-    if isinstance(rule.value, int | float) and not isinstance(rule.value, bool):
-        if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
-            return pa.nulls(len(values), pa.bool_())
-        other: Any = pa.scalar(float(rule.value))
-        values = values.cast(pa.float64())
+    other: Any
+    if rule.field in TIMES:
+        other = _moment(rule.value)
+    elif isinstance(rule.value, int | float) and not isinstance(rule.value, bool):
+        values, other = numbers(values), float(rule.value)
     else:
-        values, other = values.cast(pa.string()), pa.scalar(str(rule.value))
-    compare = {
-        "<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal, "==": pc.equal, "!=": pc.not_equal,
-    }  # fmt: skip
-    return compare[rule.op](values, other)
+        values, other = values.cast(pa.string()), str(rule.value)
+    return COMPARE[rule.op](values, other)
+
+
+def _moment(value: Any) -> pa.Scalar | None:
+    found = parse_times(pa.array([None if value is None else str(value)], pa.string()))[0]
+    return found if found.is_valid else None
 
 
 def _column(values: list[Any]) -> pa.Array:
+    """Values of one kind as they are; mixed or nested ones as text."""
+    plain = [msgspec.json.encode(value).decode() if isinstance(value, dict | list) else value for value in values]
     try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array([None if value is None else value if isinstance(value, str) else str(value) for value in values])
+        return pa.array(plain)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return pa.array([None if value is None else value if isinstance(value, str) else str(value) for value in plain])

@@ -25,14 +25,14 @@ class LocalEngine:
     processes : number of processes instead; functions and items then travel serialised through a local pipe.
     """
 
-    def __init__(self, threads: int = 0, processes: int = 0) -> None:
-        if threads and processes:
+    def __init__(self, threads: int | None = None, processes: int | None = None) -> None:
+        if threads is not None and processes is not None:
             raise UsageError("`--on local` takes threads or processes, not both", hint="for example `--on local://processes=2`")
-        if not isinstance(threads, int) or not isinstance(processes, int) or threads < 0 or processes < 0:
+        if any(each is not None and (not isinstance(each, int) or each < 1) for each in (threads, processes)):
             raise UsageError("`--on local` needs a number of workers", hint="for example `--on local://threads=4`")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.workers = processes or threads or cores
-        self._use_processes = processes > 0
+        self._use_processes = processes is not None
         self._pool: Executor | None = None
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_TEXT = r"^[+-]?[0-9]{9,}(\.[0-9]*)?$"
+"""Epoch before ISO: `1721040941937` is of 2024, though its first eight digits are a date of 1721 to an ISO parser."""
 _MAX_US = 253_402_300_799_000_000  # the end of the year 9999
 
 
@@ -33,11 +35,25 @@ def parse_times(values: pa.Array, time_format: str = "") -> pa.Array:
     time_format : strptime format for strings that are neither RFC 3339 nor a number.
     """
     kind = values.type
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        return _in_range(values.cast(pa.timestamp("us", tz=kind.tz if pa.types.is_timestamp(kind) else None)).cast(pa.int64()))
+    if pa.types.is_timestamp(kind):
+        ticks = values.cast(pa.int64())
+        if kind.unit == "ns":
+            return _in_range(pc.divide(ticks, 1_000))
+        factor = {"s": 1_000_000, "ms": 1_000, "us": 1}[kind.unit]
+        limit = _MAX_US // factor  # beyond it the product would not fit
+        return _in_range(pc.multiply(pc.if_else(pc.less(pc.abs(ticks), limit), ticks, pa.scalar(None, pa.int64())), factor))
+    if pa.types.is_date(kind):
+        return _from_days(values)
+    if pa.types.is_duration(kind) or pa.types.is_time(kind) or pa.types.is_nested(kind) or pa.types.is_boolean(kind):
+        return pa.nulls(len(values), TIMESTAMP)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return _from_epoch(values.cast(pa.float64(), safe=False))
     return _from_strings(values.cast(pa.string()), time_format)
+
+
+def _from_days(values: pa.Array) -> pa.Array:
+    days = values.cast(pa.date32(), safe=False).cast(pa.int32()).cast(pa.int64())
+    return _in_range(pc.multiply(days, 86_400_000_000))
 
 
 def _from_epoch(values: pa.Array) -> pa.Array:
@@ -58,14 +74,20 @@ def _from_strings(values: pa.Array, time_format: str) -> pa.Array:
     except pa.ArrowInvalid:
         pass
     encoded = values.dictionary_encode()
-    parsed = [_parse_one(text) for text in encoded.dictionary.to_pylist()]
-    return _in_range(pa.array(parsed, pa.int64()).take(encoded.indices))
+    texts = pc.utf8_trim_whitespace(encoded.dictionary)
+    is_epoch = pc.match_substring_regex(texts, _EPOCH_TEXT)
+    numbers = pc.if_else(is_epoch, texts, pa.scalar(None, pa.string())).cast(pa.float64())
+    micros = _from_epoch(numbers).cast(pa.int64())
+    rest = np.flatnonzero(pc.and_(pc.invert(is_epoch), texts.is_valid()).to_numpy(zero_copy_only=False))
+    if len(rest):
+        parsed = pa.array([_parse_one(text) for text in texts.take(pa.array(rest)).to_pylist()], pa.int64())
+        places = np.full(len(texts), -1)
+        places[rest] = np.arange(len(rest))
+        micros = pc.if_else(pc.fill_null(is_epoch, False), micros, parsed.take(pa.array(places, mask=places < 0)))
+    return _in_range(micros.take(encoded.indices))
 
 
-def _parse_one(text: str | None) -> int | None:
-    if text is None:
-        return None
-    text = text.strip()
+def _parse_one(text: str) -> int | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

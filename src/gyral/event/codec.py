@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from gyral.errors import InputError
 
+_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _HEX = np.frombuffer(b"".join(b"%02x" % value for value in range(256)), dtype=np.uint16)
 
 
@@ -50,15 +51,40 @@ def json_objects(columns: dict[str, pa.Array]) -> pa.Array:
         raise ValueError("json_objects needs a column")
     parts = []
     for name, values in columns.items():
+        key = "," + msgspec.json.encode(name).decode() + ":"
+        if pa.types.is_nested(values.type):  # Arrow has no dictionary of these
+            parts.append(pa.array(_json_texts(values, key), pa.string()))
+            continue
         encoded = values.dictionary_encode() if not pa.types.is_dictionary(values.type) else values
-        key = msgspec.json.encode(name).decode() + ":"
-        texts = [
-            None if value is None else "," + key + msgspec.json.encode(value).decode()
-            for value in encoded.dictionary.to_pylist()
-        ]
-        parts.append(pa.array(texts, pa.string()).take(encoded.indices))
+        parts.append(pa.array(_json_texts(encoded.dictionary, key), pa.string()).take(encoded.indices))
     joined = pc.binary_join_element_wise(*parts, "", null_handling="replace", null_replacement="")
     return pc.binary_join_element_wise("{", pc.utf8_slice_codeunits(joined, 1), "}", "")
+
+
+def numbers(values: pa.Array) -> pa.Array:
+    """Numbers of a column that may hold them as text (CSV does), float64; null where there is none."""
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        return numbers(values.cast(kind.value_type))
+    if pa.types.is_string(kind):
+        texts = pc.utf8_trim_whitespace(values)
+        is_number = pc.match_substring_regex(texts, _NUMBER)
+        return pc.if_else(is_number, texts, pa.scalar(None, pa.string())).cast(pa.float64())
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_boolean(kind):
+        return values.cast(pa.float64(), safe=False)
+    return pa.nulls(len(values), pa.float64())
+
+
+def _json_texts(values: pa.Array, key: str) -> list[str | None]:
+    try:
+        plain = values.to_pylist()
+    except (ValueError, OverflowError):  # times that Python has no object for
+        plain = [str(value) if value.is_valid else None for value in values]
+    return [None if value is None else key + msgspec.json.encode(value, enc_hook=_any_text).decode() for value in plain]
+
+
+def _any_text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def row_ids(digest: str, first_row: int, num_rows: int) -> pa.Array:

@@ -6,6 +6,7 @@ returns belong to the layout of the shop that has them.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 import msgspec
@@ -16,6 +17,7 @@ from gyral.errors import ConfigError, InputError, did_you_mean
 from gyral.event.schema import ENVELOPE_NAMES
 
 REQUIRED = ("subject", "object", "time")
+MAPPED = "mapped"
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -39,6 +41,16 @@ class Layout(msgspec.Struct, frozen=True):
     time_format: str = ""
     repeats: bool | None = None
     rules: tuple[Rule, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that differ when anything about the layout does."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:16]
+
+    @property
+    def schema_id(self) -> str:
+        """What events carry: the name, for a user's own map with its digest, because every user has one."""
+        return self.name if self.name != MAPPED else f"{MAPPED}-{self.digest[:8]}"
 
 
 ONLINE_RETAIL = Layout(
@@ -106,7 +118,10 @@ def choose(columns: Iterable[str], name: str, mapping: dict[str, str], time_form
     if layout.name == "envelope":
         extra = {field: field for field in ENVELOPE_NAMES if field in present and field != "event_time"}
         layout = msgspec.structs.replace(layout, columns={**layout.columns, **extra})
-    for field, column in layout.columns.items():
+    stripped = {column.strip(): column for column in present}
+    found = {field: column if column in present else stripped.get(column, column) for field, column in layout.columns.items()}
+    layout = msgspec.structs.replace(layout, columns=found, title=stripped.get(layout.title, layout.title))
+    for field, column in [*layout.columns.items(), *([("title", layout.title)] if mapping and layout.title else [])]:
         if column not in present:
             raise InputError(f"the column `{column}` for `{field}` is missing", where=where, hint=did_you_mean(column, present))
     return msgspec.structs.replace(layout, time_format=time_format) if time_format else layout
@@ -121,10 +136,11 @@ def known(schema_id: str | None) -> Layout | None:
 
 
 def _from_map(mapping: dict[str, str]) -> Layout:
-    allowed = ["time", *(name for name in ENVELOPE_NAMES if name != "event_time")]
+    allowed = ["time", "title", "event_id", *(name for name in ENVELOPE_NAMES if name != "event_time")]
     fields = {("time" if field == "event_time" else field): column for field, column in mapping.items()}
+    title = fields.pop("title", "")
     for field in fields:
-        if field not in allowed and field != "event_id":
+        if field not in allowed:
             raise ConfigError(
                 f"`{field}` in the map is not a field of an event", where="--map", hint=did_you_mean(field, allowed)
             )
@@ -135,4 +151,4 @@ def _from_map(mapping: dict[str, str]) -> Layout:
             where="--map",
             hint="`--map subject=COLUMN,object=COLUMN,time=COLUMN` names the three that every event needs",
         )
-    return Layout(name="mapped", columns=fields)
+    return Layout(name=MAPPED, columns=fields, title=title)

@@ -51,5 +51,8 @@ TABLES: dict[str, pa.Schema] = {
 }
 """The lake's tables and their columns."""
 
+MAX_NAME_CHARS = 1_024
+"""Longest text in the envelope; a row with a longer one is quarantined, so no later room meets it."""
+
 ENVELOPE_NAMES = [field.name for field in EVENT_FIELDS if field.name not in ("event_id", "ingest_time", "props")]
 """What a map may name besides `time` for `event_time`."""

@@ -16,8 +16,8 @@ from gyral.errors import ConflictError
 from gyral.event.codec import decode_payload
 from gyral.event.schema import TABLES
 from gyral.ingest.dedup import SeenIds
-from gyral.lake.table import MAX_FRAGMENTS, Lake, Snapshot
-from gyral.log.sqlite import SqliteLog
+from gyral.lake.table import Lake, Snapshot
+from gyral.log.base import EventLog
 from gyral.progress import Meter
 
 MAX_TRIES = 100
@@ -42,11 +42,11 @@ class _Plan(msgspec.Struct):
 class Drain:
     """Commits a log to a lake; keep one for as long as the process lives, it remembers the ids it has seen."""
 
-    def __init__(self, lake: Lake, log: SqliteLog, commit_rows: int) -> None:
+    def __init__(self, lake: Lake, log: EventLog, commit_rows: int) -> None:
         self._lake = lake
         self._log = log
         self._commit_rows = commit_rows
-        self._seen = SeenIds()
+        self._seen = {name: SeenIds() for name in TABLES}
 
     def run(self, meter: Meter | None = None) -> Drained:
         """Commit everything that is in the log now and trim it.
@@ -56,6 +56,7 @@ class Drain:
         LakeError, LogError : the disk refused; run it again, nothing is lost or doubled.
         """
         done = Drained()
+        self._lake.check(self._log)
         for name in TABLES:
             while self._step(name, done, meter):
                 pass
@@ -73,11 +74,9 @@ class Drain:
                 after = snapshot.commit(plan.rows, plan.offsets)
             except ConflictError:
                 continue
-            self._count(name, plan, done, after)
+            self._count(name, plan, done, self._lake.maintain(name, after))
             if meter is not None and name == "events":
                 meter.update(done.accepted + done.duplicate, meter.total)
-            if after.num_fragments > MAX_FRAGMENTS:
-                self._lake.compact(name)
             return True
         raise ConflictError(
             f"other processes committed to `{name}` {MAX_TRIES} times first",
@@ -105,10 +104,8 @@ class Drain:
         if not batches:
             return _Plan(None, advanced)
         rows = pa.Table.from_batches(batches, TABLES[name])
-        if name != "events":
-            return _Plan(rows, advanced)
-        self._seen.refresh(snapshot)
-        fresh = self._seen.is_new(rows["event_id"].combine_chunks())
+        self._seen[name].refresh(snapshot)
+        fresh = self._seen[name].is_new(rows["event_id"].combine_chunks())
         kept = rows if fresh.all() else rows.filter(pa.array(fresh))
         return _Plan(kept, advanced, int(len(fresh) - fresh.sum()))
 
@@ -123,21 +120,19 @@ class Drain:
             offset = last
 
     def _count(self, name: str, plan: _Plan, done: Drained, after: Snapshot) -> None:
-        if name == "events":
-            done.duplicate += plan.duplicate
-            if plan.rows is not None:
-                done.accepted += plan.rows.num_rows
-                done.kinds = _added(done.kinds, plan.rows["kind"])
-                self._seen.committed(after, plan.rows["event_id"].combine_chunks())
+        done.duplicate += plan.duplicate
+        if plan.rows is None:
             return
-        if plan.rows is not None:
+        self._seen[name].committed(after, plan.rows["event_id"].combine_chunks())
+        if name == "events":
+            done.accepted += plan.rows.num_rows
+            done.kinds = _added(done.kinds, plan.rows["kind"])
+        else:
             done.quarantined = _added(done.quarantined, plan.rows["reason"])
 
     def _trim(self) -> None:
-        committed = [self._lake.open(name).offsets for name in TABLES]
-        for partition in self._log.partitions():
-            below = min(offsets.get(partition, 0) for offsets in committed)
-            if below:
+        for partition, below in self._lake.settled().items():
+            if below and partition in self._log.partitions():
                 self._log.trim(partition, below)
 
 

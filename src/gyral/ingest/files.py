@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ from gyral.ingest.drain import Drain, Drained
 from gyral.ingest.mapping import Mapped, to_events
 from gyral.ingest.sources import Source, open_source
 from gyral.lake.table import Lake
+from gyral.log.base import EventLog
 from gyral.log.sqlite import SqliteLog
 from gyral.progress import Meter
 from gyral.run import Run
@@ -41,40 +44,57 @@ def ingest(root: Path, config: Config, run: Run) -> dict[str, Any]:
     """
     lake = Lake(root)
     with SqliteLog(lake.log_folder) as log:
+        lake.check(log)
         rows_in = known = 0
         meter = run.meter("rows")
         if config.ingest.source:
-            source = open_source(config.ingest.source, root)
+            source = open_source(config.ingest.source, root, run.note)
             layout = layout_of(source, config)
             run.reads("source", config.ingest.source, source.digest)
             run.note(f"reading {source.name} ({source.size_bytes:,} bytes) as layout `{layout.name}`")
             meter.total = source.num_rows
-            rows_in, known = _append(lake, log, mapped(source, layout, config), source.digest, meter)
+            every = mapped(source, layout, config)
+            first = next(every, None)
+            if first is not None:
+                app_of(lake, first.events, layout, source.name)
+            parts = ((part.events, part.quarantine) for part in chain([first] if first else [], every))
+            rows_in, known = _append(lake, log, f"{source.digest}:{layout.digest}", parts, meter)
         drained = Drain(lake, log, config.ingest.commit_rows).run()
-        drained.duplicate += known
-    return report(run, rows_in, drained, meter)
+    drained.duplicate += known
+    summary = report(run, rows_in, drained, meter)
+    if rows_in and sum(drained.quarantined.values()) == rows_in:
+        raise _nothing_usable(source.name, drained.quarantined)
+    return summary
 
 
-def ingest_slice(slice_: Slice, batch_id: str, drain: Drain, log: SqliteLog, config: Config, run: Run) -> dict[str, Any]:
-    """Bring one slice of a source through the log into the lake."""
-    partition = log.free_partition("ingest")
-    meter = run.meter("rows", slice_.events.num_rows)
+def ingest_slice(
+    slice_: Slice, source: Source, name: str, drain: Drain, lake: Lake, log: EventLog, config: Config, run: Run
+) -> dict[str, Any]:
+    """Bring one slice of a source through the log into the lake.
+
+    Parameters
+    ----------
+    name : tells this slice from every other of any source: the same slice again has the same batches.
+    """
+    run.reads("source", config.ingest.source, source.digest)
+    meter = run.meter("rows", slice_.events.num_rows + slice_.quarantine.num_rows)
     step = config.ingest.batch_rows
-    batches = slice_.events.to_batches(max_chunksize=step)
-    for number, batch in enumerate(batches):
-        log.append(partition, f"{batch_id}:{number}", encode_payload(batch), batch.num_rows)
-    for number, batch in enumerate(slice_.quarantine.to_batches(max_chunksize=step)):
-        log.append(partition, f"{batch_id}:bad:{number}", encode_payload(None, batch), batch.num_rows)
-    drained = drain.run(meter)
-    return report(run, slice_.events.num_rows + slice_.quarantine.num_rows, drained, meter)
+    parts: Iterator[tuple[pa.RecordBatch | None, pa.RecordBatch | None]] = chain(
+        ((batch, None) for batch in slice_.events.to_batches(max_chunksize=step)),
+        ((None, batch) for batch in slice_.quarantine.to_batches(max_chunksize=step)),
+    )
+    rows_in, known = _append(lake, log, f"{source.digest}:{name}", parts, meter)
+    drained = drain.run()
+    drained.duplicate += known
+    return report(run, rows_in, drained, meter)
 
 
 def report(run: Run, rows_in: int, drained: Drained, meter: Meter) -> dict[str, Any]:
     """Close an ingest run: its output, its summary, one line for a person."""
-    meter.update(max(rows_in, meter.record.done), max(rows_in, meter.record.done))
+    meter.update(rows_in, rows_in)
     run.writes("lake", "events", drained.version)
     summary = {
-        "rows_in": rows_in,
+        "rows_in": drained.accepted + drained.duplicate + sum(drained.quarantined.values()),
         "accepted": drained.accepted,
         "kinds": drained.kinds,
         "duplicate": drained.duplicate,
@@ -87,6 +107,36 @@ def report(run: Run, rows_in: int, drained: Drained, meter: Meter) -> dict[str, 
         f"{sum(drained.quarantined.values()):,} quarantined{_listed(drained.quarantined)}"
     )
     return summary
+
+
+def app_of(lake: Lake, events: pa.RecordBatch | pa.Table, layout: Layout, name: str) -> str:
+    """The application that a source's events carry in the lake: its name, or what the same rows came in under before.
+
+    Raises
+    ------
+    InputError : the first of these events is in the lake with another map, so the rows would be taken for known.
+    """
+    if events.num_rows == 0 or not lake.exists("events"):
+        return name
+    there = lake.snapshot("events").find(events["event_id"][0].as_py())
+    if there is None:
+        return name
+    if there["schema_id"] != layout.schema_id and "schema_id" not in layout.columns:
+        raise InputError(
+            f"`{name}` is in the lake with another map or layout",
+            why=f"its events are of the schema `{there['schema_id']}`, and now it would be `{layout.schema_id}`",
+            hint="events are never changed: use another folder, `--root NEW`",
+        )
+    return str(there["app"] or name)
+
+
+def _nothing_usable(name: str, reasons: Mapping[str, int]) -> InputError:
+    first = sorted(reasons.items(), key=lambda item: -item[1])[:3]
+    return InputError(
+        f"no row of `{name}` is a usable event",
+        why=", ".join(f"{reason} {count:,}" for reason, count in first),
+        hint="check the map: `--map subject=COLUMN,object=COLUMN,time=COLUMN`",
+    )
 
 
 def _listed(counts: dict[str, int]) -> str:
@@ -127,12 +177,7 @@ def cut(source: Source, layout: Layout, config: Config, num_slices: int, meter: 
     events = pa.Table.from_batches([part.events for part in parts], EVENT)
     quarantine = pa.Table.from_batches([part.quarantine for part in parts], QUARANTINE)
     if events.num_rows == 0:
-        reasons = quarantine["reason"].value_counts().to_pylist()[:3]
-        raise InputError(
-            f"no row of `{source.name}` is a usable event",
-            why=", ".join(f"{each['values']} {each['counts']:,}" for each in reasons),
-            hint="check the map: `--map subject=COLUMN,object=COLUMN,time=COLUMN`",
-        )
+        raise _nothing_usable(source.name, Counter(quarantine["reason"].to_pylist()))
     times = events["event_time"].cast(pa.int64()).to_numpy()
     order = np.argsort(times, kind="stable")
     cuts = _cuts(events, times, order, num_slices)
@@ -167,9 +212,12 @@ def _cuts(events: pa.Table, times: np.ndarray, order: np.ndarray, num_slices: in
         np.r_[True, (sorted_times[1:] != sorted_times[:-1]) | (sorted_subjects[1:] != sorted_subjects[:-1])]
     )
     if len(starts) < num_slices:
+        few = len(starts) < 2
         raise InputError(
             f"{len(order):,} events in {len(starts):,} groups of equal subject and time cannot be cut into {num_slices} slices",
-            hint=f"use `--turns {max(len(starts) - 1, 1)}` or fewer",
+            hint="a loop needs at least two moments: is the time column right?"
+            if few
+            else f"use `--turns {len(starts) - 1}` or fewer",
         )
     wanted = np.arange(1, num_slices) * len(order) / num_slices
     near = np.searchsorted(starts, wanted)
@@ -191,16 +239,22 @@ def _first_appearance(group_start: np.ndarray, subjects: np.ndarray) -> np.ndarr
     return np.asarray(first[inverse])
 
 
-def _append(lake: Lake, log: SqliteLog, parts: Iterator[Mapped], digest: str, meter: Meter) -> tuple[int, int]:
-    """Append a source; returns its rows, and how many of them came in batches that an earlier try brought into the lake."""
+def _append(
+    lake: Lake,
+    log: EventLog,
+    name: str,
+    parts: Iterable[tuple[pa.RecordBatch | None, pa.RecordBatch | None]],
+    meter: Meter,
+) -> tuple[int, int]:
+    """Append batches; returns their rows, and how many of them came in batches that an earlier try brought into the lake."""
     partition = log.free_partition("ingest")
     committed = lake.open("events").offsets.get(partition, 0)
     rows = known = 0
-    for part in parts:
-        count = part.events.num_rows + part.quarantine.num_rows
+    for events, quarantine in parts:
+        count = sum(part.num_rows for part in (events, quarantine) if part is not None)
         if count:
-            batch_id = f"{digest}:{rows}+{count}"  # a batch of another size is another batch
-            offset = log.append(partition, batch_id, encode_payload(part.events, part.quarantine), count)
+            batch_id = f"{name}:{rows}+{count}"  # a batch of another size is another batch
+            offset = log.append(partition, batch_id, encode_payload(events, quarantine), count)
             known += count if offset < committed else 0
         rows += count
         meter.update(rows)

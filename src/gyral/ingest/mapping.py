@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gyral.event import codec
 from gyral.event.clock import TIMESTAMP, now_us, parse_times
 from gyral.event.codec import json_objects, row_ids
-from gyral.event.layout import Layout
-from gyral.event.schema import EVENT, QUARANTINE
+from gyral.event.layout import MAPPED, Layout
+from gyral.event.schema import EVENT, MAX_NAME_CHARS, QUARANTINE
 from gyral.ingest.sources import Rows
 
 
@@ -38,13 +39,14 @@ def to_events(rows: Rows, layout: Layout, digest: str, source: str) -> Mapped:
     layout : which column is which; columns it does not map become props.
     digest, source : what the ids are made of, and the name kept with quarantined rows.
     """
-    batch, now = rows.batch, now_us()
-    columns = {name: batch.column(number) for number, name in enumerate(batch.schema.names)}
+    now = now_us()
+    batch = pa.RecordBatch.from_arrays([_simple(values) for values in rows.batch.columns], names=rows.batch.schema.names)
+    rows = rows._replace(batch=batch)
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
     used = set(layout.columns.values())
     ids = row_ids(digest, rows.first_row, batch.num_rows)
-    given_id = columns.get(layout.columns.get("event_id", ""))
-    if given_id is not None:
-        text = _to_text(given_id)
+    if "event_id" in layout.columns and layout.columns["event_id"] in columns:
+        text = _to_text(columns[layout.columns["event_id"]])
         ids = pc.if_else(pc.is_valid(text), text, ids)
     reasons = np.zeros(batch.num_rows, dtype=np.int16)
     names = ["ok"]
@@ -69,18 +71,23 @@ def to_events(rows: Rows, layout: Layout, digest: str, source: str) -> Mapped:
             values, bad_numbers = _to_numbers(values)
             reject(bad_numbers, f"bad_number:{name}")
         if name not in used:
-            props[name] = values
+            props["title" if layout.name == MAPPED and name == layout.title else name] = values
     fields: dict[str, pa.Array] = {
         "event_id": ids,
         "event_time": times,
         "ingest_time": _constant(now, TIMESTAMP, batch.num_rows),
         "kind": pa.repeat(layout.kind, batch.num_rows),
-        "schema_id": pa.repeat(layout.name, batch.num_rows),
+        "app": pa.repeat(source, batch.num_rows),
+        "schema_id": pa.repeat(layout.schema_id, batch.num_rows),
     }
     for field, column in layout.columns.items():
         if field not in ("time", "event_id") and column in columns:
             text = _to_text(columns[column])
-            fields[field] = pc.fill_null(text, layout.kind) if field == "kind" else text
+            fields[field] = pc.fill_null(text, fields[field]) if field in fields else text
+    for field, text in fields.items():
+        if pa.types.is_string(text.type):
+            too_long = pc.fill_null(pc.greater(pc.utf8_length(text), MAX_NAME_CHARS), False)
+            reject(too_long, f"too_long:{field}")
     if props:
         fields["props"] = json_objects(props)
     arrays = [fields.get(field.name, pa.nulls(batch.num_rows, field.type)) for field in EVENT]
@@ -105,7 +112,7 @@ def _quarantine(
     unplaced = [each for each in rows.bad if each.row is None]
     broken = rows.batch.take(pa.array(places)).to_pylist()
     raw = [lines.get(rows.first_row + int(place)) or _raw(row) for place, row in zip(places, broken, strict=True)]
-    new_ids = row_ids(f"{digest}/{rows.first_row}/unplaced", 0, len(unplaced))
+    new_ids = row_ids(f"{digest}/unplaced", rows.first_bad, len(unplaced))
     count = len(places) + len(unplaced)
     return pa.RecordBatch.from_pydict(
         {
@@ -123,6 +130,26 @@ def _raw(row: dict[str, object]) -> bytes:
     return msgspec.json.encode({name: value for name, value in row.items() if value is not None}, enc_hook=str)
 
 
+def _simple(values: pa.Array) -> pa.Array:
+    """The same values in a type that every kernel knows; bytes that are not text become text with marks."""
+    kind = values.type
+    if isinstance(values, pa.ExtensionArray):
+        return _simple(values.storage)
+    if pa.types.is_dictionary(kind) and not pa.types.is_string(kind.value_type):
+        return _simple(values.cast(kind.value_type))
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return values.cast(pa.string())
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        values = values.cast(pa.binary())
+        try:
+            return values.cast(pa.string())
+        except pa.ArrowInvalid:
+            return pa.array([None if value is None else value.decode("utf-8", "replace") for value in values.to_pylist()])
+    if (pa.types.is_duration(kind) or pa.types.is_time(kind)) and kind.unit == "ns":
+        return values.cast(pa.duration("us") if pa.types.is_duration(kind) else pa.time64("us"), safe=False)
+    return values
+
+
 def _constant(value: int, kind: pa.DataType, count: int) -> pa.Array:
     return pa.repeat(pa.scalar(value, pa.int64()), count).cast(kind)
 
@@ -132,9 +159,16 @@ def _to_text(values: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if pa.types.is_floating(values.type):
-        whole = values.to_numpy(zero_copy_only=False)
-        if np.array_equal(np.trunc(whole), whole, equal_nan=True) and not np.isinf(whole).any():
+        whole = values.to_numpy(zero_copy_only=False).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            is_whole = np.isnan(whole) | ((np.trunc(whole) == whole) & (np.abs(whole) < 2**63))
+        if is_whole.all():
             values = pa.array(np.nan_to_num(whole).astype(np.int64), mask=np.isnan(whole))
+    if pa.types.is_nested(values.type):
+        values = pa.array(
+            [None if value is None else msgspec.json.encode(value, enc_hook=str).decode() for value in values.to_pylist()],
+            pa.string(),
+        )
     text = values.cast(pa.string())
     encoded = text.dictionary_encode()
     cleaned = pc.replace_substring_regex(pc.utf8_trim_whitespace(encoded.dictionary), r"^(\d+)\.0$", r"\1")
@@ -149,20 +183,8 @@ def _to_numbers(values: pa.Array) -> tuple[pa.Array, pa.Array]:
         return number, pc.fill_null(pc.is_inf(number), False)
     if pa.types.is_integer(values.type) or pa.types.is_decimal(values.type):
         return values, pa.repeat(False, len(values))
-    encoded = values.cast(pa.string()).dictionary_encode()
-    parsed = [_number(text) for text in encoded.dictionary.to_pylist()]
-    whole = all(value is None or (isinstance(value, float) and value.is_integer() and abs(value) < 2**53) for value in parsed)
-    table = pa.array(
-        [int(value) if whole and value is not None else value for value in parsed],
-        pa.int64() if whole else pa.float64(),
-    )
-    numbers = table.take(encoded.indices)
-    return numbers, pc.and_(pc.is_null(numbers), pc.is_valid(values))
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text) if text is not None else None
-    except ValueError:
-        return None
-    return value if value is not None and np.isfinite(value) else None
+    number = codec.numbers(values)
+    number = pc.if_else(pc.is_finite(number), number, pa.scalar(None, pa.float64()))
+    is_bad = pc.and_(pc.is_null(number), pc.is_valid(values))
+    whole = pc.all(pc.and_(pc.equal(pc.floor(number), number), pc.less(pc.abs(number), 2.0**53))).as_py()
+    return number.cast(pa.int64()) if whole else number, is_bad

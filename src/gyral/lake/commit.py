@@ -6,33 +6,38 @@ committed: plan again from their offsets; 7. fsync manifest and folders. After 7
 
 `Merge` and not `Append`: two writers that planned the same offsets both succeed with `Append` (measured 5,800 rows where 3,000
 were expected); `Merge` rejects the second. Offsets live in the schema metadata, where compaction and cleanup keep them; in
-`transaction_properties` they vanish. Lance itself never fsyncs a local file, so steps 4 and 7 are ours.
+`transaction_properties` they vanish. Lance itself never fsyncs a local file, so steps 4 and 7 are ours. What a page tells of a
+table (`Facts`) is counted on in the same commit, so nobody scans a table to show it.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import lance
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata, write_fragments
 from lance.schema import LanceSchema
 
 from gyral.errors import ConflictError, GyralError
-from gyral.files import fsync_path, publish
+from gyral.files import fsync_path, publish, staging_folder
 
 OFFSETS_KEY = b"gyral.offsets"
-CLOCK_SLACK_S = 0.1
-"""File times come from a coarser clock than `time.time()`."""
+FACTS_KEY = b"gyral.facts"
+FORMAT_KEY = b"gyral.format"
+FORMAT = b"1"
 
+COUNTED = ("kind", "app", "country", "language", "device_class", "schema_id", "reason")
+MAX_VALUES = 500
+OTHER = "…"
+"""A column with more values than this counts the further ones together under `OTHER`."""
 
 DISK_HINT = "`gyral doctor` checks the disk; then run the same command again: what was committed is kept"
 
@@ -41,24 +46,29 @@ class LakeError(GyralError):
     """The lake could not be read or written; nothing half-written is visible."""
 
 
+class Facts(msgspec.Struct, omit_defaults=True):
+    """A version in numbers: rows, how often each value of the counted columns is in it, first and last event time (µs)."""
+
+    rows: int = 0
+    counts: dict[str, dict[str, int]] = {}
+    first_us: int | None = None
+    last_us: int | None = None
+
+
 def create(uri: Path, schema: pa.Schema) -> lance.LanceDataset:
     """Make an empty table with no offsets, or open it when another process made it first.
 
     The table is made beside its place and renamed to it. Lance's own create is not safe here: of two at once, the later one can
     turn into an overwrite, which would empty the table of what the first has committed meanwhile.
     """
-    uri.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{uri.name}.", suffix=".tmp", dir=uri.parent))
     try:
-        table = staging / uri.name
-        lance.write_dataset(pa.Table.from_batches([], schema), str(table), schema=_with_offsets(schema, {}))
-        publish(table, uri)
-    except FileExistsError:
-        pass  # somebody else made it first; theirs is opened
+        with staging_folder(uri.parent, uri.name) as staging:
+            table = staging / uri.name
+            lance.write_dataset(pa.Table.from_batches([], schema), str(table), schema=_with_state(schema, {}, Facts()))
+            with suppress(FileExistsError):  # somebody else made it first; theirs is opened
+                publish(table, uri)
     except OSError as error:
-        raise LakeError("the lake table cannot be made", why=_first(error), where=str(uri), hint=DISK_HINT) from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        raise LakeError("the lake table cannot be made", why=plain(error), where=str(uri), hint=DISK_HINT) from None
     return lance.dataset(str(uri))
 
 
@@ -66,6 +76,12 @@ def offsets_of(dataset: lance.LanceDataset) -> dict[str, int]:
     """Log offsets that a version contains: partition → first offset that is *not* in the table."""
     raw = (dataset.schema.metadata or {}).get(OFFSETS_KEY, b"{}")
     return msgspec.json.decode(raw, type=dict[str, int])
+
+
+def facts_of(dataset: lance.LanceDataset) -> Facts:
+    """A version in numbers, without reading a row."""
+    raw = (dataset.schema.metadata or {}).get(FACTS_KEY, b"{}")
+    return msgspec.json.decode(raw, type=Facts)
 
 
 def commit(dataset: lance.LanceDataset, rows: pa.Table | None, offsets: Mapping[str, int]) -> lance.LanceDataset:
@@ -93,19 +109,64 @@ def commit(dataset: lance.LanceDataset, rows: pa.Table | None, offsets: Mapping[
             )
     schema = dataset.schema.remove_metadata()
     old = [fragment.metadata for fragment in dataset.get_fragments()]
-    since = time.time()
+    facts = facts_of(dataset) if rows is None else _counted(facts_of(dataset), rows)
     try:
         new = _write(uri, rows, schema, next_id=1 + max((each.id for each in old), default=-1))
-        merged = lance.LanceOperation.Merge([*old, *new], _lance_schema(dataset, {**before, **offsets}))
-        result = lance.LanceDataset.commit(str(uri), merged, read_version=dataset.version, max_retries=0)
-        flush(uri, since)
+        merged = lance.LanceOperation.Merge([*old, *new], _lance_schema(dataset, {**before, **offsets}, facts))
+        with durable(uri, "_transactions", "_versions"):
+            result = lance.LanceDataset.commit(str(uri), merged, read_version=dataset.version, max_retries=0)
     except CommitConflictError:
         raise ConflictError("another process committed to the lake first", where=str(uri)) from None
     except OSError as error:
         if "conflict" in str(error).lower():
             raise ConflictError("another process committed to the lake first", where=str(uri)) from None
-        raise LakeError("the lake could not be written", why=_first(error), where=str(uri), hint=DISK_HINT) from None
+        raise LakeError("the lake could not be written", why=plain(error), where=str(uri), hint=DISK_HINT) from None
     return result
+
+
+@contextmanager
+def durable(uri: Path, *places: str) -> Iterator[None]:
+    """Flush every file that the block makes in a table, then the folders that name them.
+
+    Files are told by name and not by time, because a clock may step back. What another process makes meanwhile is flushed too;
+    what a losing writer takes away meanwhile is none of ours.
+    """
+    before = {place: _names(uri / place) for place in places}
+    yield
+    for place in places:
+        for name in _names(uri / place) - before[place]:
+            with suppress(FileNotFoundError):
+                fsync_path(uri / place / name)
+        with suppress(FileNotFoundError):
+            fsync_path(uri / place)
+    fsync_path(uri)
+
+
+def flush_version(dataset: lance.LanceDataset, flushed: set[str]) -> None:
+    """Flush a version that somebody else committed and perhaps could not flush: they may have been killed in between.
+
+    Parameters
+    ----------
+    flushed : data files known to be on the disk; those of this version are added.
+    """
+    uri = Path(dataset.uri)
+    files = {file.path for fragment in dataset.get_fragments() for file in fragment.metadata.files}
+    for name in files - flushed:
+        fsync_path(uri / "data" / name)
+    flushed |= files
+    manifests = {f"{(1 << 64) - 1 - dataset.version:020d}.manifest", f"{dataset.version}.manifest"}
+    written = [name for name in _names(uri / "_transactions") if name.startswith(f"{dataset.version - 1}-")]
+    for place, names in (("data", set[str]()), ("_transactions", set(written)), ("_versions", manifests)):
+        for name in names & _names(uri / place):
+            fsync_path(uri / place / name)
+        with suppress(FileNotFoundError):
+            fsync_path(uri / place)
+    fsync_path(uri)
+
+
+def plain(error: Exception) -> str:
+    """What Lance says, without the place in its own source."""
+    return re.sub(r", (/[^ ]*|src/[^ ]*)\.rs:\d+:\d+", "", str(error))
 
 
 def _write(uri: Path, rows: pa.Table | None, schema: pa.Schema, next_id: int) -> list[FragmentMetadata]:
@@ -120,38 +181,42 @@ def _write(uri: Path, rows: pa.Table | None, schema: pa.Schema, next_id: int) ->
     return list(fragments)
 
 
-def _with_offsets(schema: pa.Schema, offsets: Mapping[str, int]) -> pa.Schema:
-    return schema.with_metadata({OFFSETS_KEY: msgspec.json.encode(dict(sorted(offsets.items())))})
+def _with_state(schema: pa.Schema, offsets: Mapping[str, int], facts: Facts) -> pa.Schema:
+    state = {
+        FORMAT_KEY: FORMAT,
+        OFFSETS_KEY: msgspec.json.encode(dict(sorted(offsets.items()))),
+        FACTS_KEY: msgspec.json.encode(facts),
+    }
+    return schema.with_metadata(state)
 
 
-def _lance_schema(dataset: lance.LanceDataset, offsets: Mapping[str, int]) -> LanceSchema:
-    """The table's schema with new offsets; field ids must stay what they are, or old files would be read as other columns."""
-    schema = LanceSchema.from_pyarrow(_with_offsets(dataset.schema.remove_metadata(), offsets))
+def _lance_schema(dataset: lance.LanceDataset, offsets: Mapping[str, int], facts: Facts) -> LanceSchema:
+    """The table's schema with new state; field ids must stay what they are, or old files would be read as other columns."""
+    schema = LanceSchema.from_pyarrow(_with_state(dataset.schema.remove_metadata(), offsets, facts))
     if [field.id() for field in schema.fields()] != [field.id() for field in dataset.lance_schema.fields()]:
         raise LakeError("the columns of the lake table are not those it was made with", where=str(dataset.uri))
     return schema
 
 
-def _first(error: Exception) -> str:
-    """What Lance says without the place in its own source."""
-    return re.sub(r", (/[^ ]*|src/[^ ]*)\.rs:\d+:\d+", "", str(error))
+def _counted(facts: Facts, rows: pa.Table) -> Facts:
+    """The facts of a version that has these rows too."""
+    counts = {column: dict(values) for column, values in facts.counts.items()}
+    for column in COUNTED:
+        for pair in rows[column].value_counts().to_pylist() if column in rows.column_names else ():
+            value, known = pair["values"], counts.setdefault(column, {})
+            if value is not None:
+                key = value if value in known or len(known) < MAX_VALUES else OTHER
+                known[key] = known.get(key, 0) + pair["counts"]
+    first, last = facts.first_us, facts.last_us
+    if "event_time" in rows.column_names and rows.num_rows:
+        span = pc.min_max(rows["event_time"].cast(pa.int64())).as_py()
+        first = span["min"] if first is None else min(first, span["min"])
+        last = span["max"] if last is None else max(last, span["max"])
+    return Facts(facts.rows + rows.num_rows, counts, first, last)
 
 
-def flush(uri: Path, since: float) -> None:
-    """Flush what was written to a table after a moment (`time.time()`): manifests, transactions, data, and their folders.
-
-    A file that a losing writer takes away meanwhile is none of ours.
-    """
-    for name in ("_versions", "_transactions", "data"):
-        folder = uri / name
-        if not folder.is_dir():
-            continue
-        for entry in os.scandir(folder):
-            try:
-                if entry.stat().st_mtime >= since - CLOCK_SLACK_S:
-                    fsync_path(Path(entry.path))
-            except FileNotFoundError:
-                continue
-        fsync_path(folder)
-    fsync_path(uri)
-    fsync_path(uri.parent)
+def _names(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()

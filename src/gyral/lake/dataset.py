@@ -11,7 +11,6 @@ The lake version is pinned by a tag, so a decision can be traced to its row for 
 from __future__ import annotations
 
 import hashlib
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gyral.errors import InputError, NotFound, did_you_mean
-from gyral.files import last_version, new_version, versions, write_atomic
+from gyral.errors import InputError, NotFound
+from gyral.files import find_version, new_version, write_atomic
 from gyral.lake.table import Lake, Snapshot
 
 FOLDER = "datasets"
@@ -136,7 +135,7 @@ def write(
             manifest.size_bytes += path.stat().st_size
         pq.write_table(pa.table({"reason": reasons}), folder / "decisions.parquet", compression="zstd")
         write_atomic(folder / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
-        snapshot.pin(f"dataset-{name}-{number}")
+        snapshot.pin(f"dataset-{name}-{number}-v{snapshot.version}")  # of two that race for a number, each pins its own
     return Dataset(root / FOLDER / manifest.dataset, manifest)
 
 
@@ -147,18 +146,9 @@ def find(root: Path, name: str) -> Dataset:
     ------
     NotFound : there is no such dataset; the hint names the nearest.
     """
-    folder = root / FOLDER
-    base, _, number = name.partition("@")
-    known = sorted(
-        {match.group(1) for path in folder.glob("*@*") if (match := re.fullmatch(r"([A-Za-z0-9_.-]+)@\d+", path.name))}
-    )
-    version = int(number) if number.isdigit() else last_version(folder, base)
-    path = folder / f"{base}@{version}"
-    if base not in known or version not in versions(folder, base):
-        hint = did_you_mean(base, known) if known else f"make one: `gyral curate {base or 'NAME'}`"
-        raise NotFound(f"there is no dataset `{name}`", where=str(folder), hint=hint)
+    path = find_version(root / FOLDER, "dataset", name, f"make one: `gyral curate {name.partition('@')[0] or 'NAME'}`")
     try:
         manifest = msgspec.json.decode((path / "manifest.json").read_bytes(), type=Manifest)
     except (OSError, msgspec.DecodeError) as error:
-        raise InputError(f"the manifest of `{base}@{version}` cannot be read", why=str(error), where=str(path)) from None
+        raise InputError(f"the manifest of `{path.name}` cannot be read", why=str(error), where=str(path)) from None
     return Dataset(path, manifest)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import lance
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from gyral.errors import NotFound
+from gyral.errors import ConflictError, NotFound
 from gyral.event.schema import TABLES
 from gyral.lake import commit as protocol
-from gyral.lake.commit import LakeError
+from gyral.lake.commit import Facts, LakeError
+from gyral.log.base import EventLog
 
 FOLDER = "lake"
 MAX_FRAGMENTS = 200
 """Above this many fragments a commit costs over 20 ms instead of 2, so the committer compacts."""
+MAX_VERSIONS = 500
+KEEP_VERSIONS_FOR = timedelta(hours=1)
+"""Versions younger than this are never forgotten: somebody may be reading them."""
+CLEAN_EVERY_S = 600.0
 
 
 class Snapshot:
@@ -41,28 +48,91 @@ class Snapshot:
 
     def count(self, where: str | None = None) -> int:
         """Number of rows, of those that fulfil a SQL condition when one is given."""
-        return int(self._dataset.count_rows(filter=where))
+        with self._readable():
+            return int(self._dataset.count_rows(filter=where))
 
     def scan(self, columns: list[str] | None = None, where: str | None = None) -> Iterator[pa.RecordBatch]:
-        """Read rows in table order, in batches."""
-        yield from self._dataset.scanner(columns=columns, filter=where, scan_in_order=True).to_batches()
+        """Read rows in table order, in batches.
+
+        Raises
+        ------
+        LakeError : files of this version are missing or damaged.
+        """
+        with self._readable():
+            yield from self._dataset.scanner(columns=columns, filter=where, scan_in_order=True).to_batches()
 
     def read(self, columns: list[str] | None = None, where: str | None = None) -> pa.Table:
         """Read rows into one table."""
-        return self._dataset.scanner(columns=columns, filter=where, scan_in_order=True).to_table()
+        with self._readable():
+            return self._dataset.scanner(columns=columns, filter=where, scan_in_order=True).to_table()
 
     def take(self, indices: list[int], columns: list[str] | None = None) -> pa.Table:
         """Read single rows by their position in table order."""
-        return self._dataset.take(indices, columns=columns)
+        with self._readable():
+            return self._dataset.take(indices, columns=columns)
+
+    def find(self, event_id: str) -> dict[str, Any] | None:
+        """The row with this id, None when there is none."""
+        quoted = event_id.replace("'", "''")
+        rows = self.read(where=f"event_id = '{quoted}'").to_pylist()
+        return rows[0] if rows else None
+
+    def distinct(self, column: str) -> list[str]:
+        """Values of a counted column, sorted; read from the facts unless there are too many to be counted."""
+        counts = self.facts.counts.get(column, {})
+        if protocol.OTHER in counts:
+            return sorted(filter(None, self.read([column])[column].unique().to_pylist()))
+        return sorted(counts)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:  # what Lance and Arrow raise for files that are gone or damaged
+            raise LakeError(
+                f"version {self.version} of the lake table cannot be read",
+                why=protocol.plain(error).splitlines()[0][:300],
+                where=str(self._dataset.uri),
+                hint="put the missing files back from a copy, or move the `lake` folder away and ingest again",
+            ) from None
 
     def commit(self, rows: pa.Table | None, offsets: Mapping[str, int]) -> Snapshot:
         """Add rows planned on this version; see `gyral.lake.commit`."""
         return Snapshot(protocol.commit(self._dataset, rows, offsets))
 
+    @property
+    def facts(self) -> Facts:
+        """The version in numbers, without reading a row."""
+        return protocol.facts_of(self._dataset)
+
     def pin(self, tag: str) -> None:
-        """Keep this version for as long as the tag exists; the same tag on the same version is fine."""
-        if tag not in self._dataset.tags.list():
-            self._dataset.tags.create(tag, self.version)
+        """Keep this version for as long as the tag exists; the same tag on the same version is fine.
+
+        Raises
+        ------
+        ConflictError : the tag is on another version.
+        """
+        with protocol.durable(Path(self._dataset.uri), "_refs/tags"), suppress(ValueError):  # made by another process first
+            if tag not in self._dataset.tags.list():
+                self._dataset.tags.create(tag, self.version)
+        pinned = self._dataset.tags.get_version(tag)
+        if pinned != self.version:
+            raise ConflictError(f"the tag `{tag}` keeps version {pinned}, not {self.version}", where=str(self._dataset.uri))
+
+    def make_durable(self, flushed: set[str]) -> None:
+        """Flush a version whoever committed it; `flushed` holds the data files known to be on the disk and grows."""
+        protocol.flush_version(self._dataset, flushed)
+
+    def compact(self) -> Snapshot:
+        """Merge small fragments; where somebody committed first, nothing changes and this version is returned."""
+        dataset = lance.dataset(self._dataset.uri, version=self.version)
+        try:
+            with protocol.durable(Path(dataset.uri), "data", "_transactions", "_versions"):
+                dataset.optimize.compact_files()
+        except OSError:
+            return self
+        merged = Snapshot(dataset)
+        return merged if merged.offsets == self.offsets else self
 
     @property
     def num_fragments(self) -> int:
@@ -79,6 +149,8 @@ class Lake:
 
     def __init__(self, root: Path) -> None:
         self.folder = root / FOLDER
+        self._flushed: dict[str, set[str]] = {}
+        self._clean_at: dict[str, float] = {}
 
     @property
     def log_folder(self) -> Path:
@@ -115,15 +187,51 @@ class Lake:
             return Snapshot(protocol.create(self.folder / name, TABLES[name]))
         return self.snapshot(name)
 
-    def compact(self, name: str) -> None:
-        """Merge small fragments; owned by the process that commits. A lost race changes nothing."""
-        dataset = lance.dataset(str(self.folder / name))
-        since = time.time()
-        try:
-            dataset.optimize.compact_files()
-        except OSError:
-            return
-        protocol.flush(self.folder / name, since)
+    def settled(self) -> dict[str, int]:
+        """Partition → offset below which every table has everything, on the disk: so far the log may be trimmed."""
+        every = []
+        for name in TABLES:
+            snapshot = self.open(name)
+            try:
+                snapshot.make_durable(self._flushed.setdefault(name, set()))
+            except OSError as error:
+                hint = protocol.DISK_HINT
+                raise LakeError("the lake could not be flushed", why=str(error), where=str(self.folder), hint=hint) from None
+            every.append(snapshot.offsets)
+        return {partition: min(each.get(partition, 0) for each in every) for partition in set().union(*every)}
+
+    def check(self, log: EventLog) -> None:
+        """Refuse a log that is older than what the lake has of it: what it is given next would be taken for known.
+
+        Raises
+        ------
+        LakeError : names the partition; the hint says how to go on.
+        """
+        there = log.partitions()
+        for name in (name for name in TABLES if self.exists(name)):
+            for partition, offset in self.snapshot(name).offsets.items():
+                if partition in there and (end := log.end(partition)) < offset:
+                    raise LakeError(
+                        f"the log partition `{partition}` ends at {end}, but `{name}` has it up to {offset}",
+                        where=str(self.log_folder),
+                        why="the log is older than the lake",
+                        hint=f"put the newer log back; or remove `{partition}.*` there: what it holds is in the lake",
+                    )
+
+    def maintain(self, name: str, snapshot: Snapshot) -> Snapshot:
+        """Merge small fragments and forget old versions nobody pinned, when it is due; called by the process that commits.
+
+        Returns
+        -------
+        The newest version that holds the same rows, which is `snapshot` itself when nothing was merged.
+        """
+        if snapshot.num_fragments > MAX_FRAGMENTS:
+            snapshot = snapshot.compact()
+        uri = self.folder / name
+        if time.monotonic() >= self._clean_at.get(name, 0.0) and len(os.listdir(uri / "_versions")) > MAX_VERSIONS:
+            self._clean_at[name] = time.monotonic() + CLEAN_EVERY_S
+            lance.dataset(str(uri)).cleanup_old_versions(KEEP_VERSIONS_FOR, error_if_tagged_old_versions=False)
+        return snapshot
 
     def overview(self) -> dict[str, Any]:
         """Tables and log in numbers, from what is committed; this is what `gyral show lake --json` prints."""
@@ -139,29 +247,26 @@ class Lake:
 
     def _describe(self, name: str) -> dict[str, Any]:
         snapshot = self.snapshot(name)
-        uri = self.folder / name
+        known = snapshot.facts
         facts: dict[str, Any] = {
-            "rows": snapshot.count(),
+            "rows": known.rows,
             "version": snapshot.version,
-            "bytes": sum(path.stat().st_size for path in uri.rglob("*") if path.is_file()),
+            "bytes": sum(path.stat().st_size for path in (self.folder / name).rglob("*") if path.is_file()),
             "offsets": snapshot.offsets,
         }
-        if name == "events":
-            facts["kinds"] = _counts(snapshot, "kind")
-            facts["countries"] = _counts(snapshot, "country")
-            times = pc.min_max(snapshot.read(["event_time"])["event_time"]).as_py()
-            facts["first_event"], facts["last_event"] = (
-                value.isoformat().replace("+00:00", "Z") if value else None for value in (times["min"], times["max"])
-            )
-        else:
-            facts["reasons"] = _counts(snapshot, "reason")
-        return facts
+        if name != "events":
+            return {**facts, "reasons": _largest_first(known.counts.get("reason", {}))}
+        for column, plural in (("kind", "kinds"), ("country", "countries")):
+            facts[plural] = _largest_first(known.counts.get(column, {}))
+        return {**facts, "first_event": _rfc3339(known.first_us), "last_event": _rfc3339(known.last_us)}
 
 
-def _counts(snapshot: Snapshot, column: str) -> dict[str, int]:
-    counted = snapshot.read([column])[column].value_counts().to_pylist()
-    rows = sorted(
-        ((row["values"], row["counts"]) for row in counted if row["values"] is not None),
-        key=lambda row: (-row[1], row[0]),
-    )
-    return dict(rows)
+def _largest_first(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _rfc3339(micros: int | None) -> str | None:
+    if micros is None:
+        return None
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
+    return moment.isoformat().replace("+00:00", "Z")

@@ -1,4 +1,7 @@
-"""The seam: four methods, no consumer groups. Consumers own their offsets, so nobody can lose them for them."""
+"""The seam: `append`, `read`, `end`, `trim`, no consumer groups. Consumers own their offsets, so nobody can lose them for them.
+
+Around the four: which partitions there are, taking one to write to, and letting go.
+"""
 
 from __future__ import annotations
 
@@ -29,3 +32,12 @@ class EventLog(Protocol):
 
     def trim(self, partition: str, below: int) -> int:
         """Forget batches below an offset that every table has committed; return how many went."""
+
+    def partitions(self) -> list[str]:
+        """Names of all partitions that exist."""
+
+    def free_partition(self, prefix: str) -> str:
+        """Take a partition of this kind that nobody else writes, and keep it until `close`."""
+
+    def close(self) -> None:
+        """Finish what was appended and let go of the partitions; may be called twice."""

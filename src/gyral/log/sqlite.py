@@ -10,10 +10,11 @@ exactly one writing connection, held by an exclusive lock on `<partition>.lock`;
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import queue
 import re
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, Self
 
 from gyral.errors import ConflictError, GyralError
-from gyral.files import fsync_path
+from gyral.files import fsync_path, hold, make_folder
 from gyral.log.base import Entry
 
 GROUP_BATCHES = 256
@@ -114,15 +115,20 @@ class SqliteLog:
         return sorted(name.removesuffix(SUFFIX) for name in os.listdir(self.folder) if name.endswith(SUFFIX))
 
     def free_partition(self, prefix: str) -> str:
-        """Take the first of `prefix-0`, `prefix-1`, … that no other process writes, and keep it until `close`."""
-        number = 0
-        while True:
-            try:
-                self._writer(f"{prefix}-{number}")
-            except ConflictError:
-                number += 1
-                continue
-            return f"{prefix}-{number}"
+        """Take a partition of this kind that no other process writes, and keep it until `close`.
+
+        A new one gets a name that never was: offsets that a lake has of a log that was removed are not taken for its own.
+        """
+        for name in [*self._writers, *self.partitions()]:
+            if name.rpartition("-")[0] == prefix:
+                try:
+                    self._writer(name)
+                except ConflictError:
+                    continue
+                return name
+        name = f"{prefix}-{secrets.token_hex(4)}"
+        self._writer(name)
+        return name
 
     def close(self) -> None:
         """Finish what was appended and release the partitions; may be called twice."""
@@ -153,25 +159,29 @@ class _Writer:
     """The one thread and connection that write a partition."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self._lock_file = _lock(path.with_suffix(".lock"))
         self._path = path
         self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         self._connection = self._open()
-        self._guard = threading.Lock()
+        self._guard, self._closing = threading.Lock(), threading.Lock()
+        self._is_closed = False
         self._thread = threading.Thread(target=self._work, name=f"log-{path.stem}", daemon=True)
         self._thread.start()
 
     def submit(self, batch_id: str, payload: bytes, num_rows: int) -> Future[int]:
         done: Future[int] = Future()
-        self._queue.put(_Pending(batch_id, payload, num_rows, done))
+        with self._closing:
+            if self._is_closed:
+                raise LogError("the log is closed", where=str(self._path))
+            self._queue.put(_Pending(batch_id, payload, num_rows, done))
         return done
 
     def trim(self, below: int) -> int:
         try:
             with self._guard:
                 gone = self._connection.execute("DELETE FROM batches WHERE offset <= ?", (below,)).rowcount
-                self._connection.execute("PRAGMA incremental_vacuum")
+                self._connection.executescript("PRAGMA incremental_vacuum;")  # `execute` would free one page
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
             raise LogError(
@@ -180,7 +190,9 @@ class _Writer:
         return gone
 
     def close(self) -> None:
-        self._queue.put(None)
+        with self._closing:
+            self._is_closed = True
+            self._queue.put(None)
         self._thread.join()
         self._connection.close()
         self._lock_file.close()
@@ -228,9 +240,9 @@ class _Writer:
                 self._connection.execute("BEGIN IMMEDIATE")
                 offsets = [self._insert(pending) for pending in group]
                 self._connection.execute("COMMIT")
-            except sqlite3.Error as error:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+            except Exception as error:  # whatever it is, those who wait must hear of it and the thread must live on
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.rollback()
                 failure = LogError("the log could not store a batch", why=str(error), where=str(self._path), hint=DISK_HINT)
                 for pending in group:
                     pending.done.set_exception(failure)
@@ -249,29 +261,27 @@ class _Writer:
         return int(row[0]) - 1
 
 
-class _reader:  # noqa: N801 (a context manager read as a verb)
+@contextlib.contextmanager
+def _reader(path: Path) -> Iterator[sqlite3.Connection]:
     """A read-only connection that never checkpoints."""
-
-    def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._connection.execute("PRAGMA wal_autocheckpoint=0")
-        return self._connection
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        try:
+            connection.execute("PRAGMA wal_autocheckpoint=0")
+            yield connection
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        hint = "put the file back from a copy; if the lake is complete, remove it with its `-wal` and `-shm`"
+        raise LogError("a log partition cannot be read", why=str(error), where=str(path), hint=hint) from None
 
 
 def _lock(path: Path) -> IO[bytes]:
-    file = open(path, "ab")  # noqa: SIM115 (held until the writer closes)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
+    held = hold(path)
+    if held is None:
         raise ConflictError(
             f"another process writes the log partition `{path.stem}`",
             where=str(path),
             hint="wait for it to end, or stop it: `gyral doctor` lists running runs",
-        ) from None
-    return file
+        )
+    return held

@@ -7,7 +7,6 @@ models/<name>@<n>/weights.safetensors   arrays, and the family's own settings as
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from gyral.errors import InputError, MissingExtra, NotFound, did_you_mean
-from gyral.files import last_version, new_version, versions, write_atomic
+from gyral.errors import InputError, MissingExtra
+from gyral.files import find_version, new_version, write_atomic
 from gyral.model import inputs as model_inputs
 from gyral.model.inputs import Inputs
 
@@ -124,12 +123,4 @@ def find(root: Path, name: str) -> Path:
     ------
     NotFound : there is no such model; the hint names the nearest.
     """
-    folder = root / FOLDER
-    base, _, number = name.partition("@")
-    version = int(number) if number.isdigit() else last_version(folder, base)
-    if version not in versions(folder, base):
-        found = (re.fullmatch(r"([A-Za-z0-9_.-]+)@\d+", path.name) for path in folder.glob("*@*"))
-        known = {match.group(1) for match in found if match}
-        hint = did_you_mean(base, known) if known else "make one: `gyral train DATASET`"
-        raise NotFound(f"there is no model `{name}`", where=str(folder), hint=hint)
-    return folder / f"{base}@{version}"
+    return find_version(root / FOLDER, "model", name, "make one: `gyral train DATASET`")

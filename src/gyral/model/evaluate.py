@@ -16,6 +16,7 @@ from gyral.event.clock import parse_times
 from gyral.lake import dataset as datasets
 from gyral.model import card as cards
 from gyral.model.metrics import ranking_metrics
+from gyral.progress import fixed
 from gyral.run import Run
 
 METRICS = ("ndcg", "recall", "hit")
@@ -43,10 +44,23 @@ def score(answers: Sequence[Sequence[str]], relevant: Sequence[Sequence[str]], k
     return {f"{metric}_at_{k}": values[metric] for metric in METRICS}
 
 
-def mean(values: dict[str, np.ndarray], mask: np.ndarray | None = None) -> dict[str, float]:
-    """Average over subjects (over those in the mask); NaN-free: no subject gives 0."""
+def mean(values: dict[str, np.ndarray], mask: np.ndarray | None = None) -> dict[str, float | None]:
+    """Average over subjects (over those in the mask), to six places; None over nobody."""
     chosen = {name: value if mask is None else value[mask] for name, value in values.items()}
-    return {name: float(value.mean()) if len(value) else 0.0 for name, value in chosen.items()}
+    return {name: round(float(value.mean()), 6) if len(value) else None for name, value in chosen.items()}
+
+
+def not_met_before(subjects: Sequence[str], objects: Sequence[list[str]], learned: pa.Table) -> list[list[str]]:
+    """Of what each subject met, what is not in the learned rows: where nothing repeats, only that can be recommended."""
+    asked = learned.filter(pc.is_in(learned["subject"], value_set=pa.array(subjects, pa.string())))
+    before: dict[str, set[str]] = {}
+    for subject, object_ in zip(asked["subject"].to_pylist(), asked["object"].to_pylist(), strict=True):
+        before.setdefault(subject, set()).add(object_)
+    nothing: set[str] = set()
+    return [
+        [each for each in met if each not in before.get(subject, nothing)]
+        for subject, met in zip(subjects, objects, strict=True)
+    ]
 
 
 def evaluate(root: Path, model: str, dataset: str, run: Run) -> dict[str, Any]:
@@ -62,39 +76,44 @@ def evaluate(root: Path, model: str, dataset: str, run: Run) -> dict[str, Any]:
     run.reads("dataset", data.name)
     rows = data.read()
     until = parse_times(pa.array([servable.card["learned_until"]]))[0]
-    rows = rows.filter(pc.greater(rows["event_time"], until))
-    if rows.num_rows == 0:
+    is_later = pc.greater(rows["event_time"], until)
+    later = rows.filter(is_later)
+    if later.num_rows == 0:
         raise InputError(
             f"`{data.name}` holds nothing later than `{servable.name}` learned",
             why=f"it learned until {servable.card['learned_until']}",
             hint="ingest newer events and curate again, then evaluate",
         )
-    met = rows.group_by(["subject"], use_threads=False).aggregate([("object", "distinct"), ("country", "first")])
+    met = later.group_by(["subject"], use_threads=False).aggregate([("object", "distinct"), ("country", "first")])
+    subjects, relevant = met["subject"].to_pylist(), met["object_distinct"].to_pylist()
+    if not servable.card["repeats"]:
+        relevant = not_met_before(subjects, relevant, rows.filter(pc.invert(is_later)))
     answers: dict[str, list[list[str]]] = {"model": [], "popularity": []}
-    known = []
+    known, kept = [], []
     meter = run.meter("subjects", met.num_rows)
-    for done, row in enumerate(met.to_pylist(), start=1):
-        context = {"country": row["country_first"]} if row["country_first"] else {}
-        answer = servable.recommend(row["subject"], 10, context)
-        known.append(answer.known)
-        answers["model"].append([item.object for item in answer.items])
-        answers["popularity"].append([item.object for item in servable.popular(10, context).items])
+    for done, (subject, objects, country) in enumerate(
+        zip(subjects, relevant, met["country_first"].to_pylist(), strict=True), 1
+    ):
+        if objects:
+            context = {"country": country} if country else {}
+            answer = servable.recommend(subject, 10, context)
+            known.append(answer.known)
+            kept.append(objects)
+            answers["model"].append([item.object for item in answer.items])
+            answers["popularity"].append([item.object for item in servable.popular(subject, 10, context).items])
         meter.update(done)
-    relevant = met["object_distinct"].to_pylist()
-    values = {name: score(each, relevant) for name, each in answers.items()}
+    values = {name: score(each, kept) for name, each in answers.items()}
     mask = np.array(known, dtype=bool)
     result: dict[str, Any] = {
         "model": servable.name,
         "dataset": data.name,
-        "subjects": met.num_rows,
+        "subjects": len(kept),
         "known": int(mask.sum()),
     }
     for metric in next(iter(values.values())):
-        result[metric] = {name: round(mean(each)[metric], 6) for name, each in values.items()}
-        result[f"known_{metric}"] = {name: round(mean(each, mask)[metric], 6) for name, each in values.items()}
+        result[metric] = {name: mean(each)[metric] for name, each in values.items()}
+        result[f"known_{metric}"] = {name: mean(each, mask)[metric] for name, each in values.items()}
     run.summarize(**result)
-    run.note(
-        f"eval     {servable.name} on {met.num_rows:,} subjects of {data.name} after {servable.card['learned_until']}: "
-        f"NDCG@10 {result['ndcg_at_10']['model']:.4f}, popularity {result['ndcg_at_10']['popularity']:.4f}"
-    )
+    told = ", ".join(f"{name} {fixed(value)}" for name, value in result["ndcg_at_10"].items())
+    run.note(f"eval     {servable.name} on {len(kept):,} subjects of {data.name} after {until}: NDCG@10 {told}")
     return result

@@ -37,7 +37,7 @@ class Servable(Protocol):
 
     def recommend(self, subject: str, k: int, context: dict[str, Any]) -> Answer: ...
 
-    def popular(self, k: int, context: dict[str, Any]) -> Answer: ...
+    def popular(self, subject: str, k: int, context: dict[str, Any]) -> Answer: ...
 
     def warm(self) -> None: ...
 
@@ -64,23 +64,24 @@ class ServableRecommender:
 
     def recommend(self, subject: str, k: int, context: dict[str, Any]) -> Answer:
         """Rank objects for a subject; `context` may hold `country` and `recent`, objects met since the model was made."""
-        codes = self.codes
-        code = codes.subject.get(subject, -1)
-        recent = codes.objects(context["recent"]) if context.get("recent") else None
-        country = codes.country.get(context.get("country", ""), -1)
-        objects, scores = self.model.recommend(code, k, country, recent)
-        return Answer(code >= 0, self._items(objects, scores))
+        code = self.codes.subject.get(subject, -1)
+        country = self.codes.country.get(context.get("country", ""), -1)
+        return Answer(code >= 0, self._items(*self.model.recommend(code, k, country, self._recent(context))))
 
-    def popular(self, k: int, context: dict[str, Any]) -> Answer:
+    def popular(self, subject: str, k: int, context: dict[str, Any]) -> Answer:
         """Rank objects by how often everybody met them: the baseline."""
-        return Answer(False, self._items(*self.model.popular(k)))
+        code = self.codes.subject.get(subject, -1)
+        return Answer(code >= 0, self._items(*self.model.popular(code, k, self._recent(context))))
 
     def warm(self) -> None:
         """Touch the weights and compile the kernels, so that no request pays for it."""
         names = self.codes.inputs.subjects
         self.recommend(names[0] if names else "", 10, {})
         self.recommend("\0", 10, {})
-        self.popular(10, {})
+        self.popular("", 10, {})
+
+    def _recent(self, context: dict[str, Any]) -> np.ndarray | None:
+        return self.codes.objects(context["recent"]) if context.get("recent") else None
 
     def _items(self, objects: np.ndarray, scores: np.ndarray) -> list[Item]:
         names, titles = self.codes.inputs.objects, self.codes.inputs.titles

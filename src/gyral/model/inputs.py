@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gyral.errors import InputError
 from gyral.files import write_atomic
 from gyral.model.recommender import Interactions
 
@@ -73,8 +74,19 @@ def save(inputs: Inputs, folder: Path) -> None:
 
 
 def load(folder: Path) -> Inputs:
-    """Read `inputs.json`."""
-    return msgspec.json.decode((folder / FILE).read_bytes(), type=Inputs)
+    """Read `inputs.json`.
+
+    Raises
+    ------
+    InputError : it is missing or damaged.
+    """
+    try:
+        return msgspec.json.decode((folder / FILE).read_bytes(), type=Inputs)
+    except (OSError, msgspec.DecodeError) as error:
+        hint = "train the model again"
+        raise InputError(
+            f"the inputs of `{folder.name}` cannot be read", why=str(error), where=str(folder), hint=hint
+        ) from None
 
 
 def _numbered(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:

@@ -113,9 +113,7 @@ class Recommender:
         smooth = LIFT_SMOOTHING / max(float(arrays["popular_max"][0]), LIFT_SMOOTHING) if self.spec.popular_power else 0.0
         lift = (arrays["popular"].astype(np.float64) + smooth) / (1 + smooth) if self.spec.popular_power else None
         self._lift = None if lift is None else (lift**self.spec.popular_power).astype(np.float32)
-        self._by_count = (
-            item_item.top_k(arrays["count"], len(arrays["count"])) if len(arrays["count"]) else np.zeros(0, np.int32)
-        )
+        self._by_count = np.argsort(-arrays["count"], kind="stable").astype(np.int32)
 
     @property
     def num_objects(self) -> int:
@@ -201,11 +199,13 @@ class Recommender:
             weights = np.concatenate([fresh, kept]).astype(np.float32)
         return items, weights
 
-    def popular(self, k: int, country: int = -1) -> tuple[np.ndarray, np.ndarray]:
-        """Objects by how often everybody met them, all time: the baseline; with a country, what somebody new there gets."""
-        if country >= 0:
-            return self.recommend(-1, k, country)
+    def popular(self, subject: int, k: int, recent: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Objects by how often everybody met them, all time: the baseline, under the same rule for what was met already."""
         codes = self._by_count[:k]
+        if not self.spec.repeats:
+            met, _ = self.history(subject, recent)
+            codes = self._by_count[: k + len(met)]
+            codes = codes[~np.isin(codes, met)][:k]
         return codes, self.arrays["count"][codes]
 
     def _for_new(self, country: int) -> np.ndarray:

@@ -117,7 +117,7 @@ class App:
             await self._refuse(send, refused, path)
 
     def answer(self, request: Recommend) -> Recommended:
-        """Answer one decoded request, and log the impression of a default answer."""
+        """Answer one decoded request, and log the impression."""
         if request.k > self._config.max_k:
             raise _Refused(400, f"`k` is {request.k:,}", hint=f"at most {self._config.max_k:,}")
         slot = request.model or DEFAULT
@@ -127,13 +127,18 @@ class App:
             context = {"country": request.context.country, "recent": request.context.recent}
         answer: Answer
         if slot == POPULARITY:
-            answer = model.popular(request.k, context)
+            answer = model.popular(request.subject, request.k, context)
         else:
             answer = model.recommend(request.subject, request.k, context)
         request_id = self._ids.next()
-        if self._impressions is not None and slot == DEFAULT:
-            shown = [item.object for item in answer.items]
-            self._impressions.add(Impression(request_id, now_us(), request.subject, model.name, slot, request.k, shown))
+        if self._impressions is not None:
+            shown, scores = [item.object for item in answer.items], [item.score for item in answer.items]
+            country, recent = context.get("country"), context.get("recent", ())
+            self._impressions.add(
+                Impression(
+                    request_id, now_us(), request.subject, country, model.name, slot, request.k, shown, scores, len(recent)
+                )
+            )
         return Recommended(request_id, model.name, request.subject, answer.known, answer.items)
 
     async def _recommend(self, body: bytes, send: Send) -> None:
@@ -209,7 +214,7 @@ class App:
             parts.append(part)
 
     def _allow(self, scope: Scope, method: str) -> None:
-        if scope["method"] != method:
+        if scope["method"] != method and (scope["method"], method) != ("HEAD", "GET"):
             raise _Refused(405, f"`{scope['method']}` is not allowed here", hint=f"use {method}")
 
     def _mounted(self, path: str) -> AsgiApp:

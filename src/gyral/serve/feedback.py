@@ -9,38 +9,44 @@ request: 174 against 135 µs of CPU a request, 3,800 against 5,600 requests/s on
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
 
+from gyral.errors import GyralError
 from gyral.event.clock import now_us
 from gyral.event.codec import encode_payload
 from gyral.event.schema import EVENT
+from gyral.lake.table import Lake
 from gyral.log.sqlite import SqliteLog
 
 GROUP_ROWS = 1_000
 GROUP_S = 0.05
 MAX_WAITING = 100_000
+TRIM_EVERY_S = 60.0
 
 
 class Impression(NamedTuple):
-    """One answer: its request id, when (µs), whom, by which model in which slot, and what was shown."""
+    """One answer: its request id, when (µs), whom, by which model in which slot, what was shown and how it scored."""
 
     request_id: str
     time_us: int
     subject: str
+    country: str | None
     model: str
     slot: str
     k: int
     objects: Sequence[str]
+    scores: Sequence[float]
+    num_recent: int = 0
 
 
 class RequestIds:
@@ -62,20 +68,27 @@ class RequestIds:
 
 
 class Impressions:
-    """Appends impressions to the log of a lake in the background.
+    """Appends impressions to the log of a lake in the background, and forgets there what the lake has.
 
     Parameters
     ----------
-    folder : the log's folder; the partition is the first free `serve-N`.
+    lake : the lake whose log it is; a drain of another process commits it.
     note : told once when the log refuses.
+
+    Raises
+    ------
+    LakeError : the log is older than the lake.
     """
 
-    def __init__(self, folder: Path, note: Callable[[str], None]) -> None:
+    def __init__(self, lake: Lake, note: Callable[[str], None]) -> None:
         self.appended = 0
         self.dropped = 0
         self._note = note
-        self._log = SqliteLog(folder)
+        self._lake = lake
+        self._log = SqliteLog(lake.log_folder)
+        lake.check(self._log)
         self._partition = self._log.free_partition("serve")
+        self._trim_at = time.monotonic() + TRIM_EVERY_S
         self._waiting: deque[Impression] = deque()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="impressions", daemon=True)
@@ -98,6 +111,8 @@ class Impressions:
         is_last = False
         while not is_last:
             is_last = self._closing.wait(GROUP_S)
+            if time.monotonic() >= self._trim_at:
+                self._trim()
             while self._waiting:
                 self._append([self._waiting.popleft() for _ in range(min(len(self._waiting), GROUP_ROWS))])
 
@@ -110,6 +125,12 @@ class Impressions:
                 self._note(f"serve    impressions are lost: {error}")
             self.dropped += len(group)
 
+    def _trim(self) -> None:
+        """Only the writer of a partition can, and this one writes for as long as it serves."""
+        self._trim_at = time.monotonic() + TRIM_EVERY_S
+        with contextlib.suppress(GyralError):  # next time, then
+            self._log.trim(self._partition, self._lake.settled().get(self._partition, 0))
+
 
 def _to_events(group: list[Impression]) -> pa.RecordBatch:
     count, now = len(group), now_us()
@@ -120,6 +141,7 @@ def _to_events(group: list[Impression]) -> pa.RecordBatch:
         "kind": pa.repeat("impression", count),
         "subject": pa.array([each.subject for each in group]),
         "object": pa.array([each.objects[0] if each.objects else None for each in group], pa.string()),
+        "country": pa.array([each.country for each in group], pa.string()),
         "schema_id": pa.repeat("impression", count),
         "props": pa.array([msgspec.json.encode(_props(each)).decode() for each in group]),
     }
@@ -128,4 +150,6 @@ def _to_events(group: list[Impression]) -> pa.RecordBatch:
 
 
 def _props(each: Impression) -> dict[str, object]:
-    return {"model": each.model, "slot": each.slot, "k": each.k, "items": list(each.objects)}
+    scores = [round(score, 6) for score in each.scores]
+    props = {"model": each.model, "slot": each.slot, "k": each.k, "items": list(each.objects), "scores": scores}
+    return {**props, "num_recent": each.num_recent} if each.num_recent else props

@@ -16,9 +16,9 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gyral.config import Serve
 from gyral.errors import MissingExtra, ServeError
@@ -35,6 +35,13 @@ SWITCH_INTERVAL_S = 0.0005
 """How long the thread that encodes impressions may hold the interpreter while requests wait; Python's default is 5 ms."""
 
 
+class Served(NamedTuple):
+    """How serving ended, and what it logged."""
+
+    was_interrupted: bool
+    counts: dict[str, int]
+
+
 def serve(
     root: Path,
     model: str,
@@ -43,8 +50,8 @@ def serve(
     mounts: Mapping[str, AsgiApp] | None = None,
     on_ready: Callable[[str], None] | None = None,
     note: Callable[[str], None] = print,
-) -> None:
-    """Serve a model until SIGINT or SIGTERM.
+) -> Served:
+    """Serve a model until SIGINT or SIGTERM; says which, and how many answers were logged.
 
     Parameters
     ----------
@@ -56,47 +63,58 @@ def serve(
     ------
     NotFound : there is no such model.  ServeError : the port is taken.
     """
-    port = free_port(config.host, config.port)
-    slots = Slots(root, model, note)
-    impressions = Impressions(Lake(root).log_folder, note) if config.impressions else None
-    try:
-        gc.collect()
-        gc.freeze()  # what is loaded by now stays: a full collection of it stops requests for 50 ms
-        run_app(App(slots, config, impressions, mounts, note), config.host, port, on_ready)
-    finally:
-        slots.close()
-        if impressions is not None:
-            impressions.close()
+    with _listening(config.host, config.port) as (address, port):
+        slots = Slots(root, model, note)
+        impressions = None
+        try:
+            impressions = Impressions(Lake(root), note) if config.impressions else None
+            gc.collect()
+            gc.freeze()  # what is loaded by now stays: a full collection of it stops requests for 50 ms
+            was_interrupted = run_app(App(slots, config, impressions, mounts, note), address, port, on_ready)
+        finally:
+            slots.close()
+            if impressions is not None:
+                impressions.close()
+    counts = (impressions.appended, impressions.dropped) if impressions is not None else (0, 0)
+    return Served(was_interrupted, {"impressions": counts[0], "impressions_lost": counts[1]})
 
 
-def serve_app(app: AsgiApp, host: str, port: int, on_ready: Callable[[str], None] | None = None) -> None:
-    """Serve any ASGI application until SIGINT or SIGTERM."""
-    run_app(app, host, free_port(host, port), on_ready)
+def serve_app(app: AsgiApp, host: str, port: int, on_ready: Callable[[str], None] | None = None) -> bool:
+    """Serve any ASGI application until SIGINT (True) or SIGTERM (False)."""
+    with _listening(host, port) as (address, free):
+        return run_app(app, address, free, on_ready)
 
 
-def free_port(host: str, port: int) -> int:
-    """The port itself when it is free, a free one for 0.
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[tuple[str, int]]:
+    """The numeric address and the port to listen on, kept from other servers of gyral for as long as the block runs.
+
+    granian listens with SO_REUSEPORT, so two that start together would both get the port and share its requests.
 
     Raises
     ------
-    ServeError : it is taken, or the address is not this machine's.
+    ServeError : the port is taken, or the address is not this machine's.
     """
+    hint = "another port: `--port 0` takes a free one"
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-            return int(probe.getsockname()[1])
+            port = int(probe.getsockname()[1])
     except OSError as error:
-        raise ServeError(
-            f"cannot listen on {host}:{port}",
-            why=error.strerror or str(error),
-            hint="another port: `--port 0` takes a free one",
-        ) from None
+        raise ServeError(f"cannot listen on {host}:{port}", why=error.strerror or str(error), hint=hint) from None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as guard:
+        try:
+            if sys.platform == "linux":  # a name in the kernel that goes with the process; elsewhere the probe has to do
+                guard.bind(f"\0gyral-{address[0]}-{port}")
+        except OSError:
+            raise ServeError(f"cannot listen on {host}:{port}", why="another server just took it", hint=hint) from None
+        yield str(address[0]), port
 
 
-def run_app(app: AsgiApp, host: str, port: int, on_ready: Callable[[str], None] | None) -> None:
-    """Run until a signal; the address is told once it accepts connections."""
+def run_app(app: AsgiApp, host: str, port: int, on_ready: Callable[[str], None] | None) -> bool:
+    """Run until SIGINT (True) or SIGTERM (False); the address is told once it accepts connections."""
     try:
         from granian.constants import Interfaces
         from granian.server.embed import Server
@@ -106,15 +124,21 @@ def run_app(app: AsgiApp, host: str, port: int, on_ready: Callable[[str], None] 
     server = Server(
         app, address=host, port=port, interface=Interfaces.ASGI, backlog=BACKLOG, websockets=False, log_enabled=False
     )
-    asyncio.run(_run(server, host, port, on_ready))
+    return asyncio.run(_run(server, host, port, on_ready))
 
 
-async def _run(server: Any, host: str, port: int, on_ready: Callable[[str], None] | None) -> None:
+async def _run(server: Any, host: str, port: int, on_ready: Callable[[str], None] | None) -> bool:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
+    received: list[int] = []
+
+    def stop_by(which: int) -> None:
+        received.append(which)
+        stopping.set()
+
     for which in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError, ValueError):  # not in the main thread, or not on this system
-            loop.add_signal_handler(which, stopping.set)
+            loop.add_signal_handler(which, stop_by, which)
     serving = loop.create_task(server.serve())
     try:
         await _wait_until_ready(host, port, serving)
@@ -132,6 +156,7 @@ async def _run(server: Any, host: str, port: int, on_ready: Callable[[str], None
             serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
+    return signal.SIGINT in received
 
 
 async def _wait_until_ready(host: str, port: int, serving: asyncio.Task[Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -21,11 +21,12 @@ class BadRow(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A batch as the source has it: `first_row` counts from 0 over the whole source."""
+    """A batch as the source has it: `first_row` counts the rows before it, `first_bad` the bad ones without a place."""
 
     first_row: int
     batch: pa.RecordBatch
     bad: list[BadRow]
+    first_bad: int = 0
 
 
 class Source(Protocol):
@@ -40,8 +41,12 @@ class Source(Protocol):
     def batches(self, batch_rows: int) -> Iterator[Rows]: ...
 
 
-def open_source(uri: str, root: Path) -> Source:
+def open_source(uri: str, root: Path, note: Callable[[str], None]) -> Source:
     """Open a source by its URI: `pip:…` and other schemes by their plug-in, everything else is a file below the working folder.
+
+    Parameters
+    ----------
+    note : told what takes long, such as a fetch.
 
     Raises
     ------
@@ -49,5 +54,5 @@ def open_source(uri: str, root: Path) -> Source:
     """
     scheme = re.match(r"([a-z][a-z0-9+]+):", uri)
     name = scheme.group(1) if scheme and scheme.group(1) in plugins.names("source") else "file"
-    source: Source = plugins.find("source", name)(uri, root)
+    source: Source = plugins.find("source", name)(uri, root, note)
     return source

