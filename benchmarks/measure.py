@@ -88,11 +88,14 @@ def machine() -> dict[str, Any]:
 
 
 def write(name: str, result: dict[str, Any]) -> None:
-    """Keep the raw output under `benchmarks/results/` and print it as one line."""
+    """Print the raw output as one line, and keep it under `benchmarks/results/` when it is that of a commit."""
     result = {"benchmark": name, **result, "machine": machine()}
+    print(json.dumps(result))
+    if _commit().endswith("-dirty"):
+        print(f"not kept as {name}.json: sources differ from the commit", file=sys.stderr)
+        return
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
 
 
 def own_peak_bytes() -> int:
@@ -101,10 +104,16 @@ def own_peak_bytes() -> int:
 
 
 def _commit() -> str:
-    """What was measured; `-dirty` when files differ from it, empty outside a checkout."""
+    """What was measured; `-dirty` when sources differ from it, empty outside a checkout."""
     try:
-        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        git = ["git", "-C", str(ROOT)]
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        differs = subprocess.run(
+            [*git, "diff", "--quiet", "HEAD", "--", "src", "benchmarks/*.py", "constraints.txt"], check=False
+        )
+        return commit + ("-dirty" if differs.returncode else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
 

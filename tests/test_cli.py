@@ -7,12 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 
+from gyral import console
+from gyral.config import Config
 from gyral.lake.table import Lake
+from gyral.run import Run, numbers
 
+MAPPED = ["--map", "subject=user,object=item,time=at"]
 VERBS = ["loop", "ingest", "curate", "train", "compress", "serve", "show", "eval", "doctor", "dash"]
 
 
@@ -57,6 +62,10 @@ def test_help_names_every_verb_and_every_verb_has_help():
         (["eval", "x", "--dataset", "y"], 1, "no model `x`", "gyral train"),
         (["show", "x"], 1, "nothing called `x`", "lake"),
         (["show", "7"], 1, "no run 7", ""),
+        (["curate", "my shop"], 2, "`curate.name = \"my shop\"`", "letters, digits"),
+        (["curate", "../evil"], 2, "`curate.name = \"../evil\"`", "letters, digits"),
+        (["ingest", "--source", "have.csv", "--on", "local://threads=0", *MAPPED], 2, "needs a number of workers", "threads=4"),
+        (["ingest", "--source", "http://x/y.csv"], 1, "`http://x/y.csv` is not a file", "fetch it first"),
         (["curate", "x", "--set", "curate.nmae=1"], 2, "`curate.nmae` is not a setting", "did you mean `name`?"),
         (["ingest", "--on", "cloud"], 2, "unknown engine `cloud`", "local"),
     ],
@@ -65,7 +74,7 @@ def test_mistakes_are_told_with_what_to_do(tmp_path, args, code, what, hint):
     (tmp_path / "have.csv").write_text("user,item,at\nu,i,2020-01-01\nu,j,2020-01-02\n")
     (tmp_path / "empty.csv").write_text("")
     if args[0] == "loop" and "--map" not in args and "--turns" in args and "9" in args:
-        args = [*args, "--map", "subject=user,object=item,time=at"]
+        args = [*args, *MAPPED]
     done = gyral(*args, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert done.stdout == "" and "Traceback" not in done.stderr
@@ -109,6 +118,51 @@ def test_why_tells_rule_and_row(tmp_path):
     told = [last_json(gyral("show", "x", "--why", each, "--json", cwd=tmp_path)) for each in ids]
     assert [(each["kept"], each["reason"]) for each in told] == [(True, None), (False, "duplicate")]
     assert "dropped: duplicate" in gyral("show", "x", "--why", ids[1], cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "resume_as", "line"),
+    [
+        (["ingest", "--source", "big(1).csv"], None, "gyral ingest --source 'big(1).csv'"),
+        (["ingest", "--source", "a'b #.csv"], None, "gyral ingest --source 'a'\"'\"'b #.csv'"),
+        (["loop", "--source", "x", "--resume", "1", "--turns", "2"], 8, "gyral loop --source x --turns 2 --resume 8"),
+        (["loop", "--resume=1"], 8, "gyral loop --resume 8"),
+        (["loop"], None, "gyral loop"),
+    ],
+)
+def test_the_line_that_goes_on_can_be_pasted(monkeypatch, words, resume_as, line):
+    monkeypatch.setattr(sys, "argv", ["gyral", *words])
+    monkeypatch.setattr(console, "_current", [SimpleNamespace(resume_as=resume_as)])
+    assert console.resume_line() == f"everything committed is kept; continue with `{line}`"
+
+
+def test_doctor_names_the_loop_that_was_killed_and_not_its_child(tmp_path):
+    for verb, parent, command in (("loop", None, "gyral loop --source x"), ("train", 1, "")):
+        with Run.start(tmp_path, verb, Config(), parent=parent):
+            pass
+        number = numbers(tmp_path)[-1]
+        record = tmp_path / "runs" / str(number) / "lineage.json"
+        told = {**json.loads(record.read_text()), "status": "running", "pid": 2**22 - 3, "pid_started": "1", "command": command}
+        record.write_text(json.dumps(told))
+    found = next(each for each in last_json(gyral("doctor", "--json", cwd=tmp_path))["findings"] if each["check"] == "runs")
+    assert found["hint"] == "run 1 was killed; continue with `gyral loop --source x --resume 1`"
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "inputs.json", "card.json"])
+def test_doctor_finds_a_damaged_model_and_dataset(shop, file):
+    found = {each["check"]: each for each in json.loads(gyral("doctor", "--json", "--root", shop.root).stdout)["findings"]}
+    assert {found[name]["state"] for name in ("lake", "datasets", "models")} == {"ok"}
+    (shop.root / "models" / "shop@1" / file).write_bytes(b"{damaged")
+    shard = next((shop.root / "datasets/shop@1/shards").iterdir())
+    shard.write_bytes(b"damaged")
+    done = gyral("doctor", "--json", "--root", shop.root)
+    assert done.returncode == 1
+    found = {each["check"]: each for each in json.loads(done.stdout)["findings"]}
+    assert {found[name]["state"] for name in ("datasets", "models")} == {"bad"} and found["models"]["hint"]
+    for verb in (["serve", "shop@1"], ["compress", "shop"], ["eval", "shop@1", "--dataset", "shop"]):
+        done = gyral(*verb, "--root", shop.root)
+        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+        assert "cannot be read" in done.stderr or "is not what was written" in done.stderr
 
 
 def test_doctor_finds_what_is_broken(tmp_path):

@@ -26,8 +26,10 @@ def test_defaults_then_file_then_set_then_flags(tmp_path):
         ("[trian]\nseed = 1\n", "`trian` is not a setting", "gyral.toml, line 1", "did you mean `train`?"),
         ("\n[loop]\nturns = 0\n", "`loop.turns = 0` cannot be used", "gyral.toml, line 3", "turns + 1 slices"),
         ("[loop]\nturns = 'six'\n", '`loop.turns = "six"` cannot be used', "gyral.toml, line 2", ""),
-        ("[[curate.rules]]\nreason='x'\nfield='kind'\nop='is'\n", "cannot be used", "gyral.toml", ""),
-        ("[train\n", "not valid TOML", "gyral.toml", ""),
+        ("[[curate.rules]]\nreason='x'\nfield='kind'\nop='is'\n", "cannot be used", "gyral.toml", "`is null`"),
+        ("[curate]\nname = 'a b'\n", '`curate.name = "a b"` cannot be used', "gyral.toml, line 2", "letters, digits"),
+        ("[curate]\nname = 'é'\n", "cannot be used", "gyral.toml, line 2", "letters, digits"),
+        ("[train\n", "not valid TOML", "gyral.toml", "strings need quotes"),
     ],
 )
 def test_a_mistake_is_named_with_its_line_and_what_is_allowed(tmp_path, text, what, where, hint):
@@ -37,6 +39,18 @@ def test_a_mistake_is_named_with_its_line_and_what_is_allowed(tmp_path, text, wh
     assert what in caught.value.what
     assert where in caught.value.where
     assert hint in caught.value.hint
+
+
+def test_a_file_in_another_encoding_is_a_clear_error(tmp_path):
+    (tmp_path / "gyral.toml").write_bytes("[curate]\nname = 'é'\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["0s", "-1m", "1e400s", "nan", "soon", "9e99h"])
+def test_a_budget_that_buys_nothing_or_everything_is_refused(text):
+    with pytest.raises(ConfigError):
+        budget_seconds(text)
 
 
 def test_a_wrong_set_is_named_as_given(tmp_path):

@@ -1,9 +1,11 @@
 import os
+import subprocess
+import sys
 
 import pytest
 
-from gyral.errors import ConflictError
-from gyral.files import last_version, new_version, versions, write_atomic
+from gyral.errors import ConflictError, NotFound
+from gyral.files import alone, find_version, last_version, new_version, versions, write_atomic
 
 
 def test_write_atomic_replaces_and_leaves_no_temporary(tmp_path):
@@ -49,3 +51,49 @@ def test_a_version_taken_by_another_process_is_not_overwritten(tmp_path):
         other.mkdir()
         (other / "a").write_text("theirs")
     assert (tmp_path / "shop@1" / "a").read_text() == "theirs"
+
+
+def test_what_a_killed_process_left_is_taken_away_and_what_a_live_one_fills_is_not(tmp_path):
+    code = (
+        "import os, pathlib, sys\nfrom gyral.files import new_version\n"
+        "with new_version(pathlib.Path(sys.argv[1]), 'shop') as (folder, _):\n"
+        "    (folder / 'a').write_text('1')\n    os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
+    assert len(os.listdir(tmp_path)) == 1
+    with new_version(tmp_path, "shop") as (mine, number):
+        (mine / "a").write_text("2")
+        assert os.listdir(tmp_path) == [mine.name] and number == 1
+        with new_version(tmp_path, "shop") as (other, _):
+            (other / "a").write_text("3")
+        (tmp_path / "shop@1").rename(tmp_path / "shop@7")
+    assert sorted(os.listdir(tmp_path)) == ["shop@1", "shop@7"]
+
+
+def test_versions_that_are_not_there_are_told_with_those_that_are(tmp_path):
+    for number in (1, 3):
+        (tmp_path / f"shop@{number}").mkdir()
+    assert find_version(tmp_path, "model", "shop", "").name == "shop@3"
+    assert find_version(tmp_path, "model", "shop@1", "").name == "shop@1"
+    for name, hint in (
+        ("shop@2", "`shop@1`, `shop@3`"),
+        ("shop@x", "`shop@3`"),
+        ("shp", "did you mean `shop`?"),
+        ("@", "`shop`"),
+    ):
+        with pytest.raises(NotFound, match="there is no model") as caught:
+            find_version(tmp_path, "model", name, "make one")
+        assert hint in caught.value.hint
+    with pytest.raises(NotFound) as caught:
+        find_version(tmp_path / "none", "model", "x", "make one")
+    assert caught.value.hint == "make one"
+
+
+def test_alone_refuses_a_second_holder_until_the_first_is_gone(tmp_path):
+    with alone(tmp_path / "deep" / "x", "somebody is at it"):
+        with pytest.raises(ConflictError, match="somebody is at it"), alone(tmp_path / "deep" / "x", "somebody is at it"):
+            pass
+        code = "import sys, pathlib\nfrom gyral.files import hold\nsys.exit(hold(pathlib.Path(sys.argv[1])) is None)"
+        assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "deep/x.lock")]).returncode == 1
+    with alone(tmp_path / "deep" / "x", "somebody is at it"):
+        pass

@@ -53,3 +53,10 @@ def test_a_closed_stderr_never_stops_the_work():
     stream.close()
     screen.note("x")
     assert screen.is_broken
+
+
+def test_more_than_was_expected_is_no_negative_time_left():
+    records = []
+    meter = Meter("ask", "requests", 10, lambda record, last: records.append(record))
+    meter.update(12)
+    assert records[-1].total == 12 and records[-1].eta in (0.0, None)

@@ -72,3 +72,11 @@ def test_children_name_their_parent_and_numbers_are_unique(tmp_path):
     assert numbers(tmp_path) == [1, 2]
     with pytest.raises(NotFound):
         read_lineage(tmp_path, 9)
+
+
+def test_a_damaged_record_is_not_called_missing(tmp_path):
+    with Run.start(tmp_path, "train", Config()):
+        pass
+    (tmp_path / "runs/1/lineage.json").write_text("{")
+    with pytest.raises(NotFound, match="the record of run 1 is damaged"):
+        read_lineage(tmp_path, 1)

@@ -26,6 +26,7 @@ from gyral.console import (
     print_result,
     refused,
     resume_line,
+    screen_meter,
     source_options,
     start_run,
 )
@@ -206,7 +207,7 @@ def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, 
     from gyral.lake.table import Lake
 
     if export is not None:
-        index = run_export(root, Lake(root).overview, export)
+        index = run_export(root, Lake(root).overview, export, meter=screen_meter(as_json, "export", "pages"))
         print_result(as_json, {"index": str(index)}, lambda: f"open file://{index.absolute()}")
         return
     from gyral.serve.server import serve_app
@@ -265,7 +266,7 @@ def _export(root: Path, run: Run) -> Path:
     from gyral.dash.export import export
     from gyral.lake.table import Lake
 
-    return export(root, Lake(root).overview, run.folder / "pages")
+    return export(root, Lake(root).overview, run.folder / "pages", run.number)
 
 
 def _turn_table(result: dict[str, Any], pages: Path, root: Path) -> str:

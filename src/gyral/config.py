@@ -105,6 +105,7 @@ class Loop(Section, frozen=True):
     """One turn after the other."""
 
     turns: Annotated[int, Meta(ge=1, le=1_000, description="the source is cut into turns + 1 slices")] = 6
+    max_asked: Annotated[int, Meta(ge=1, description="subjects asked about in a turn; of more, a sample by the seed")] = 10_000
 
 
 class Dash(Section, frozen=True):

@@ -17,6 +17,7 @@ from gyral.errors import GyralError, UsageError, render
 
 if TYPE_CHECKING:
     from gyral.config import Config
+    from gyral.progress import Meter
     from gyral.run import Run
 
 
@@ -154,6 +155,13 @@ def start_run(root: Path, verb: str, config: Config, as_json: bool, seed: int | 
     run = Run.start(root, verb, config, screen=Screen(as_json=as_json), seed=seed, parent=parent)
     _current.append(run)
     return run
+
+
+def screen_meter(as_json: bool, verb: str, unit: str) -> Meter:
+    """Progress of what is no run: shown, not kept."""
+    from gyral.progress import Meter, Screen
+
+    return Meter(verb, unit, None, Screen(as_json=as_json).show)
 
 
 def print_result(as_json: bool, data: dict[str, Any], text: Callable[[], str] | None = None) -> None:

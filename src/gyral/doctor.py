@@ -27,7 +27,6 @@ from gyral.run import Lineage
 from gyral.show import table
 
 EXTRAS = {
-    "curate": ("numba",),
     "train": ("numba", "safetensors"),
     "serve": ("granian", "starlette", "jinja2", "safetensors"),
 }

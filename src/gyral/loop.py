@@ -149,5 +149,6 @@ def _turn(world: World, turn: int, first_model: str | None) -> Row:
         "seconds": seconds,
     }
     quality = ", ".join(f"{which} {fixed(value)}" for which, value in row["ndcg_at_10"].items())
-    run.note(f"score    slice {turn + 1}: NDCG@10 {quality} over {len(truth.subjects):,} subjects, asked over HTTP")
+    asked = f"{len(truth.subjects):,} of " if len(truth.subjects) < truth.num_acted else ""
+    run.note(f"score    slice {turn + 1}: NDCG@10 {quality} over {asked}{truth.num_acted:,} subjects, asked over HTTP")
     return row

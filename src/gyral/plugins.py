@@ -6,7 +6,7 @@
 | `layout` | a `Layout`: the column names, types and dirt of one well-known file |
 | `family` | a `Family`: how one kind of model is stored, loaded and asked |
 | `trainer` | a function `fit(dataset, …) -> Fitted` that trains the family of the same name |
-| `compressor` | a function `Model -> Model` that makes weights smaller |
+| `compressor` | a function `(weights, matrices) -> weights` that makes the named matrices smaller |
 | `engine` | an `Engine`: where a map of pure functions runs |
 
 A package adds one by an entry point in the group `gyral.<kind>`; a script by `register(kind, name, object)`. Built-in objects

@@ -36,8 +36,9 @@ MAX_RECENT_BYTES = 32_768
 
 
 class Truth(NamedTuple):
-    """Who acted in a slice, from which country, and which objects each then met."""
+    """Who acted in a slice, from which country, and which objects each then met; `num_acted` counts those not asked too."""
 
+    num_acted: int
     subjects: list[str]
     countries: list[str | None]
     objects: list[list[str]]
@@ -55,8 +56,8 @@ class Scored(NamedTuple):
 
     Attributes
     ----------
-    quality : `num_asked`, `num_known`, and `ndcg_at_10`, `recall_at_10`, `hit_at_10` for looped, frozen and popularity, the
-        same under `known` for the subjects that the looped model had seen; None over nobody.
+    quality : `num_acted`, `num_asked`, `num_known`, and `ndcg_at_10`, `recall_at_10`, `hit_at_10` for looped, frozen and
+        popularity, the same under `known` for the subjects that the looped model had seen; None over nobody.
     p99_ms : latency of the looped model's answers, None when nobody was asked.
     first_at : when its first answer came (`time.monotonic`).
     """
@@ -74,11 +75,16 @@ def learned(slices: list[Slice], turn: int) -> Until:
 
 
 def truth_of(part: Slice, layout: Layout, config: Config) -> Truth:
-    """What people really did in a slice, by the same curation that the model learned from."""
+    """What people really did in a slice, by the curation that the model learned from; at most `loop.max_asked` of them."""
     rows, _, _ = decide(part.events.select(COLUMNS).to_batches(), [layout] if layout.rules or layout.title else [], config)
     met = rows.group_by(["subject"], use_threads=False).aggregate([("object", "distinct"), ("country", "first")])
     met = met.sort_by("subject")
+    num_acted = met.num_rows
+    if num_acted > config.loop.max_asked:
+        asked = np.random.default_rng(config.train.seed).choice(num_acted, config.loop.max_asked, replace=False)
+        met = met.take(pa.array(np.sort(asked)))
     return Truth(
+        num_acted,
         met["subject"].to_pylist(),
         met["country_first"].to_pylist(),
         [sorted(objects) for objects in met["object_distinct"].to_pylist()],
@@ -112,7 +118,8 @@ def score_turn(truth: Truth, data: Dataset, first: Slice, models: Models, served
                 which.setdefault(metric, {})[name] = value
     looped = asked["looped"]
     p99_ms = 1e3 * float(np.quantile(looped.latencies_s, 0.99)) if looped.latencies_s else None
-    quality = {"num_asked": len(truth.subjects), "num_known": int(is_known.sum()), **every, "known": known}
+    counts = {"num_acted": truth.num_acted, "num_asked": len(truth.subjects)}
+    quality = {**counts, "num_known": int(is_known.sum()), **every, "known": known}
     return Scored(quality, p99_ms, looped.first_at)
 
 

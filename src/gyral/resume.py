@@ -24,7 +24,7 @@ def what_must_be_the_same(digest: str, layout: Layout, config: Config) -> dict[s
     """What a loop that is resumed must share with the one before: whatever changes what is learned or asked."""
     parts = {"layout": layout, "curate": config.curate, "train": config.train, "compress": config.compress}
     settings = {name: hashlib.sha256(msgspec.json.encode(part)).hexdigest()[:16] for name, part in parts.items()}
-    return {"digest": digest, "turns": config.loop.turns, **settings}
+    return {"source": digest, "turns": config.loop.turns, "max_asked": config.loop.max_asked, **settings}
 
 
 def finished_turns(root: Path, resume: int | None, same: dict[str, Any]) -> list[Row]:
@@ -42,9 +42,8 @@ def finished_turns(root: Path, resume: int | None, same: dict[str, Any]) -> list
     told = next((line for line in metrics if line["type"] == "source"), None)
     differ = [name for name, value in same.items() if told is not None and told.get(name) != value]
     if differ:
-        names = ", ".join({"digest": "source"}.get(name, name) for name in differ)
         hint = f"give the options of run {resume} (`gyral show {resume}`), or start afresh without `--resume`"
-        raise UsageError(f"run {resume} differs in {names}", hint=hint)
+        raise UsageError(f"run {resume} differs in {', '.join(differ)}", hint=hint)
     return [
         {key: value for key, value in line.items() if key not in ("time", "type")} for line in metrics if line["type"] == "turn"
     ]

@@ -37,11 +37,10 @@ def test_above_the_limit_nothing_is_published(trained, monkeypatch):
     from gyral import plugins
     from gyral.compress.quantize import int8
 
-    def ruin(model):
-        small = int8(model)
+    def ruin(weights, matrices):
+        small = int8(weights, matrices)
         small.arrays["item_item"] = np.zeros_like(small.arrays["item_item"])
-        small.spec = small.spec.__class__(**{**small.meta["spec"], "repeat": 0.0, "popular": -1.0})
-        return small
+        return small._replace(settings={"spec": {**small.settings["spec"], "repeat": 0.0, "popular": -1.0}})
 
     monkeypatch.setitem(plugins._registered, ("compressor", "ruin"), ruin)
     with pytest.raises(QualityError) as caught:

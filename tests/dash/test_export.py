@@ -27,6 +27,21 @@ def test_every_link_leads_to_a_file(project, overview, tmp_path, parse):
         json.loads(file.with_name(file.name.removesuffix(".html") + ".json").read_text())
 
 
+def test_of_one_run_only_its_pages_are_written_and_no_link_is_dead(project, overview, tmp_path, parse):
+    folder = tmp_path / "pages"
+    everything = export(project, overview, tmp_path / "all").parent
+    export(project, overview, folder, run=2)
+    files = sorted(folder.rglob("*.html"))
+    for file in files:
+        for href in parse(file.read_text()).hrefs:
+            if not href.startswith("#"):
+                assert (file.parent / unquote(href)).is_file(), (file.name, href)
+    names = {str(file.relative_to(folder)) for file in files}
+    assert {"index.html", "runs.html", "lake.html", "runs/2.html"} <= names and "runs/7.html" not in names
+    assert len(names) < len(list(everything.rglob("*.html"))) / 2
+    assert parse((folder / "runs.html").read_text()).text == parse((everything / "runs.html").read_text()).text
+
+
 def test_the_numbers_are_those_of_the_run(project, overview, tmp_path, parse):
     page = parse(export(project, overview, tmp_path / "pages").read_text())
     lines = [json.loads(line) for line in (project / "runs/1/metrics.jsonl").read_text().splitlines()]

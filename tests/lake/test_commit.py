@@ -4,13 +4,16 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import lance
 import pyarrow as pa
 import pytest
 
 from gyral.errors import ConflictError, NotFound
-from gyral.event.schema import TABLES
+from gyral.event.codec import encode_payload
+from gyral.event.schema import EVENT, TABLES
+from gyral.ingest.drain import Drain
 from gyral.lake.commit import LakeError
 from gyral.lake.table import Lake
 from gyral.log.sqlite import SqliteLog
@@ -166,6 +169,36 @@ def test_what_somebody_else_committed_is_flushed_before_the_log_may_forget_it(tm
     flushed.clear()
     lake.settled()
     assert data[0].stat().st_ino not in flushed  # once is enough
+
+
+def test_rows_are_on_the_disk_before_the_version_that_names_them_and_the_log_forgets_last(tmp_path, monkeypatch):
+    """The order of every fsync, of Lance's commit and of the trim, as they happen."""
+    lake, order = Lake(tmp_path), []
+    for name in TABLES:
+        lake.open(name)
+    fsync, commit, trim = os.fsync, lance.LanceDataset.commit, SqliteLog.trim
+
+    def spy_fsync(fd):
+        order.append(Path(f"/proc/self/fd/{fd}").resolve().parent.name + "/" + Path(f"/proc/self/fd/{fd}").resolve().suffix)
+        fsync(fd)
+
+    def spy(name, real):
+        return lambda *args, **kwargs: (order.append(name), real(*args, **kwargs))[1]
+
+    with SqliteLog(lake.log_folder) as log:
+        event = {"event_id": "a", "event_time": 1, "ingest_time": 2, "kind": "click"}
+        log.append("p", "1", encode_payload(pa.RecordBatch.from_pylist([event], schema=EVENT)), 1)
+        monkeypatch.setattr(os, "fsync", spy_fsync)
+        monkeypatch.setattr(lance.LanceDataset, "commit", staticmethod(spy("commit", commit)))
+        monkeypatch.setattr(SqliteLog, "trim", spy("trim", trim))
+        Drain(lake, log, 100).run()
+    at = order.index("commit")
+    assert "data/.lance" in order[:at] and "events/" in order[:at]  # the file, then the folder that names it
+    assert "_versions/.manifest" not in order[:at] and "_transactions/.txn" not in order[:at]
+    last = order.index("trim")
+    for flushed in ("_versions/.manifest", "_transactions/.txn"):
+        assert flushed in order[at:last]
+    assert order.count("trim") == 1
 
 
 def test_the_log_may_forget_only_what_every_table_has(tmp_path):

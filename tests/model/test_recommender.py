@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gyral.compress.quantize import int8
 from gyral.model import item_item
-from gyral.model.recommender import DAY_US, Interactions, Recommender, Spec, fit_with, gram_of, head_of, quantize
+from gyral.model.card import Weights
+from gyral.model.family import RECOMMENDER
+from gyral.model.recommender import DAY_US, Interactions, Recommender, Spec, fit_with, gram_of, head_of
 
 BLEND = Spec("blend", lam=10, half_life_days=20, repeat=0.7, popular=0.3, popular_half_life_days=5, country=1.5, markov=0.4)
 
@@ -136,8 +139,10 @@ def test_what_was_just_met_counts_like_a_history():
 def test_int8_changes_scores_by_less_than_half_a_step_a_row():
     data = shop(7)
     model = fit_with(data, BLEND)
-    small = quantize(model)
-    assert small.arrays["item_item"].dtype == np.int8 and quantize(small).arrays["item_item"] is small.arrays["item_item"]
+    weights = int8(Weights(model.arrays, model.meta), RECOMMENDER.matrices)
+    small = Recommender(*weights)
+    assert small.arrays["item_item"].dtype == np.int8 and small.arrays["transition"].dtype == np.int8
+    assert int8(weights, RECOMMENDER.matrices).arrays["item_item"] is small.arrays["item_item"]
     error = np.abs(small.arrays["item_item"] * small.arrays["item_item_scale"][:, None] - model.arrays["item_item"])
     assert (error <= small.arrays["item_item_scale"][:, None] / 2 + 1e-7).all()
     for subject in range(data.num_subjects):

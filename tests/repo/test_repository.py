@@ -38,6 +38,15 @@ def test_nothing_is_unpickled():
     ] == []
 
 
+def test_only_the_lake_knows_lance_and_nothing_heavy_is_imported_at_the_top():
+    for path in MODULES:
+        text = path.read_text()
+        if path.parent.name != "lake":
+            assert not re.search(r"^\s*(import|from) lance\b", text, re.MULTILINE), path
+        if path.parent.name not in ("lake", "model", "dash"):
+            assert not re.search(r"^(import|from) (numba|safetensors|granian|starlette|jinja2)\b", text, re.MULTILINE), path
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):

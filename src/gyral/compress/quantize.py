@@ -7,7 +7,10 @@ number, and above the limit nothing is published.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from gyral import plugins
 from gyral.config import Config
@@ -15,15 +18,21 @@ from gyral.errors import QualityError, UsageError
 from gyral.lake import dataset as datasets
 from gyral.model import card as cards
 from gyral.model import inputs as model_inputs
-from gyral.model.card import Card, Compression
-from gyral.model.holdout import hold_out, measure
-from gyral.model.recommender import Recommender, Spec, fit_with, quantize
+from gyral.model.card import Card, Compression, Weights
+from gyral.model.family import Family
 from gyral.run import Run
 
 
-def int8(model: Recommender) -> Recommender:
-    """The compressor `int8`: one symmetric scale a row."""
-    return quantize(model)
+def int8(weights: Weights, matrices: Sequence[str]) -> Weights:
+    """The compressor `int8`: matrices [M, N] as int8 with one symmetric scale a row, float32 [M], under `<name>_scale`."""
+    arrays = dict(weights.arrays)
+    for name in matrices:
+        if name in arrays and arrays[name].dtype != np.int8:
+            scale = np.abs(arrays[name]).max(axis=1, initial=0.0) / 127
+            scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
+            arrays[name] = np.rint(arrays[name] / scale[:, None]).astype(np.int8)
+            arrays[f"{name}_scale"] = scale
+    return Weights(arrays, {**weights.settings, "bits": 8})
 
 
 def compress(root: Path, name: str, config: Config, run: Run) -> Card:
@@ -42,16 +51,14 @@ def compress(root: Path, name: str, config: Config, run: Run) -> Card:
     run.reads("model", card.model)
     if card.compression is not None:
         raise UsageError(f"`{card.model}` is compressed already", hint=f"compress `{card.compression.from_model}` instead")
-    arrays, settings = cards.read_weights(folder)
+    family: Family = plugins.find("family", card.family)
+    weights = cards.read_weights(folder)
     data = datasets.find(root, card.dataset)
     run.reads("dataset", data.name)
     meter = run.meter("steps", 3)
-    _, interactions = model_inputs.encode(data.read())
-    spec = Spec(**settings["spec"])
-    split = hold_out(interactions, repeats=spec.repeats, seed=card.seed)
-    twin = fit_with(split.before, spec)
+    twin = family.twin(data, weights.settings, card.seed)
     meter.update(1)
-    before, after = (measure(each, split)[card.metric] for each in (twin, shrink(twin)))
+    before, after = twin.measure(twin.weights), twin.measure(shrink(twin.weights, family.matrices))
     meter.update(2)
     loss = max(0.0, (before - after) / before) if before > 0 else 0.0
     if loss > max_loss:
@@ -61,7 +68,7 @@ def compress(root: Path, name: str, config: Config, run: Run) -> Card:
             why=f"the limit is {100 * max_loss:.2f} %",
             hint=f"allow it with `--max-loss {loss:.3f}`, or serve `{card.model}` as it is",
         )
-    smaller = shrink(Recommender(arrays, settings))
+    smaller = shrink(weights, family.matrices)
     card.compression = Compression(
         to=to,
         from_model=card.model,
@@ -69,13 +76,13 @@ def compress(root: Path, name: str, config: Config, run: Run) -> Card:
         metric_after=round(after, 6),
         relative_loss=round(loss, 6),
         max_loss=max_loss,
-        bytes_before=sum(each.nbytes for each in arrays.values()),
+        bytes_before=sum(each.nbytes for each in weights.arrays.values()),
         bytes_after=sum(each.nbytes for each in smaller.arrays.values()),
         measured_on=f"{card.measured_on}, by a twin that had not learned it",
     )
     card.run = run.number
     base = f"{card.model.partition('@')[0]}-{to}"
-    cards.publish(root, base, smaller.arrays, smaller.meta, model_inputs.load(folder), card)
+    cards.publish(root, base, smaller, model_inputs.load(folder), card)
     meter.update(3)
     made = card.compression
     run.writes("model", card.model)

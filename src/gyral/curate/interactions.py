@@ -252,9 +252,7 @@ def _manifest(
         end = pa.scalar(until.time_us, pa.int64()).cast(TIMESTAMP).as_py()
         select |= {"until": _rfc3339(end) or "", "shown_then": str(len(until.shown))}
     return Manifest(
-        dataset="",
         kind="interactions",
-        created="",
         run=run.number,
         lake={"events": {"version": version}},
         select=select,

@@ -117,6 +117,17 @@ def run(root: Path, number: int) -> Data:
     }
 
 
+def pages_of_run(root: Path, number: int) -> set[str]:
+    """Pages that belong to a run: the lists, itself, the runs inside it, and what they read and made."""
+    inside = [read_run(root, number), *_children(root, number)]
+    pages = {"index", "runs", "models", "datasets", "lake", *(f"runs/{each.run}" for each in inside)}
+    pages |= {f"runs/{each}" for each in {run.verb for run in inside}}
+    for each in inside:
+        made = (_page(root, msgspec.to_builtins(item)) for item in [*each.inputs, *each.outputs])
+        pages |= {page for page in made if page}
+    return pages
+
+
 def models(root: Path) -> Data:
     """Gather the list of models and the quality of the newest loop, turn by turn."""
     found, _ = read_runs(root)
@@ -141,9 +152,10 @@ def model(root: Path, name: str) -> Data:
     """
     if not exists(root, "models", name):
         raise NotFound(f"there is no model `{name}`", hint="see all models")
-    cards = [read_card(root, other) for other in names(root, "models")]
-    card = next(one for one in cards if one.model == name)
-    smaller = [one.model for one in cards if one.compression and one.compression.origin == name]
+    card = read_card(root, name)
+    shrunk = [other for other in names(root, "models") if other.startswith(f"{name.partition('@')[0]}-")]
+    cards = (read_card(root, other) for other in shrunk)
+    smaller = [one.model for one in cards if one.compression and one.compression.from_model == name]
     return {**_card(root, card), "quality": card.quality, "compressed_to": smaller}
 
 
@@ -274,7 +286,7 @@ def _children(root: Path, number: int) -> list[Lineage]:
 
 def _card(root: Path, card: Card) -> Data:
     page = f"datasets/{card.dataset}" if exists(root, "datasets", card.dataset) else None
-    origin = card.compression.origin if card.compression else ""
+    origin = card.compression.from_model if card.compression else ""
     candidates = [{"name": "", "chosen": False, "spec": {}} | one for one in card.candidates]
     shown = dict.fromkeys([card.metric, "ndcg_at_10", "recall_at_10", "hit_at_10"])
     return {

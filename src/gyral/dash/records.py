@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from gyral.errors import GyralError
+from gyral.lake import dataset as datasets
+from gyral.model import card as cards
 from gyral.run import FOLDER as RUNS
 from gyral.run import Lineage, numbers, read_lineage, read_metrics
 
@@ -41,76 +43,15 @@ class Turn(msgspec.Struct):
     seconds: dict[str, float] = {}
 
 
-class Compression(msgspec.Struct):
-    """What compression did to a model."""
+class Card(cards.Card):
+    """`models/<name>@<n>/card.json`; `problem` says why it could not be read."""
 
-    to: str = ""
-    origin: str = msgspec.field(name="from", default="")
-    metric_before: float | None = None
-    metric_after: float | None = None
-    relative_loss: float | None = None
-    max_loss: float | None = None
-    bytes_before: int | None = None
-    bytes_after: int | None = None
-    measured_on: str = ""
-
-
-class Card(msgspec.Struct):
-    """`models/<name>@<n>/card.json`."""
-
-    model: str = ""
-    family: str = ""
-    run: int | None = None
-    dataset: str = ""
-    seed: int | None = None
-    created: str = ""
-    learned_until: str | None = None
-    num_subjects: int | None = None
-    num_objects: int | None = None
-    num_interactions: int | None = None
-    size_bytes: int | None = None
-    metric: str = "ndcg_at_10"
-    measured_on: str = ""
-    candidates: list[dict[str, Any]] = []
-    compression: Compression | None = None
     problem: str = ""
 
-    @property
-    def quality(self) -> float | None:
-        """The metric of the model as it is: after compression, else of the candidate chosen."""
-        if self.compression and self.compression.metric_after is not None:
-            return self.compression.metric_after
-        value = next((one.get(self.metric) for one in self.candidates if one.get("chosen")), None)
-        return value if isinstance(value, int | float) else None
 
+class Manifest(datasets.Manifest):
+    """`datasets/<name>@<n>/manifest.json`; `problem` says why it could not be read."""
 
-class Shard(msgspec.Struct):
-    """One file of a dataset."""
-
-    file: str = ""
-    rows: int | None = None
-    sha256: str = ""
-
-
-class Manifest(msgspec.Struct):
-    """`datasets/<name>@<n>/manifest.json`."""
-
-    dataset: str = ""
-    kind: str = ""
-    created: str = ""
-    run: int | None = None
-    lake: dict[str, dict[str, Any]] = {}
-    rows_in: int | None = None
-    rows_kept: int | None = None
-    dropped: dict[str, int] = {}
-    subjects: int | None = None
-    objects: int | None = None
-    first_event: str | None = None
-    last_event: str | None = None
-    repeats: bool | None = None
-    repeats_from: str = ""
-    size_bytes: int | None = None
-    shards: list[Shard] = []
     problem: str = ""
 
 

@@ -15,15 +15,17 @@ import pyarrow.compute as pc
 
 from gyral.errors import InputError
 
+FORMAT = 1
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _HEX = np.frombuffer(b"".join(b"%02x" % value for value in range(256)), dtype=np.uint16)
 
 
 class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One batch in the log: Arrow IPC streams of the tables it feeds."""
+    """One batch in the log: Arrow IPC streams of the tables it feeds. `format` grows when old readers would misread it."""
 
     events: bytes = b""
     quarantine: bytes = b""
+    format: int = 1
 
 
 def encode_payload(events: pa.RecordBatch | None, quarantine: pa.RecordBatch | None = None) -> bytes:
@@ -35,9 +37,11 @@ def decode_payload(data: bytes) -> dict[str, pa.RecordBatch]:
     """Unpack a batch: table name → rows; tables without rows are left out."""
     try:
         payload = msgspec.msgpack.decode(data, type=Payload)
+        if payload.format > FORMAT:
+            raise ValueError(f"it is of format {payload.format}, and {FORMAT} is known")
         bodies = {"events": payload.events, "quarantine": payload.quarantine}
         return {name: _from_ipc(body) for name, body in bodies.items() if body}
-    except (msgspec.DecodeError, pa.ArrowInvalid, OSError) as error:
+    except (ValueError, OSError) as error:  # msgspec's and Arrow's errors are ValueErrors
         raise InputError("a log batch cannot be decoded", why=str(error)) from None
 
 

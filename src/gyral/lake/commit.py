@@ -137,8 +137,9 @@ def durable(uri: Path, *places: str) -> Iterator[None]:
         for name in _names(uri / place) - before[place]:
             with suppress(FileNotFoundError):
                 fsync_path(uri / place / name)
-        with suppress(FileNotFoundError):
-            fsync_path(uri / place)
+        for folder in (uri / place, (uri / place).parent):
+            with suppress(FileNotFoundError):
+                fsync_path(folder)
     fsync_path(uri)
 
 

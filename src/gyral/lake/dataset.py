@@ -26,6 +26,7 @@ from gyral.lake.table import Lake, Snapshot
 
 FOLDER = "datasets"
 SHARD_ROWS = 1_000_000
+FORMAT = 1
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -39,14 +40,15 @@ class Shard(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct):
     """What `manifest.json` holds. `dropped` keeps the order of the rules; times are RFC 3339."""
 
-    dataset: str
-    kind: str
-    created: str
-    run: int
-    lake: dict[str, dict[str, int]]
-    rows_in: int
-    rows_kept: int
-    dropped: dict[str, int]
+    format: int = 1
+    dataset: str = ""
+    kind: str = ""
+    created: str = ""
+    run: int = 0
+    lake: dict[str, dict[str, int]] = {}
+    rows_in: int = 0
+    rows_kept: int = 0
+    dropped: dict[str, int] = {}
     select: dict[str, Any] = {}
     facts: dict[str, Any] = {}
     subjects: int = 0
@@ -149,6 +151,11 @@ def find(root: Path, name: str) -> Dataset:
     path = find_version(root / FOLDER, "dataset", name, f"make one: `gyral curate {name.partition('@')[0] or 'NAME'}`")
     try:
         manifest = msgspec.json.decode((path / "manifest.json").read_bytes(), type=Manifest)
-    except (OSError, msgspec.DecodeError) as error:
-        raise InputError(f"the manifest of `{path.name}` cannot be read", why=str(error), where=str(path)) from None
+        if not manifest.kind or manifest.format > FORMAT:
+            raise ValueError(
+                f"it is of format {manifest.format}, and {FORMAT} is known" if manifest.kind else "it names no kind"
+            )
+    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+        hint = f"make it again: `gyral curate {path.name.partition('@')[0]}`"
+        raise InputError(f"the manifest of `{path.name}` cannot be read", why=str(error), where=str(path), hint=hint) from None
     return Dataset(path, manifest)

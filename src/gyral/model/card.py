@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,6 +21,14 @@ from gyral.model.inputs import Inputs
 
 FOLDER = "models"
 WEIGHTS = "weights.safetensors"
+FORMAT = 1
+
+
+class Weights(NamedTuple):
+    """Arrays by name, and the family's own settings."""
+
+    arrays: dict[str, np.ndarray]
+    settings: dict[str, Any]
 
 
 class Compression(msgspec.Struct, frozen=True):
@@ -38,14 +46,15 @@ class Compression(msgspec.Struct, frozen=True):
 
 
 class Card(msgspec.Struct):
-    """What `card.json` holds."""
+    """What `card.json` holds; `format` is raised when an older reader would misread a newer card."""
 
-    family: str
-    dataset: str
-    run: int
-    seed: int
-    metric: str
-    measured_on: str
+    format: int = 1
+    family: str = ""
+    dataset: str = ""
+    run: int = 0
+    seed: int = 0
+    metric: str = "ndcg_at_10"
+    measured_on: str = ""
     model: str = ""
     created: str = ""
     learned_until: str | None = None
@@ -57,8 +66,16 @@ class Card(msgspec.Struct):
     candidates: list[dict[str, Any]] = []
     compression: Compression | None = None
 
+    @property
+    def quality(self) -> float | None:
+        """The metric of the model as it is: after compression, else of the candidate chosen."""
+        if self.compression is not None:
+            return self.compression.metric_after
+        value = next((one.get(self.metric) for one in self.candidates if one.get("chosen")), None)
+        return value if isinstance(value, int | float) else None
 
-def publish(root: Path, name: str, arrays: dict[str, np.ndarray], settings: dict[str, Any], inputs: Inputs, card: Card) -> Card:
+
+def publish(root: Path, name: str, weights: Weights, inputs: Inputs, card: Card) -> Card:
     """Write the next version of a model; nothing is visible before everything is on the disk."""
     try:
         from safetensors.numpy import save
@@ -67,8 +84,8 @@ def publish(root: Path, name: str, arrays: dict[str, np.ndarray], settings: dict
     with new_version(root / FOLDER, name) as (folder, number):
         card.model = f"{name}@{number}"
         card.created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        settings_text = msgspec.json.encode(settings, order="deterministic").decode()
-        contiguous = {key: np.ascontiguousarray(value) for key, value in sorted(arrays.items())}
+        settings_text = msgspec.json.encode(weights.settings, order="deterministic").decode()
+        contiguous = {key: np.ascontiguousarray(value) for key, value in sorted(weights.arrays.items())}
         body = save(contiguous, metadata={"gyral": settings_text})
         write_atomic(folder / WEIGHTS, body)
         model_inputs.save(inputs, folder)
@@ -82,15 +99,19 @@ def read_card(folder: Path) -> Card:
 
     Raises
     ------
-    InputError : it is missing or not a card.
+    InputError : it is missing, not a card, or of a newer gyral.
     """
     try:
-        return msgspec.json.decode((folder / "card.json").read_bytes(), type=Card)
-    except (OSError, msgspec.DecodeError) as error:
-        raise InputError(f"the card of `{folder.name}` cannot be read", why=str(error), where=str(folder)) from None
+        card = msgspec.json.decode((folder / "card.json").read_bytes(), type=Card)
+        if not card.family or card.format > FORMAT:
+            raise ValueError(f"it is of format {card.format}, and {FORMAT} is known" if card.family else "it names no family")
+    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+        hint = "train the model again"
+        raise InputError(f"the card of `{folder.name}` cannot be read", why=str(error), where=str(folder), hint=hint) from None
+    return card
 
 
-def read_weights(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_weights(folder: Path) -> Weights:
     """Read arrays and the family's settings; nothing is unpickled.
 
     Raises
@@ -113,7 +134,7 @@ def read_weights(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             where=str(path),
             hint="train the model again",
         ) from None
-    return arrays, settings
+    return Weights(arrays, settings)
 
 
 def find(root: Path, name: str) -> Path:

@@ -8,10 +8,13 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
+from gyral.lake.dataset import Dataset
 from gyral.model import card as cards
 from gyral.model import inputs as model_inputs
+from gyral.model.card import Weights
+from gyral.model.holdout import hold_out, measure
 from gyral.model.inputs import Codes
-from gyral.model.recommender import Recommender
+from gyral.model.recommender import Recommender, Spec, fit_with
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -42,13 +45,31 @@ class Servable(Protocol):
     def warm(self) -> None: ...
 
 
+class Twin(Protocol):
+    """What stands in for a model that has learned everything and therefore cannot be tested: the same hyper-parameters fitted
+    without the last part of the data, and that part to measure on."""
+
+    weights: Weights
+
+    def measure(self, weights: Weights) -> float: ...
+
+
 class Family(Protocol):
-    """One kind of model: the hook behind `--family`."""
+    """One kind of model: the hook behind `--family`.
+
+    Attributes
+    ----------
+    metric : name of what `Twin.measure` gives and cards compare; larger is better.
+    matrices : names of the arrays that are large and may be quantized.
+    """
 
     name: str
     metric: str
+    matrices: tuple[str, ...]
 
     def load(self, folder: Path) -> Servable: ...
+
+    def twin(self, data: Dataset, settings: dict[str, Any], seed: int) -> Twin: ...
 
 
 class ServableRecommender:
@@ -58,8 +79,7 @@ class ServableRecommender:
         card = cards.read_card(folder)
         self.name = card.model
         self.card: dict[str, Any] = msgspec.to_builtins(card)
-        arrays, settings = cards.read_weights(folder)
-        self.model = Recommender(arrays, settings)
+        self.model = Recommender(*cards.read_weights(folder))
         self.codes = Codes(model_inputs.load(folder))
 
     def recommend(self, subject: str, k: int, context: dict[str, Any]) -> Answer:
@@ -91,15 +111,35 @@ class ServableRecommender:
         return [Item(names[code], score, titles[code]) for code, score in pairs]
 
 
+class RecommenderTwin:
+    """Asked about the last part of the events, which it has not learned."""
+
+    def __init__(self, data: Dataset, settings: dict[str, Any], seed: int) -> None:
+        _, interactions = model_inputs.encode(data.read())
+        spec = Spec(**settings["spec"])
+        self._split = hold_out(interactions, repeats=spec.repeats, seed=seed)
+        fitted = fit_with(self._split.before, spec)
+        self.weights = Weights(fitted.arrays, fitted.meta)
+
+    def measure(self, weights: Weights) -> float:
+        """NDCG@10 by full ranking."""
+        return measure(Recommender(*weights), self._split)[RecommenderFamily.metric]
+
+
 class RecommenderFamily:
     """Who will meet what next."""
 
     name = "recommender"
     metric = "ndcg_at_10"
+    matrices = ("item_item", "transition")
 
     def load(self, folder: Path) -> ServableRecommender:
         """Read a model folder."""
         return ServableRecommender(folder)
+
+    def twin(self, data: Dataset, settings: dict[str, Any], seed: int) -> RecommenderTwin:
+        """Fit the same hyper-parameters without the last part of the events."""
+        return RecommenderTwin(data, settings, seed)
 
 
 RECOMMENDER = RecommenderFamily()

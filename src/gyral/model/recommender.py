@@ -236,18 +236,6 @@ def fit_with(data: Interactions, spec: Spec, weights: Callable[[Spec, np.ndarray
     return Recommender(arrays, {"spec": asdict(spec)})
 
 
-def quantize(model: Recommender) -> Recommender:
-    """The same model with int8 item–item weights, one symmetric scale a row."""
-    arrays = dict(model.arrays)
-    for name in ("item_item", "transition"):
-        if name in arrays and arrays[name].dtype != np.int8:
-            scale = np.abs(arrays[name]).max(axis=1, initial=0.0) / 127
-            scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
-            arrays[name] = np.rint(arrays[name] / scale[:, None]).astype(np.int8)
-            arrays[f"{name}_scale"] = scale
-    return Recommender(arrays, {**model.meta, "bits": 8})
-
-
 def head_of(data: Interactions, spec: Spec) -> np.ndarray:
     """Codes of the objects in the dense part, ascending, int32."""
     counts = np.bincount(data.object, minlength=data.num_objects)

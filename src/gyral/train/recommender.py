@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from gyral.lake.dataset import Dataset
 from gyral.model import inputs as model_inputs
+from gyral.model.card import Weights
 from gyral.model.holdout import HELD_OUT, hold_out
 from gyral.model.inputs import Inputs
 from gyral.run import Run
@@ -17,8 +16,7 @@ from gyral.train.closed_form import choose
 class Fitted(NamedTuple):
     """What the trainer publishes."""
 
-    arrays: dict[str, np.ndarray]
-    settings: dict[str, Any]
+    weights: Weights
     inputs: Inputs
     candidates: list[dict[str, Any]]
     measured_on: str
@@ -40,4 +38,4 @@ def fit(data: Dataset, *, seed: int, budget_s: float, run: Run) -> Fitted:
     for entry in candidates:
         run.metric(candidate=entry["name"], **{name: value for name, value in entry.items() if name != "name"})
     measured_on = f"the last {100 * HELD_OUT:.0f} % of the learned events, {len(split.asked):,} subjects, full ranking"
-    return Fitted(model.arrays, model.meta, inputs, candidates, measured_on)
+    return Fitted(Weights(model.arrays, model.meta), inputs, candidates, measured_on)

@@ -43,7 +43,7 @@ def train(root: Path, dataset: str, config: Config, run: Run, *, budget_s: float
         num_interactions=data.manifest.rows_kept,
         candidates=fitted.candidates,
     )
-    cards.publish(root, name or data.name.partition("@")[0], fitted.arrays, fitted.settings, fitted.inputs, card)
+    cards.publish(root, name or data.name.partition("@")[0], fitted.weights, fitted.inputs, card)
     run.writes("model", card.model)
     chosen = next(each for each in card.candidates if each["chosen"])
     run.summarize(
