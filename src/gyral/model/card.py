@@ -42,7 +42,7 @@ class Compression(msgspec.Struct, frozen=True):
     max_loss: float
     bytes_before: int
     bytes_after: int
-    measured_on: str
+    measured_on: str = ""
 
 
 class Card(msgspec.Struct):

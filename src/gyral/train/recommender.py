@@ -35,6 +35,7 @@ def fit(data: Dataset, *, seed: int, budget_s: float, run: Run) -> Fitted:
     model, candidates = choose(
         interactions, repeats=repeats, budget_s=budget_s, seed=seed, on_progress=on_progress, split=split
     )
+    meter.update(meter.record.done, meter.record.done, **meter.record.metric)  # fewer than planned may have fitted the budget
     for entry in candidates:
         run.metric(candidate=entry["name"], **{name: value for name, value in entry.items() if name != "name"})
     measured_on = f"the last {100 * HELD_OUT:.0f} % of the learned events, {len(split.asked):,} subjects, full ranking"
