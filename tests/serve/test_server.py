@@ -11,11 +11,13 @@ import urllib.request
 
 import pytest
 
+from gyral.config import Config, Serve
 from gyral.errors import ServeError
 from gyral.event.codec import decode_payload
 from gyral.log.sqlite import SqliteLog
-from gyral.run import numbers, read_lineage
+from gyral.run import Run, numbers, read_lineage
 from gyral.serve.client import Connection, ask_many, wait_for_model
+from gyral.served import ServedModel
 
 
 @pytest.fixture
@@ -231,3 +233,16 @@ def test_raw_sockets_that_misbehave_do_not_stop_the_others(start):
             client.sendall(raw)
     responses, _ = asyncio.run(ask_many(url, [{"subject": "17850"}] * 20))
     assert {response.status for response in responses} == {200}
+
+
+def test_a_loop_notices_that_somebody_else_published_its_model(shop, publish):
+    with Run.start(shop.root, "loop", Config()) as run, ServedModel(shop.root, Serve(), run) as served:
+        served.follow("shop-int8@1", {"frozen": "shop-int8@1"})
+        questions = [{"subject": "1", "k": 3}]
+        assert len(served.ask(questions, "shop-int8@1").objects[0]) == 3
+        publish(shop.root, "shop-int8")
+        wait_for_model(served.url, "shop-int8@2", 10)
+        with pytest.raises(ServeError, match="`shop-int8@2` answered instead of `shop-int8@1`"):
+            served.ask(questions, "shop-int8@1")
+        assert served.ask([{**questions[0], "model": "frozen"}], "shop-int8@1").latencies_s[0] > 0
+    assert not list((shop.root / "models").glob("*.slots.json"))
