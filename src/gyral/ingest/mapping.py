@@ -85,7 +85,7 @@ def to_events(rows: Rows, layout: Layout, digest: str, source: str) -> Mapped:
             text = _to_text(columns[column])
             fields[field] = pc.fill_null(text, fields[field]) if field in fields else text
     for field, text in fields.items():
-        if pa.types.is_string(text.type):
+        if pa.types.is_string(text.type) and (pc.max(pc.binary_length(text)).as_py() or 0) > MAX_NAME_CHARS:
             too_long = pc.fill_null(pc.greater(pc.utf8_length(text), MAX_NAME_CHARS), False)
             reject(too_long, f"too_long:{field}")
     if props:

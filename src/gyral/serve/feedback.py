@@ -113,8 +113,11 @@ class Impressions:
             is_last = self._closing.wait(GROUP_S)
             if time.monotonic() >= self._trim_at:
                 self._trim()
-            while self._waiting:
-                self._append([self._waiting.popleft() for _ in range(min(len(self._waiting), GROUP_ROWS))])
+            waiting = len(self._waiting)  # what comes meanwhile is for the next time, or groups of a few would be written all along
+            while waiting > 0:
+                group = [self._waiting.popleft() for _ in range(min(waiting, GROUP_ROWS))]
+                waiting -= len(group)
+                self._append(group)
 
     def _append(self, group: list[Impression]) -> None:
         try:
