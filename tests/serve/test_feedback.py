@@ -38,6 +38,20 @@ def test_every_impression_reaches_the_log_and_the_lake(tmp_path):
         assert Drain(Lake(tmp_path), log, 1_000).run().accepted == 2_500
 
 
+def test_while_requests_keep_coming_groups_stay_large(tmp_path):
+    lake = Lake(tmp_path)
+    impressions = Impressions(lake, print)
+    until = time.monotonic() + 0.6
+    number = 0
+    while time.monotonic() < until:
+        impressions.add(impression(number := number + 1))
+        time.sleep(0.0005)
+    impressions.close()
+    with SqliteLog(lake.log_folder) as log:
+        sizes = [entry.num_rows for name in log.partitions() for entry in log.read(name, 0)]
+    assert sum(sizes) == number and len(sizes) <= 0.6 / feedback.GROUP_S + 2
+
+
 def test_two_servers_of_one_project_write_two_partitions(tmp_path):
     one, two = Impressions(Lake(tmp_path), print), Impressions(Lake(tmp_path), print)
     one.add(impression(1))

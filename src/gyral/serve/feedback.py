@@ -113,7 +113,9 @@ class Impressions:
             is_last = self._closing.wait(GROUP_S)
             if time.monotonic() >= self._trim_at:
                 self._trim()
-            waiting = len(self._waiting)  # what comes meanwhile is for the next time, or groups of a few would be written all along
+            waiting = len(
+                self._waiting
+            )  # what comes meanwhile is for the next time, or groups of a few would be written all along
             while waiting > 0:
                 group = [self._waiting.popleft() for _ in range(min(waiting, GROUP_ROWS))]
                 waiting -= len(group)

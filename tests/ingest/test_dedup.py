@@ -1,0 +1,58 @@
+"""Known ids against a Python set."""
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gyral.ingest import dedup
+from gyral.ingest.dedup import Held, _sorted, hash64
+
+IDS = st.text(st.characters(blacklist_categories=("Cs",)), max_size=20)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(IDS, max_size=12), max_size=12), st.lists(IDS, max_size=12), st.integers(0, 3))
+def test_what_is_held_is_found_and_nothing_else(batches, asked, bits):
+    """With `bits` of hash left, most ids collide, and still only the same id is known."""
+    real = dedup.hash64
+    dedup.hash64 = (lambda ids: real(ids) % np.uint64(2**bits)) if bits < 3 else real
+    try:
+        held, known = Held(), set()
+        for batch in batches:
+            held.add(pa.array(batch, pa.string()))
+            known.update(batch)
+            every = [*asked, *batch, *(each + "x" for each in batch)]
+            ids = pa.array(every, pa.string())
+            assert held.has(ids, _sorted(dedup.hash64(ids))).tolist() == [each in known for each in every]
+    finally:
+        dedup.hash64 = real
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(IDS, min_size=1, max_size=20), st.integers(0, 5))
+def test_a_hash_depends_on_the_string_alone(ids, cut):
+    whole = hash64(pa.array(ids, pa.string()))
+    assert [int(hash64(pa.array([each], pa.string()))[0]) for each in ids] == whole.tolist()
+    assert hash64(pa.array(ids, pa.string())[cut:]).tolist() == whole[cut:].tolist()
+    by_hash = dict(zip(whole.tolist(), ids, strict=True))
+    assert all(by_hash[value] == each for value, each in zip(whole.tolist(), ids, strict=True))
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 32, 36])
+def test_hashes_of_many_ids_are_all_different(width):
+    ids = [f"{number:0{width}d}"[-width:] for number in range(min(10**width, 100_000))]
+    assert len(np.unique(hash64(pa.array(ids)))) == len(set(ids))
+
+
+def test_a_look_up_costs_the_logarithm_of_what_is_held():
+    """Counted, not timed: runs stay few and each element is merged a logarithm of times."""
+    held = Held()
+    for number in range(300):
+        held.add(pa.array([f"{number:06d}-{each:06d}" for each in range(50)]))
+    sizes = [len(run.hashes) for run in held._runs]
+    assert sum(sizes) == 15_000 and len(sizes) <= 10
+    assert all(one >= 2 * two for one, two in itertools.pairwise(sizes))
