@@ -14,6 +14,7 @@ import pytest
 
 from gyral import console
 from gyral.config import Config
+from gyral.errors import OPTIONAL
 from gyral.lake.table import Lake
 from gyral.run import Run, numbers
 
@@ -215,6 +216,26 @@ def test_a_part_that_is_not_installed_is_named_with_the_pip_line(tmp_path, modul
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert f"`{module}`" in done.stderr and "pip install 'gyral[" in done.stderr
+
+
+def test_what_the_base_promises_works_without_any_extra(tmp_path):
+    """The modules of all extras hidden: read, store, explain."""
+    (tmp_path / "x.csv").write_text("subject,object,event_time\nu,i,2020-01-01\n")
+    (tmp_path / "models" / "x@1").mkdir(parents=True)
+    hidden = "".join(f"sys.modules[{name!r}] = None; " for name in OPTIONAL)
+    for args in (
+        ["ingest", "--source", "x.csv"],
+        ["curate", "x"],
+        ["show"],
+        ["show", "lake"],
+        ["show", "x"],
+        ["doctor"],
+        ["show", "config"],
+    ):
+        code = f"import sys; {hidden}sys.argv = ['gyral', *{args!r}]; from gyral.cli import main; main()"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+        assert done.returncode == 0, (args, done.stderr)
+        assert args != ["doctor"] or "not read: `numba` is not installed" in done.stdout
 
 
 def test_output_can_be_cut_off(tmp_path):

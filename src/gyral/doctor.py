@@ -11,6 +11,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,8 +22,6 @@ from gyral import run as runs
 from gyral.errors import GyralError
 from gyral.lake import dataset as datasets
 from gyral.lake.table import Lake
-from gyral.model import card as cards
-from gyral.model import inputs
 from gyral.run import Lineage
 from gyral.show import table
 
@@ -90,7 +89,10 @@ def _project(root: Path) -> Iterator[Finding]:
         yield Finding("gyral.toml", "bad", error.what + (f" ({error.where})" if error.where else ""), error.hint)
     yield _lake(root)
     yield _published(root, "datasets", datasets.FOLDER, lambda name: datasets.find(root, name).read())
-    yield _published(root, "models", cards.FOLDER, lambda name: _load(root, name))
+    try:
+        yield _published(root, "models", "models", partial(_load, root))
+    except ImportError as error:
+        yield Finding("models", "note", f"not read: `{error.name}` is not installed", "pip install 'gyral[train]'")
     yield _runs(root)
 
 
@@ -122,6 +124,9 @@ def _published(root: Path, check: str, folder: str, read: Callable[[str], object
 
 
 def _load(root: Path, name: str) -> None:
+    from gyral.model import card as cards
+    from gyral.model import inputs
+
     folder = cards.find(root, name)
     cards.read_card(folder)
     cards.read_weights(folder)
