@@ -103,16 +103,20 @@ def row_ids(digest: str, first_row: int, num_rows: int) -> pa.Array:
     halves = np.empty((num_rows, 2), dtype=">u8")
     for half in range(2):
         key = np.uint64(int.from_bytes(seed[8 * half : 8 * half + 8], "little"))
-        halves[:, half] = _mix(row + key)
+        halves[:, half] = mix64(row + key)
     text = _HEX[halves.view(np.uint8).reshape(num_rows, 16)]
     offsets = np.arange(num_rows + 1, dtype=np.int32) * 32
     return pa.StringArray.from_buffers(num_rows, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(text)))
 
 
-def _mix(value: np.ndarray) -> np.ndarray:
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(value ^ (value >> np.uint64(31)))
+def mix64(values: np.ndarray) -> np.ndarray:
+    """Scatter 64-bit numbers so that near ones end far apart; a bijection (the finalizer of splitmix64)."""
+    values = values ^ (values >> np.uint64(30))
+    values *= np.uint64(0xBF58476D1CE4E5B9)
+    values ^= values >> np.uint64(27)
+    values *= np.uint64(0x94D049BB133111EB)
+    values ^= values >> np.uint64(31)
+    return values
 
 
 def _to_ipc(batch: pa.RecordBatch | None) -> bytes:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gyral.event.codec import mix64
 from gyral.lake.table import Snapshot
 
 WORD = 8
@@ -122,8 +123,7 @@ def _merged(one: _Run, two: _Run) -> _Run:
 def hash64(ids: pa.Array) -> np.ndarray:
     """A 64-bit hash of each string, uint64; the same string has the same hash in every array and process.
 
-    Words of 8 bytes are mixed in one after the other (splitmix64). Strings of one length, the usual ids, are taken as a matrix.
-    Source: Steele, Lea, Flood, Fast splittable pseudorandom number generators, OOPSLA 2014.
+    Words of 8 bytes are mixed in one after the other. Strings of one length, the usual ids, are taken as a matrix.
     """
     count = len(ids)
     offsets = np.frombuffer(ids.buffers()[1], np.int32)[ids.offset : ids.offset + count + 1].astype(np.int64)
@@ -136,21 +136,12 @@ def hash64(ids: pa.Array) -> np.ndarray:
         words = np.zeros((count, width), dtype=np.uint8)
         words[:, :longest] = data[offsets[0] : offsets[-1]].reshape(count, longest)
         for word in words.view(np.uint64).T:
-            hashes = _mix(hashes ^ word)
+            hashes = mix64((hashes ^ word) + SEED)
         return hashes
     for start in range(0, width, WORD):
         rows = np.flatnonzero(length > start)
         at = offsets[rows, None] + start + np.arange(WORD)
         inside = at < offsets[rows + 1, None]
         block = np.where(inside, data[np.where(inside, at, 0)], 0).astype(np.uint8)
-        hashes[rows] = _mix(hashes[rows] ^ np.ascontiguousarray(block).view(np.uint64)[:, 0])
+        hashes[rows] = mix64((hashes[rows] ^ np.ascontiguousarray(block).view(np.uint64)[:, 0]) + SEED)
     return hashes
-
-
-def _mix(value: np.ndarray) -> np.ndarray:
-    value = value + SEED
-    for shift, factor in ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB))):
-        value ^= value >> shift
-        value *= factor
-    value ^= value >> np.uint64(31)
-    return value
