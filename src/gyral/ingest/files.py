@@ -116,8 +116,8 @@ def app_of(lake: Lake, events: pa.RecordBatch | pa.Table, layout: Layout, name: 
     ------
     InputError : the first of these events is in the lake with another map, so the rows would be taken for known.
     """
-    if events.num_rows == 0 or not lake.exists("events"):
-        return name
+    if events.num_rows == 0 or "event_id" in layout.columns or not lake.exists("events"):
+        return name  # ids that a file brings say nothing of how it was read
     there = lake.snapshot("events").find(events["event_id"][0].as_py())
     if there is None:
         return name
