@@ -85,17 +85,18 @@ def loop(root: Path, config: Config, run: Run, resume: int | None = None) -> dic
     check_still_there(root, lake, rows, slices)
     if not config.curate.apps and "app" not in layout.columns:  # a folder may hold other sources too
         config = replace(config, curate=replace(config.curate, apps=[app]))
+    name = config.curate.name or source.name
     with (
-        alone(root / MODELS / f".{config.curate.name or source.name}.loop", "another loop makes models of this name here"),
+        alone(root / MODELS / f".{name}.loop", "another loop makes models of this name here"),
         SqliteLog(lake.log_folder) as log,
-        ServedModel(root, config.serve, run) as served,
     ):
         drain = Drain(lake, log, config.ingest.commit_rows)
-        world = World(root, config, run, source, layout, slices, lake, log, drain, served)
-        for turn in range(len(rows) + 1, turns + 1):
-            rows.append(_turn(world, turn, rows[0]["model"] if rows else None))
-            run.metric("turn", **rows[-1])
-        drain.run()
+        with ServedModel(root, config.serve, run) as served:
+            world = World(root, config, run, source, layout, slices, lake, log, drain, served)
+            for turn in range(len(rows) + 1, turns + 1):
+                rows.append(_turn(world, turn, rows[0]["model"] if rows else None))
+                run.metric("turn", **rows[-1])
+        drain.run()  # once the server has ended: only then is its last answer in the log
     result = {"turns": rows, "model": rows[-1]["model"]}
     run.writes("model", rows[-1]["model"])
     run.summarize(**result)
