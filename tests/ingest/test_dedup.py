@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gyral.ingest import dedup
-from gyral.ingest.dedup import Held, _sorted, hash64
+from gyral.ingest.dedup import Runs, hash64, hashed, repeated
 
 IDS = st.text(st.characters(blacklist_categories=("Cs",)), max_size=20)
 
@@ -17,19 +17,29 @@ IDS = st.text(st.characters(blacklist_categories=("Cs",)), max_size=20)
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.lists(IDS, max_size=12), max_size=12), st.lists(IDS, max_size=12), st.integers(0, 3))
 def test_what_is_held_is_found_and_nothing_else(batches, asked, bits):
-    """With `bits` of hash left, most ids collide, and still only the same id is known."""
+    """With `bits` of the first half left, most ids collide there, and still only the same id is known."""
     real = dedup.hash64
-    dedup.hash64 = (lambda ids: real(ids) % np.uint64(2**bits)) if bits < 3 else real
+    weak = {dedup.KEYS[0]: np.uint64(2**bits if bits < 3 else 2**63), dedup.KEYS[1]: np.uint64(2**63)}
+    dedup.hash64 = lambda ids, key: real(ids, key) % weak[key]
     try:
-        held, known = Held(), set()
+        held, known = Runs(), set()
         for batch in batches:
-            held.add(pa.array(batch, pa.string()))
+            held.add(hashed(pa.array(batch, pa.string())))
             known.update(batch)
             every = [*asked, *batch, *(each + "x" for each in batch)]
-            ids = pa.array(every, pa.string())
-            assert held.has(ids, _sorted(dedup.hash64(ids))).tolist() == [each in known for each in every]
+            run = hashed(pa.array(every, pa.string()))
+            assert held.has(run).tolist() == [each in known for each in every]
+            assert repeated(run).tolist() == [each in every[:place] for place, each in enumerate(every)]
     finally:
         dedup.hash64 = real
+
+
+def test_both_halves_of_a_hash_are_different_and_depend_on_the_key():
+    ids = pa.array([f"{number:036d}" for number in range(1000)])
+    one, two = (hash64(ids, key) for key in dedup.KEYS)
+    assert not np.any(one == two) and not np.any(one == hash64(ids))
+    spread = np.unpackbits((one ^ two).view(np.uint8)).mean()
+    assert 0.49 < spread < 0.51
 
 
 @settings(max_examples=100, deadline=None)
@@ -50,9 +60,9 @@ def test_hashes_of_many_ids_are_all_different(width):
 
 def test_a_look_up_costs_the_logarithm_of_what_is_held():
     """Counted, not timed: runs stay few and each element is merged a logarithm of times."""
-    held = Held()
+    held = Runs()
     for number in range(300):
-        held.add(pa.array([f"{number:06d}-{each:06d}" for each in range(50)]))
-    sizes = [len(run.hashes) for run in held._runs]
+        held.add(hashed(pa.array([f"{number:06d}-{each:06d}" for each in range(50)])))
+    sizes = [len(run.first) for run in held._runs]
     assert sum(sizes) == 15_000 and len(sizes) <= 10
     assert all(one >= 2 * two for one, two in itertools.pairwise(sizes))

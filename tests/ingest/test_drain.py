@@ -28,7 +28,7 @@ def test_the_same_id_in_one_batch_other_batches_and_other_partitions_is_one_even
         assert (done.accepted, done.duplicate) == (4, 3)
         log.append("b", "2", batch(["w", "v"], kind="other"), 2)
         assert (Drain(lake, log, 100).run().accepted, stored(lake)) == (1, ["v", "w", "x", "y", "z"])
-        assert log.end("a") == 2 and list(log.read("a", 0)) == []
+        assert (log.start("a"), log.end("a")) == (2, 2) and list(log.read("a", 2)) == []
 
 
 def test_an_id_seen_in_an_earlier_commit_of_the_same_drain_is_known(tmp_path):

@@ -1,4 +1,6 @@
 import os
+import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -8,7 +10,10 @@ import threading
 import pytest
 
 from gyral.errors import ConflictError
+from gyral.log import writer
 from gyral.log.sqlite import LogError, SqliteLog
+
+ANY_THREAD = {"check_same_thread": False, "isolation_level": None}
 
 
 @pytest.fixture
@@ -35,20 +40,133 @@ def test_a_batch_id_seen_before_gets_its_first_offset_and_is_stored_once(log):
     assert payloads(log, "a") == [(0, "same", b"1"), (1, "other", b"2")]
 
 
-def test_trim_forgets_below_and_offsets_never_return(log):
-    for number in range(4):
-        log.append("a", f"b{number}", b"x", 1)
-    assert log.trim("a", 3) == 3
-    assert [entry[0] for entry in payloads(log, "a")] == [3]
-    log.trim("a", 4)
-    assert log.end("a") == 4 and log.append("a", "new", b"x", 1) == 4
+@pytest.fixture
+def small(monkeypatch):
+    """Segments of three batches of 100 bytes."""
+    monkeypatch.setattr(writer, "SEGMENT_BYTES", 300)
+
+
+def segments(folder):
+    return sorted(path.name for path in folder.iterdir() if re.fullmatch(r"\d{20}\.sqlite", path.name))
+
+
+def fill(log, numbers, partition="a"):
+    return [log.append(partition, f"b{number}", b"%03d" % number + b"x" * 97, 1) for number in numbers]
+
+
+def test_segments_are_sealed_and_read_as_one(tmp_path, small, log):
+    assert fill(log, range(10)) == list(range(10))
+    assert segments(tmp_path / "a") == [f"{first:020d}.sqlite" for first in (0, 3, 6, 9)]
+    assert [entry[:2] for entry in payloads(log, "a", 2)] == [(number, f"b{number}") for number in range(2, 10)]
+    assert [entry[0] for entry in payloads(log, "a", 1, max_bytes=450)] == [1, 2, 3, 4, 5]
+    log.close()
+    with SqliteLog(tmp_path) as again:
+        assert again.end("a") == 10 and fill(again, [10]) == [10]
+
+
+def test_a_sealed_segment_is_one_file(tmp_path, small, log):
+    fill(log, range(4))
+    assert not list((tmp_path / "a").glob(f"{0:020d}.sqlite-*"))
+
+
+def test_trim_forgets_whole_segments_and_offsets_never_return(tmp_path, small, log):
+    fill(log, range(8))
+    assert log.trim("a", 2) == 0 and log.trim("a", 7) == 6
+    assert segments(tmp_path / "a") == [f"{6:020d}.sqlite"]
+    assert [entry[0] for entry in payloads(log, "a", 6)] == [6, 7]
+    assert log.trim("a", 8) == 2 and log.end("a") == 8
+    assert fill(log, [8]) == [8] and [entry[0] for entry in payloads(log, "a", 8)] == [8]
+
+
+def test_who_asks_for_what_was_trimmed_is_told(small, log):
+    fill(log, range(8))
+    log.trim("a", 6)
+    with pytest.raises(LogError, match=r"batches 2 to 5 .* are gone"):
+        payloads(log, "a", 2)
+    log.trim("a", 8)
+    with pytest.raises(LogError, match=r"batches 7 to 7 .* are gone"):
+        payloads(log, "a", 7)
+    assert payloads(log, "a", 8) == []
+
+
+def test_a_batch_id_is_unique_across_segments_trims_and_restarts(tmp_path, small):
+    with SqliteLog(tmp_path) as log:
+        fill(log, range(8))
+        log.trim("a", 6)
+        assert fill(log, [1, 7, 8]) == [1, 7, 8]
+    with SqliteLog(tmp_path) as log:
+        assert fill(log, [0, 5, 8, 9]) == [0, 5, 8, 9] and log.end("a") == 10
+
+
+def test_batch_ids_that_a_crash_kept_from_their_file_come_from_the_segments(tmp_path, small):
+    with SqliteLog(tmp_path) as log:
+        fill(log, range(5))
+        held = log._writer("a")
+        held._ids.execute("DELETE FROM ids WHERE offset >= 2")
+    with SqliteLog(tmp_path) as log:
+        assert fill(log, range(6)) == list(range(6))
+
+
+def test_a_disk_that_refuses_the_ids_keeps_them_in_memory_and_their_segments(tmp_path, small):
+    with SqliteLog(tmp_path) as log:
+        fill(log, range(2))
+        held = log._writer("a")
+        ids, held._ids = held._ids, sqlite3.connect(f"file:{tmp_path / 'a/ids.sqlite'}?mode=ro", uri=True, **ANY_THREAD)
+        assert fill(log, [2, 3, 2, 4]) == [2, 3, 2, 4]
+        assert log.trim("a", 5) == 0
+        held._ids.close()
+        held._ids = ids
+        assert fill(log, [3, 5]) == [3, 5] and log.trim("a", 6) == 6
+        assert fill(log, range(7)) == list(range(7))
+
+
+def test_old_batch_ids_are_forgotten(tmp_path, small, monkeypatch, log):
+    monkeypatch.setattr(writer, "KEEP_IDS", 4)
+    fill(log, range(9))
+    log.trim("a", 9)
+    assert fill(log, [5, 8]) == [5, 8] and fill(log, [4]) == [9]
+
+
+def test_the_disk_is_given_back(tmp_path, log):
+    for number in range(40):
+        log.append("a", f"b{number}", os.urandom(100_000), 1)
+    assert log.size_bytes("a") > 4_000_000
+    assert log.trim("a", 39) == 0 and log.trim("a", 40) == 40
+    assert log.size_bytes("a") < 200_000 and log.end("a") == 40
 
 
 def test_trimmed_bytes_are_gone_from_the_files(tmp_path):
     with SqliteLog(tmp_path) as log:
         log.append("a", "b", b"MARKER-7f3a" * 10, 1)
-        log.trim("a", 1)
-        assert not any(b"MARKER-7f3a" in path.read_bytes() for path in tmp_path.iterdir())
+        assert log.trim("a", 1) == 1
+        assert not any(b"MARKER-7f3a" in path.read_bytes() for path in (tmp_path / "a").iterdir())
+
+
+def test_readers_go_on_while_segments_come_and_go(tmp_path, small):
+    """One writer that trims behind the reader, which must see each batch once."""
+    seen = []
+    with SqliteLog(tmp_path) as log, SqliteLog(tmp_path) as other:
+        fill(log, [0])
+        done = threading.Event()
+
+        def work():
+            for number in range(1, 300):
+                fill(log, [number])
+                log.trim("a", len(seen))
+            done.set()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        while not done.is_set() or len(seen) < 300:
+            seen.extend(entry.batch_id for entry in other.read("a", len(seen), max_bytes=450))
+        thread.join()
+    assert seen == [f"b{number}" for number in range(300)]
+
+
+def test_a_log_of_the_older_layout_is_not_passed_over(tmp_path, log):
+    (tmp_path / "ingest-0a1b.sqlite").write_bytes(b"x")
+    with pytest.raises(LogError, match="older version"):
+        log.partitions()
 
 
 def test_read_stops_after_max_bytes_and_goes_on_from_there(log):
@@ -90,29 +208,19 @@ def test_a_partition_has_one_writer_and_free_partition_steps_aside(tmp_path, log
 def test_a_log_that_was_removed_gives_its_names_to_nobody(tmp_path):
     with SqliteLog(tmp_path) as log:
         first = log.free_partition("serve")
-    for path in tmp_path.iterdir():
-        path.unlink()
+    shutil.rmtree(tmp_path / first)
     with SqliteLog(tmp_path) as log:
         assert log.free_partition("serve") != first
-
-
-def test_trimming_gives_the_disk_back(tmp_path, log):
-    for number in range(40):
-        log.append("a", f"b{number}", os.urandom(100_000), 1)
-    before = (tmp_path / "a.sqlite").stat().st_size
-    log.trim("a", 40)
-    assert (tmp_path / "a.sqlite").stat().st_size < before / 20
-    assert log.end("a") == 40
 
 
 def test_a_batch_that_cannot_be_stored_fails_its_caller_and_nobody_else(tmp_path, log):
     with pytest.raises(LogError, match="could not store"):
         log.append("a", "b0", object(), 1)
     assert log.append("a", "b1", b"x", 1) == 0
-    writer = log._writer("a")
+    held = log._writer("a")
     log.close()
     with pytest.raises(LogError, match="closed"):
-        writer.submit("b2", b"x", 1)
+        held.submit("b2", b"x", 1)
 
 
 @pytest.mark.parametrize("name", ["a#b", "a?b", "a%41b", "a b"])
@@ -163,7 +271,8 @@ def test_acknowledged_batches_survive_kill_9(tmp_path):
 
 
 def test_a_file_that_is_not_a_log_is_a_clear_error(tmp_path):
-    (tmp_path / "a.sqlite").write_bytes(b"not a database, " * 1000)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / f"{0:020d}.sqlite").write_bytes(b"not a database, " * 1000)
     with SqliteLog(tmp_path) as log, pytest.raises(LogError, match="cannot be opened"):
         log.append("a", "b", b"x", 1)
 
@@ -171,7 +280,7 @@ def test_a_file_that_is_not_a_log_is_a_clear_error(tmp_path):
 def test_a_refused_commit_acknowledges_nothing_and_the_next_one_works(tmp_path):
     with SqliteLog(tmp_path) as log:
         log.append("a", "b0", b"x", 1)
-        blocker = sqlite3.connect(tmp_path / "a.sqlite", isolation_level=None)
+        blocker = sqlite3.connect(tmp_path / "a" / f"{0:020d}.sqlite", isolation_level=None)
         limit = blocker.execute("PRAGMA page_count").fetchone()[0]
         blocker.close()
         log._writer("a")._connection.execute(f"PRAGMA max_page_count={limit}")  # the disk is full from here on

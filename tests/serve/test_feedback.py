@@ -17,7 +17,7 @@ def impression(number):
 
 
 def impressions_in(log):
-    entries = [entry for name in log.partitions() for entry in log.read(name, 0)]
+    entries = [entry for name in log.partitions() for entry in log.read(name, log.start(name))]
     return [row for entry in entries for row in decode_payload(entry.payload)["events"].to_pylist()]
 
 
@@ -48,7 +48,7 @@ def test_while_requests_keep_coming_groups_stay_large(tmp_path):
         time.sleep(0.0005)
     impressions.close()
     with SqliteLog(lake.log_folder) as log:
-        sizes = [entry.num_rows for name in log.partitions() for entry in log.read(name, 0)]
+        sizes = [entry.num_rows for name in log.partitions() for entry in log.read(name, log.start(name))]
     assert sum(sizes) == number and len(sizes) <= 0.6 / feedback.GROUP_S + 2
 
 

@@ -1,127 +1,160 @@
-"""Which event ids are in the table already: exact, in memory, rebuilt from the table, so never a second truth.
+"""Which event ids are in the table already: in memory, by the day they came in, rebuilt from the table: no second truth.
 
-The ids of a table are held as Arrow strings beside sorted 64-bit hashes (48 B an id of 32 characters). New ids are looked up by
-their hashes, and what is found is compared with the id itself, so a collision costs a comparison and never an event. A look-up
-costs the logarithm of what is held: probing every held id for each commit, which this replaced, took 11 times the CPU for ten
-times the rows and 280 ms a commit at 20 M ids. Ids are read once per process and then follow the commits. First come, first
-served: a later event with a known id is a duplicate whatever it holds.
+An id is held as 128 bits of a keyed hash (16 B an id; the ids themselves, which this replaced, took 48). Two different ids are
+taken for one with a probability of 1e-21 for a billion held, and nobody can make such a pair, because the key is drawn anew by
+each process. A look-up costs the logarithm of what is held: probing every held id for each commit took 11 times the CPU for
+ten times the rows. First come, first served: a later event with a known id is a duplicate whatever it holds.
 """
 
 from __future__ import annotations
 
+import secrets
+import threading
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from gyral.event.clock import now_us
 from gyral.event.codec import mix64
 from gyral.lake.table import Snapshot
 
 WORD = 8
+DAY_US = 86_400_000_000
 SEED = np.uint64(0x9E3779B97F4A7C15)
+KEYS = tuple(np.frombuffer(secrets.token_bytes(16), np.uint64))
 
 
-class SeenIds:
-    """The ids of one table, kept in step with the version that `refresh` saw last."""
+class Run(NamedTuple):
+    """Hashes of some ids, sorted by the first half. `rows` tells where each stood before."""
 
-    def __init__(self) -> None:
-        self._version = -1
-        self._held = Held()
-        self._planned = _Run(np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.int64))
-
-    def refresh(self, snapshot: Snapshot) -> None:
-        """Read the ids of a version unless it is the one already held."""
-        if snapshot.version != self._version:
-            self._held = Held()
-            for batch in snapshot.scan(["event_id"]):
-                self._held.add(batch.column(0))
-            self._version = snapshot.version
-
-    def is_new(self, ids: pa.Array) -> np.ndarray:
-        """Mask of the ids that are in neither the table nor earlier in `ids`."""
-        run = _sorted(hash64(ids))
-        fresh = ~self._held.has(ids, run)
-        if np.any(run.hashes[1:] == run.hashes[:-1]):  # the same id twice, or as good as never a collision
-            _, first = np.unique(ids.dictionary_encode().indices.to_numpy(), return_index=True)
-            is_first = np.zeros(len(ids), dtype=bool)
-            is_first[first] = True
-            fresh &= is_first
-        kept = fresh[run.rows]
-        self._planned = _Run(run.hashes[kept], (np.cumsum(fresh) - 1)[run.rows[kept]])
-        return fresh
-
-    def committed(self, snapshot: Snapshot, ids: pa.Array) -> None:
-        """Follow a commit, made on the version last refreshed, of the ids that `is_new` last called new."""
-        self._held.add(ids, self._planned)
-        self._version = snapshot.version
-
-
-class _Run(NamedTuple):
-    """Sorted hashes, and for each the row of its id."""
-
-    hashes: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
     rows: np.ndarray
 
 
-class Held:
-    """Ids in the order they came, and runs of their hashes, each at least twice as long as the next."""
+class SeenIds:
+    """The ids of one table, kept in step with the version that `refresh` saw last. May be asked from other threads.
 
-    def __init__(self) -> None:
-        self._chunks: list[pa.Array] = []
-        self._runs: list[_Run] = []
-        self._count = 0
+    Parameters
+    ----------
+    days : ids that came in longer ago are forgotten; 0 forgets none. An older id that comes again is then a row of its own.
+    """
 
-    def add(self, ids: pa.Array, run: _Run | None = None) -> None:
-        """Hold more ids; `run` are their hashes when they are known."""
-        if len(ids) == 0:
+    def __init__(self, days: int = 0) -> None:
+        self._days = days
+        self._version = -1
+        self._held: dict[int, Runs] = {}
+        self._planned = hashed(pa.array([], pa.string()))
+        self._lock = threading.Lock()
+
+    def refresh(self, snapshot: Snapshot) -> None:
+        """Read the ids of a version unless it is the one already held."""
+        if snapshot.version == self._version:
             return
-        run = run if run is not None else _sorted(hash64(ids))
-        run = _Run(run.hashes, run.rows + self._count)
-        self._chunks.append(ids)
-        self._count += len(ids)
-        while self._runs and len(self._runs[-1].hashes) < 2 * len(run.hashes):
-            run = _merged(self._runs.pop(), run)
-        self._runs.append(run)
+        held: dict[int, Runs] = {}
+        first_day = now_us() // DAY_US - self._days if self._days else -1
+        where = f"ingest_time >= timestamp '{_rfc3339(first_day * DAY_US)}'" if self._days else None
+        for batch in snapshot.scan(["event_id", "ingest_time"], where):
+            days = np.array(batch.column(1).cast(pa.int64())) // DAY_US
+            for day in np.unique(days):
+                ids = batch.column(0).filter(pa.array(days == day))
+                held.setdefault(int(day), Runs()).add(hashed(ids))
+        with self._lock:
+            self._held, self._version = held, snapshot.version
 
-    def has(self, ids: pa.Array, asked: _Run) -> np.ndarray:
-        """Mask of the ids that are held.
+    def is_new(self, ids: pa.Array) -> np.ndarray:
+        """Mask of the ids that are in neither the table nor earlier in `ids`."""
+        run = hashed(ids)
+        fresh: np.ndarray = ~(self.has(run) | repeated(run))
+        kept = fresh[run.rows]
+        self._planned = Run(run.first[kept], run.second[kept], run.rows[kept])
+        return fresh
 
-        Parameters
-        ----------
-        asked : the hashes of `ids`, sorted: looked up in order, they are found in half the time.
-        """
-        found = np.zeros(len(ids), dtype=bool)
-        for run in self._runs:
-            place = np.searchsorted(run.hashes, asked.hashes)
-            candidate = np.arange(len(asked.hashes))
-            while True:  # once, unless two held ids share a hash
-                at = place[candidate]
-                same = run.hashes[np.minimum(at, len(run.hashes) - 1)] == asked.hashes[candidate]
-                candidate = candidate[same & (at < len(run.hashes))]
-                if len(candidate) == 0:
-                    break
-                held = pa.chunked_array(self._chunks).take(pa.array(run.rows[place[candidate]]))
-                equal = np.array(pc.equal(held, ids.take(pa.array(asked.rows[candidate]))))
-                found[asked.rows[candidate[equal]]] = True
-                candidate = candidate[~equal]
-                place[candidate] += 1
+    def committed(self, snapshot: Snapshot) -> None:
+        """Follow a commit, made on the version last refreshed, of the ids that `is_new` last called new."""
+        today = now_us() // DAY_US
+        with self._lock:
+            self._held.setdefault(today, Runs()).add(self._planned)
+            for day in [day for day in self._held if self._days and day < today - self._days]:
+                del self._held[day]
+            self._version = snapshot.version
+
+    def has(self, asked: Run) -> np.ndarray:
+        """Mask, in the order of the ids before they were hashed, of those held."""
+        found = np.zeros(len(asked.first), dtype=bool)
+        with self._lock:
+            for runs in self._held.values():
+                found |= runs.has(asked)
         return found
 
 
-def _sorted(hashes: np.ndarray) -> _Run:
-    order = np.argsort(hashes)  # the order of equal ones does not matter, and a stable sort takes five times as long
-    return _Run(hashes[order], order)
+class Runs:
+    """Runs of hashes, each at least twice as long as the next."""
+
+    def __init__(self) -> None:
+        self._runs: list[Run] = []
+
+    def __len__(self) -> int:
+        return sum(len(run.first) for run in self._runs)
+
+    def add(self, run: Run) -> None:
+        """Hold these too."""
+        if len(run.first) == 0:
+            return
+        while self._runs and len(self._runs[-1].first) < 2 * len(run.first):
+            run = _merged(self._runs.pop(), run)
+        self._runs.append(run._replace(rows=run.rows[:0]))
+
+    def has(self, asked: Run) -> np.ndarray:
+        """Mask, in the order of the ids before they were hashed, of those held."""
+        found = np.zeros(len(asked.first), dtype=bool)
+        for run in self._runs:
+            place = np.searchsorted(run.first, asked.first)  # sorted, they are found in half the time
+            left = np.arange(len(asked.first))
+            while True:  # once, unless two held ids share a first half
+                at = place[left]
+                left = left[run.first[np.minimum(at, len(run.first) - 1)] == asked.first[left]]
+                left = left[place[left] < len(run.first)]
+                if len(left) == 0:
+                    break
+                same = run.second[place[left]] == asked.second[left]
+                found[asked.rows[left[same]]] = True
+                left = left[~same]
+                place[left] += 1
+        return found
 
 
-def _merged(one: _Run, two: _Run) -> _Run:
-    hashes = np.concatenate([one.hashes, two.hashes])
-    order = np.argsort(hashes, kind="stable")  # two sorted runs: the sort only merges them
-    return _Run(hashes[order], np.concatenate([one.rows, two.rows])[order])
+def hashed(ids: pa.Array) -> Run:
+    """Hash ids and sort the hashes."""
+    one, two = (hash64(ids, key) for key in KEYS)
+    order = np.argsort(one)  # the order of equal ones does not matter, and a stable sort takes five times as long
+    return Run(one[order], two[order], order)
 
 
-def hash64(ids: pa.Array) -> np.ndarray:
-    """A 64-bit hash of each string, uint64; the same string has the same hash in every array and process.
+def repeated(run: Run) -> np.ndarray:
+    """Mask, in the order of the ids before they were hashed, of those that stand earlier in the same array too."""
+    later = np.zeros(len(run.first), dtype=bool)
+    if np.any(run.first[1:] == run.first[:-1]):
+        order = np.lexsort((run.rows, run.second, run.first))
+        same = (run.first[order][1:] == run.first[order][:-1]) & (run.second[order][1:] == run.second[order][:-1])
+        later[run.rows[order[1:][same]]] = True
+    return later
+
+
+def _merged(one: Run, two: Run) -> Run:
+    first = np.concatenate([one.first, two.first])
+    order = np.argsort(first, kind="stable")  # two sorted runs: the sort only merges them
+    return Run(first[order], np.concatenate([one.second, two.second])[order], one.rows[:0])
+
+
+def _rfc3339(micros: int) -> str:
+    return datetime.fromtimestamp(micros / 1e6, UTC).isoformat().replace("+00:00", "Z")
+
+
+def hash64(ids: pa.Array, key: np.uint64 = SEED) -> np.ndarray:
+    """A 64-bit hash of each string, uint64; the same string and key give the same hash in every array.
 
     Words of 8 bytes are mixed in one after the other. Strings of one length, the usual ids, are taken as a matrix.
     """
@@ -131,17 +164,17 @@ def hash64(ids: pa.Array) -> np.ndarray:
     length = np.diff(offsets)
     longest = int(length.max(initial=0))
     width = -(-longest // WORD) * WORD
-    hashes = length.astype(np.uint64) * SEED
+    hashes = mix64((length.astype(np.uint64) * SEED) ^ key)
     if longest and (length == longest).all():
         words = np.zeros((count, width), dtype=np.uint8)
         words[:, :longest] = data[offsets[0] : offsets[-1]].reshape(count, longest)
         for word in words.view(np.uint64).T:
-            hashes = mix64((hashes ^ word) + SEED)
+            hashes = mix64((hashes ^ word) + key)
         return hashes
     for start in range(0, width, WORD):
         rows = np.flatnonzero(length > start)
         at = offsets[rows, None] + start + np.arange(WORD)
         inside = at < offsets[rows + 1, None]
         block = np.where(inside, data[np.where(inside, at, 0)], 0).astype(np.uint8)
-        hashes[rows] = mix64((hashes[rows] ^ np.ascontiguousarray(block).view(np.uint64)[:, 0]) + SEED)
+        hashes[rows] = mix64((hashes[rows] ^ np.ascontiguousarray(block).view(np.uint64)[:, 0]) + key)
     return hashes

@@ -123,7 +123,7 @@ class Drain:
         done.duplicate += plan.duplicate
         if plan.rows is None:
             return
-        self._seen[name].committed(after, plan.rows["event_id"].combine_chunks())
+        self._seen[name].committed(after)
         if name == "events":
             done.accepted += plan.rows.num_rows
             done.kinds = _added(done.kinds, plan.rows["kind"])

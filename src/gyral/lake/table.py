@@ -18,6 +18,7 @@ from gyral.event.schema import TABLES
 from gyral.lake import commit as protocol
 from gyral.lake.commit import Facts, LakeError
 from gyral.log.base import EventLog
+from gyral.log.sqlite import SqliteLog
 
 FOLDER = "lake"
 MAX_FRAGMENTS = 200
@@ -215,7 +216,7 @@ class Lake:
                         f"the log partition `{partition}` ends at {end}, but `{name}` has it up to {offset}",
                         where=str(self.log_folder),
                         why="the log is older than the lake",
-                        hint=f"put the newer log back; or remove `{partition}.*` there: what it holds is in the lake",
+                        hint=f"put the newer log back; or remove the folder `{partition}` there: what it holds is in the lake",
                     )
 
     def maintain(self, name: str, snapshot: Snapshot) -> Snapshot:
@@ -239,10 +240,8 @@ class Lake:
         for name in TABLES:
             if self.exists(name):
                 tables[name] = self._describe(name)
-        partitions = {
-            path.stem: {"bytes": sum(each.stat().st_size for each in self.log_folder.glob(f"{path.stem}.sqlite*"))}
-            for path in sorted(self.log_folder.glob("*.sqlite"))
-        }
+        log = SqliteLog(self.log_folder)
+        partitions = {name: {"bytes": log.size_bytes(name), "end": log.end(name)} for name in log.partitions()}
         return {"tables": tables, "log": {"partitions": partitions}}
 
     def _describe(self, name: str) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The seam: `append`, `read`, `end`, `trim`, no consumer groups. Consumers own their offsets, so nobody can lose them for them.
 
-Around the four: which partitions there are, taking one to write to, and letting go.
+Around the four: `submit`, the `append` that does not wait; where a partition starts; which partitions there are, taking one to
+write to, and letting go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import NamedTuple, Protocol
 
 
@@ -24,11 +26,22 @@ class EventLog(Protocol):
     def append(self, partition: str, batch_id: str, payload: bytes, num_rows: int) -> int:
         """Store a batch and return its offset once it is durable; a batch id seen before returns its first offset."""
 
+    def submit(self, partition: str, batch_id: str, payload: bytes, num_rows: int) -> Future[int]:
+        """`append` that does not wait: the future has the offset once the batch is durable, or the error."""
+
     def read(self, partition: str, from_offset: int, max_bytes: int = 64 << 20) -> Iterator[Entry]:
-        """Yield batches in order from an offset, stopping after about `max_bytes` of payload; never blocks for more."""
+        """Yield batches in order from an offset, stopping after about `max_bytes` of payload; never blocks for more.
+
+        Raises
+        ------
+        LogError : the first of them were trimmed: whoever asks is older than the log.
+        """
 
     def end(self, partition: str) -> int:
         """Offset that the next batch will get; 0 for a partition that does not exist."""
+
+    def start(self, partition: str) -> int:
+        """Offset of the first batch that is still there; `end` when none is."""
 
     def trim(self, partition: str, below: int) -> int:
         """Forget batches below an offset that every table has committed; return how many went."""

@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 
 from gyral.config import Serve
 from gyral.errors import MissingExtra, ServeError
+from gyral.http import AsgiApp
 from gyral.lake.table import Lake
-from gyral.serve.app import App, AsgiApp
+from gyral.serve.app import App
 from gyral.serve.feedback import Impressions
 from gyral.serve.slots import Slots
 
