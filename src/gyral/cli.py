@@ -19,8 +19,11 @@ from gyral.console import (
     close_runs,
     common,
     configure,
+    export_pages,
     fail,
     fault,
+    host_and_port,
+    into_option,
     on_option,
     plain,
     print_result,
@@ -29,11 +32,14 @@ from gyral.console import (
     screen_meter,
     source_options,
     start_run,
+    stop_at_end_of_input,
+    turns_and_pages,
 )
 from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, render
 
 if TYPE_CHECKING:
-    from gyral.run import Run
+    from gyral.config import Config
+    from gyral.http import AsgiApp
 
 
 def main() -> None:
@@ -89,21 +95,28 @@ def loop(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, 
 
     with start_run(root, "loop", config, as_json, seed=config.train.seed) as run:
         result = turn_loop(root, config, run, resume)
-    pages = _export(root, run)
-    print_result(as_json, result, lambda: _turn_table(result, pages, root))
+    pages = export_pages(root, config, run)
+    print_result(as_json, result, lambda: turns_and_pages(result, pages, root))
 
 
 @commands.command()
 @source_options
+@click.option("--listen", metavar="HOST:PORT", help="Take events over HTTP until stopped; port 0 takes a free one.")
+@click.option("--replay", metavar="WHERE", help="Repair quarantined rows and send them in again: \"reason = 'bad_subject'\".")
+@into_option
 @on_option
 @common
 def ingest(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, **flags: Any) -> None:
-    """Read a source into the lake; without a source, commit what the log holds."""
+    """Read a source into the lake, or take events over HTTP; without either, commit what the log holds."""
+    listen, replay = flags.pop("listen"), flags.pop("replay")
     config = configure(root, sets, flags, mapping)
+    if listen is not None:
+        return _listen(root, config, as_json, *host_and_port(listen))
     from gyral.ingest.files import ingest as run_ingest
+    from gyral.ingest.replay import replay as run_replay
 
     with start_run(root, "ingest", config, as_json) as run:
-        result = run_ingest(root, config, run)
+        result = run_ingest(root, config, run) if replay is None else run_replay(root, config, run, replay)
     print_result(as_json, result)
 
 
@@ -173,11 +186,12 @@ def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of
     """Serve MODEL over HTTP, with the pages; a newer version is swapped in without dropping a request."""
     config = configure(root, sets, flags)
     from gyral.dash.app import app as pages
+    from gyral.ingest.listen import collecting
     from gyral.lake.table import Lake
     from gyral.serve.server import serve as run_serve
 
     if child_of is not None:
-        threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+        threading.Thread(target=stop_at_end_of_input, daemon=True).start()
 
     def on_ready(url: str) -> None:
         run.summarize(url=url)
@@ -187,8 +201,10 @@ def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of
 
     with start_run(root, "serve", config, as_json, parent=child_of) as run:
         run.reads("model", model)
-        mounts = {"/": pages(root, Lake(root).overview)}
-        told = run_serve(root, model, config.serve, mounts=mounts, on_ready=on_ready, note=run.note)
+        lake = Lake(root, config.lake)
+        with collecting(root, config, run, drains="never" if child_of else "once used") as collector:
+            mounts: dict[str, AsgiApp] = {"/": pages(root, lake.overview), collector.path: collector}
+            told = run_serve(root, model, config.serve, lake, mounts=mounts, on_ready=on_ready, note=run.note)
         run.summarize(**told.counts)
         if told.was_interrupted:
             raise Interrupted(f"stopped after {told.counts['impressions']:,} logged answers", hint=resume_line())
@@ -207,13 +223,13 @@ def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, 
     from gyral.lake.table import Lake
 
     if export is not None:
-        index = run_export(root, Lake(root).overview, export, meter=screen_meter(as_json, "export", "pages"))
+        index = run_export(root, Lake(root, config.lake).overview, export, meter=screen_meter(as_json, "export", "pages"))
         print_result(as_json, {"index": str(index)}, lambda: f"open file://{index.absolute()}")
         return
     from gyral.serve.server import serve_app
 
     was_interrupted = serve_app(
-        pages(root, Lake(root).overview),
+        pages(root, Lake(root, config.lake).overview),
         config.dash.host,
         config.dash.port,
         on_ready=lambda url: print_result(as_json, {"url": url}, lambda: f"pages at {url}/ (Ctrl-C stops)"),
@@ -225,12 +241,13 @@ def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, 
 @commands.command()
 @click.argument("what", required=False)
 @click.option("--why", metavar="EVENT_ID", help="Why a dataset kept or dropped this event.")
+@into_option
 @common
-def show(root: Path, sets: tuple[str, ...], as_json: bool, what: str | None, why: str | None, **_: Any) -> None:
+def show(root: Path, sets: tuple[str, ...], as_json: bool, what: str | None, why: str | None, **flags: Any) -> None:
     """Show the project, or WHAT: lake, config, a run's number, a dataset, a model."""
     from gyral.show import show as look
 
-    data, text = look(root, what, why, configure(root, sets, {}))
+    data, text = look(root, what, why, configure(root, sets, flags))
     print_result(as_json, data, lambda: text)
 
 
@@ -262,21 +279,16 @@ def doctor(root: Path, sets: tuple[str, ...], as_json: bool, **_: Any) -> None:
         sys.exit(1)
 
 
-def _export(root: Path, run: Run) -> Path:
-    from gyral.dash.export import export
-    from gyral.lake.table import Lake
+def _listen(root: Path, config: Config, as_json: bool, host: str, port: int) -> None:
+    from gyral.ingest.listen import listen
+    from gyral.serve.server import serve_app
 
-    return export(root, Lake(root).overview, run.folder / "pages", run.number)
+    with start_run(root, "ingest", config, as_json) as run:
 
+        def on_ready(url: str) -> None:
+            run.summarize(url=url)
+            print_result(as_json, {"url": url, "pid": os.getpid()}, lambda: f"POST events to {url}/v1/events (Ctrl-C stops)")
 
-def _turn_table(result: dict[str, Any], pages: Path, root: Path) -> str:
-    from gyral.show import turn_table
-
-    folder = "" if root == Path(".") else f" --root {root}"
-    return f"{turn_table(result)}\n\npages: file://{pages.absolute()}\n       live: gyral dash{folder}"
-
-
-def _stop_at_end_of_input() -> None:
-    while os.read(0, 1 << 16):  # unbuffered: a buffered reader in a daemon thread makes the interpreter's exit fail
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
+        told = listen(root, config, run, lambda app: serve_app(app, host, port, on_ready))
+        if told["was_interrupted"]:
+            raise Interrupted(f"stopped after {told['accepted']:,} events", hint=resume_line())

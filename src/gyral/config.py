@@ -50,6 +50,32 @@ class Ingest(Section, frozen=True):
     )
     batch_rows: Annotated[int, Meta(ge=1, le=1_000_000, description="rows a log batch")] = 32_768
     commit_rows: Annotated[int, Meta(ge=1, le=10_000_000, description="rows a lake commit at most")] = 65_536
+    dedup_days: Annotated[
+        int, Meta(ge=0, description="days an event id is remembered after it came in, 16 B each; 0: always")
+    ] = 0
+
+
+class Key(Section, frozen=True):
+    """Somebody who may send events: `gyral new key NAME` makes one."""
+
+    name: Annotated[str, Meta(pattern=rf"^{NAME}$", description="kept with what is quarantined")]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$", description="of the key; the key itself is stored nowhere")]
+    events_per_s: Annotated[int, Meta(ge=0, description="0: no limit")] = 0
+    bytes_per_s: Annotated[int, Meta(ge=0, description="as sent, perhaps compressed; 0: no limit")] = 0
+
+
+class Collect(Section, frozen=True):
+    """HTTP → log: `POST /v1/events` of `gyral ingest --listen` and of `gyral serve`."""
+
+    keys: Annotated[list[Key], Meta(description="who may send; empty: everybody")] = []
+    max_body_bytes: Annotated[int, Meta(ge=64, le=1 << 30, description="larger requests are refused with 413")] = 8 << 20
+    max_decoded_bytes: Annotated[int, Meta(ge=64, le=1 << 31, description="the same after decompression")] = 64 << 20
+    max_events: Annotated[int, Meta(ge=1, description="events a request at most")] = 10_000
+    max_waiting: Annotated[int, Meta(ge=1, description="requests that may wait to be stored; more get 429")] = 1_024
+    max_waiting_bytes: Annotated[int, Meta(ge=1, description="the same in bytes")] = 128 << 20
+    max_lag_bytes: Annotated[int, Meta(ge=1, description="log that may wait for the lake; beyond: 429")] = 4 << 30
+    min_free_bytes: Annotated[int, Meta(ge=0, description="below this much free disk requests get 429")] = 512 << 20
+    drain_every_s: Annotated[float, Meta(gt=0, le=3600, description="how often the log is committed to the lake")] = 0.25
 
 
 class Curate(Section, frozen=True):
@@ -119,7 +145,9 @@ class Config(Section, frozen=True):
     """Everything that can be set, one section a verb."""
 
     on: Annotated[str, Meta(description="where work runs: `local`, `local://threads=N` or `local://processes=N`")] = "local"
+    lake: Annotated[str, Meta(min_length=1, description="folder of the lake, below the project or anywhere")] = "lake"
     ingest: Ingest = Ingest()
+    collect: Collect = Collect()
     curate: Curate = Curate()
     train: Train = Train()
     compress: Compress = Compress()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -100,6 +101,18 @@ def on_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
+def into_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--into", metavar="LAKE", help="Folder of the lake; default: `lake` in the project.")(command)
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """Split `HOST:PORT`, `[::1]:PORT` or `PORT`, which listens on 127.0.0.1."""
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) > 65_535:
+        raise UsageError(f"`--listen {text}` is not an address", hint="write `127.0.0.1:8001`; port 0 takes a free one")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
@@ -114,7 +127,8 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 _FLAGS = {
     "source": "ingest.source", "layout": "ingest.layout", "budget": "train.budget", "family": "train.family",
-    "seed": "train.seed", "turns": "loop.turns", "to": "compress.to", "max_loss": "compress.max_loss", "on": "on",
+    "seed": "train.seed", "turns": "loop.turns", "into": "lake", "to": "compress.to", "max_loss": "compress.max_loss",
+    "on": "on",
 }  # fmt: skip
 
 
@@ -178,3 +192,23 @@ def plain(value: Any) -> Any:
     import msgspec
 
     return msgspec.to_builtins(value)
+
+
+def export_pages(root: Path, config: Config, run: Run) -> Path:
+    from gyral.dash.export import export
+    from gyral.lake.table import Lake
+
+    return export(root, Lake(root, config.lake).overview, run.folder / "pages", run.number)
+
+
+def turns_and_pages(result: dict[str, Any], pages: Path, root: Path) -> str:
+    from gyral.show import turn_table
+
+    folder = "" if root == Path(".") else f" --root {root}"
+    return f"{turn_table(result)}\n\npages: file://{pages.absolute()}\n       live: gyral dash{folder}"
+
+
+def stop_at_end_of_input() -> None:
+    while os.read(0, 1 << 16):  # unbuffered: a buffered reader in a daemon thread makes the interpreter's exit fail
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

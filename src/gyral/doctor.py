@@ -82,12 +82,13 @@ def _packages() -> Iterator[Finding]:
 
 
 def _project(root: Path) -> Iterator[Finding]:
+    lake = Lake(root)
     try:
-        configs.load(root)
+        lake = Lake(root, configs.load(root).lake)
         yield Finding("gyral.toml", "ok", "reads" if (root / configs.FILE_NAME).exists() else "none: defaults")
     except GyralError as error:
         yield Finding("gyral.toml", "bad", error.what + (f" ({error.where})" if error.where else ""), error.hint)
-    yield _lake(root)
+    yield _lake(lake)
     yield _published(root, "datasets", datasets.FOLDER, lambda name: datasets.find(root, name).read())
     try:
         yield _published(root, "models", "models", partial(_load, root))
@@ -96,8 +97,7 @@ def _project(root: Path) -> Iterator[Finding]:
     yield _runs(root)
 
 
-def _lake(root: Path) -> Finding:
-    lake = Lake(root)
+def _lake(lake: Lake) -> Finding:
     try:
         tables = lake.overview()["tables"]
         for name, facts in tables.items():

@@ -80,7 +80,7 @@ def loop(root: Path, config: Config, run: Run, resume: int | None = None) -> dic
     run.resume_as = run.number
     slices = cut(source, layout, config, turns + 1, run.meter("rows", verb="read"))
     run.note(f"loop     {source.name}: {turns} turns over {sum(part.events.num_rows for part in slices):,} events")
-    lake = Lake(root)
+    lake = Lake(root, config.lake)
     app = app_of(lake, slices[0].events, layout, source.name)
     check_still_there(root, lake, rows, slices)
     if not config.curate.apps and "app" not in layout.columns:  # a folder may hold other sources too
@@ -90,7 +90,7 @@ def loop(root: Path, config: Config, run: Run, resume: int | None = None) -> dic
         alone(root / MODELS / f".{name}.loop", "another loop makes models of this name here"),
         SqliteLog(lake.log_folder) as log,
     ):
-        drain = Drain(lake, log, config.ingest.commit_rows)
+        drain = Drain(lake, log, config.ingest.commit_rows, config.ingest.dedup_days)
         with ServedModel(root, config.serve, run) as served:
             world = World(root, config, run, source, layout, slices, lake, log, drain, served)
             for turn in range(len(rows) + 1, turns + 1):

@@ -35,11 +35,11 @@ def show(root: Path, what: str | None, why: str | None, config: Config) -> tuple
     if why is not None:
         if what is None:
             raise UsageError("`--why` needs a dataset", hint="gyral show DATASET --why EVENT_ID")
-        return _why(root, what, why)
+        return _why(root, Lake(root, config.lake), what, why)
     if what is None:
-        return _project(root)
+        return _project(root, Lake(root, config.lake))
     if what == "lake":
-        return _lake(root)
+        return _lake(Lake(root, config.lake))
     if what == "config":
         rows = configs.describe(config)
         data = {key: msgspec.to_builtins(value) for key, value, _ in rows}
@@ -106,11 +106,11 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: bool = 
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in every)
 
 
-def _project(root: Path) -> tuple[dict[str, Any], str]:
+def _project(root: Path, lake: Lake) -> tuple[dict[str, Any], str]:
     lineages = [_lineage(root, each) for each in runs.numbers(root)[-LAST_RUNS:]]
     known = [each for each in lineages if each is not None]
     data = {
-        "lake": sorted(Lake(root).overview()["tables"]),
+        "lake": sorted(lake.overview()["tables"]),
         "datasets": _published(root / datasets.FOLDER),
         "models": _published(root / "models"),
         "runs": [msgspec.to_builtins(each) for each in known],
@@ -125,8 +125,8 @@ def _project(root: Path) -> tuple[dict[str, Any], str]:
     return data, f"{nouns}\n\n{table(['run', 'verb', 'status', 'took', 'made'], rows)}"
 
 
-def _lake(root: Path) -> tuple[dict[str, Any], str]:
-    data = Lake(root).overview()
+def _lake(lake: Lake) -> tuple[dict[str, Any], str]:
+    data = lake.overview()
     lines = []
     for name, facts in data["tables"].items():
         lines.append(f"{name}: {facts['rows']:,} rows, version {facts['version']}, {facts['bytes']:,} bytes")
@@ -189,8 +189,8 @@ def _model(root: Path, name: str) -> tuple[dict[str, Any], str]:
     return card, "\n".join(lines)
 
 
-def _why(root: Path, dataset: str, event_id: str) -> tuple[dict[str, Any], str]:
-    answer = datasets.find(root, dataset).why(root, event_id)
+def _why(root: Path, lake: Lake, dataset: str, event_id: str) -> tuple[dict[str, Any], str]:
+    answer = datasets.find(root, dataset).why(lake, event_id)
     verdict = "kept" if answer["kept"] else f"dropped: {answer['reason']}"
     row = "\n".join(f"  {key}: {value}" for key, value in answer["event"].items() if value is not None)
     return msgspec.to_builtins(answer), f"{event_id} {verdict}\n{row}"

@@ -61,10 +61,10 @@ def test_every_row_of_the_pinned_version_has_a_decision_that_can_be_shown(projec
     made = project.curate()
     assert made.manifest.dropped == {"missing_subject": 1, "missing_object": 1, "duplicate": 1}
     project.ingest(write(tmp_path / "later.parquet", [row(at=1_700_000_000)]), ingest__map=MAP)
-    told = [made.why(project.root, each["event_id"])["reason"] for each in project.events(["event_id"])[:5]]
+    told = [made.why(project.lake, each["event_id"])["reason"] for each in project.events(["event_id"])[:5]]
     assert told == [None, "duplicate", "missing_subject", "missing_object", None]
     with pytest.raises(NotFound):
-        made.why(project.root, project.events(["event_id"])[5]["event_id"])
+        made.why(project.lake, project.events(["event_id"])[5]["event_id"])
 
 
 def test_the_same_version_gives_the_same_bytes_whatever_the_workers(project, retail):

@@ -28,7 +28,7 @@ def shell(tmp_path):
         text = text.replace("DATA/", f"{ROOT / 'data'}/")
         if text.rstrip().endswith("&"):
             servers.append(subprocess.Popen(["bash", "-c", "exec " + text.strip().rstrip("&")], cwd=tmp_path, env=environment))
-            _wait(re.search(r"--port (\d+)", text).group(1))
+            _wait(re.search(r"(?:--port |:)(\d+)", text).group(1))
             return None
         return subprocess.run(["bash", "-ec", text], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
 
@@ -67,7 +67,7 @@ def test_a_guide_runs_from_top_to_bottom(guide, shell, tmp_path):
             done = shell(command.removeprefix("$ "))
             assert (done.stdout + done.stderr).strip() == told.strip()
         ran += 1
-    assert ran >= 8
+    assert ran >= 6
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_the_readme_chain_of_verbs_runs(shell, tmp_path):
 
 
 def test_every_option_the_documents_name_exists():
-    text = "\n".join((ROOT / name).read_text() for name in ("README.md", "docs/guides/loop.md"))
+    text = "\n".join((ROOT / name).read_text() for name in ("README.md", "docs/guides/loop.md", "docs/guides/ingest.md"))
     helps = {}
     for verb in set(re.findall(r"gyral (\w+)", text)) & {
         "loop",

@@ -14,6 +14,7 @@ import pytest
 from gyral.config import Config, Serve
 from gyral.errors import ServeError
 from gyral.event.codec import decode_payload
+from gyral.lake.table import Lake
 from gyral.log.sqlite import SqliteLog
 from gyral.run import Run, numbers, read_lineage
 from gyral.serve.client import Connection, ask_many, wait_for_model
@@ -246,3 +247,22 @@ def test_a_loop_notices_that_somebody_else_published_its_model(shop, publish):
             served.ask(questions, "shop-int8@1")
         assert served.ask([{**questions[0], "model": "frozen"}], "shop-int8@1").latencies_s[0] > 0
     assert not list((shop.root / "models").glob("*.slots.json"))
+
+
+def test_events_can_be_sent_to_the_server_that_answers(start, shop):
+    """The same route as `gyral ingest --listen`; the first event starts the drain."""
+    child, url = start("--set", "collect.min_free_bytes=0")
+    before = Lake(shop.root).snapshot("events").count()
+    event = {"event_id": "seen-1", "event_time": "2024-05-01T10:00:00Z", "kind": "purchase", "subject": "17850"}
+    event["object"] = "85123A"
+    request = urllib.request.Request(f"{url}/v1/events", data=json.dumps([event]).encode())
+    assert json.load(urllib.request.urlopen(request)) == {"accepted": 1, "duplicate": 0, "quarantined": {}}
+    deadline = time.monotonic() + 20
+    while Lake(shop.root).snapshot("events").count() == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    ask = urllib.request.Request(f"{url}/v1/recommend", data=b'{"subject": "17850"}')
+    assert json.load(urllib.request.urlopen(ask))["known"]
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(20) == 0
+    assert Lake(shop.root).snapshot("events").find("seen-1")["object"] == "85123A"

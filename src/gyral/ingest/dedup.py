@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -93,8 +94,8 @@ class SeenIds:
 class Runs:
     """Runs of hashes, each at least twice as long as the next."""
 
-    def __init__(self) -> None:
-        self._runs: list[Run] = []
+    def __init__(self, runs: Sequence[Run] = ()) -> None:
+        self._runs = [run for run in runs if len(run.first)]
 
     def __len__(self) -> int:
         return sum(len(run.first) for run in self._runs)

@@ -6,21 +6,26 @@ anywhere leaves either the old version or the new one, and the log is trimmed on
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from gyral.errors import ConflictError
-from gyral.event.codec import decode_payload
+from gyral.event.codec import decode_payload, has_quarantine
 from gyral.event.schema import TABLES
+from gyral.faults import fail_point
+from gyral.ingest.dedup import Run as HashedIds
 from gyral.ingest.dedup import SeenIds
 from gyral.lake.table import Lake, Snapshot
 from gyral.log.base import EventLog
 from gyral.progress import Meter
 
 MAX_TRIES = 100
+QUARANTINE_EVERY_S = 30.0
 
 
 class Drained(msgspec.Struct):
@@ -42,14 +47,38 @@ class _Plan(msgspec.Struct):
 class Drain:
     """Commits a log to a lake; keep one for as long as the process lives, it remembers the ids it has seen."""
 
-    def __init__(self, lake: Lake, log: EventLog, commit_rows: int) -> None:
+    def __init__(self, lake: Lake, log: EventLog, commit_rows: int, dedup_days: int = 0) -> None:
+        self.offsets: dict[str, int] = {}
+        """How far the `events` are committed, as of the last run."""
         self._lake = lake
         self._log = log
         self._commit_rows = commit_rows
-        self._seen = {name: SeenIds() for name in TABLES}
+        self._seen = {name: SeenIds(dedup_days) for name in TABLES}
+        self._quarantine_due_at = 0.0
+        self._until: dict[str, int] = {}
+        """Where the partitions ended when the run began: what comes meanwhile is for the next, or a run might never end."""
 
-    def run(self, meter: Meter | None = None) -> Drained:
+    def known(self, asked: HashedIds) -> np.ndarray:
+        """Which of these ids the `events` of the last run have; may be called from other threads."""
+        return self._seen["events"].has(asked)
+
+    def is_behind(self) -> bool:
+        """Whether the log has anything that the last run did not commit."""
+        return any(self._log.end(name) > self.offsets.get(name, 0) for name in self._log.partitions())
+
+    def open(self) -> None:
+        """Learn what the lake has; `run` does when it needs to."""
+        snapshot = self._lake.open("events")
+        self.offsets = snapshot.offsets
+        self._seen["events"].refresh(snapshot)
+
+    def run(self, meter: Meter | None = None, eager: bool = True) -> Drained:
         """Commit everything that is in the log now and trim it.
+
+        Parameters
+        ----------
+        eager : commit to the quarantine even when only its offsets advance; otherwise those wait up to 30 s, because each
+            commit costs a flush.
 
         Raises
         ------
@@ -57,9 +86,13 @@ class Drain:
         """
         done = Drained()
         self._lake.check(self._log)
+        self._until = {partition: self._log.end(partition) for partition in self._log.partitions()}
         for name in TABLES:
-            while self._step(name, done, meter):
-                pass
+            if name == "events" or eager or time.monotonic() >= self._quarantine_due_at:
+                while self._step(name, done, meter):
+                    pass
+                if name == "quarantine":
+                    self._quarantine_due_at = time.monotonic() + QUARANTINE_EVERY_S
         done.version = self._lake.open("events").version
         self._trim()
         return done
@@ -68,12 +101,16 @@ class Drain:
         for _ in range(MAX_TRIES):
             snapshot = self._lake.open(name)
             plan = self._plan(name, snapshot)
+            if name == "events":
+                self.offsets = snapshot.offsets
             if plan is None:
                 return False
+            fail_point("lake.planned")
             try:
                 after = snapshot.commit(plan.rows, plan.offsets)
             except ConflictError:
                 continue
+            fail_point("lake.committed")
             self._count(name, plan, done, self._lake.maintain(name, after))
             if meter is not None and name == "events":
                 meter.update(done.accepted + done.duplicate, meter.total)
@@ -89,8 +126,8 @@ class Drain:
         advanced: dict[str, int] = {}
         batches: list[pa.RecordBatch] = []
         num_rows = 0
-        for partition in self._log.partitions():
-            for entry_offset, batch in self._entries(partition, offsets.get(partition, 0), name):
+        for partition, end in self._until.items():
+            for entry_offset, batch in self._entries(partition, offsets.get(partition, 0), end, name):
                 advanced[partition] = entry_offset + 1
                 if batch is not None:
                     batches.append(_placed(batch, partition, entry_offset, TABLES[name]))
@@ -109,11 +146,15 @@ class Drain:
         kept = rows if fresh.all() else rows.filter(pa.array(fresh))
         return _Plan(kept, advanced, int(len(fresh) - fresh.sum()))
 
-    def _entries(self, partition: str, offset: int, name: str) -> Iterator[tuple[int, pa.RecordBatch | None]]:
-        while True:
+    def _entries(self, partition: str, offset: int, end: int, name: str) -> Iterator[tuple[int, pa.RecordBatch | None]]:
+        while offset < end:
             last = offset
             for entry in self._log.read(partition, offset):
-                yield entry.offset, decode_payload(entry.payload).get(name)
+                if entry.offset >= end:
+                    return
+                if name == "events" and has_quarantine(entry.payload):
+                    self._quarantine_due_at = 0.0
+                yield entry.offset, decode_payload(entry.payload, name).get(name)
                 last = entry.offset + 1
             if last == offset:
                 return
@@ -148,6 +189,6 @@ def _placed(batch: pa.RecordBatch, partition: str, offset: int, schema: pa.Schem
         *batch.columns,
         pa.repeat(partition, count),
         pa.repeat(pa.scalar(offset, pa.int64()), count),
-        pa.array(range(count), pa.int32()),
+        pa.array(np.arange(count, dtype=np.int32)),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -42,7 +42,7 @@ def ingest(root: Path, config: Config, run: Run) -> dict[str, Any]:
 
     Returns the summary that the run keeps: rows read, accepted, duplicate, quarantined by reason, rows a second.
     """
-    lake = Lake(root)
+    lake = Lake(root, config.lake)
     with SqliteLog(lake.log_folder) as log:
         lake.check(log)
         rows_in = known = 0
@@ -59,7 +59,7 @@ def ingest(root: Path, config: Config, run: Run) -> dict[str, Any]:
                 app_of(lake, first.events, layout, source.name)
             parts = ((part.events, part.quarantine) for part in chain([first] if first else [], every))
             rows_in, known = _append(lake, log, f"{source.digest}:{layout.digest}", parts, meter)
-        drained = Drain(lake, log, config.ingest.commit_rows).run()
+        drained = Drain(lake, log, config.ingest.commit_rows, config.ingest.dedup_days).run()
     drained.duplicate += known
     summary = report(run, rows_in, drained, meter)
     if rows_in and sum(drained.quarantined.values()) == rows_in:

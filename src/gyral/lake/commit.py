@@ -27,6 +27,7 @@ from lance.fragment import FragmentMetadata, write_fragments
 from lance.schema import LanceSchema
 
 from gyral.errors import ConflictError, GyralError
+from gyral.faults import fail_point
 from gyral.files import fsync_path, publish, staging_folder
 
 OFFSETS_KEY = b"gyral.offsets"
@@ -115,6 +116,7 @@ def commit(dataset: lance.LanceDataset, rows: pa.Table | None, offsets: Mapping[
         merged = lance.LanceOperation.Merge([*old, *new], _lance_schema(dataset, {**before, **offsets}, facts))
         with durable(uri, "_transactions", "_versions"):
             result = lance.LanceDataset.commit(str(uri), merged, read_version=dataset.version, max_retries=0)
+            fail_point("lake.merged")
     except CommitConflictError:
         raise ConflictError("another process committed to the lake first", where=str(uri)) from None
     except OSError as error:
@@ -174,11 +176,13 @@ def _write(uri: Path, rows: pa.Table | None, schema: pa.Schema, next_id: int) ->
     if rows is None or rows.num_rows == 0:
         return []
     fragments = write_fragments(rows, str(uri), schema=schema, mode="append", data_storage_version="stable")
+    fail_point("lake.written")
     for number, fragment in enumerate(fragments):
         fragment.id = next_id + number  # a fresh fragment is always numbered from 0; the merged list needs its own numbers
         for file in fragment.files:
             fsync_path(uri / "data" / file.path)
     fsync_path(uri / "data")
+    fail_point("lake.flushed")
     return list(fragments)
 
 

@@ -93,14 +93,14 @@ class Dataset:
             tables.append(pq.read_table(pa.BufferReader(body)))
         return pa.concat_tables(tables)
 
-    def why(self, root: Path, event_id: str) -> dict[str, Any]:
+    def why(self, lake: Lake, event_id: str) -> dict[str, Any]:
         """Tell why an event was kept or dropped.
 
         Raises
         ------
         NotFound : the lake version this dataset was made of has no such event.
         """
-        snapshot = Lake(root).snapshot("events", self.manifest.lake["events"]["version"])
+        snapshot = lake.snapshot("events", self.manifest.lake["events"]["version"])
         position = 0
         for batch in snapshot.scan(["event_id"]):
             found = np.flatnonzero(batch.column(0).to_numpy(zero_copy_only=False) == event_id)

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from gyral.errors import ConflictError, NotFound
 from gyral.event.schema import TABLES
+from gyral.faults import fail_point
 from gyral.lake import commit as protocol
 from gyral.lake.commit import Facts, LakeError
 from gyral.log.base import EventLog
@@ -130,6 +131,7 @@ class Snapshot:
         try:
             with protocol.durable(Path(dataset.uri), "data", "_transactions", "_versions"):
                 dataset.optimize.compact_files()
+                fail_point("lake.compacting")
         except OSError:
             return self
         merged = Snapshot(dataset)
@@ -146,10 +148,11 @@ class Lake:
     Parameters
     ----------
     root : the project folder.
+    into : folder of the lake in it, or anywhere.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.folder = root / FOLDER
+    def __init__(self, root: Path, into: str = FOLDER) -> None:
+        self.folder = root / into
         self._flushed: dict[str, set[str]] = {}
         self._clean_at: dict[str, float] = {}
 
@@ -232,6 +235,7 @@ class Lake:
         if time.monotonic() >= self._clean_at.get(name, 0.0) and len(os.listdir(uri / "_versions")) > MAX_VERSIONS:
             self._clean_at[name] = time.monotonic() + CLEAN_EVERY_S
             lance.dataset(str(uri)).cleanup_old_versions(KEEP_VERSIONS_FOR, error_if_tagged_old_versions=False)
+            fail_point("lake.cleaning")
         return snapshot
 
     def overview(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from gyral.errors import ConflictError, GyralError
+from gyral.faults import fail_point
 from gyral.files import fsync_path, hold, make_folder
 
 GROUP_BATCHES = 256
@@ -96,6 +97,7 @@ class Writer:
                 return 0
             self._ids.execute("DELETE FROM ids WHERE offset < ?", (self._end - KEEP_IDS,))
             self._ids.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # with its flush: from here on only this file knows them
+            fail_point("log.trimming")
             for path in gone:
                 for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
                     each.unlink(missing_ok=True)
@@ -150,6 +152,7 @@ class Writer:
     def _rotate(self) -> None:
         """Seal the last segment and begin one that follows it."""
         following = _make_segment(self._folder, self._end)
+        fail_point("log.rotating")
         connection = _connect(following, "FULL")
         self._connection.close()  # checkpoints, so a sealed segment is one file
         self._connection, self._path, self._size = connection, following, 0
@@ -190,6 +193,7 @@ class Writer:
             self._end += len(new)
             self._size += sum(len(pending.payload) for pending in new)
             self._note_ids()
+        fail_point("log.committed")
         for pending, offset in zip(group, offsets, strict=True):
             pending.done.set_result(offset)
 
@@ -208,6 +212,7 @@ class Writer:
             rows = [(ids[each.batch_id], each.batch_id, each.num_rows, each.payload) for each in new.values()]
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany("INSERT INTO batches VALUES (?, ?, ?, ?)", rows)
+            fail_point("log.inserted")
             self._connection.execute("COMMIT")
             self._unnoted.update(ids)
         return offsets, list(new.values())

@@ -47,6 +47,7 @@ def serve(
     root: Path,
     model: str,
     config: Serve,
+    lake: Lake,
     *,
     mounts: Mapping[str, AsgiApp] | None = None,
     on_ready: Callable[[str], None] | None = None,
@@ -56,6 +57,7 @@ def serve(
 
     Parameters
     ----------
+    lake : answers go to its log.
     model : `name` follows its newest version, `name@n` is pinned.
     mounts : other applications by path prefix, for example the pages at `/`.
     on_ready : called with the address once requests are answered.
@@ -68,9 +70,7 @@ def serve(
         slots = Slots(root, model, note)
         impressions = None
         try:
-            impressions = Impressions(Lake(root), note) if config.impressions else None
-            gc.collect()
-            gc.freeze()  # what is loaded by now stays: a full collection of it stops requests for 50 ms
+            impressions = Impressions(lake, note) if config.impressions else None
             was_interrupted = run_app(App(slots, config, impressions, mounts, note), address, port, on_ready)
         finally:
             slots.close()
@@ -122,6 +122,8 @@ def run_app(app: AsgiApp, host: str, port: int, on_ready: Callable[[str], None] 
     except ImportError:
         raise MissingExtra("granian", "serve", "serving") from None
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays: a full collection of it stops requests for 50 ms
     server = Server(
         app, address=host, port=port, interface=Interfaces.ASGI, backlog=BACKLOG, websockets=False, log_enabled=False
     )

@@ -1,0 +1,339 @@
+"""HTTP → log: `POST /v1/events`. A 200 means that the batch is on the disk; what it says of each event is final.
+
+Requests that arrive while the thread is busy become one batch: it takes all that wait, checks them, asks which ids are known,
+appends once and answers all. So the more devices send at once, the less each costs, without a timer; the next batch is checked
+while the disk flushes the last. What cannot be stored soon is refused before it is read: 429 with `retry-after` when too many
+wait, the lake lags or the disk runs full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import os
+import queue
+import shutil
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from gyral.config import Collect
+from gyral.errors import GyralError
+from gyral.event.clock import TIMESTAMP, now_us
+from gyral.event.codec import encode_payload
+from gyral.event.schema import QUARANTINE
+from gyral.event.wire import to_columns
+from gyral.http import Receive, Refused, Scope, Send, allow, header, lifespan, read_body, refuse, reply
+from gyral.ingest.bodies import Taken, take
+from gyral.ingest.dedup import Run, Runs, hashed, repeated
+from gyral.ingest.keys import Keys
+from gyral.lake.table import Lake
+from gyral.log.sqlite import SqliteLog
+
+PATH = "/v1/events"
+GROUP_REQUESTS = 256
+GROUP_BYTES = 16 << 20
+LOOK_EVERY_S = 1.0
+"""How often disk and lag are looked at."""
+
+FLYING = 2
+"""Batches that the disk may have at once."""
+
+Known = Callable[[Run], np.ndarray]
+Answer = dict[str, Any] | Exception
+
+
+class _Request(NamedTuple):
+    body: bytes
+    media: bytes
+    encoding: bytes
+    key: str
+    batch: bytes
+    answer: asyncio.Future[dict[str, Any]]
+
+
+class _Batch(NamedTuple):
+    """Requests on their way to the disk, and what they are answered if it takes them."""
+
+    group: list[_Request]
+    answers: list[Answer]
+    run: Run | None
+    stored: Future[int] | None
+
+
+class Collector:
+    """The application of one process that takes events, and the thread behind it.
+
+    Parameters
+    ----------
+    lake, log : the log that the events go to, and the lake it is of; a drain commits them.
+    known : tells which hashed ids the lake has; None to count as duplicates only what this process took.
+    note : told of what an operator should know.
+
+    Raises
+    ------
+    LakeError : the log is older than the lake.
+    """
+
+    path = PATH
+
+    def __init__(self, lake: Lake, log: SqliteLog, config: Collect, known: Known | None, note: Callable[[str], None]) -> None:
+        self.counts: Counter[str] = Counter()
+        self._lake, self._log, self._config, self._known, self._note = lake, log, config, known, note
+        self._keys = Keys(config.keys)
+        lake.check(log)
+        self.partition = log.free_partition("events")
+        self._recent = _Recent(log.end(self.partition))
+        self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._waiting_bytes = 0
+        self._busy: tuple[str, int] | None = None
+        self._look_at = 0.0
+        self._look()
+        self._thread = threading.Thread(target=self._work, name="collector", daemon=True)
+        self._thread.start()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await lifespan(receive, send)
+        if scope["type"] != "http":
+            return
+        path = scope["path"]
+        try:
+            if path == PATH:
+                allow(scope, "POST")
+                answer = await self._collect(scope, receive)
+                await reply(send, 200, msgspec.json.encode(answer))
+            elif path == "/healthz":
+                allow(scope, "GET")
+                await reply(send, 200, b'{"status":"ok"}')
+            else:
+                raise Refused(404, f"there is nothing at `{path[:200]}`", hint=f"POST {PATH}, GET /healthz")
+        except Refused as refused:
+            self.counts[f"refused:{refused.status}"] += 1
+            await refuse(send, refused, path)
+
+    def settled(self, offsets: Mapping[str, int]) -> None:
+        """Told by a drain how far the lake is: what it has, it is asked about."""
+        self._recent.forget(offsets.get(self.partition, 0))
+
+    def close(self) -> None:
+        """Store what waits; may be called twice. The log stays open."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    async def _collect(self, scope: Scope, receive: Receive) -> dict[str, Any]:
+        key = self._keys.check(header(scope, b"authorization"))
+        self._admit()
+        body = await read_body(scope, receive, self._config.max_body_bytes)
+        if key is not None:
+            key.spend(len(body), 0)
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        media, encoding = header(scope, b"content-type"), header(scope, b"content-encoding")
+        batch = header(scope, b"idempotency-key")
+        self._waiting_bytes += len(body)
+        try:
+            self._waiting.put(_Request(body, media, encoding, key.name if key else "http", batch, answer))
+            told = await answer
+        finally:
+            self._waiting_bytes -= len(body)
+        if key is not None:
+            key.spend(0, told["accepted"] + told["duplicate"])
+        return told
+
+    def _admit(self) -> None:
+        config = self._config
+        if self._busy is not None:
+            raise _busy(*self._busy)
+        if self._waiting.qsize() >= config.max_waiting or self._waiting_bytes >= config.max_waiting_bytes:
+            raise _busy("too many requests wait to be stored", 1)
+
+    def _look(self) -> None:
+        """See whether there is room: refused now is better than acknowledged never."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_EVERY_S
+        busy: tuple[str, int] | None = None
+        with contextlib.suppress(OSError):
+            lag, free = self._log.size_bytes(self.partition), shutil.disk_usage(self._lake.log_folder).free
+            if lag > self._config.max_lag_bytes:
+                busy = (f"{lag:,} bytes of the log wait for the lake", 10)
+            elif free < self._config.min_free_bytes:
+                busy = (f"the disk has only {free:,} bytes left", 60)
+        if busy is not None and self._busy is None:
+            self._note(f"collect  requests are refused with 429: {busy[0]}")
+        self._busy = busy
+
+    def _work(self) -> None:
+        flying: deque[_Batch] = deque()
+        while True:
+            group, is_last = self._next_group(wait=not flying)
+            self._look()
+            if group:
+                flying.append(self._send(group, [batch.run for batch in flying if batch.run is not None]))
+            while flying and (len(flying) >= FLYING or not group):
+                self._finish(flying.popleft())
+            if is_last:
+                return
+
+    def _next_group(self, wait: bool) -> tuple[list[_Request], bool]:
+        """All requests that wait, up to the limits of a group, and whether they are the last."""
+        group: list[_Request] = []
+        size = 0
+        with contextlib.suppress(queue.Empty):
+            request = self._waiting.get(timeout=LOOK_EVERY_S) if wait else self._waiting.get_nowait()
+            while request is not None:
+                group.append(request)
+                size += len(request.body)
+                if len(group) == GROUP_REQUESTS or size >= GROUP_BYTES:
+                    return group, False
+                request = self._waiting.get_nowait()
+            if group:
+                self._waiting.put(None)  # for the next time
+            return group, not group
+        return group, False
+
+    def _send(self, group: list[_Request], flying: list[Run]) -> _Batch:
+        """Check a group and hand it to the log."""
+        now = now_us()
+        answers: list[Answer] = []
+        taken: list[tuple[_Request, Taken]] = []
+        limits = self._config.max_decoded_bytes, self._config.max_events
+        for request in group:
+            try:
+                each = take(request.body, request.media, request.encoding, *limits, now)
+                taken.append((request, each))
+                answers.append({})
+            except Refused as refused:
+                answers.append(refused)
+            except Exception as error:  # whatever a body did, the others are stored
+                answers.append(Refused(400, "the body cannot be read", why=f"{type(error).__name__}: {error}"[:300]))
+        run = stored = None
+        try:
+            sent = to_columns([event for _, each in taken for event in each.events], now)
+            events = pa.concat_batches([sent, *(each.columns for _, each in taken if each.columns is not None)])
+            bad = [row for request, each in taken for row in _bad_rows(request, each, now)]
+            run = hashed(events["event_id"])
+            told = iter(_counts(taken, sent.num_rows, self._is_known(run, flying)))
+            if count := events.num_rows + len(bad):
+                payload = encode_payload(events, pa.RecordBatch.from_pylist(bad, schema=QUARANTINE) if bad else None)
+                stored = self._log.submit(self.partition, os.urandom(16).hex(), payload, count)
+        except Exception as error:
+            told = itertools.repeat(self._refusal(error))
+        return _Batch(group, [next(told) if answer == {} else answer for answer in answers], run, stored)
+
+    def _is_known(self, run: Run, flying: list[Run]) -> np.ndarray:
+        known: np.ndarray = self._recent.has(run) | repeated(run)
+        for other in flying:
+            known |= Runs([other]).has(run)
+        if self._known is not None:
+            known |= self._known(run)
+        return known
+
+    def _finish(self, batch: _Batch) -> None:
+        """Wait for the disk and answer."""
+        answers = batch.answers
+        try:
+            if batch.stored is not None and batch.run is not None:
+                self._recent.add(batch.run, batch.stored.result())
+            for answer in answers:
+                if isinstance(answer, dict):
+                    self.counts["accepted"] += answer["accepted"]
+                    self.counts["duplicate"] += answer["duplicate"]
+                    self.counts["quarantined"] += sum(answer["quarantined"].values())
+        except Exception as error:
+            refusal = self._refusal(error)
+            answers = [refusal if isinstance(answer, dict) else answer for answer in answers]
+        self._answer(batch.group, answers)
+
+    def _refusal(self, error: Exception) -> Refused:
+        """Nothing was acknowledged, so the client sends it again."""
+        self._note(f"collect  a batch could not be stored: {error}")
+        why = error.what if isinstance(error, GyralError) else f"{type(error).__name__}: {error}"
+        hint, retry = "send it again", ((b"retry-after", b"5"),)
+        return Refused(503, "the batch could not be stored", why=why, hint=hint, headers=retry)
+
+    def _answer(self, group: list[_Request], answers: list[Answer]) -> None:
+        def resolve() -> None:
+            for request, answer in zip(group, answers, strict=True):
+                if not request.answer.done():  # the client may have gone
+                    if isinstance(answer, Exception):
+                        request.answer.set_exception(answer)
+                    else:
+                        request.answer.set_result(answer)
+
+        with contextlib.suppress(RuntimeError):  # the server has stopped; nobody waits any more
+            group[0].answer.get_loop().call_soon_threadsafe(resolve)
+
+
+class _Recent:
+    """Ids of what was appended and is not known to be in the lake yet, in generations by offset."""
+
+    def __init__(self, end: int) -> None:
+        self._lock = threading.Lock()
+        self._generations: list[tuple[Runs, int]] = [(Runs(), end)]
+
+    def add(self, run: Run, offset: int) -> None:
+        with self._lock:
+            runs, _ = self._generations[-1]
+            runs.add(run)
+            self._generations[-1] = (runs, offset + 1)
+
+    def has(self, run: Run) -> np.ndarray:
+        found = np.zeros(len(run.first), dtype=bool)
+        with self._lock:
+            for runs, _ in self._generations:
+                found |= runs.has(run)
+        return found
+
+    def forget(self, below: int) -> None:
+        """Let go of generations whose batches are all below an offset, and begin a new one."""
+        with self._lock:
+            left = [(runs, end) for runs, end in self._generations if end > below]
+            if len(left) < 3 and (not left or len(left[-1][0])):
+                left.append((Runs(), 0))
+            self._generations = left
+
+
+def _counts(taken: list[tuple[_Request, Taken]], num_objects: int, known: np.ndarray) -> list[Answer]:
+    """Count for each request; `known` is of all events, those that came as objects first, then those that came as columns."""
+    told: list[Answer] = []
+    starts = {False: 0, True: num_objects}
+    for _, each in taken:
+        is_columns = each.columns is not None
+        start = starts[is_columns]
+        starts[is_columns] += each.num_events
+        duplicate = int(known[start : start + each.num_events].sum())
+        reasons = dict(Counter(row.reason for row in each.bad))
+        told.append({"accepted": each.num_events - duplicate, "duplicate": duplicate, "quarantined": reasons})
+    return told
+
+
+def _bad_rows(request: _Request, taken: Taken, now: int) -> list[dict[str, Any]]:
+    """Rows for quarantine, with ids that a retry of the same batch makes again."""
+    if not taken.bad:
+        return []
+    batch = hashlib.blake2b(request.batch or request.body, digest_size=16, key=request.key.encode()[:64])
+    moment = pa.scalar(now, TIMESTAMP)
+    rows = []
+    for number, (raw, reason) in enumerate(taken.bad):
+        digest = batch.copy()
+        digest.update(b"/%d" % number)
+        rows.append(
+            {"event_id": digest.hexdigest(), "ingest_time": moment, "reason": reason, "source": request.key, "raw": raw}
+        )
+    return rows
+
+
+def _busy(what: str, retry_s: int) -> Refused:
+    headers = ((b"retry-after", b"%d" % retry_s),)
+    return Refused(429, "not now", why=what, hint=f"send it again in {retry_s} s or later", headers=headers)

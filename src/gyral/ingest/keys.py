@@ -1,0 +1,74 @@
+"""API keys: only their hashes are stored, and each has its own rates.
+
+A key is 256 random bits, so a plain SHA-256 of it tells nothing and costs nothing. Rates are token buckets that hold a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+import time
+from collections.abc import Sequence
+
+from gyral.config import Key
+from gyral.http import Refused
+
+
+class Keys:
+    """The keys of one server. Without any, everybody may send."""
+
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self._by_hash = {key.sha256.lower(): Spender(key) for key in keys}
+
+    def check(self, authorization: bytes) -> Spender | None:
+        """The key of a request, None when none is asked for.
+
+        Raises
+        ------
+        Refused : 401 without a known key, 429 when it has spent more than its rates.
+        """
+        if not self._by_hash:
+            return None
+        scheme, _, secret = authorization.partition(b" ")
+        spender = self._by_hash.get(hashlib.sha256(secret.strip()).hexdigest()) if scheme.lower() == b"bearer" else None
+        if spender is None:
+            headers = ((b"www-authenticate", b"Bearer"),)
+            raise Refused(401, "this server wants a key", hint="send `authorization: Bearer KEY`", headers=headers)
+        spender.spend(0, 0)
+        return spender
+
+
+class Spender:
+    """A key and what it may still spend."""
+
+    def __init__(self, key: Key) -> None:
+        self.name = key.name
+        self._rates = (float(key.bytes_per_s or math.inf), float(key.events_per_s or math.inf))
+        self._left = list(self._rates)
+        self._at = time.monotonic()
+
+    def spend(self, size_bytes: int, num_events: int) -> None:
+        """Take from the buckets; a request may overdraw them once, which the next ones wait for.
+
+        Raises
+        ------
+        Refused : 429, when a bucket is empty.
+        """
+        now = time.monotonic()
+        passed, self._at = now - self._at, now
+        for place, (rate, spent) in enumerate(zip(self._rates, (size_bytes, num_events), strict=True)):
+            self._left[place] = min(rate, self._left[place] + rate * passed) if rate < math.inf else math.inf
+            if spent:
+                self._left[place] -= spent
+            elif self._left[place] <= 0 and not (size_bytes or num_events):
+                wait = math.ceil(-self._left[place] / rate) or 1
+                headers = ((b"retry-after", b"%d" % wait),)
+                what = f"the key `{self.name}` has spent its {('bytes', 'events')[place]} a second"
+                raise Refused(429, what, hint=f"send it again in {wait} s or later", headers=headers)
+
+
+def new_key() -> tuple[str, str]:
+    """A fresh key and the hash to configure."""
+    secret = secrets.token_urlsafe(32)
+    return secret, hashlib.sha256(secret.encode()).hexdigest()
