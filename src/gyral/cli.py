@@ -103,6 +103,7 @@ def loop(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, 
 @source_options
 @click.option("--listen", metavar="HOST:PORT", help="Take events over HTTP until stopped; port 0 takes a free one.")
 @click.option("--replay", metavar="WHERE", help="Repair quarantined rows and send them in again: \"reason = 'bad_subject'\".")
+@click.option("--from", "from_", metavar="LOG", help="Commit what a topic holds: kafka://HOST:PORT/TOPIC.")
 @into_option
 @on_option
 @common

@@ -50,6 +50,7 @@ class Ingest(Section, frozen=True):
     )
     batch_rows: Annotated[int, Meta(ge=1, le=1_000_000, description="rows a log batch")] = 32_768
     commit_rows: Annotated[int, Meta(ge=1, le=10_000_000, description="rows a lake commit at most")] = 65_536
+    log: Annotated[str, Meta(description="the log: `kafka://HOST:PORT/TOPIC`; empty: in the lake's folder")] = ""
     dedup_days: Annotated[
         int, Meta(ge=0, description="days an event id is remembered after it came in, 16 B each; 0: always")
     ] = 0
@@ -76,6 +77,14 @@ class Collect(Section, frozen=True):
     max_lag_bytes: Annotated[int, Meta(ge=1, description="log that may wait for the lake; beyond: 429")] = 4 << 30
     min_free_bytes: Annotated[int, Meta(ge=0, description="below this much free disk requests get 429")] = 512 << 20
     drain_every_s: Annotated[float, Meta(gt=0, le=3600, description="how often the log is committed to the lake")] = 0.25
+
+
+class Kafka(Section, frozen=True):
+    """How brokers are reached when `ingest.log` is a topic."""
+
+    options: Annotated[
+        dict[str, str | int], Meta(description="of librdkafka: `security.protocol`, `sasl.username`, `ssl.ca.location`, …")
+    ] = {}
 
 
 class Curate(Section, frozen=True):
@@ -148,6 +157,7 @@ class Config(Section, frozen=True):
     lake: Annotated[str, Meta(min_length=1, description="folder of the lake, below the project or anywhere")] = "lake"
     ingest: Ingest = Ingest()
     collect: Collect = Collect()
+    kafka: Kafka = Kafka()
     curate: Curate = Curate()
     train: Train = Train()
     compress: Compress = Compress()

@@ -126,9 +126,9 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _FLAGS = {
-    "source": "ingest.source", "layout": "ingest.layout", "budget": "train.budget", "family": "train.family",
-    "seed": "train.seed", "turns": "loop.turns", "into": "lake", "to": "compress.to", "max_loss": "compress.max_loss",
-    "on": "on",
+    "source": "ingest.source", "layout": "ingest.layout", "from_": "ingest.log", "into": "lake", "budget": "train.budget",
+    "family": "train.family", "seed": "train.seed", "turns": "loop.turns", "to": "compress.to",
+    "max_loss": "compress.max_loss", "on": "on",
 }  # fmt: skip
 
 

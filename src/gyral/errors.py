@@ -19,7 +19,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-OPTIONAL = {"numba": "train", "safetensors": "train", "granian": "serve", "starlette": "serve", "jinja2": "serve"}
+OPTIONAL = {
+    "numba": "train",
+    "safetensors": "train",
+    "granian": "serve",
+    "starlette": "serve",
+    "jinja2": "serve",
+    "confluent_kafka": "kafka",
+}
 """Optional modules, and an extra that brings each."""
 
 

@@ -14,6 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gyral.errors import InputError
+from gyral.event.clock import TIMESTAMP, now_us
+from gyral.event.schema import QUARANTINE
+from gyral.event.wire import Bad, Checked, Malformed, check_json, to_columns
 
 FORMAT = 1
 COMPRESSED_BYTES = 1 << 16
@@ -35,13 +38,19 @@ def encode_payload(events: pa.RecordBatch | None, quarantine: pa.RecordBatch | N
     return msgspec.msgpack.encode(Payload(events=_to_ipc(events), quarantine=_to_ipc(quarantine)))
 
 
-def decode_payload(data: bytes, only: str = "") -> dict[str, pa.RecordBatch]:
+def decode_payload(data: bytes, only: str = "", name: str = "") -> dict[str, pa.RecordBatch]:
     """Unpack a batch: table name → rows; tables without rows are left out.
+
+    Where others write too, JSON is a batch: an event, lines of them, or an array.
 
     Parameters
     ----------
+    name : of the batch, where others write; ids of what is bad in JSON are made of it.
     only : name of the one table whose rows are wanted; empty: all.
     """
+    if name and not _is_payload(data):
+        tables = _from_json(data, name)
+        return {table: rows for table, rows in tables.items() if rows.num_rows and only in ("", table)}
     try:
         payload = msgspec.msgpack.decode(data, type=Payload)
         if payload.format > FORMAT:
@@ -127,9 +136,35 @@ def mix64(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def has_quarantine(data: bytes) -> bool:
+def has_quarantine(data: bytes, name: str = "") -> bool:
     """Whether a batch brings rows for the quarantine, without unpacking it."""
+    if name and not _is_payload(data):
+        return bool(_from_json(data, name)["quarantine"].num_rows)
     return bool(msgspec.msgpack.decode(data, type=Payload).quarantine)
+
+
+def _is_payload(data: bytes) -> bool:
+    """Whether these are bytes of gyral: a small msgpack map, whose first byte no UTF-8 text begins with."""
+    return data[:1] != b"" and 0x80 <= data[0] <= 0x8F
+
+
+def _from_json(data: bytes, name: str) -> dict[str, pa.RecordBatch]:
+    now = now_us()
+    try:
+        events, bad = check_json(data) if data.strip() else Checked([], [])
+    except Malformed:
+        events, bad = [], [Bad(data, "bad_json")]
+    rows = [
+        {
+            "event_id": hashlib.blake2b(f"{name}/{number}".encode(), digest_size=16).hexdigest(),
+            "ingest_time": pa.scalar(now, TIMESTAMP),
+            "reason": reason,
+            "source": name.rpartition(":")[0],
+            "raw": raw,
+        }
+        for number, (raw, reason) in enumerate(bad)
+    ]
+    return {"events": to_columns(events, now), "quarantine": pa.RecordBatch.from_pylist(rows, schema=QUARANTINE)}
 
 
 def _to_ipc(batch: pa.RecordBatch | None) -> bytes:

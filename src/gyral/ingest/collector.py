@@ -37,7 +37,7 @@ from gyral.ingest.bodies import Taken, take
 from gyral.ingest.dedup import Run, Runs, hashed, repeated
 from gyral.ingest.keys import Keys
 from gyral.lake.table import Lake
-from gyral.log.sqlite import SqliteLog
+from gyral.log.base import EventLog
 
 PATH = "/v1/events"
 GROUP_REQUESTS = 256
@@ -86,7 +86,7 @@ class Collector:
 
     path = PATH
 
-    def __init__(self, lake: Lake, log: SqliteLog, config: Collect, known: Known | None, note: Callable[[str], None]) -> None:
+    def __init__(self, lake: Lake, log: EventLog, config: Collect, known: Known | None, note: Callable[[str], None]) -> None:
         self.counts: Counter[str] = Counter()
         self._lake, self._log, self._config, self._known, self._note = lake, log, config, known, note
         self._keys = Keys(config.keys)
@@ -164,7 +164,7 @@ class Collector:
         self._look_at = now + LOOK_EVERY_S
         busy: tuple[str, int] | None = None
         with contextlib.suppress(OSError):
-            lag, free = self._log.size_bytes(self.partition), shutil.disk_usage(self._lake.log_folder).free
+            lag, free = self._log.size_bytes(self.partition), shutil.disk_usage(self._lake.folder).free
             if lag > self._config.max_lag_bytes:
                 busy = (f"{lag:,} bytes of the log wait for the lake", 10)
             elif free < self._config.min_free_bytes:

@@ -152,9 +152,10 @@ class Drain:
             for entry in self._log.read(partition, offset):
                 if entry.offset >= end:
                     return
-                if name == "events" and has_quarantine(entry.payload):
+                of = f"{partition}:{entry.offset}" if partition.startswith("kafka-") else ""
+                if name == "events" and has_quarantine(entry.payload, of):
                     self._quarantine_due_at = 0.0
-                yield entry.offset, decode_payload(entry.payload, name).get(name)
+                yield entry.offset, decode_payload(entry.payload, name, of).get(name)
                 last = entry.offset + 1
             if last == offset:
                 return

@@ -25,7 +25,7 @@ from gyral.ingest.mapping import Mapped, to_events
 from gyral.ingest.sources import Source, open_source
 from gyral.lake.table import Lake
 from gyral.log.base import EventLog
-from gyral.log.sqlite import SqliteLog
+from gyral.log.opening import open_log
 from gyral.progress import Meter
 from gyral.run import Run
 
@@ -43,7 +43,7 @@ def ingest(root: Path, config: Config, run: Run) -> dict[str, Any]:
     Returns the summary that the run keeps: rows read, accepted, duplicate, quarantined by reason, rows a second.
     """
     lake = Lake(root, config.lake)
-    with SqliteLog(lake.log_folder) as log:
+    with open_log(lake.log_folder, config) as log:
         lake.check(log)
         rows_in = known = 0
         meter = run.meter("rows")

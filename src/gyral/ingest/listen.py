@@ -14,7 +14,7 @@ from gyral.errors import GyralError
 from gyral.ingest.collector import Collector
 from gyral.ingest.drain import Drain, Drained
 from gyral.lake.table import Lake
-from gyral.log.sqlite import SqliteLog
+from gyral.log.opening import open_log
 from gyral.run import Run
 
 AFTER_ERROR_S = 2.0
@@ -30,7 +30,7 @@ def collecting(root: Path, config: Config, run: Run, drains: Drains = "always") 
     drains : whether this process drains: always, from the first event it took on, or never because another process does.
     """
     lake = Lake(root, config.lake)
-    with SqliteLog(lake.log_folder) as log:
+    with open_log(lake.log_folder, config) as log:
         drain = Drain(lake, log, config.ingest.commit_rows, config.ingest.dedup_days)
         drain.open()
         collector = Collector(lake, log, config.collect, drain.known, run.note)

@@ -22,7 +22,7 @@ from gyral.ingest.drain import Drain
 from gyral.ingest.files import report
 from gyral.lake.commit import LakeError
 from gyral.lake.table import Lake
-from gyral.log.sqlite import SqliteLog
+from gyral.log.opening import open_log
 from gyral.run import Run
 
 BATCH_ROWS = 8_192
@@ -54,7 +54,7 @@ def replay(root: Path, config: Config, run: Run, where: str) -> dict[str, Any]:
         raise UsageError(f"`--replay {where}` cannot be read", why=error.why, hint=hint) from None
     meter = run.meter("rows", rows.num_rows)
     still_bad: Counter[str] = Counter()
-    with SqliteLog(lake.log_folder) as log:
+    with open_log(lake.log_folder, config) as log:
         lake.check(log)
         partition = log.free_partition("replay")
         for batch in rows.to_batches(max_chunksize=BATCH_ROWS):

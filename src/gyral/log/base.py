@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 
 class Entry(NamedTuple):
@@ -46,6 +46,9 @@ class EventLog(Protocol):
     def trim(self, partition: str, below: int) -> int:
         """Forget batches below an offset that every table has committed; return how many went."""
 
+    def size_bytes(self, partition: str) -> int:
+        """Bytes that a partition takes where it is; 0 when that is not known."""
+
     def partitions(self) -> list[str]:
         """Names of all partitions that exist."""
 
@@ -54,3 +57,7 @@ class EventLog(Protocol):
 
     def close(self) -> None:
         """Finish what was appended and let go of the partitions; may be called twice."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...

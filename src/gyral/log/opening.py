@@ -1,0 +1,23 @@
+"""Which log a project has: the embedded one in its lake's folder, or a topic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gyral.config import Config
+from gyral.log.base import EventLog
+from gyral.log.kafka import KafkaLog
+from gyral.log.sqlite import SqliteLog
+
+
+def open_log(folder: Path, config: Config) -> EventLog:
+    """Open the log that `ingest.log` names, the embedded one in `folder` when it names none.
+
+    Raises
+    ------
+    UsageError : the name is no topic.  MissingExtra : `confluent-kafka` is not installed.
+    LogError : the broker does not answer.
+    """
+    if config.ingest.log:
+        return KafkaLog(config.ingest.log, config.kafka.options)
+    return SqliteLog(folder)
