@@ -10,8 +10,8 @@ Four servers, in turn in the same run, load generator on the same machine:
   duplicates nor writes a lake.
 
 Then 20,000 events/s for a minute at gyral alone: from a POST until its event can be read in the lake, and the memory of the
-process. CPU is that of all processes of a server (with the broker), by the system's accounting. Caveat: two cores serve both the
-servers and the load.
+process. CPU is that of all processes of a server (with the broker), by the system's accounting. Caveat: two cores serve both
+the servers and the load.
 Command: .venv/bin/python benchmarks/ingest/collect.py (about four minutes)
 """
 

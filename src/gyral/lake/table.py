@@ -24,6 +24,9 @@ from gyral.log.sqlite import SqliteLog
 FOLDER = "lake"
 MAX_FRAGMENTS = 200
 """Above this many fragments a commit costs over 20 ms instead of 2, so the committer compacts."""
+MERGED_ROWS = 250_000
+"""Small fragments are read and written anew up to this many rows at a time (80 MB of memory); copying their pages as they are
+would take half as long and leave `take` 1.5 times slower. What is this large is later merged 16 to one, by copying."""
 MAX_VERSIONS = 500
 KEEP_VERSIONS_FOR = timedelta(hours=1)
 """Versions younger than this are never forgotten: somebody may be reading them."""
@@ -126,12 +129,14 @@ class Snapshot:
         protocol.flush_version(self._dataset, flushed)
 
     def compact(self) -> Snapshot:
-        """Merge small fragments; where somebody committed first, nothing changes and this version is returned."""
+        """Merge some small fragments; where somebody committed first, nothing changes and this version is returned."""
         dataset = lance.dataset(self._dataset.uri, version=self.version)
         try:
             with protocol.durable(Path(dataset.uri), "data", "_transactions", "_versions"):
-                dataset.optimize.compact_files()
+                done = dataset.optimize.compact_files(target_rows_per_fragment=MERGED_ROWS, max_source_rows=MERGED_ROWS)
                 fail_point("lake.compacting")
+                if not done.fragments_removed:  # all are large already, and so are their pages
+                    dataset.optimize.compact_files(target_rows_per_fragment=16 * MERGED_ROWS, compaction_mode="try_binary_copy")
         except OSError:
             return self
         merged = Snapshot(dataset)
