@@ -130,13 +130,17 @@ def _lake(lake: Lake) -> tuple[dict[str, Any], str]:
     lines = []
     for name, facts in data["tables"].items():
         lines.append(f"{name}: {facts['rows']:,} rows, version {facts['version']}, {facts['bytes']:,} bytes")
-        for label in ("kinds", "countries", "reasons"):
+        for label in ("kinds", "apps", "countries", "languages", "schemas", "reasons"):
             if facts.get(label):
                 top = list(facts[label].items())
                 more = f", and {len(top) - 8} more" if len(top) > 8 else ""
                 lines.append(f"  {label}: " + ", ".join(f"{key} {count:,}" for key, count in top[:8]) + more)
         if facts.get("first_event"):
             lines.append(f"  events from {facts['first_event']} to {facts['last_event']}")
+        for device, told in facts.get("devices", {}).items():
+            late = ", ".join(f"{name} {count:,}" for name, count in told["late"].items() if count)
+            ahead = f"; clock ahead {told['ahead']:,}" if told["ahead"] else ""
+            lines.append(f"  device {device}: newest {told['newest'] or '—'}; came in within {late or '—'}{ahead}")
     lines += [f"log {name}: {facts['bytes']:,} bytes" for name, facts in data["log"]["partitions"].items()]
     return data, "\n".join(lines) or "the lake is empty\n\nhint: gyral ingest --source FILE"
 

@@ -280,7 +280,7 @@ def test_the_overview_counts_without_reading_rows(tmp_path, monkeypatch):
 
 
 def test_a_column_of_endless_values_is_counted_up_to_a_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("gyral.lake.commit.MAX_VALUES", 3)
+    monkeypatch.setattr("gyral.lake.facts.MAX_VALUES", 3)
     table = rows(0, 9).set_column(2, "reason", pa.array(list("aabcdefga")))
     snapshot = Lake(tmp_path).open("quarantine").commit(table, {"p": 1})
     assert snapshot.facts.counts["reason"] == {"a": 3, "b": 1, "c": 1, "…": 4}

@@ -21,7 +21,6 @@ from pathlib import Path
 import lance
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata, write_fragments
 from lance.schema import LanceSchema
@@ -29,31 +28,18 @@ from lance.schema import LanceSchema
 from gyral.errors import ConflictError, GyralError
 from gyral.faults import fail_point
 from gyral.files import fsync_path, publish, staging_folder
+from gyral.lake.facts import Facts, counted
 
 OFFSETS_KEY = b"gyral.offsets"
 FACTS_KEY = b"gyral.facts"
 FORMAT_KEY = b"gyral.format"
 FORMAT = b"1"
 
-COUNTED = ("kind", "app", "country", "language", "device_class", "schema_id", "reason")
-MAX_VALUES = 500
-OTHER = "…"
-"""A column with more values than this counts the further ones together under `OTHER`."""
-
 DISK_HINT = "`gyral doctor` checks the disk; then run the same command again: what was committed is kept"
 
 
 class LakeError(GyralError):
     """The lake could not be read or written; nothing half-written is visible."""
-
-
-class Facts(msgspec.Struct, omit_defaults=True):
-    """A version in numbers: rows, how often each value of the counted columns is in it, first and last event time (µs)."""
-
-    rows: int = 0
-    counts: dict[str, dict[str, int]] = {}
-    first_us: int | None = None
-    last_us: int | None = None
 
 
 def create(uri: Path, schema: pa.Schema) -> lance.LanceDataset:
@@ -110,7 +96,7 @@ def commit(dataset: lance.LanceDataset, rows: pa.Table | None, offsets: Mapping[
             )
     schema = dataset.schema.remove_metadata()
     old = [fragment.metadata for fragment in dataset.get_fragments()]
-    facts = facts_of(dataset) if rows is None else _counted(facts_of(dataset), rows)
+    facts = facts_of(dataset) if rows is None else counted(facts_of(dataset), rows)
     try:
         new = _write(uri, rows, schema, next_id=1 + max((each.id for each in old), default=-1))
         merged = lance.LanceOperation.Merge([*old, *new], _lance_schema(dataset, {**before, **offsets}, facts))
@@ -201,23 +187,6 @@ def _lance_schema(dataset: lance.LanceDataset, offsets: Mapping[str, int], facts
     if [field.id() for field in schema.fields()] != [field.id() for field in dataset.lance_schema.fields()]:
         raise LakeError("the columns of the lake table are not those it was made with", where=str(dataset.uri))
     return schema
-
-
-def _counted(facts: Facts, rows: pa.Table) -> Facts:
-    """The facts of a version that has these rows too."""
-    counts = {column: dict(values) for column, values in facts.counts.items()}
-    for column in COUNTED:
-        for pair in rows[column].value_counts().to_pylist() if column in rows.column_names else ():
-            value, known = pair["values"], counts.setdefault(column, {})
-            if value is not None:
-                key = value if value in known or len(known) < MAX_VALUES else OTHER
-                known[key] = known.get(key, 0) + pair["counts"]
-    first, last = facts.first_us, facts.last_us
-    if "event_time" in rows.column_names and rows.num_rows:
-        span = pc.min_max(rows["event_time"].cast(pa.int64())).as_py()
-        first = span["min"] if first is None else min(first, span["min"])
-        last = span["max"] if last is None else max(last, span["max"])
-    return Facts(facts.rows + rows.num_rows, counts, first, last)
 
 
 def _names(folder: Path) -> set[str]:

@@ -17,11 +17,13 @@ from gyral.errors import ConflictError, NotFound
 from gyral.event.schema import TABLES
 from gyral.faults import fail_point
 from gyral.lake import commit as protocol
-from gyral.lake.commit import Facts, LakeError
+from gyral.lake.commit import LakeError
+from gyral.lake.facts import LATENESS, OTHER, Facts
 from gyral.log.base import EventLog
 from gyral.log.sqlite import SqliteLog
 
 FOLDER = "lake"
+PLURALS = {"kind": "kinds", "app": "apps", "country": "countries", "language": "languages", "schema_id": "schemas"}
 MAX_FRAGMENTS = 200
 """Above this many fragments a commit costs over 20 ms instead of 2, so the committer compacts."""
 MERGED_ROWS = 250_000
@@ -85,7 +87,7 @@ class Snapshot:
     def distinct(self, column: str) -> list[str]:
         """Values of a counted column, sorted; read from the facts unless there are too many to be counted."""
         counts = self.facts.counts.get(column, {})
-        if protocol.OTHER in counts:
+        if OTHER in counts:
             return sorted(filter(None, self.read([column])[column].unique().to_pylist()))
         return sorted(counts)
 
@@ -264,8 +266,17 @@ class Lake:
         }
         if name != "events":
             return {**facts, "reasons": _largest_first(known.counts.get("reason", {}))}
-        for column, plural in (("kind", "kinds"), ("country", "countries")):
+        for column, plural in PLURALS.items():
             facts[plural] = _largest_first(known.counts.get(column, {}))
+        facts["devices"] = {
+            name: {
+                "rows": sum(device.late) + device.ahead,
+                "newest": _rfc3339(device.newest_us),
+                "late": dict(zip(LATENESS, device.late, strict=True)),
+                "ahead": device.ahead,
+            }
+            for name, device in sorted(known.devices.items())
+        }
         return {**facts, "first_event": _rfc3339(known.first_us), "last_event": _rfc3339(known.last_us)}
 
 
