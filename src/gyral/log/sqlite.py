@@ -5,8 +5,8 @@ segment file (same speed, no recovery), LMDB (0.4x, two syncs a commit), Redis a
 
 A partition is a folder of segments, each named after its first offset. A segment is sealed at 256 MB, and trimming unlinks
 whole segments (the last one too, when everything in it may go), which costs the same however much they hold. Batch ids live in
-`ids.sqlite` beside them, so a retry is known after its segment is gone: that file is written after each commit but not flushed,
-because a crash can only take from it what the segments still have, and it is flushed before one of them goes.
+`ids.sqlite` beside them, so a retry is known after its segment is gone: that file is written after every 256 batches and not
+flushed, because a crash can only take from it what the segments still have, and it is flushed before one of them goes.
 
 SQLite before 3.51.3 can corrupt a WAL that two connections write or checkpoint at the same moment. A partition therefore has
 exactly one process and thread that writes, held by an exclusive lock on `lock`; readers open read-only and never checkpoint.

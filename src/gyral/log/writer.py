@@ -25,6 +25,10 @@ from gyral.files import fsync_path, hold, make_folder
 GROUP_BATCHES = 256
 SEGMENT_BYTES = 256 << 20
 """Payload after which a segment is sealed."""
+PAGE_BYTES = 8192
+"""Of 4, 8, 16 and 32 KiB the best for batches of 20 to 80 kB: 0.92 and 0.78 of a bare loop, where 4 KiB gave 0.89 and 0.70."""
+NOTE_IDS = 256
+"""Ids are written to their file this many at a time; those of fewer batches are in memory, and in the segments."""
 KEEP_IDS = 1_000_000
 """Newest batch ids of a partition that are known after their segments went; about 60 MB."""
 DISK_HINT = "`gyral doctor` checks the disk; then run the same command again: what was stored is kept"
@@ -93,7 +97,10 @@ class Writer:
                 self._rotate()
             segments = segments_of(self._folder)
             gone = [path for path, later in itertools.pairwise(segments) if first_offset(later) <= below]
-            if not gone or self._unnoted:
+            if not gone:
+                return 0
+            self._note_ids()
+            if self._unnoted:
                 return 0
             self._ids.execute("DELETE FROM ids WHERE offset < ?", (self._end - KEEP_IDS,))
             self._ids.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # with its flush: from here on only this file knows them
@@ -109,6 +116,7 @@ class Writer:
             self._is_closed = True
             self._queue.put(None)
         self._thread.join()
+        self._note_ids()
         self._connection.close()
         self._ids.close()
         self._lock_file.close()
@@ -140,6 +148,8 @@ class Writer:
 
     def _note_ids(self) -> None:
         """Write ids into their file; where the disk refuses, they are remembered until it does not."""
+        if not self._unnoted:
+            return
         try:
             self._ids.execute("BEGIN")
             self._ids.executemany("INSERT OR IGNORE INTO ids VALUES (?, ?)", self._unnoted.items())
@@ -192,7 +202,8 @@ class Writer:
                 return
             self._end += len(new)
             self._size += sum(len(pending.payload) for pending in new)
-            self._note_ids()
+            if len(self._unnoted) >= NOTE_IDS:
+                self._note_ids()
         fail_point("log.committed")
         for pending, offset in zip(group, offsets, strict=True):
             pending.done.set_result(offset)
@@ -249,6 +260,7 @@ def _make_segment(folder: Path, first: int) -> Path:
 def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
+        connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute(f"PRAGMA synchronous={synchronous}")
     except sqlite3.Error:
@@ -263,7 +275,6 @@ def reader(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
         try:
-            connection.execute("PRAGMA wal_autocheckpoint=0")
             yield connection
         finally:
             connection.close()
