@@ -26,7 +26,7 @@ GROUP_BATCHES = 256
 SEGMENT_BYTES = 256 << 20
 """Payload after which a segment is sealed."""
 PAGE_BYTES = 8192
-"""Of 4, 8, 16 and 32 KiB the best for batches of 20 to 80 kB: 0.92 and 0.78 of a bare loop, where 4 KiB gave 0.89 and 0.70."""
+"""Of 4, 8, 16 and 32 KiB the best for batches of 20 to 80 kB, by less than the noise of the disk; 32 KiB costs small batches."""
 NOTE_IDS = 256
 """Ids are written to their file this many at a time; those of fewer batches are in memory, and in the segments."""
 KEEP_IDS = 1_000_000
