@@ -26,7 +26,7 @@ GROUP_BATCHES = 256
 SEGMENT_BYTES = 256 << 20
 """Payload after which a segment is sealed."""
 PAGE_BYTES = 8192
-"""Of 4, 8, 16 and 32 KiB the best for batches of 20 to 80 kB, by less than the noise of the disk; 32 KiB costs small batches."""
+"""Of 4, 8, 16 and 32 KiB the best for batches of 20 to 80 kB, by less than the disk's noise; 32 KiB costs small batches."""
 NOTE_IDS = 256
 """Ids are written to their file this many at a time; those of fewer batches are in memory, and in the segments."""
 KEEP_IDS = 1_000_000
@@ -249,9 +249,14 @@ def _make_segment(folder: Path, first: int) -> Path:
     """Make an empty segment, complete before it has its name."""
     path = folder / f"{first:020d}{SUFFIX}"
     temporary = folder / f".{path.name}.tmp"
-    connection = _connect(temporary, "FULL")
-    connection.execute(_BATCHES)
-    connection.close()
+    temporary.unlink(missing_ok=True)
+    connection = sqlite3.connect(temporary, isolation_level=None)
+    try:  # without a WAL, so that what is renamed is all of it, or an error was raised
+        connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(_BATCHES)
+    finally:
+        connection.close()
     os.replace(temporary, path)
     fsync_path(folder)
     return path
