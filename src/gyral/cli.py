@@ -285,6 +285,8 @@ def _listen(root: Path, config: Config, as_json: bool, host: str, port: int) -> 
     from gyral.serve.server import serve_app
 
     with start_run(root, "ingest", config, as_json) as run:
+        if host not in ("127.0.0.1", "localhost", "::1") and not config.collect.keys:
+            run.note(f"anybody who reaches {host} can send: set `[[collect.keys]]`, or listen on 127.0.0.1")
 
         def on_ready(url: str) -> None:
             run.summarize(url=url)

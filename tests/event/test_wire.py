@@ -33,6 +33,8 @@ def reasons(body):
         ({"event_time": "2024-01-01T00:00:00"}, "bad_time"),
         ({"event_time": True}, "bad_time"),
         ({"event_time": 10**15}, "bad_time"),
+        ({"event_time": "0001-01-01T00:00:00+14:00"}, "bad_time"),
+        ({"event_time": "9999-12-31T23:59:59-14:00"}, "bad_time"),
         ({"event_time": 1e300}, "bad_time"),
         ({"event_time": -(10**30)}, "bad_time"),
         ({"props": [1]}, "bad_props"),

@@ -1,6 +1,7 @@
 """The collector in process: what an answer says is so, and what is refused is refused before it costs anything."""
 
 import asyncio
+import gzip
 import hashlib
 import json
 import time
@@ -73,6 +74,36 @@ def test_a_retry_of_a_batch_with_bad_events_quarantines_them_once(world):
     table = it.lake.snapshot("quarantine").read().to_pylist()
     assert len(table) == 4 and {row["reason"] for row in table} == {"unknown_field"}
     assert all(json.loads(row["raw"]) == {"no": "event"} and row["source"] == "http" for row in table)
+
+
+def test_what_no_check_found_is_refused_to_whoever_sent_it(world, monkeypatch):
+    it = world()
+    real = collectors.to_columns
+
+    def strict(events, now):
+        if any(event.kind == "poison" for event in events):
+            raise OverflowError("date value out of range")
+        return real(events, now)
+
+    monkeypatch.setattr(collectors, "to_columns", strict)
+    told = it.post(dumps(event(1)), dumps(event(2, kind="poison")), dumps(event(3)))
+    assert [status for status, _, _ in told] == [200, 400, 200] and "out of range" in told[1][1]["error"]["why"]
+    it.run_drain()
+    assert it.ids() == ["e1", "e3"]
+
+
+def test_small_bodies_that_grow_are_not_all_unpacked_at_once(world, monkeypatch):
+    it = world()
+    monkeypatch.setattr(collectors, "GROUP_DECODED_BYTES", 1_000_000)
+    real = it.log.submit
+    monkeypatch.setattr(it.log, "submit", lambda *args: (time.sleep(0.2), real(*args))[1])
+    bodies = [gzip.compress(dumps(event(number, props={"x": "y" * 900_000}))) for number in range(12)]
+    told = it.post(*bodies, content_encoding="gzip")
+    statuses = [status for status, _, _ in told]
+    refused = [answer["error"]["why"] for _, answer, _ in told if "error" in answer]
+    assert set(statuses) == {200, 429} and "too much came at once" in refused
+    it.run_drain()
+    assert len(it.ids()) == statuses.count(200)
 
 
 def test_a_log_that_refuses_acknowledges_nothing(world, monkeypatch):

@@ -295,3 +295,45 @@ def test_a_refused_commit_acknowledges_nothing_and_the_next_one_works(tmp_path):
 def test_partition_names_never_reach_the_file_system(log, name):
     with pytest.raises(ValueError):
         log.append(name, "b", b"x", 1)
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_of_making_a_segment_leaves_a_log_that_opens(tmp_path):
+    """Every system call of the making is a place to die: readers and writers go on from each."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    code = (
+        "import sys, pathlib\nfrom gyral.log import writer\nwriter.SEGMENT_BYTES = 150\n"
+        "from gyral.log.sqlite import SqliteLog\nlog = SqliteLog(pathlib.Path(sys.argv[1]))\n"
+        "for number in range(4):\n    log.append('a', str(number), b'x' * 100, 1)\n    print(number, flush=True)\n"
+    )
+    died = 0
+    for call, last in (("fdatasync", 18), ("pwrite64", 40), ("unlink", 12), ("rename", 3), ("ftruncate", 6)):
+        for when in range(1, last, 2):
+            folder = tmp_path / f"{call}-{when}"
+            inject = f"inject={call}:signal=SIGKILL:when={when}"
+            command = [
+                "strace",
+                "-f",
+                "-qq",
+                "-o",
+                "/dev/null",
+                "-e",
+                f"trace={call}",
+                "-e",
+                inject,
+                sys.executable,
+                "-c",
+                code,
+            ]
+            done = subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=60)
+            died += done.returncode != 0
+            acknowledged = len(done.stdout.split())
+            with SqliteLog(folder) as log:
+                for partition in log.partitions():  # a reader comes first, as in a drain
+                    stored = [entry.batch_id for entry in log.read(partition, 0)]
+                    assert stored == [str(number) for number in range(len(stored))] and len(stored) >= acknowledged
+                for number in range(5):
+                    log.append("a", str(number), b"x" * 100, 1)
+                assert [entry.batch_id for entry in log.read("a", 0)] == ["0", "1", "2", "3", "4"]
+    assert died > 20

@@ -101,6 +101,8 @@ def to_columns(events: list[WireEvent], ingest_us: int) -> pa.RecordBatch:
     """Make columns of events that came in at one moment; shape (events, 14)."""
     columns = {name: pa.array(list(map(_field[name], events)), pa.string()) for name in _TEXTS}
     columns["event_time"] = _times([event.event_time for event in events])
+    if columns["event_time"].null_count:
+        raise ValueError("a time passed the check and is none")
     columns["ingest_time"] = pa.repeat(pa.scalar(ingest_us, pa.int64()), len(events)).cast(TIMESTAMP)
     props = [None if event.props is NO_PROPS else bytes(event.props) for event in events]
     columns["props"] = pa.array([None if each == b"null" else each for each in props], pa.binary()).cast(pa.string())
@@ -164,6 +166,8 @@ def _has_good_props(event: WireEvent) -> bool:
 
 def _has_good_time(event: WireEvent) -> bool:
     moment = event.event_time
+    if type(moment) is datetime:
+        return 1 < moment.year < 9999  # with its offset, an end of the calendar may be no time in UTC
     return type(moment) is not int or -62_135_596_800_000 < moment < _LIMIT_MS
 
 

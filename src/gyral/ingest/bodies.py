@@ -23,11 +23,12 @@ MEDIA = "application/json, application/x-ndjson or application/vnd.apache.arrow.
 
 
 class Taken(NamedTuple):
-    """What is in a body: events as objects or as columns, and what is bad."""
+    """What is in a body: events as objects or as columns, and what is bad; bytes of the body once decompressed."""
 
     events: list[WireEvent]
     columns: pa.RecordBatch | None
     bad: list[Bad]
+    size_bytes: int = 0
 
     @property
     def num_events(self) -> int:
@@ -59,7 +60,7 @@ def take(body: bytes, media: bytes, encoding: bytes, max_bytes: int, max_events:
         raise Refused(400, "the body holds no events", why=str(error), hint=f"send {MEDIA}") from None
     if taken.num_events + len(taken.bad) > max_events:
         raise Refused(413, f"the body has more than {max_events:,} events", hint="send them in several requests")
-    return taken
+    return taken._replace(size_bytes=len(body))
 
 
 def _unpacked(body: bytes, encoding: bytes, max_bytes: int) -> bytes:

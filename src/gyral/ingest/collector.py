@@ -42,6 +42,8 @@ from gyral.log.base import EventLog
 PATH = "/v1/events"
 GROUP_REQUESTS = 256
 GROUP_BYTES = 16 << 20
+GROUP_DECODED_BYTES = 128 << 20
+"""The same after decompression, in which small bodies may grow a thousand times: beyond it requests get 429."""
 LOOK_EVERY_S = 1.0
 """How often disk and lag are looked at."""
 
@@ -205,21 +207,31 @@ class Collector:
     def _send(self, group: list[_Request], flying: list[Run]) -> _Batch:
         """Check a group and hand it to the log."""
         now = now_us()
-        answers: list[Answer] = []
-        taken: list[tuple[_Request, Taken]] = []
+        answers: list[Answer] = [{} for _ in group]
+        there: dict[int, Taken] = {}
         limits = self._config.max_decoded_bytes, self._config.max_events
-        for request in group:
+        size = 0
+        for place, request in enumerate(group):
             try:
-                each = take(request.body, request.media, request.encoding, *limits, now)
-                taken.append((request, each))
-                answers.append({})
-            except Refused as refused:
-                answers.append(refused)
+                if size > GROUP_DECODED_BYTES:
+                    raise _busy("too much came at once", 1)
+                there[place] = take(request.body, request.media, request.encoding, *limits, now)
+                size += there[place].size_bytes
             except Exception as error:  # whatever a body did, the others are stored
-                answers.append(Refused(400, "the body cannot be read", why=f"{type(error).__name__}: {error}"[:300]))
+                answers[place] = _unreadable(error)
         run = stored = None
         try:
-            sent = to_columns([event for _, each in taken for event in each.events], now)
+            try:
+                sent = to_columns([event for each in there.values() for event in each.events], now)
+            except Exception:  # no check found it: then whoever sent it is told, or the others would wait forever
+                for place, each in list(there.items()):
+                    try:
+                        to_columns(each.events, now)
+                    except Exception as error:
+                        answers[place] = _unreadable(error)
+                        del there[place]
+                sent = to_columns([event for each in there.values() for event in each.events], now)
+            taken = [(group[place], each) for place, each in there.items()]
             events = pa.concat_batches([sent, *(each.columns for _, each in taken if each.columns is not None)])
             bad = [row for request, each in taken for row in _bad_rows(request, each, now)]
             run = hashed(events["event_id"])
@@ -332,6 +344,12 @@ def _bad_rows(request: _Request, taken: Taken, now: int) -> list[dict[str, Any]]
             {"event_id": digest.hexdigest(), "ingest_time": moment, "reason": reason, "source": request.key, "raw": raw}
         )
     return rows
+
+
+def _unreadable(error: Exception) -> Refused:
+    if isinstance(error, Refused):
+        return error
+    return Refused(400, "the body cannot be read", why=f"{type(error).__name__}: {error}"[:300])
 
 
 def _busy(what: str, retry_s: int) -> Refused:

@@ -26,6 +26,8 @@ from gyral.progress import Meter
 
 MAX_TRIES = 100
 QUARANTINE_EVERY_S = 30.0
+COMMIT_BYTES = 256 << 20
+"""A commit takes no more rows once it has this much, however few they are."""
 
 
 class Drained(msgspec.Struct):
@@ -125,16 +127,17 @@ class Drain:
         offsets = snapshot.offsets
         advanced: dict[str, int] = {}
         batches: list[pa.RecordBatch] = []
-        num_rows = 0
+        num_rows = size = 0
         for partition, end in self._until.items():
             for entry_offset, batch in self._entries(partition, offsets.get(partition, 0), end, name):
                 advanced[partition] = entry_offset + 1
                 if batch is not None:
                     batches.append(_placed(batch, partition, entry_offset, TABLES[name]))
                     num_rows += batch.num_rows
-                if num_rows >= self._commit_rows:
+                    size += batch.nbytes
+                if num_rows >= self._commit_rows or size >= COMMIT_BYTES:
                     break
-            if num_rows >= self._commit_rows:
+            if num_rows >= self._commit_rows or size >= COMMIT_BYTES:
                 break
         if not advanced:
             return None

@@ -249,12 +249,14 @@ def _make_segment(folder: Path, first: int) -> Path:
     """Make an empty segment, complete before it has its name."""
     path = folder / f"{first:020d}{SUFFIX}"
     temporary = folder / f".{path.name}.tmp"
-    temporary.unlink(missing_ok=True)
+    for ending in ("", "-journal", "-wal", "-shm"):  # of one that was killed here; its journal would be played into this one
+        temporary.with_name(temporary.name + ending).unlink(missing_ok=True)
     connection = sqlite3.connect(temporary, isolation_level=None)
-    try:  # without a WAL, so that what is renamed is all of it, or an error was raised
+    try:  # the table before the WAL, so that what is renamed is all of it, or an error was raised
         connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(_BATCHES)
+        connection.execute("PRAGMA journal_mode=WAL")  # and this before the name: readers cannot undo half a change of it
     finally:
         connection.close()
     os.replace(temporary, path)
