@@ -57,7 +57,7 @@ class Ingest(Section, frozen=True):
 
 
 class Key(Section, frozen=True):
-    """Somebody who may send events: `gyral new key NAME` makes one."""
+    """Somebody who may send events: `gyral.ingest.keys.new_key()` makes a key and its hash."""
 
     name: Annotated[str, Meta(pattern=rf"^{NAME}$", description="kept with what is quarantined")]
     sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$", description="of the key; the key itself is stored nowhere")]

@@ -9,19 +9,6 @@ from __future__ import annotations
 import os
 import signal
 
-POINTS = (
-    "log.inserted",
-    "log.committed",
-    "log.rotating",
-    "log.trimming",
-    "lake.planned",
-    "lake.written",
-    "lake.flushed",
-    "lake.merged",
-    "lake.committed",
-    "lake.compacting",
-    "lake.cleaning",
-)
 _point, _, _rest = os.environ.get("GYRAL_FAULT", "").partition(":")
 _count, _, _signal = _rest.partition(":")
 _left = int(_count or 1)

@@ -1,6 +1,7 @@
 """Quarantined rows through the front door again."""
 
 import json
+import shutil
 
 import pytest
 
@@ -61,3 +62,10 @@ def test_only_what_is_asked_for_is_replayed(bad):
 def test_a_condition_that_cannot_be_read_is_told(bad):
     with pytest.raises(UsageError, match="cannot be read"):
         again(bad, "reson = 'x'")
+
+
+def test_another_replay_with_the_same_run_number_is_not_taken_for_the_first(bad):
+    """As when `runs` was removed, or when two projects share a lake."""
+    assert again(bad, "reason = 'bad_subject'")["accepted"] == 1
+    shutil.rmtree(bad / "runs")
+    assert again(bad, "reason = 'unknown_field'", {"event_time": "evnt_time"})["accepted"] == 2

@@ -163,6 +163,36 @@ def test_readers_go_on_while_segments_come_and_go(tmp_path, small):
     assert seen == [f"b{number}" for number in range(300)]
 
 
+def test_a_segment_that_is_missing_between_two_others_is_told(tmp_path, small, log):
+    fill(log, range(8))
+    (tmp_path / "a" / f"{3:020d}.sqlite").unlink()
+    with pytest.raises(LogError, match=r"batches 3 to 5 .* are missing"):
+        payloads(log, "a", 1)
+    with pytest.raises(LogError, match="are missing"):
+        payloads(log, "a", 3)
+    assert [entry[0] for entry in payloads(log, "a", 6)] == [6, 7]
+
+
+def test_after_a_segment_was_sealed_nothing_goes_into_it_whatever_failed(tmp_path, small, log, monkeypatch):
+    fill(log, range(2))
+    real = writer._connect
+
+    def refuse(*_):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(writer, "_connect", refuse)
+    with pytest.raises(LogError, match="could not be trimmed"):
+        log.trim("a", 2)
+    with pytest.raises(LogError, match="could not store"):
+        fill(log, [2])
+    monkeypatch.setattr(writer, "_connect", real)
+    assert fill(log, [2, 3]) == [2, 3] and log.end("a") == 4
+    assert [entry[:2] for entry in payloads(log, "a", 0)] == [(number, f"b{number}") for number in range(4)]
+    log.close()
+    with SqliteLog(tmp_path) as again:
+        assert fill(again, [3, 4]) == [3, 4]
+
+
 def test_a_log_of_the_older_layout_is_not_passed_over(tmp_path, log):
     (tmp_path / "ingest-0a1b.sqlite").write_bytes(b"x")
     with pytest.raises(LogError, match="older version"):

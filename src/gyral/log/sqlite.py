@@ -1,7 +1,8 @@
 """The embedded log: rotated SQLite files, WAL, `synchronous=FULL`, one batch a row, one writer with group commit a partition.
 
-Measured against a bare write + fdatasync loop of the same bytes it is 0.96–1.01x, and brings recovery. Rejected: a hand-written
-segment file (same speed, no recovery), LMDB (0.4x, two syncs a commit), Redis and NATS (acknowledge before fsync by default).
+Measured against a bare write + fdatasync loop of the same bytes it is 0.95–1.04x at 23 kB a batch and 0.68–0.71x at 81 kB, on a
+disk that flushes in 35 µs, and brings recovery. Rejected: a hand-written segment file (no recovery), LMDB (0.4x, two syncs a
+commit), Redis and NATS (acknowledge before fsync by default).
 
 A partition is a folder of segments, each named after its first offset. A segment is sealed at 256 MB, and trimming unlinks
 whole segments (the last one too, when everything in it may go), which costs the same however much they hold. Batch ids live in
@@ -80,7 +81,11 @@ class SqliteLog:
             except Unlinked:  # trimmed between the look and the opening: look again
                 continue
             if offset == before:
-                return
+                later = [each for each in self._segments(partition) if first_offset(each) > first_offset(path)]
+                if not later:
+                    return
+                if first_offset(later[0]) > offset:
+                    raise _missing(path, offset, first_offset(later[0]))
 
     def end(self, partition: str) -> int:
         """Offset the next batch will get."""
@@ -181,4 +186,13 @@ def _gone(path: Path, offset: int, first: int) -> LogError:
         where=str(path.parent),
         why="they were trimmed after the lake had them",
         hint="the lake is older than the log: put the newer lake back, or remove this folder to go on without them",
+    )
+
+
+def _missing(path: Path, offset: int, following: int) -> LogError:
+    return LogError(
+        f"batches {offset:,} to {following - 1:,} of the log partition `{path.parent.name}` are missing",
+        where=str(path.parent),
+        why="a segment between two others was removed or damaged",
+        hint="put the file back from a copy",
     )

@@ -70,7 +70,7 @@ class Writer:
         self._folder = folder
         self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         self._guard, self._closing = threading.RLock(), threading.Lock()
-        self._is_closed = False
+        self._is_closed = self._is_sealed = False
         self._unnoted: dict[str, int] = {}
         """Ids of stored batches that are not in the ids file yet."""
         try:
@@ -161,11 +161,12 @@ class Writer:
 
     def _rotate(self) -> None:
         """Seal the last segment and begin one that follows it."""
+        self._is_sealed = True  # readers may look into the next one from here on, whatever fails below
         following = _make_segment(self._folder, self._end)
         fail_point("log.rotating")
         connection = _connect(following, "FULL")
         self._connection.close()  # checkpoints, so a sealed segment is one file
-        self._connection, self._path, self._size = connection, following, 0
+        self._connection, self._path, self._size, self._is_sealed = connection, following, 0, False
 
     def _work(self) -> None:
         while True:
@@ -190,7 +191,7 @@ class Writer:
     def _commit(self, group: list[_Pending]) -> None:
         with self._guard:
             try:
-                if self._size >= SEGMENT_BYTES:
+                if self._is_sealed or self._size >= SEGMENT_BYTES:
                     self._rotate()
                 offsets, new = self._store(group)
             except Exception as error:  # whatever it is, those who wait must hear of it and the thread must live on
@@ -282,6 +283,7 @@ def reader(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
         try:
+            connection.execute("PRAGMA wal_autocheckpoint=0")
             yield connection
         finally:
             connection.close()
