@@ -43,15 +43,15 @@ STEADY_PER_S, STEADY_S = 20_000, 60
 HANDLER = """
 import sys
 from gyral.event.wire import check_json, to_columns
-from gyral.http import lifespan, read_body, reply
+from gyral.http import read_body, reply, routed
 from gyral.serve.server import serve_app
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        return await lifespan(receive, send)
+async def route(path, scope, receive, send):
     body = await read_body(scope, receive, 1 << 24)
     if sys.argv[2] == "checked":
         to_columns(check_json(body).events, 0)
     await reply(send, 200, b'{"accepted":100,"duplicate":0,"quarantined":{}}')
+async def app(scope, receive, send):
+    await routed(route, scope, receive, send)
 serve_app(app, "127.0.0.1", int(sys.argv[1]))
 """
 FASTAPI = """

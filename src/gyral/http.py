@@ -15,6 +15,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+Route = Callable[[str, Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 JSON: Header = (b"content-type", b"application/json")
@@ -82,14 +83,32 @@ async def reply(send: Send, status: int, body: bytes, *headers: Header) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def refuse(send: Send, refused: Refused, path: str) -> None:
+async def _refuse(send: Send, refused: Refused, path: str) -> None:
     """Send the error of a request that was refused."""
     error = {"what": refused.what, "where": path[:200], "why": refused.why, "hint": refused.hint}
     with contextlib.suppress(OSError, RuntimeError):  # nobody may be there to be told
         await reply(send, refused.status, msgspec.json.encode({"error": error}), *refused.headers)
 
 
-async def lifespan(receive: Receive, send: Send) -> None:
+async def routed(route: Route, scope: Scope, receive: Receive, send: Send) -> Refused | None:
+    """Let a server's routes answer one request; what they refuse is told to the client, and returned."""
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+    elif scope["type"] == "http":
+        path = scope["path"]
+        try:
+            if path == "/healthz":
+                allow(scope, "GET")
+                await reply(send, 200, b'{"status":"ok"}')
+            else:
+                await route(path, scope, receive, send)
+        except Refused as refused:
+            await _refuse(send, refused, path)
+            return refused
+    return None
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
     """Answer the server's start and stop."""
     while True:
         kind = (await receive())["type"]

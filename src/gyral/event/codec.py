@@ -7,6 +7,7 @@ therefore become durable together.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -14,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gyral.errors import InputError
-from gyral.event.clock import TIMESTAMP, now_us
+from gyral.event.clock import now_us
 from gyral.event.schema import QUARANTINE
-from gyral.event.wire import Bad, Checked, Malformed, check_json, to_columns
+from gyral.event.wire import Bad, Checked, Malformed, bad_rows, check_json, to_columns
 
 FORMAT = 1
 COMPRESSED_BYTES = 1 << 16
@@ -82,6 +83,11 @@ def json_objects(columns: dict[str, pa.Array]) -> pa.Array:
     return pc.binary_join_element_wise("{", pc.utf8_slice_codeunits(joined, 1), "}", "")
 
 
+def row_json(row: Mapping[str, object]) -> bytes:
+    """A row as one JSON object, nulls left out: what the quarantine keeps of it."""
+    return msgspec.json.encode({name: value for name, value in row.items() if value is not None}, enc_hook=str)
+
+
 def numbers(values: pa.Array) -> pa.Array:
     """Numbers of a column that may hold them as text (CSV does), float64; null where there is none."""
     kind = values.type
@@ -136,13 +142,6 @@ def mix64(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def has_quarantine(data: bytes, name: str = "") -> bool:
-    """Whether a batch brings rows for the quarantine, without unpacking it."""
-    if name and not _is_payload(data):
-        return bool(_from_json(data, name)["quarantine"].num_rows)
-    return bool(msgspec.msgpack.decode(data, type=Payload).quarantine)
-
-
 def _is_payload(data: bytes) -> bool:
     """Whether these are bytes of gyral: a small msgpack map, whose first byte no UTF-8 text begins with."""
     return data[:1] != b"" and 0x80 <= data[0] <= 0x8F
@@ -154,16 +153,7 @@ def _from_json(data: bytes, name: str) -> dict[str, pa.RecordBatch]:
         events, bad = check_json(data) if data.strip() else Checked([], [])
     except Malformed:
         events, bad = [], [Bad(data, "bad_json")]
-    rows = [
-        {
-            "event_id": hashlib.blake2b(f"{name}/{number}".encode(), digest_size=16).hexdigest(),
-            "ingest_time": pa.scalar(now, TIMESTAMP),
-            "reason": reason,
-            "source": name.rpartition(":")[0],
-            "raw": raw,
-        }
-        for number, (raw, reason) in enumerate(bad)
-    ]
+    rows = bad_rows(bad, hashlib.blake2b(name.encode(), digest_size=16), name.rpartition(":")[0], now)
     return {"events": to_columns(events, now), "quarantine": pa.RecordBatch.from_pylist(rows, schema=QUARANTINE)}
 
 

@@ -9,6 +9,7 @@ put requests together first. Logging the JSON and making columns later was tried
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import operator
 import re
 from collections.abc import Sequence
@@ -24,8 +25,8 @@ from gyral.event.schema import EVENT, MAX_NAME_CHARS
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 Optional = Annotated[str, Meta(max_length=MAX_NAME_CHARS)] | None
-_LIMIT_MS = 253_402_300_799_000
-Moment = Annotated[datetime, Meta(tz=True)] | Annotated[float, Meta(gt=-62_135_596_800_000, lt=_LIMIT_MS)] | int
+_FIRST_MS, _LIMIT_MS = -62_135_596_800_000, 253_402_300_799_000
+Moment = Annotated[datetime, Meta(tz=True)] | Annotated[float, Meta(gt=_FIRST_MS, lt=_LIMIT_MS)] | int
 NO_PROPS = msgspec.Raw()
 
 
@@ -109,6 +110,17 @@ def to_columns(events: list[WireEvent], ingest_us: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([columns[field.name] for field in EVENT], schema=EVENT)
 
 
+def bad_rows(bad: list[Bad], batch: hashlib.blake2b, source: str, ingest_us: int) -> list[dict[str, Any]]:
+    """Rows for quarantine; their ids are made of the batch and their place in it, so that a retry makes them again."""
+    moment = pa.scalar(ingest_us, TIMESTAMP)
+    rows = []
+    for number, (raw, reason) in enumerate(bad):
+        digest = batch.copy()
+        digest.update(b"/%d" % number)
+        rows.append({"event_id": digest.hexdigest(), "ingest_time": moment, "reason": reason, "source": source, "raw": raw})
+    return rows
+
+
 def _lines(body: bytes) -> list[bytes]:
     if not body.startswith(b"{"):
         raise Malformed("it begins with neither `[` nor `{`")
@@ -168,7 +180,7 @@ def _has_good_time(event: WireEvent) -> bool:
     moment = event.event_time
     if type(moment) is datetime:
         return 1 < moment.year < 9999  # with its offset, an end of the calendar may be no time in UTC
-    return type(moment) is not int or -62_135_596_800_000 < moment < _LIMIT_MS
+    return type(moment) is not int or _FIRST_MS < moment < _LIMIT_MS
 
 
 def _reason(message: str) -> str:

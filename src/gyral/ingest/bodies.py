@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gyral.event.clock import TIMESTAMP, parse_times
+from gyral.event.codec import row_json
 from gyral.event.schema import EVENT, MAX_NAME_CHARS
 from gyral.event.wire import NAMES, REQUIRED, Bad, Malformed, WireEvent, check_json
 from gyral.http import Refused
@@ -125,19 +126,15 @@ def _checked(rows: pa.Table, ingest_us: int) -> Taken:
     good = pc.is_null(reasons)
     arrays = [columns.get(field.name, pa.nulls(rows.num_rows, field.type)).filter(good) for field in EVENT]
     broken = rows.append_column("reason", reasons).filter(pc.invert(good)).to_pylist()
-    bad = [Bad(reason=row.pop("reason"), raw=_raw(row)) for row in broken]
+    bad = [Bad(reason=row.pop("reason"), raw=row_json(row)) for row in broken]
     return Taken([], pa.RecordBatch.from_arrays(arrays, schema=EVENT), bad)
-
-
-def _raw(row: dict[str, object]) -> bytes:
-    return msgspec.json.encode({name: value for name, value in row.items() if value is not None}, enc_hook=str)
 
 
 def _json_texts(values: pa.Array) -> pa.Array:
     """Props as JSON objects: texts are checked, structs and maps encoded; null where there is neither."""
     if pa.types.is_struct(values.type):
         rows = values.to_pylist()
-        return pa.array([None if each is None else _raw(each).decode() for each in rows], pa.string())
+        return pa.array([None if each is None else row_json(each).decode() for each in rows], pa.string())
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         return pa.nulls(len(values), pa.string())
     decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])

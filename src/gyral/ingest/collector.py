@@ -28,11 +28,11 @@ import pyarrow as pa
 
 from gyral.config import Collect
 from gyral.errors import GyralError
-from gyral.event.clock import TIMESTAMP, now_us
+from gyral.event.clock import now_us
 from gyral.event.codec import encode_payload
 from gyral.event.schema import QUARANTINE
-from gyral.event.wire import to_columns
-from gyral.http import Receive, Refused, Scope, Send, allow, header, lifespan, read_body, refuse, reply
+from gyral.event.wire import bad_rows, to_columns
+from gyral.http import Receive, Refused, Scope, Send, allow, header, read_body, reply, routed
 from gyral.ingest.bodies import Taken, take
 from gyral.ingest.dedup import Run, Runs, hashed, repeated
 from gyral.ingest.keys import Keys
@@ -93,8 +93,9 @@ class Collector:
         self._lake, self._log, self._config, self._known, self._note = lake, log, config, known, note
         self._keys = Keys(config.keys)
         lake.check(log)
-        self.partition = log.free_partition("events")
-        self._recent = _Recent(log.end(self.partition))
+        self.partition = ""
+        """Taken with the first batch: most servers are never sent an event."""
+        self._recent = _Recent()
         self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._waiting_bytes = 0
         self._busy: tuple[str, int] | None = None
@@ -104,24 +105,19 @@ class Collector:
         self._thread.start()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            return await lifespan(receive, send)
-        if scope["type"] != "http":
-            return
-        path = scope["path"]
-        try:
-            if path == PATH:
-                allow(scope, "POST")
-                answer = await self._collect(scope, receive)
-                await reply(send, 200, msgspec.json.encode(answer))
-            elif path == "/healthz":
-                allow(scope, "GET")
-                await reply(send, 200, b'{"status":"ok"}')
-            else:
-                raise Refused(404, f"there is nothing at `{path[:200]}`", hint=f"POST {PATH}, GET /healthz")
-        except Refused as refused:
+        refused = await routed(self._route, scope, receive, send)
+        if refused is not None:
             self.counts[f"refused:{refused.status}"] += 1
-            await refuse(send, refused, path)
+
+    async def _route(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        if path != PATH:
+            raise Refused(404, f"there is nothing at `{path[:200]}`", hint=f"POST {PATH}, GET /healthz")
+        allow(scope, "POST")
+        await reply(send, 200, msgspec.json.encode(await self._collect(scope, receive)))
+
+    def totals(self) -> dict[str, int]:
+        """Events accepted, known before and quarantined, of all requests that got a 200."""
+        return {name: self.counts[name] for name in ("accepted", "duplicate", "quarantined")}
 
     def settled(self, offsets: Mapping[str, int]) -> None:
         """Told by a drain how far the lake is: what it has, it is asked about."""
@@ -166,7 +162,8 @@ class Collector:
         self._look_at = now + LOOK_EVERY_S
         busy: tuple[str, int] | None = None
         with contextlib.suppress(OSError):
-            lag, free = self._log.size_bytes(self.partition), shutil.disk_usage(self._lake.folder).free
+            lag = self._log.size_bytes(self.partition) if self.partition else 0
+            free = shutil.disk_usage(self._lake.folder).free
             if lag > self._config.max_lag_bytes:
                 busy = (f"{lag:,} bytes of the log wait for the lake", 10)
             elif free < self._config.min_free_bytes:
@@ -182,7 +179,7 @@ class Collector:
             self._look()
             if group:
                 flying.append(self._send(group, [batch.run for batch in flying if batch.run is not None]))
-            while flying and (len(flying) >= FLYING or not group):
+            while flying and (len(flying) >= FLYING or not group or is_last):
                 self._finish(flying.popleft())
             if is_last:
                 return
@@ -199,9 +196,7 @@ class Collector:
                 if len(group) == GROUP_REQUESTS or size >= GROUP_BYTES:
                     return group, False
                 request = self._waiting.get_nowait()
-            if group:
-                self._waiting.put(None)  # for the next time
-            return group, not group
+            return group, True
         return group, False
 
     def _send(self, group: list[_Request], flying: list[Run]) -> _Batch:
@@ -221,22 +216,14 @@ class Collector:
                 answers[place] = _unreadable(error)
         run = stored = None
         try:
-            try:
-                sent = to_columns([event for each in there.values() for event in each.events], now)
-            except Exception:  # no check found it: then whoever sent it is told, or the others would wait forever
-                for place, each in list(there.items()):
-                    try:
-                        to_columns(each.events, now)
-                    except Exception as error:
-                        answers[place] = _unreadable(error)
-                        del there[place]
-                sent = to_columns([event for each in there.values() for event in each.events], now)
+            sent = _together(there, answers, now)
             taken = [(group[place], each) for place, each in there.items()]
             events = pa.concat_batches([sent, *(each.columns for _, each in taken if each.columns is not None)])
-            bad = [row for request, each in taken for row in _bad_rows(request, each, now)]
+            bad = [row for request, each in taken if each.bad for row in bad_rows(each.bad, _digest(request), request.key, now)]
             run = hashed(events["event_id"])
             told = iter(_counts(taken, sent.num_rows, self._is_known(run, flying)))
             if count := events.num_rows + len(bad):
+                self.partition = self.partition or self._log.free_partition("events")
                 payload = encode_payload(events, pa.RecordBatch.from_pylist(bad, schema=QUARANTINE) if bad else None)
                 stored = self._log.submit(self.partition, os.urandom(16).hex(), payload, count)
         except Exception as error:
@@ -290,9 +277,9 @@ class Collector:
 class _Recent:
     """Ids of what was appended and is not known to be in the lake yet, in generations by offset."""
 
-    def __init__(self, end: int) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._generations: list[tuple[Runs, int]] = [(Runs(), end)]
+        self._generations: list[tuple[Runs, int]] = [(Runs(), 0)]
 
     def add(self, run: Run, offset: int) -> None:
         with self._lock:
@@ -316,6 +303,23 @@ class _Recent:
             self._generations = left
 
 
+def _together(there: dict[int, Taken], answers: list[Answer], now: int) -> pa.RecordBatch:
+    """Columns of all events that came as objects.
+
+    A body that no check found bad is taken out and its sender told, or the others would be refused with it again and again.
+    """
+    try:
+        return to_columns([event for each in there.values() for event in each.events], now)
+    except Exception:
+        for place, each in list(there.items()):
+            try:
+                to_columns(each.events, now)
+            except Exception as error:
+                answers[place] = _unreadable(error)
+                del there[place]
+        return to_columns([event for each in there.values() for event in each.events], now)
+
+
 def _counts(taken: list[tuple[_Request, Taken]], num_objects: int, known: np.ndarray) -> list[Answer]:
     """Count for each request; `known` is of all events, those that came as objects first, then those that came as columns."""
     told: list[Answer] = []
@@ -330,20 +334,9 @@ def _counts(taken: list[tuple[_Request, Taken]], num_objects: int, known: np.nda
     return told
 
 
-def _bad_rows(request: _Request, taken: Taken, now: int) -> list[dict[str, Any]]:
-    """Rows for quarantine, with ids that a retry of the same batch makes again."""
-    if not taken.bad:
-        return []
-    batch = hashlib.blake2b(request.batch or request.body, digest_size=16, key=request.key.encode()[:64])
-    moment = pa.scalar(now, TIMESTAMP)
-    rows = []
-    for number, (raw, reason) in enumerate(taken.bad):
-        digest = batch.copy()
-        digest.update(b"/%d" % number)
-        rows.append(
-            {"event_id": digest.hexdigest(), "ingest_time": moment, "reason": reason, "source": request.key, "raw": raw}
-        )
-    return rows
+def _digest(request: _Request) -> hashlib.blake2b:
+    """Of a batch as its client names it, else of its bytes."""
+    return hashlib.blake2b(request.batch or request.body, digest_size=16, key=request.key.encode()[:64])
 
 
 def _unreadable(error: Exception) -> Refused:

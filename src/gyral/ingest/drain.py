@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from gyral.errors import ConflictError
-from gyral.event.codec import decode_payload, has_quarantine
+from gyral.event.codec import decode_payload
 from gyral.event.schema import TABLES
 from gyral.faults import fail_point
 from gyral.ingest.dedup import Run as HashedIds
@@ -155,10 +155,11 @@ class Drain:
             for entry in self._log.read(partition, offset):
                 if entry.offset >= end:
                     return
-                of = f"{partition}:{entry.offset}" if partition.startswith("kafka-") else ""
-                if name == "events" and has_quarantine(entry.payload, of):
+                batch = f"{partition}:{entry.offset}" if self._log.others_write else ""
+                tables = decode_payload(entry.payload, "" if name == "events" else name, batch)
+                if "quarantine" in tables:
                     self._quarantine_due_at = 0.0
-                yield entry.offset, decode_payload(entry.payload, name, of).get(name)
+                yield entry.offset, tables.get(name)
                 last = entry.offset + 1
             if last == offset:
                 return

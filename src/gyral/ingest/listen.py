@@ -45,8 +45,7 @@ def collecting(root: Path, config: Config, run: Run, drains: Drains = "always") 
             finally:
                 collector.close()
         run.writes("lake", "events", following.done.version)
-        counts = {name: collector.counts[name] for name in ("accepted", "duplicate", "quarantined")}
-        run.summarize(**counts, committed=following.done.accepted, refused=_refusals(collector))
+        run.summarize(**collector.totals(), committed=following.done.accepted, refused=_refusals(collector))
 
 
 class Following:
@@ -106,10 +105,10 @@ def listen(root: Path, config: Config, run: Run, serve: Callable[[Collector], bo
     """
     with collecting(root, config, run) as collector:
         was_interrupted = serve(collector)
-    told = collector.counts
+    told = collector.totals()
     counts = f"{told['accepted']:,} events accepted, {told['duplicate']:,} already there, {told['quarantined']:,} quarantined"
     run.note(f"ingest   {counts}")
-    return {"was_interrupted": was_interrupted, **{name: told[name] for name in ("accepted", "duplicate", "quarantined")}}
+    return {"was_interrupted": was_interrupted, **told}
 
 
 def _refusals(collector: Collector) -> dict[str, int]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from gyral.event import codec
 from gyral.event.clock import TIMESTAMP, now_us, parse_times
-from gyral.event.codec import json_objects, row_ids
+from gyral.event.codec import json_objects, row_ids, row_json
 from gyral.event.layout import MAPPED, Layout
 from gyral.event.schema import EVENT, MAX_NAME_CHARS, QUARANTINE
 from gyral.ingest.sources import Rows
@@ -111,7 +111,7 @@ def _quarantine(
     lines = {each.row: each.raw for each in rows.bad if each.row is not None}
     unplaced = [each for each in rows.bad if each.row is None]
     broken = rows.batch.take(pa.array(places)).to_pylist()
-    raw = [lines.get(rows.first_row + int(place)) or _raw(row) for place, row in zip(places, broken, strict=True)]
+    raw = [lines.get(rows.first_row + int(place)) or row_json(row) for place, row in zip(places, broken, strict=True)]
     new_ids = row_ids(f"{digest}/unplaced", rows.first_bad, len(unplaced))
     count = len(places) + len(unplaced)
     return pa.RecordBatch.from_pydict(
@@ -124,10 +124,6 @@ def _quarantine(
         },
         schema=QUARANTINE,
     )
-
-
-def _raw(row: dict[str, object]) -> bytes:
-    return msgspec.json.encode({name: value for name, value in row.items() if value is not None}, enc_hook=str)
 
 
 def _simple(values: pa.Array) -> pa.Array:

@@ -21,10 +21,26 @@ class Entry(NamedTuple):
 
 
 class EventLog(Protocol):
-    """A durable, partitioned sequence of batches."""
+    """A durable, partitioned sequence of batches.
+
+    Attributes
+    ----------
+    others_write : whether what is in it may be JSON that somebody else wrote.
+    """
+
+    others_write: bool
 
     def append(self, partition: str, batch_id: str, payload: bytes, num_rows: int) -> int:
-        """Store a batch and return its offset once it is durable; a batch id seen before returns its first offset."""
+        """Store a batch and return its offset once it is durable; a batch id seen before returns its first offset.
+
+        May be called from many threads, which then share one flush.
+
+        Raises
+        ------
+        ConflictError : another process writes this partition.
+        LogError : it was not acknowledged, and may be sent again.
+        """
+        return self.submit(partition, batch_id, payload, num_rows).result()
 
     def submit(self, partition: str, batch_id: str, payload: bytes, num_rows: int) -> Future[int]:
         """`append` that does not wait: the future has the offset once the batch is durable, or the error."""
@@ -58,6 +74,8 @@ class EventLog(Protocol):
     def close(self) -> None:
         """Finish what was appended and let go of the partitions; may be called twice."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -14,11 +14,11 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 from gyral.errors import MissingExtra, UsageError
-from gyral.log.base import Entry
+from gyral.log.base import Entry, EventLog
 from gyral.log.writer import LogError
 
 TIMEOUT_S = 30.0
@@ -27,7 +27,7 @@ HINT = "is the broker there, and the address right? What was acknowledged is kep
 SCHEME = "kafka://"
 
 
-class KafkaLog:
+class KafkaLog(EventLog):
     """The partitions of one topic. Opening it asks the broker for them; the topic must exist.
 
     Parameters
@@ -38,6 +38,8 @@ class KafkaLog:
     ------
     UsageError : the URI is malformed.  LogError : the broker does not answer, or has no such topic.
     """
+
+    others_write = True
 
     def __init__(self, uri: str, options: Mapping[str, str | int] | None = None) -> None:
         parts = urlsplit(uri)
@@ -61,17 +63,8 @@ class KafkaLog:
         self._closing = threading.Event()
         self._numbers = self._ask_for_partitions()
 
-    def append(self, partition: str, batch_id: str, payload: bytes, num_rows: int) -> int:
-        """Store a batch; returns its offset once all in-sync replicas have it.
-
-        Raises
-        ------
-        LogError : the broker did not acknowledge it in time; it may be there all the same, so send it again.
-        """
-        return self.submit(partition, batch_id, payload, num_rows).result()
-
     def submit(self, partition: str, batch_id: str, payload: bytes, num_rows: int) -> Future[int]:
-        """Begin an append that does not wait."""
+        """Begin an append that does not wait. What was not acknowledged in time may be there all the same: send it again."""
         done: Future[int] = Future()
 
         def on_delivery(error: Any, message: Any) -> None:
@@ -164,12 +157,6 @@ class KafkaLog:
             for consumer in self._consumers.values():
                 consumer.close()
             self._consumers.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _ask_for_partitions(self) -> list[int]:
         from confluent_kafka.admin import AdminClient

@@ -23,14 +23,13 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Self
 
 from gyral.errors import ConflictError
-from gyral.log.base import Entry
+from gyral.log.base import Entry, EventLog
 from gyral.log.writer import SUFFIX, LogError, Unlinked, Writer, first_offset, reader, segments_of
 
 
-class SqliteLog:
+class SqliteLog(EventLog):
     """The log in a folder. Opening it starts nothing; the first append to a partition takes that partition's lock.
 
     Parameters
@@ -38,20 +37,12 @@ class SqliteLog:
     folder : `lake/log` of a project.
     """
 
+    others_write = False
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._writers: dict[str, Writer] = {}
         self._lock = threading.Lock()
-
-    def append(self, partition: str, batch_id: str, payload: bytes, num_rows: int) -> int:
-        """Store a batch; returns its offset after the fsync. May be called from many threads, which then share one fsync.
-
-        Raises
-        ------
-        ConflictError : another process writes this partition.
-        LogError : the disk refused; the batch was not stored and may be sent again.
-        """
-        return self.submit(partition, batch_id, payload, num_rows).result()
 
     def submit(self, partition: str, batch_id: str, payload: bytes, num_rows: int) -> Future[int]:
         """Begin an append that does not wait for the disk; the future has the offset once the batch is on it."""
@@ -151,12 +142,6 @@ class SqliteLog:
             for writer in self._writers.values():
                 writer.close()
             self._writers.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _folder(self, partition: str) -> Path:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", partition):

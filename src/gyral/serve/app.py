@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from gyral.config import Serve
 from gyral.event.clock import now_us
-from gyral.http import AsgiApp, Receive, Refused, Scope, Send, allow, lifespan, read_body, refuse, reply
+from gyral.http import AsgiApp, Receive, Refused, Scope, Send, allow, read_body, reply, routed
 from gyral.model.family import Answer, Item, Servable
 from gyral.serve.feedback import Impression, Impressions, RequestIds
 from gyral.serve.slots import DEFAULT, POPULARITY, Slots
@@ -80,25 +80,17 @@ class App:
         self._encoder = msgspec.json.Encoder()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            return await lifespan(receive, send)
-        if scope["type"] != "http":
-            return
-        path = scope["path"]
-        try:
-            if path == "/v1/recommend":
-                allow(scope, "POST")
-                await self._recommend(await read_body(scope, receive, self._config.max_body_bytes), send)
-            elif path == "/healthz":
-                allow(scope, "GET")
-                await reply(send, 200, b'{"status":"ok"}')
-            elif path == "/v1/model":
-                allow(scope, "GET")
-                await reply(send, 200, self._encoder.encode(self._describe(scope)))
-            else:
-                await self._mounted(path)(scope, receive, send)
-        except Refused as refused:
-            await refuse(send, refused, path)
+        await routed(self._route, scope, receive, send)
+
+    async def _route(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        if path == "/v1/recommend":
+            allow(scope, "POST")
+            await self._recommend(await read_body(scope, receive, self._config.max_body_bytes), send)
+        elif path == "/v1/model":
+            allow(scope, "GET")
+            await reply(send, 200, self._encoder.encode(self._describe(scope)))
+        else:
+            await self._mounted(path)(scope, receive, send)
 
     def answer(self, request: Recommend) -> Recommended:
         """Answer one decoded request, and log the impression."""
