@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -37,16 +37,14 @@ from gyral.console import (
 )
 from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, render
 
-if TYPE_CHECKING:
-    from gyral.config import Config
-    from gyral.http import AsgiApp
-
 
 def main() -> None:
     """Run the command line and exit."""
     try:
         commands.main(standalone_mode=False)
     except GyralError as error:
+        if isinstance(error, Interrupted) and not error.hint:
+            error.hint = resume_line()
         fail(render(error), error.exit_code)
     except click.ClickException as error:
         hint = f"\n\nhint: `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
@@ -103,22 +101,51 @@ def loop(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, 
 @source_options
 @click.option("--listen", metavar="HOST:PORT", help="Take events over HTTP until stopped; port 0 takes a free one.")
 @click.option("--replay", metavar="WHERE", help="Repair quarantined rows and send them in again: \"reason = 'bad_subject'\".")
+@click.option(
+    "--schemas", type=click.Path(path_type=Path), metavar="FILE", help="Register schemas; their fields become columns."
+)
 @click.option("--from", "from_", metavar="LOG", help="Commit what a topic holds: kafka://HOST:PORT/TOPIC.")
 @into_option
 @on_option
 @common
 def ingest(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, **flags: Any) -> None:
     """Read a source into the lake, or take events over HTTP; without either, commit what the log holds."""
-    listen, replay = flags.pop("listen"), flags.pop("replay")
+    listen, replay, schemas = flags.pop("listen"), flags.pop("replay"), flags.pop("schemas")
     config = configure(root, sets, flags, mapping)
-    if listen is not None:
-        return _listen(root, config, as_json, *host_and_port(listen))
-    from gyral.ingest.files import ingest as run_ingest
-    from gyral.ingest.replay import replay as run_replay
-
     with start_run(root, "ingest", config, as_json) as run:
-        result = run_ingest(root, config, run) if replay is None else run_replay(root, config, run, replay)
+        if listen is not None:
+            from gyral.fronts import listen as run_listen
+
+            host, port = host_and_port(listen)
+            return run_listen(root, config, run, host, port, lambda at, line: print_result(as_json, at, lambda: line))
+        if replay is not None:
+            from gyral.ingest.replay import replay as run_replay
+
+            result = run_replay(root, config, run, replay)
+        elif schemas is not None:
+            from gyral.ingest.schemas import register
+
+            result = register(root, config, run, schemas)
+        else:
+            from gyral.ingest.files import ingest as run_ingest
+
+            result = run_ingest(root, config, run)
     print_result(as_json, result)
+
+
+@commands.command()
+@click.argument("subject")
+@into_option
+@common
+def erase(root: Path, sets: tuple[str, ...], as_json: bool, subject: str, **flags: Any) -> None:
+    """Erase SUBJECT: from the lake and its log, datasets and models' inputs, and whatever comes of it later."""
+    config = configure(root, sets, flags)
+    from gyral.erase import erase as run_erase
+    from gyral.erase import told
+
+    with start_run(root, "erase", config, as_json, hide=subject) as run:
+        receipt = run_erase(root, config, run, subject)
+    print_result(as_json, plain(receipt), lambda: told(receipt))
 
 
 @commands.command()
@@ -186,29 +213,12 @@ def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, **fla
 def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of: int | None, **flags: Any) -> None:
     """Serve MODEL over HTTP, with the pages; a newer version is swapped in without dropping a request."""
     config = configure(root, sets, flags)
-    from gyral.dash.app import app as pages
-    from gyral.ingest.listen import collecting
-    from gyral.lake.table import Lake
-    from gyral.serve.server import serve as run_serve
+    from gyral.fronts import serve as run_serve
 
     if child_of is not None:
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
-
-    def on_ready(url: str) -> None:
-        run.summarize(url=url)
-        print_result(
-            as_json, {"url": url, "pid": os.getpid()}, lambda: f"{model} answers at {url}/v1/recommend; pages at {url}/"
-        )
-
     with start_run(root, "serve", config, as_json, parent=child_of) as run:
-        run.reads("model", model)
-        lake = Lake(root, config.lake)
-        with collecting(root, config, run, drains="never" if child_of else "once used") as collector:
-            mounts: dict[str, AsgiApp] = {"/": pages(root, lake.overview), collector.path: collector}
-            told = run_serve(root, model, config.serve, lake, mounts=mounts, on_ready=on_ready, note=run.note)
-        run.summarize(**told.counts)
-        if told.was_interrupted:
-            raise Interrupted(f"stopped after {told.counts['impressions']:,} logged answers", hint=resume_line())
+        run_serve(root, model, config, run, child_of is not None, lambda at, line: print_result(as_json, at, lambda: line))
 
 
 @commands.command()
@@ -219,24 +229,13 @@ def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of
 def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, **flags: Any) -> None:
     """Show the loop, the runs, the models, the lake and the datasets as pages."""
     config = configure(root, sets, flags)
-    from gyral.dash.app import app as pages
-    from gyral.dash.export import export as run_export
-    from gyral.lake.table import Lake
+    from gyral import fronts
 
     if export is not None:
-        index = run_export(root, Lake(root, config.lake).overview, export, meter=screen_meter(as_json, "export", "pages"))
+        index = fronts.export(root, config, export, screen_meter(as_json, "export", "pages"))
         print_result(as_json, {"index": str(index)}, lambda: f"open file://{index.absolute()}")
-        return
-    from gyral.serve.server import serve_app
-
-    was_interrupted = serve_app(
-        pages(root, Lake(root, config.lake).overview),
-        config.dash.host,
-        config.dash.port,
-        on_ready=lambda url: print_result(as_json, {"url": url}, lambda: f"pages at {url}/ (Ctrl-C stops)"),
-    )
-    if was_interrupted:
-        raise Interrupted("stopped", hint=resume_line())
+    else:
+        fronts.dash(root, config, lambda at, line: print_result(as_json, at, lambda: line))
 
 
 @commands.command()
@@ -278,20 +277,3 @@ def doctor(root: Path, sets: tuple[str, ...], as_json: bool, **_: Any) -> None:
     print_result(as_json, {"findings": [plain(each) for each in findings]}, lambda: table_of(findings))
     if any(each.state == "bad" for each in findings):
         sys.exit(1)
-
-
-def _listen(root: Path, config: Config, as_json: bool, host: str, port: int) -> None:
-    from gyral.ingest.listen import listen
-    from gyral.serve.server import serve_app
-
-    with start_run(root, "ingest", config, as_json) as run:
-        if host not in ("127.0.0.1", "localhost", "::1") and not config.collect.keys:
-            run.note(f"anybody who reaches {host} can send: set `[[collect.keys]]`, or listen on 127.0.0.1")
-
-        def on_ready(url: str) -> None:
-            run.summarize(url=url)
-            print_result(as_json, {"url": url, "pid": os.getpid()}, lambda: f"POST events to {url}/v1/events (Ctrl-C stops)")
-
-        told = listen(root, config, run, lambda app: serve_app(app, host, port, on_ready))
-        if told["was_interrupted"]:
-            raise Interrupted(f"stopped after {told['accepted']:,} events", hint=resume_line())

@@ -79,6 +79,16 @@ class Collect(Section, frozen=True):
     drain_every_s: Annotated[float, Meta(gt=0, le=3600, description="how often the log is committed to the lake")] = 0.25
 
 
+class Device(Section, frozen=True):
+    """A class of devices, `[devices.NAME]`; `[devices.default]` is of those that name none, or one that is not here."""
+
+    skew_s: Annotated[float, Meta(ge=0, description="a clock further ahead than this is not believed")] = 300.0
+    offline_s: Annotated[
+        float, Meta(ge=0, description="how long such a device can keep events before it sends; 0: no limit")
+    ] = 0.0
+    tier: Annotated[str, Meta(description="what it can run: `phone`, `laptop`, `server`, …")] = ""
+
+
 class Kafka(Section, frozen=True):
     """How brokers are reached when `ingest.log` is a topic."""
 
@@ -158,6 +168,10 @@ class Config(Section, frozen=True):
     ingest: Ingest = Ingest()
     collect: Collect = Collect()
     kafka: Kafka = Kafka()
+    devices: Annotated[
+        dict[str, Device],
+        Meta(description="classes of devices: how far a clock may be off, how late they send, what they can run"),
+    ] = {}
     curate: Curate = Curate()
     train: Train = Train()
     compress: Compress = Compress()

@@ -166,11 +166,19 @@ def _mapping(text: str) -> dict[str, str]:
     return {field.strip(): column.strip() for field, _, column in pairs}
 
 
-def start_run(root: Path, verb: str, config: Config, as_json: bool, seed: int | None = None, parent: int | None = None) -> Run:
+def start_run(
+    root: Path,
+    verb: str,
+    config: Config,
+    as_json: bool,
+    seed: int | None = None,
+    parent: int | None = None,
+    hide: str = "",
+) -> Run:
     from gyral.progress import Screen
     from gyral.run import Run
 
-    run = Run.start(root, verb, config, screen=Screen(as_json=as_json), seed=seed, parent=parent)
+    run = Run.start(root, verb, config, screen=Screen(as_json=as_json), seed=seed, parent=parent, hide=hide)
     _current.append(run)
     return run
 

@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -172,6 +173,35 @@ def alone(path: Path, otherwise: str) -> Iterator[None]:
     held = hold(path.with_name(f"{path.name}.lock"))
     if held is None:
         raise ConflictError(otherwise, where=str(path.parent), hint="wait for it to end (`gyral doctor` lists running runs)")
+    with held:
+        yield
+
+
+@contextmanager
+def together(path: Path) -> Iterator[None]:
+    """Run a block beside others of its kind, and never while somebody is `without_others`, whom it waits for."""
+    make_folder(path.parent)
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def without_others(path: Path, wait_s: float, otherwise: str) -> Iterator[None]:
+    """Run a block while nobody is `together`; waits for those who are.
+
+    Raises
+    ------
+    ConflictError : they did not end in time; `otherwise` is the sentence that says so.
+    """
+    make_folder(path.parent)
+    end = time.monotonic() + wait_s
+    while (held := hold(path)) is None:
+        if time.monotonic() > end:
+            raise ConflictError(
+                otherwise, where=str(path.parent), hint="wait for it to end (`gyral doctor` lists running runs)"
+            )
+        time.sleep(0.02)
     with held:
         yield
 

@@ -90,7 +90,7 @@ def loop(root: Path, config: Config, run: Run, resume: int | None = None) -> dic
         alone(root / MODELS / f".{name}.loop", "another loop makes models of this name here"),
         SqliteLog(lake.log_folder) as log,
     ):
-        drain = Drain(lake, log, config.ingest.commit_rows, config.ingest.dedup_days)
+        drain = Drain.of(lake, log, config)
         with ServedModel(root, config.serve, run) as served:
             world = World(root, config, run, source, layout, slices, lake, log, drain, served)
             for turn in range(len(rows) + 1, turns + 1):

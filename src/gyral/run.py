@@ -27,10 +27,14 @@ import msgspec
 from gyral import __version__
 from gyral.config import Config, to_toml
 from gyral.errors import GyralError, Interrupted, NotFound
-from gyral.files import fsync_path, is_alive, make_folder, write_atomic
+from gyral.files import fsync_path, is_alive, make_folder, together, without_others, write_atomic
 from gyral.progress import RECORD_INTERVAL_S, Meter, Progress, Screen
 
 FOLDER = "runs"
+MAKES = ("curate", "train", "compress", "eval")
+"""Verbs that read or publish datasets and models."""
+MAKING = "datasets/.making"
+WAIT_S = 60.0
 LOG = "log.txt"
 
 
@@ -78,6 +82,7 @@ class Run:
         self.resume_as: int | None = None
         """Number that `--resume` takes if this run is interrupted now; None: its command again is enough."""
         self._last_record = 0.0
+        self._making = contextlib.ExitStack()
         self._metrics = open(folder / "metrics.jsonl", "ab", buffering=0)  # noqa: SIM115 (closed by __exit__)
 
     @classmethod
@@ -90,8 +95,14 @@ class Run:
         screen: Screen | None = None,
         parent: Run | int | None = None,
         seed: int | None = None,
+        hide: str = "",
     ) -> Self:
-        """Make the next free `runs/<n>` below `root` and write what is known before work begins."""
+        """Make the next free `runs/<n>` below `root` and write what is known before work begins.
+
+        Parameters
+        ----------
+        hide : a word of the command that the record must not keep.
+        """
         runs = root / FOLDER
         make_folder(runs)
         number = max(numbers(root), default=0) + 1
@@ -110,7 +121,7 @@ class Run:
             parent=parent.number if isinstance(parent, Run) else parent,
             pid=os.getpid(),
             pid_started=_process_start(os.getpid()),
-            command=" ".join(["gyral", *sys.argv[1:]]) if parent is None else "",
+            command=" ".join(["gyral", *("…" if word == hide else word for word in sys.argv[1:])]) if parent is None else "",
             seed=seed,
             machine={"cores": os.cpu_count(), "system": platform.system(), "processor": platform.machine()},
             versions={"gyral": __version__, "python": platform.python_version()},
@@ -152,6 +163,8 @@ class Run:
         self._save()
 
     def __enter__(self) -> Self:
+        if self.lineage.verb in MAKES:
+            self._making.enter_context(together(self.folder.parent.parent / MAKING))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -159,6 +172,7 @@ class Run:
         lineage.ended = _now()
         lineage.elapsed_s = round(time.monotonic() - self._begun, 3)
         self.screen.clear()
+        self._making.close()
         if error is None:
             lineage.status = "done"
             self._finish()
@@ -189,6 +203,16 @@ class Run:
 
     def _save(self) -> None:
         write_atomic(self.folder / "lineage.json", msgspec.json.format(msgspec.json.encode(self.lineage)))
+
+
+def no_other_makes(root: Path) -> contextlib.AbstractContextManager[None]:
+    """A block in which no run of a project reads or publishes datasets and models; waits for those that do.
+
+    Raises
+    ------
+    ConflictError : they did not end within a minute.
+    """
+    return without_others(root / MAKING, WAIT_S, "other runs read or make datasets and models")
 
 
 def numbers(root: Path) -> list[int]:

@@ -139,8 +139,14 @@ def _lake(lake: Lake) -> tuple[dict[str, Any], str]:
             lines.append(f"  events from {facts['first_event']} to {facts['last_event']}")
         for device, told in facts.get("devices", {}).items():
             late = ", ".join(f"{name} {count:,}" for name, count in told["late"].items() if count)
-            ahead = f"; clock ahead {told['ahead']:,}" if told["ahead"] else ""
-            lines.append(f"  device {device}: newest {told['newest'] or '—'}; came in within {late or '—'}{ahead}")
+            wrong = "".join(f"; clock {which} {told[which]:,}" for which in ("ahead", "behind") if told[which])
+            lines.append(f"  device {device}: newest {told['newest'] or '—'}; came in within {late or '—'}{wrong}")
+        if len(facts.get("days", {})) > 1:
+            lines.append("  by day: " + ", ".join(f"{day} {count:,}" for day, count in list(facts["days"].items())[-7:]))
+        for column, told in facts.get("drift", {}).items():
+            lines.append(f"  drift of {column}: {100 * told['distance']:.1f} % of the newest day, most of it `{told['value']}`")
+        for schema_id, fields in facts.get("fields", {}).items():
+            lines.append(f"  {schema_id}: " + ", ".join(f"{field} → {column}" for field, column in fields.items()))
     lines += [f"log {name}: {facts['bytes']:,} bytes" for name, facts in data["log"]["partitions"].items()]
     return data, "\n".join(lines) or "the lake is empty\n\nhint: gyral ingest --source FILE"
 

@@ -205,6 +205,8 @@ def test_the_log_may_forget_only_what_every_table_has(tmp_path):
     lake = Lake(tmp_path)
     lake.open("quarantine").commit(rows(0, 3), {"p": 5, "q": 2})
     lake.open("events").commit(None, {"p": 3})
+    for name in ("schemas", "erasures"):
+        lake.open(name).commit(None, {"p": 9, "q": 9})
     assert lake.settled() == {"p": 3, "q": 0}
 
 

@@ -29,6 +29,7 @@ def table(rows):
         "event_id": [str(number) for number in range(len(rows))],
         "event_time": [happened for _, happened, _, _ in rows],
         "ingest_time": [happened + delay for _, happened, delay, _ in rows],
+        "event_time_adjusted": [happened + delay if delay < -5 * MINUTE else None for _, happened, delay, _ in rows],
         "kind": ["k"] * len(rows),
         "device_class": [device for device, *_ in rows],
         "language": [language for *_, language in rows],
@@ -58,10 +59,20 @@ def test_counting_on_is_counting_all(batches):
         assert device.newest_us == max((row[1] for row in trusted), default=None)
 
 
+def test_drift_is_the_share_that_would_have_to_change():
+    day = 86_400_000_000
+    rows = [("phone", day * number, 0, "de") for number in range(5) for _ in range(4)]
+    facts = counted(Facts(), table([*rows, *[("phone", day * 5, 0, "de")], *[("tv", day * 5, 0, "ja")] * 3]))
+    told = module.drift(facts)
+    assert told["language"] == {"distance": 0.75, "value": "de"} or told["language"] == {"distance": 0.75, "value": "ja"}
+    assert told["kind"]["distance"] == 0.0 and list(facts.days) == sorted(facts.days) and len(facts.days) == 6
+    assert module.drift(Facts()) == {}
+
+
 def test_a_clock_ten_years_ahead_does_not_move_the_watermark():
     years = 10 * 365 * 86_400_000_000
     facts = counted(Facts(), table([("tv", 1_000, 0, None), ("tv", years, -years, None)]))
-    assert facts.devices["tv"] == module.Device([1, 0, 0, 0, 0], 1, 1_000)
+    assert facts.devices["tv"] == module.Device([1, 0, 0, 0, 0], 1, 0, 1_000)
 
 
 def test_device_classes_without_end_are_counted_together(monkeypatch):

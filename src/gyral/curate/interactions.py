@@ -25,7 +25,7 @@ from gyral.event.clock import TIMESTAMP
 from gyral.event.layout import Layout
 from gyral.event.schema import EVENT
 from gyral.lake import dataset as datasets
-from gyral.lake.dataset import Dataset, Manifest
+from gyral.lake.dataset import NOT_SELECTED, Dataset, Manifest
 from gyral.lake.table import Lake, Snapshot
 from gyral.progress import Meter
 from gyral.run import Run
@@ -44,7 +44,6 @@ ALWAYS = (
     Rule("missing_object", "object", "is null"),
     Rule("impression", "kind", "==", "impression"),  # shown to somebody, which is not met by them
 )
-NOT_SELECTED = "not_selected"
 TITLE = "title"
 """The prop that holds an object's name for people where no layout names another."""
 

@@ -137,6 +137,12 @@ def count_chart(counts: Mapping[str, int], title: str) -> Markup:
     return charts.bar_chart(bars, title=title, series="rows")
 
 
+def day_chart(days: Mapping[str, int], title: str) -> Markup:
+    """Draw what came in on each of the last days, the newest last."""
+    newest = sorted(_counts(days).items())[-MAX_BARS:]
+    return charts.bar_chart([Bar(day, number, formats.count(number)) for day, number in newest], title=title, series="rows")
+
+
 def compression_chart(compression: Mapping[str, Any]) -> Markup:
     """Draw the size before and after."""
     before, after = compression["bytes_before"], compression["bytes_after"]

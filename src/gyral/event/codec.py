@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 
 from gyral.errors import InputError
 from gyral.event.clock import now_us
-from gyral.event.schema import QUARANTINE
+from gyral.event.schema import QUARANTINE, TABLES
 from gyral.event.wire import Bad, Checked, Malformed, bad_rows, check_json, to_columns
 
-FORMAT = 1
+FORMAT = 2
 COMPRESSED_BYTES = 1 << 16
 """Smaller batches are stored as they are: starting the compressor for each column takes 0.3 ms, as long as all the rest."""
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
@@ -31,12 +31,19 @@ class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
 
     events: bytes = b""
     quarantine: bytes = b""
+    schemas: bytes = b""
+    erasures: bytes = b""
     format: int = 1
 
+    @property
+    def tables(self) -> dict[str, bytes]:
+        return {name: getattr(self, name) for name in TABLES}
 
-def encode_payload(events: pa.RecordBatch | None, quarantine: pa.RecordBatch | None = None) -> bytes:
-    """Pack a batch for the log."""
-    return msgspec.msgpack.encode(Payload(events=_to_ipc(events), quarantine=_to_ipc(quarantine)))
+
+def encode_payload(events: pa.RecordBatch | None, quarantine: pa.RecordBatch | None = None, **others: pa.RecordBatch) -> bytes:
+    """Pack a batch for the log: rows of `events` and of other tables, as they are before a drain adds their place."""
+    streams = {name: _to_ipc(rows) for name, rows in {"events": events, "quarantine": quarantine, **others}.items()}
+    return msgspec.msgpack.encode(Payload(**streams, format=2 if others else 1))
 
 
 def decode_payload(data: bytes, only: str = "", name: str = "") -> dict[str, pa.RecordBatch]:
@@ -56,7 +63,7 @@ def decode_payload(data: bytes, only: str = "", name: str = "") -> dict[str, pa.
         payload = msgspec.msgpack.decode(data, type=Payload)
         if payload.format > FORMAT:
             raise ValueError(f"it is of format {payload.format}, and {FORMAT} is known")
-        bodies = {"events": payload.events, "quarantine": payload.quarantine}
+        bodies = payload.tables
         wanted = [only] if only else list(bodies)
         return {name: _from_ipc(bodies[name]) for name in wanted if bodies[name]}
     except (ValueError, OSError) as error:  # msgspec's and Arrow's errors are ValueErrors

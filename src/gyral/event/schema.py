@@ -45,9 +45,33 @@ QUARANTINE = pa.schema(
 )
 """A row that could not become an event: its bytes and why."""
 
+SCHEMAS = pa.schema(
+    [
+        pa.field("event_id", pa.string(), nullable=False),
+        pa.field("ingest_time", TIMESTAMP, nullable=False),
+        pa.field("schema_id", pa.string(), nullable=False),
+        pa.field("field", pa.string(), nullable=False),
+        pa.field("column", pa.string(), nullable=False),
+        pa.field("type", pa.string(), nullable=False),
+    ]
+)
+"""A field of the props of one schema, and the typed column of `events` that it is promoted to."""
+
+ERASURES = pa.schema([pa.field("event_id", pa.string(), nullable=False), pa.field("ingest_time", TIMESTAMP, nullable=False)])
+"""A tombstone: the keyed hash of a subject whose events are dropped from then on. The subject itself is not in it."""
+
+ADDED_FIELDS: list[pa.Field] = [
+    pa.field("event_time_adjusted", TIMESTAMP),
+    pa.field("promoted", pa.int32()),
+]
+"""What a drain adds to an event: the time to go by where the device's clock cannot be right, else null; and how many fields of
+its schema were promoted, null when the schema is not known. Promoted columns follow them."""
+
 TABLES: dict[str, pa.Schema] = {
-    "events": pa.schema([*EVENT_FIELDS, *PLACE_FIELDS]),
+    "events": pa.schema([*EVENT_FIELDS, *PLACE_FIELDS, *ADDED_FIELDS]),
     "quarantine": pa.schema([*QUARANTINE, *PLACE_FIELDS]),
+    "schemas": pa.schema([*SCHEMAS, *PLACE_FIELDS]),
+    "erasures": pa.schema([*ERASURES, *PLACE_FIELDS]),
 }
 """The lake's tables and their columns."""
 

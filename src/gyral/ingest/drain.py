@@ -8,35 +8,47 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
+from gyral.config import Config, Device
 from gyral.errors import ConflictError
 from gyral.event.codec import decode_payload
 from gyral.event.schema import TABLES
 from gyral.faults import fail_point
+from gyral.ingest import refine
 from gyral.ingest.dedup import Run as HashedIds
 from gyral.ingest.dedup import SeenIds
+from gyral.ingest.tombstones import Tombstones
+from gyral.lake.commit import Change
+from gyral.lake.facts import OTHER
+from gyral.lake.registry import Registry
 from gyral.lake.table import Lake, Snapshot
 from gyral.log.base import EventLog
 from gyral.progress import Meter
 
 MAX_TRIES = 100
-QUARANTINE_EVERY_S = 30.0
+SIDES = tuple(name for name in TABLES if name != "events")
+"""Tables that few batches have rows for."""
+SIDES_EVERY_S = 30.0
 COMMIT_BYTES = 256 << 20
 """A commit takes no more rows once it has this much, however few they are."""
 
 
 class Drained(msgspec.Struct):
-    """What a drain did: rows committed (also by kind), known ids dropped, rows quarantined by reason, newest `events`."""
+    """What a drain did: rows committed (also by kind), known ids dropped, rows of erased subjects dropped, rows quarantined by
+    reason, fields registered, newest `events`."""
 
     accepted: int = 0
     kinds: dict[str, int] = {}
     duplicate: int = 0
+    erased: int = 0
     quarantined: dict[str, int] = {}
+    registered: int = 0
     version: int = 0
 
 
@@ -44,21 +56,43 @@ class _Plan(msgspec.Struct):
     rows: pa.Table | None
     offsets: dict[str, int]
     duplicate: int = 0
+    erased: int = 0
 
 
 class Drain:
-    """Commits a log to a lake; keep one for as long as the process lives, it remembers the ids it has seen."""
+    """Commits a log to a lake; keep one for as long as the process lives, it remembers the ids it has seen.
 
-    def __init__(self, lake: Lake, log: EventLog, commit_rows: int, dedup_days: int = 0) -> None:
+    Parameters
+    ----------
+    commit_rows : rows a commit at most.
+    dedup_days : days an event id is remembered; 0: always.
+    devices : classes of devices, how far their clocks may be off.
+    """
+
+    def __init__(
+        self, lake: Lake, log: EventLog, commit_rows: int, dedup_days: int = 0, devices: Mapping[str, Device] | None = None
+    ) -> None:
         self.offsets: dict[str, int] = {}
         """How far the `events` are committed, as of the last run."""
         self._lake = lake
         self._log = log
         self._commit_rows = commit_rows
-        self._seen = {name: SeenIds(dedup_days) for name in TABLES}
-        self._quarantine_due_at = 0.0
+        self._devices = devices or {}
+        self._seen = {name: SeenIds(dedup_days if name in ("events", "quarantine") else 0) for name in TABLES}
+        self._due_at = dict.fromkeys(SIDES, 0.0)
         self._until: dict[str, int] = {}
         """Where the partitions ended when the run began: what comes meanwhile is for the next, or a run might never end."""
+        self._plain: dict[str, tuple[int, int]] = {}
+        """Batches from … to … of a partition that have rows for `events` only: the other tables need not read them again."""
+        self._registry, self._registry_version = Registry(), 0
+        self._tombstones = Tombstones()
+        self._seals = False
+        """Whether somebody was erased: then the log goes on in new segments, so that the old ones soon go whole."""
+
+    @classmethod
+    def of(cls, lake: Lake, log: EventLog, config: Config) -> Drain:
+        """The drain that a configuration describes."""
+        return cls(lake, log, config.ingest.commit_rows, config.ingest.dedup_days, config.devices)
 
     def known(self, asked: HashedIds) -> np.ndarray:
         """Which of these ids the `events` of the last run have; may be called from other threads."""
@@ -79,44 +113,53 @@ class Drain:
 
         Parameters
         ----------
-        eager : commit to the quarantine even when only its offsets advance; otherwise those wait up to 30 s, because each
+        eager : commit to the other tables even when only their offsets advance; otherwise those wait up to 30 s, because each
             commit costs a flush.
 
         Raises
         ------
         LakeError, LogError : the disk refused; run it again, nothing is lost or doubled.
         """
+        with self._lake.writing():
+            return self._run(meter, eager)
+
+    def _run(self, meter: Meter | None, eager: bool) -> Drained:
         done = Drained()
         self._lake.check(self._log)
         self._until = {partition: self._log.end(partition) for partition in self._log.partitions()}
-        for name in TABLES:
-            if name == "events" or eager or time.monotonic() >= self._quarantine_due_at:
-                while self._step(name, done, meter):
-                    pass
-                if name == "quarantine":
-                    self._quarantine_due_at = time.monotonic() + QUARANTINE_EVERY_S
+        self._promote_what_waited()
+        self._commit_all("events", done, meter)
+        for name in SIDES:
+            if eager or time.monotonic() >= self._due_at[name]:
+                self._commit_all(name, done, meter)
+                self._due_at[name] = time.monotonic() + SIDES_EVERY_S
+        if done.registered:
+            self._promote_what_waited()
         done.version = self._lake.open("events").version
         self._trim()
         return done
 
+    def _commit_all(self, name: str, done: Drained, meter: Meter | None) -> None:
+        while self._step(name, done, meter):
+            pass
+
     def _step(self, name: str, done: Drained, meter: Meter | None) -> bool:
         for _ in range(MAX_TRIES):
             snapshot = self._lake.open(name)
-            plan = self._plan(name, snapshot)
             if name == "events":
                 self.offsets = snapshot.offsets
-            if plan is None:
-                return False
-            fail_point("lake.planned")
-            try:
+            with suppress(ConflictError):
+                snapshot = self._grown(snapshot) if name == "events" else snapshot
+                plan = self._plan(name, snapshot)
+                if plan is None:
+                    return False
+                fail_point("lake.planned")
                 after = snapshot.commit(plan.rows, plan.offsets)
-            except ConflictError:
-                continue
-            fail_point("lake.committed")
-            self._count(name, plan, done, self._lake.maintain(name, after))
-            if meter is not None and name == "events":
-                meter.update(done.accepted + done.duplicate, meter.total)
-            return True
+                fail_point("lake.committed")
+                self._count(name, plan, done, self._lake.maintain(name, after))
+                if meter is not None and name == "events":
+                    meter.update(done.accepted + done.duplicate, meter.total)
+                return True
         raise ConflictError(
             f"other processes committed to `{name}` {MAX_TRIES} times first",
             hint="run fewer drains on one lake at a time",
@@ -129,10 +172,10 @@ class Drain:
         batches: list[pa.RecordBatch] = []
         num_rows = size = 0
         for partition, end in self._until.items():
-            for entry_offset, batch in self._entries(partition, offsets.get(partition, 0), end, name):
-                advanced[partition] = entry_offset + 1
+            for next_offset, batch in self._entries(partition, offsets.get(partition, 0), end, name):
+                advanced[partition] = next_offset
                 if batch is not None:
-                    batches.append(_placed(batch, partition, entry_offset, TABLES[name]))
+                    batches.append(refine.placed(batch, partition, next_offset - 1, name))
                     num_rows += batch.num_rows
                     size += batch.nbytes
                 if num_rows >= self._commit_rows or size >= COMMIT_BYTES:
@@ -143,57 +186,115 @@ class Drain:
             return None
         if not batches:
             return _Plan(None, advanced)
-        rows = pa.Table.from_batches(batches, TABLES[name])
+        came = pa.Table.from_batches(batches, TABLES[name])
+        rows = self._of_living(name, came)
         self._seen[name].refresh(snapshot)
         fresh = self._seen[name].is_new(rows["event_id"].combine_chunks())
         kept = rows if fresh.all() else rows.filter(pa.array(fresh))
-        return _Plan(kept, advanced, int(len(fresh) - fresh.sum()))
+        if name == "events":
+            kept = refine.promoted(refine.adjusted(kept, self._devices), self._registry)
+        return _Plan(kept, advanced, int(len(fresh) - fresh.sum()), came.num_rows - rows.num_rows)
+
+    def _of_living(self, name: str, rows: pa.Table) -> pa.Table:
+        """Leave out what is of subjects that were erased.
+
+        The tombstones are read after the version that the rows are planned on: an erasure marks first and deletes then, so
+        either its mark is seen here or its deletion makes this commit fail.
+        """
+        if name not in ("events", "quarantine") or not self._lake.exists("erasures"):
+            return rows
+        snapshot = self._lake.snapshot("erasures")
+        if snapshot.version != self._tombstones.version:
+            self._seals = self._seals or len(self._tombstones) < snapshot.facts.rows
+            self._tombstones = Tombstones(snapshot)
+        if not len(self._tombstones):
+            return rows
+        dead = self._tombstones.has(rows["subject"]) if name == "events" else self._tombstones.in_raw(rows["raw"])
+        return rows.filter(pa.array(~dead)) if dead.any() else rows
 
     def _entries(self, partition: str, offset: int, end: int, name: str) -> Iterator[tuple[int, pa.RecordBatch | None]]:
+        """The offset behind each batch and its rows for a table, None when it has none."""
         while offset < end:
+            plain = self._plain.get(partition, (0, 0))
+            if name != "events" and plain[0] <= offset < plain[1]:
+                offset = min(plain[1], end)
+                yield offset, None
+                continue
             last = offset
             for entry in self._log.read(partition, offset):
                 if entry.offset >= end:
                     return
+                if name != "events" and plain[0] <= entry.offset < plain[1]:
+                    break
                 batch = f"{partition}:{entry.offset}" if self._log.others_write else ""
                 tables = decode_payload(entry.payload, "" if name == "events" else name, batch)
-                if "quarantine" in tables:
-                    self._quarantine_due_at = 0.0
-                yield entry.offset, tables.get(name)
                 last = entry.offset + 1
+                if name == "events":
+                    self._note_sides(partition, entry.offset, tables)
+                yield last, tables.get(name)
             if last == offset:
                 return
             offset = last
 
+    def _note_sides(self, partition: str, offset: int, tables: Mapping[str, pa.RecordBatch]) -> None:
+        sides = [name for name in tables if name != "events"]
+        self._due_at.update(dict.fromkeys(sides, 0.0))
+        first, following = self._plain.get(partition, (offset, offset))
+        if sides:
+            self._plain[partition] = (offset + 1, offset + 1)
+        elif following >= offset:
+            self._plain[partition] = (first, max(following, offset + 1))
+        else:
+            self._plain[partition] = (offset, offset + 1)
+
+    def _grown(self, snapshot: Snapshot) -> Snapshot:
+        """The `events` with a column for every field that is promoted."""
+        version = self._lake.snapshot("schemas").version if self._lake.exists("schemas") else 0
+        if version != self._registry_version:
+            self._registry, self._registry_version = self._lake.registry(), version
+        missing = self._registry.missing(snapshot.schema)
+        return snapshot.commit(None, {}, Change(fields=missing)) if missing else snapshot
+
+    def _promote_what_waited(self) -> None:
+        """Promote the rows that came before their schema, or before a field of it."""
+        for _ in range(MAX_TRIES):
+            with suppress(ConflictError):
+                snapshot = self._grown(self._lake.open("events"))
+                total = len(self._registry.fields)
+                counts = snapshot.facts.counts.get("schema_id", {})
+                late = {field.schema_id for field in self._registry.fields[snapshot.promoted :]}
+                late = late if OTHER in counts else late & set(counts)
+                if snapshot.promoted >= total or not late:
+                    return
+                snapshot.promote(self._registry.behind(late), self._columns, total)
+                return
+
+    def _columns(self, rows: pa.Table) -> pa.Table:
+        """All promoted columns of rows of the lake, and how many fields they have of their schemas."""
+        made = refine.promoted(rows.select(TABLES["events"].names), self._registry)
+        return made.select([name for name in made.column_names if name == "promoted" or name in self._registry.columns])
+
     def _count(self, name: str, plan: _Plan, done: Drained, after: Snapshot) -> None:
         done.duplicate += plan.duplicate
+        done.erased += plan.erased
         if plan.rows is None:
             return
         self._seen[name].committed(after)
         if name == "events":
             done.accepted += plan.rows.num_rows
             done.kinds = _added(done.kinds, plan.rows["kind"])
-        else:
+        elif name == "quarantine":
             done.quarantined = _added(done.quarantined, plan.rows["reason"])
+        elif name == "schemas":
+            done.registered += plan.rows.num_rows
 
     def _trim(self) -> None:
         for partition, below in self._lake.settled().items():
             if below and partition in self._log.partitions():
-                self._log.trim(partition, below)
+                self._log.trim(partition, below, self._seals)
+        self._seals = False
 
 
 def _added(counts: dict[str, int], values: pa.ChunkedArray) -> dict[str, int]:
     more = Counter({pair["values"]: pair["counts"] for pair in values.value_counts().to_pylist()})
     return dict(Counter(counts) + more)
-
-
-def _placed(batch: pa.RecordBatch, partition: str, offset: int, schema: pa.Schema) -> pa.RecordBatch:
-    """Add where in the log each row came from."""
-    count = batch.num_rows
-    columns = [
-        *batch.columns,
-        pa.repeat(partition, count),
-        pa.repeat(pa.scalar(offset, pa.int64()), count),
-        pa.array(np.arange(count, dtype=np.int32)),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)

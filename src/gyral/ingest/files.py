@@ -59,7 +59,7 @@ def ingest(root: Path, config: Config, run: Run) -> dict[str, Any]:
                 app_of(lake, first.events, layout, source.name)
             parts = ((part.events, part.quarantine) for part in chain([first] if first else [], every))
             rows_in, known = _append(lake, log, f"{source.digest}:{layout.digest}", parts, meter)
-        drained = Drain(lake, log, config.ingest.commit_rows, config.ingest.dedup_days).run()
+        drained = Drain.of(lake, log, config).run()
     drained.duplicate += known
     summary = report(run, rows_in, drained, meter)
     if rows_in and sum(drained.quarantined.values()) == rows_in:

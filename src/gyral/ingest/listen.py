@@ -31,7 +31,7 @@ def collecting(root: Path, config: Config, run: Run, drains: Drains = "always") 
     """
     lake = Lake(root, config.lake)
     with open_log(lake.log_folder, config) as log:
-        drain = Drain(lake, log, config.ingest.commit_rows, config.ingest.dedup_days)
+        drain = Drain.of(lake, log, config)
         if drains == "always":
             drain.open()  # a server that may never be sent an event does not read the ids of the lake to start
         collector = Collector(lake, log, config.collect, drain.known, run.note)

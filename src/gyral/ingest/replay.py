@@ -67,7 +67,7 @@ def replay(root: Path, config: Config, run: Run, where: str) -> dict[str, Any]:
                 payload = encode_payload(to_columns(checked.events, now_us()))
                 log.append(partition, os.urandom(16).hex(), payload, len(checked.events))  # ids of events tell what is new
             meter.update(meter.record.done + batch.num_rows)
-        drained = Drain(lake, log, config.ingest.commit_rows, config.ingest.dedup_days).run()
+        drained = Drain.of(lake, log, config).run()
     bad = {reason: count for reason, count in still_bad.items() if count}
     summary = {**report(run, rows.num_rows, drained, meter), "rows_in": rows.num_rows, "still_bad": bad}
     run.summarize(still_bad=bad)

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import lance
 import msgspec
@@ -28,10 +29,12 @@ from lance.schema import LanceSchema
 from gyral.errors import ConflictError, GyralError
 from gyral.faults import fail_point
 from gyral.files import fsync_path, publish, staging_folder
-from gyral.lake.facts import Facts, counted
+from gyral.lake.facts import FACTS_COLUMNS, Facts, counted
 
 OFFSETS_KEY = b"gyral.offsets"
 FACTS_KEY = b"gyral.facts"
+KEY_KEY = b"gyral.key"
+PROMOTED_KEY = b"gyral.promoted"
 FORMAT_KEY = b"gyral.format"
 FORMAT = b"1"
 
@@ -51,7 +54,8 @@ def create(uri: Path, schema: pa.Schema) -> lance.LanceDataset:
     try:
         with staging_folder(uri.parent, uri.name) as staging:
             table = staging / uri.name
-            lance.write_dataset(pa.Table.from_batches([], schema), str(table), schema=_with_state(schema, {}, Facts()))
+            full = schema.with_metadata({**(schema.metadata or {}), **_state({}, Facts())})
+            lance.write_dataset(pa.Table.from_batches([], schema), str(table), schema=full)
             with suppress(FileExistsError):  # somebody else made it first; theirs is opened
                 publish(table, uri)
     except OSError as error:
@@ -71,7 +75,36 @@ def facts_of(dataset: lance.LanceDataset) -> Facts:
     return msgspec.json.decode(raw, type=Facts)
 
 
-def commit(dataset: lance.LanceDataset, rows: pa.Table | None, offsets: Mapping[str, int]) -> lance.LanceDataset:
+def key_of(dataset: lance.LanceDataset) -> str:
+    """The key of the hashes in a table, where it has any; empty otherwise."""
+    return bytes((dataset.schema.metadata or {}).get(KEY_KEY, b"")).decode()
+
+
+def promoted_of(dataset: lance.LanceDataset) -> int:
+    """How many fields of the registry all rows of a version were promoted by."""
+    return int((dataset.schema.metadata or {}).get(PROMOTED_KEY, b"0"))
+
+
+class Change(NamedTuple):
+    """What a commit does beside adding rows.
+
+    Attributes
+    ----------
+    fields : nullable columns to add; the rows of this commit do not have them yet.
+    fragments : those that take the place of the fragments with their numbers.
+    promoted : all rows are promoted by so many fields of the registry now.
+    facts : the version in numbers, counted anew.
+    """
+
+    fields: Sequence[pa.Field] = ()
+    fragments: Sequence[FragmentMetadata] = ()
+    promoted: int | None = None
+    facts: Facts | None = None
+
+
+def commit(
+    dataset: lance.LanceDataset, rows: pa.Table | None, offsets: Mapping[str, int], change: Change | None = None
+) -> lance.LanceDataset:
     """Add rows and advance the offsets in one durable step.
 
     Parameters
@@ -79,6 +112,7 @@ def commit(dataset: lance.LanceDataset, rows: pa.Table | None, offsets: Mapping[
     dataset : the version the rows were planned on.
     rows : new rows, or None when only the offsets advance.
     offsets : the partitions that advance; the others keep theirs.
+    change : what else the same step does.
 
     Raises
     ------
@@ -94,12 +128,15 @@ def commit(dataset: lance.LanceDataset, rows: pa.Table | None, offsets: Mapping[
                 where=str(uri),
                 hint="was the log folder deleted while the lake was kept? Move both or neither",
             )
-    schema = dataset.schema.remove_metadata()
-    old = [fragment.metadata for fragment in dataset.get_fragments()]
-    facts = facts_of(dataset) if rows is None else counted(facts_of(dataset), rows)
+    change = change or Change()
+    facts = facts_of(dataset) if change.facts is None else change.facts
+    facts = facts if rows is None else counted(facts, rows)
+    state = _state({**before, **offsets}, facts, promoted_of(dataset) if change.promoted is None else change.promoted)
+    every = {fragment.fragment_id: fragment.metadata for fragment in dataset.get_fragments()}
+    every |= {fragment.id: fragment for fragment in change.fragments}
     try:
-        new = _write(uri, rows, schema, next_id=1 + max((each.id for each in old), default=-1))
-        merged = lance.LanceOperation.Merge([*old, *new], _lance_schema(dataset, {**before, **offsets}, facts))
+        new = _write(uri, rows, 1 + max(every, default=-1))
+        merged = lance.LanceOperation.Merge([*every.values(), *new], _lance_schema(dataset, change.fields, state))
         with durable(uri, "_transactions", "_versions"):
             result = lance.LanceDataset.commit(str(uri), merged, read_version=dataset.version, max_retries=0)
             fail_point("lake.merged")
@@ -131,6 +168,77 @@ def durable(uri: Path, *places: str) -> Iterator[None]:
     fsync_path(uri)
 
 
+def rewritten(dataset: lance.LanceDataset, where: str, columns: Callable[[pa.Table], pa.Table]) -> list[FragmentMetadata]:
+    """Fragments in which the rows that fulfil a condition have other values; durable, to be committed.
+
+    Parameters
+    ----------
+    columns : makes of those rows, a fragment at a time, the columns that change; shape (rows, columns).
+    """
+    changed = []
+    with durable(Path(dataset.uri), "data"):
+        for fragment in dataset.get_fragments():
+            rows = fragment.to_table(filter=where, with_row_id=True)
+            if rows.num_rows:
+                made = columns(rows).append_column("_rowid", rows["_rowid"])
+                changed.append(fragment.update_columns(made, "_rowid", "_rowid")[0])
+    return changed
+
+
+def deleted(dataset: lance.LanceDataset, where: str) -> tuple[lance.LanceDataset, int]:
+    """Take the rows that fulfil a condition out of the table; their bytes stay until compaction and clean-up.
+
+    Facts are not counted anew. Whoever planned to commit on an earlier version is refused.
+
+    Returns
+    -------
+    The new version, and how many rows went.
+
+    Raises
+    ------
+    ConflictError : somebody committed after `dataset`; nothing was deleted.
+    """
+    uri = Path(dataset.uri)
+    updated, gone, rows = [], [], 0
+    with durable(uri, "_deletions", "_transactions", "_versions"):
+        for fragment in dataset.get_fragments():
+            if count := fragment.count_rows(filter=where):
+                rows += count
+                kept = fragment.delete(where)
+                if kept is None:
+                    gone.append(fragment.fragment_id)
+                else:
+                    updated.append(kept)
+        if rows == 0:
+            return dataset, 0
+        operation = lance.LanceOperation.Delete(updated, gone, "")  # not the condition: it may name somebody
+        try:
+            return lance.LanceDataset.commit(str(uri), operation, read_version=dataset.version, max_retries=0), rows
+        except (CommitConflictError, OSError) as error:
+            if isinstance(error, CommitConflictError) or "conflict" in str(error).lower():
+                raise ConflictError("another process committed to the lake first", where=str(uri)) from None
+            raise LakeError("the lake could not be written", why=plain(error), where=str(uri), hint=DISK_HINT) from None
+
+
+def counted_anew(dataset: lance.LanceDataset) -> lance.LanceDataset:
+    """A version whose facts are those of its rows, all of which are read."""
+    facts = Facts()
+    columns = [name for name in FACTS_COLUMNS if name in dataset.schema.names]
+    for batch in dataset.scanner(columns=columns).to_batches():
+        facts = counted(facts, pa.Table.from_batches([batch]))
+    return commit(dataset, None, {}, Change(facts=facts))
+
+
+def rewrite(dataset: lance.LanceDataset, num_rows: int) -> lance.LanceDataset:
+    """Write fragments with deleted rows anew, without them, up to `num_rows` rows at a time."""
+    dataset = lance.dataset(dataset.uri, version=dataset.version)
+    with durable(Path(dataset.uri), "data", "_transactions", "_versions"):
+        dataset.optimize.compact_files(
+            target_rows_per_fragment=num_rows, max_source_rows=num_rows, materialize_deletions_threshold=0.0
+        )
+    return dataset
+
+
 def flush_version(dataset: lance.LanceDataset, flushed: set[str]) -> None:
     """Flush a version that somebody else committed and perhaps could not flush: they may have been killed in between.
 
@@ -145,7 +253,10 @@ def flush_version(dataset: lance.LanceDataset, flushed: set[str]) -> None:
     flushed |= files
     manifests = {f"{(1 << 64) - 1 - dataset.version:020d}.manifest", f"{dataset.version}.manifest"}
     written = [name for name in _names(uri / "_transactions") if name.startswith(f"{dataset.version - 1}-")]
-    for place, names in (("data", set[str]()), ("_transactions", set(written)), ("_versions", manifests)):
+    removed = _names(uri / "_deletions") - flushed
+    flushed |= removed
+    every = (("data", set[str]()), ("_deletions", removed), ("_transactions", set(written)), ("_versions", manifests))
+    for place, names in every:
         for name in names & _names(uri / place):
             fsync_path(uri / place / name)
         with suppress(FileNotFoundError):
@@ -158,10 +269,11 @@ def plain(error: Exception) -> str:
     return re.sub(r", (/[^ ]*|src/[^ ]*)\.rs:\d+:\d+", "", str(error))
 
 
-def _write(uri: Path, rows: pa.Table | None, schema: pa.Schema, next_id: int) -> list[FragmentMetadata]:
+def _write(uri: Path, rows: pa.Table | None, next_id: int) -> list[FragmentMetadata]:
+    """Write rows, which need not have all the nullable columns of the table."""
     if rows is None or rows.num_rows == 0:
         return []
-    fragments = write_fragments(rows, str(uri), schema=schema, mode="append", data_storage_version="stable")
+    fragments = write_fragments(rows, str(uri), schema=rows.schema, mode="append", data_storage_version="stable")
     fail_point("lake.written")
     for number, fragment in enumerate(fragments):
         fragment.id = next_id + number  # a fresh fragment is always numbered from 0; the merged list needs its own numbers
@@ -172,19 +284,21 @@ def _write(uri: Path, rows: pa.Table | None, schema: pa.Schema, next_id: int) ->
     return list(fragments)
 
 
-def _with_state(schema: pa.Schema, offsets: Mapping[str, int], facts: Facts) -> pa.Schema:
-    state = {
+def _state(offsets: Mapping[str, int], facts: Facts, promoted: int = 0) -> dict[bytes, bytes]:
+    return {
         FORMAT_KEY: FORMAT,
         OFFSETS_KEY: msgspec.json.encode(dict(sorted(offsets.items()))),
         FACTS_KEY: msgspec.json.encode(facts),
+        PROMOTED_KEY: b"%d" % promoted,
     }
-    return schema.with_metadata(state)
 
 
-def _lance_schema(dataset: lance.LanceDataset, offsets: Mapping[str, int], facts: Facts) -> LanceSchema:
+def _lance_schema(dataset: lance.LanceDataset, added: Sequence[pa.Field], state: dict[bytes, bytes]) -> LanceSchema:
     """The table's schema with new state; field ids must stay what they are, or old files would be read as other columns."""
-    schema = LanceSchema.from_pyarrow(_with_state(dataset.schema.remove_metadata(), offsets, facts))
-    if [field.id() for field in schema.fields()] != [field.id() for field in dataset.lance_schema.fields()]:
+    fields = [*dataset.schema, *added]
+    schema = LanceSchema.from_pyarrow(pa.schema(fields, {**(dataset.schema.metadata or {}), **state}))
+    ids, before = ([field.id() for field in each.fields()] for each in (schema, dataset.lance_schema))
+    if ids[: len(before)] != before:
         raise LakeError("the columns of the lake table are not those it was made with", where=str(dataset.uri))
     return schema
 

@@ -11,6 +11,9 @@ The lake version is pinned by a tag, so a decision can be traced to its row for 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,15 +21,18 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gyral.errors import InputError, NotFound
-from gyral.files import find_version, new_version, write_atomic
+from gyral.files import find_version, fsync_tree, new_version, write_atomic
 from gyral.lake.table import Lake, Snapshot
 
 FOLDER = "datasets"
 SHARD_ROWS = 1_000_000
 FORMAT = 1
+NOT_SELECTED = "not_selected"
+"""The reason of rows that the dataset is not about."""
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -35,6 +41,15 @@ class Shard(msgspec.Struct, frozen=True):
     file: str
     rows: int
     sha256: str
+
+
+class Erased(msgspec.Struct, frozen=True):
+    """Somebody who is in the dataset no more: the hash that stands for them, their rows, and what the manifest was before."""
+
+    subject: str
+    rows: int
+    time: str
+    manifest_sha256: str
 
 
 class Manifest(msgspec.Struct):
@@ -59,6 +74,8 @@ class Manifest(msgspec.Struct):
     repeats_from: str = ""
     size_bytes: int = 0
     shards: list[Shard] = []
+    decisions: str = "decisions.parquet"
+    erased: list[Erased] = []
 
 
 class Dataset:
@@ -110,7 +127,7 @@ class Dataset:
             position += batch.num_rows
         else:
             raise NotFound(f"`{self.name}` was made of no event `{event_id}`", where=f"lake/events version {snapshot.version}")
-        reason = pq.read_table(self.folder / "decisions.parquet")["reason"][position].as_py()
+        reason = pq.read_table(self.folder / self.manifest.decisions)["reason"][position].as_py()
         row = snapshot.take([position]).to_pylist()[0]
         return {"event_id": event_id, "kept": not reason, "reason": reason or None, "event": row}
 
@@ -128,17 +145,68 @@ def write(
         manifest.dataset = f"{name}@{number}"
         manifest.created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         (folder / "shards").mkdir()
-        for shard_number, start in enumerate(range(0, max(rows.num_rows, 1), SHARD_ROWS)):
-            file = f"{shard_number:05d}.parquet"
-            path = folder / "shards" / file
-            part = rows.slice(start, SHARD_ROWS)
-            pq.write_table(part, path, compression="zstd")
-            manifest.shards.append(Shard(file, part.num_rows, hashlib.sha256(path.read_bytes()).hexdigest()))
-            manifest.size_bytes += path.stat().st_size
-        pq.write_table(pa.table({"reason": reasons}), folder / "decisions.parquet", compression="zstd")
-        write_atomic(folder / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
-        snapshot.pin(f"dataset-{name}-{number}-v{snapshot.version}")  # of two that race for a number, each pins its own
+        _write_shards(folder, rows, manifest, "")
+        pq.write_table(pa.table({"reason": reasons}), folder / manifest.decisions, compression="zstd")
+        _write_manifest(folder, manifest)
+        snapshot.pin(tag_of(manifest))  # of two that race for a number, each pins its own
     return Dataset(root / FOLDER / manifest.dataset, manifest)
+
+
+def all_of(root: Path) -> Iterator[Dataset]:
+    """Every published version of every dataset that can be read."""
+    for path in sorted((root / FOLDER).glob("[!.]*@*")):
+        with suppress(InputError, NotFound):
+            yield find(root, path.name)
+
+
+def tag_of(manifest: Manifest) -> str:
+    """The tag that keeps the lake version of a dataset."""
+    name, _, number = manifest.dataset.partition("@")
+    return f"dataset-{name}-{number}-v{manifest.lake['events']['version']}"
+
+
+def erase(made: Dataset, subject: str, stands_for: str, before: Snapshot, after: Snapshot) -> int:
+    """Take a subject out of a published dataset and pin it to a lake version without them.
+
+    What a reader sees is the old dataset or the new one: files get new names, and the manifest that names them comes last.
+
+    Parameters
+    ----------
+    stands_for : the hash that the manifest keeps of them.
+    before, after : the lake version it was made of, and the newest, which is that version without them, and later rows.
+
+    Returns
+    -------
+    How many rows of the dataset went.
+    """
+    manifest, folder = made.manifest, made.folder
+    rows = made.read()
+    kept = rows.filter(pc.invert(pc.fill_null(pc.equal(rows["subject"], subject), False)))
+    old = [*(f"shards/{each.file}" for each in manifest.shards), manifest.decisions]
+    text, old_tag = (folder / "manifest.json").read_bytes(), tag_of(manifest)
+    number, now = len(manifest.erased) + 1, datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    theirs = np.concatenate([_is(batch.column(0), subject) for batch in before.scan(["subject"])])
+    reasons = pq.read_table(folder / manifest.decisions)["reason"].cast(pa.string()).filter(pa.array(~theirs))
+    later = pa.repeat(pa.scalar(NOT_SELECTED), after.count() - len(reasons))
+    manifest.decisions = f"decisions.{number}.parquet"
+    every = pa.chunked_array([*reasons.chunks, later], pa.string()).combine_chunks().dictionary_encode()
+    pq.write_table(pa.table({"reason": every}), folder / manifest.decisions, compression="zstd")
+    manifest.shards, manifest.size_bytes = [], 0
+    _write_shards(folder, kept, manifest, f".{number}")
+    counts = Counter(reasons.to_pylist())
+    manifest.dropped = {reason: counts[reason] for reason in manifest.dropped if counts[reason]}
+    manifest.rows_in, manifest.rows_kept = kept.num_rows + sum(manifest.dropped.values()), kept.num_rows
+    manifest.subjects, manifest.objects = (len(kept[name].unique()) for name in ("subject", "object"))
+    manifest.erased.append(Erased(stands_for, rows.num_rows - kept.num_rows, now, hashlib.sha256(text).hexdigest()))
+    manifest.lake = {"events": {"version": after.version}}
+    after.pin(tag_of(manifest))
+    fsync_tree(folder)
+    _write_manifest(folder, manifest)
+    for name in old:
+        (folder / name).unlink(missing_ok=True)
+    if old_tag != tag_of(manifest):
+        before.unpin(old_tag)
+    return int(rows.num_rows - kept.num_rows)
 
 
 def find(root: Path, name: str) -> Dataset:
@@ -159,3 +227,22 @@ def find(root: Path, name: str) -> Dataset:
         hint = f"make it again: `gyral curate {path.name.partition('@')[0]}`"
         raise InputError(f"the manifest of `{path.name}` cannot be read", why=str(error), where=str(path), hint=hint) from None
     return Dataset(path, manifest)
+
+
+def _is(subjects: pa.Array, subject: str) -> np.ndarray:
+    mask: np.ndarray = pc.fill_null(pc.equal(subjects, subject), False).to_numpy(zero_copy_only=False)
+    return mask
+
+
+def _write_shards(folder: Path, rows: pa.Table, manifest: Manifest, suffix: str) -> None:
+    for number, start in enumerate(range(0, max(rows.num_rows, 1), SHARD_ROWS)):
+        file = f"{number:05d}{suffix}.parquet"
+        path = folder / "shards" / file
+        part = rows.slice(start, SHARD_ROWS)
+        pq.write_table(part, path, compression="zstd")
+        manifest.shards.append(Shard(file, part.num_rows, hashlib.sha256(path.read_bytes()).hexdigest()))
+        manifest.size_bytes += path.stat().st_size
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_atomic(folder / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))

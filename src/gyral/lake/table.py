@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ import pyarrow as pa
 from gyral.errors import ConflictError, NotFound
 from gyral.event.schema import TABLES
 from gyral.faults import fail_point
+from gyral.files import together, without_others
 from gyral.lake import commit as protocol
-from gyral.lake.commit import LakeError
-from gyral.lake.facts import LATENESS, OTHER, Facts
+from gyral.lake.commit import Change, LakeError
+from gyral.lake.facts import LATENESS, OTHER, Facts, drift, watermark
+from gyral.lake.registry import Field, Registry
 from gyral.log.base import EventLog
 from gyral.log.sqlite import SqliteLog
 
@@ -33,6 +36,8 @@ MAX_VERSIONS = 500
 KEEP_VERSIONS_FOR = timedelta(hours=1)
 """Versions younger than this are never forgotten: somebody may be reading them."""
 CLEAN_EVERY_S = 600.0
+LOCK = ".writing"
+WAIT_S = 60.0
 
 
 class Snapshot:
@@ -103,14 +108,36 @@ class Snapshot:
                 hint="put the missing files back from a copy, or move the `lake` folder away and ingest again",
             ) from None
 
-    def commit(self, rows: pa.Table | None, offsets: Mapping[str, int]) -> Snapshot:
+    def commit(self, rows: pa.Table | None, offsets: Mapping[str, int], change: Change | None = None) -> Snapshot:
         """Add rows planned on this version; see `gyral.lake.commit`."""
-        return Snapshot(protocol.commit(self._dataset, rows, offsets))
+        return Snapshot(protocol.commit(self._dataset, rows, offsets, change))
+
+    def promote(self, where: str, columns: Callable[[pa.Table], pa.Table], num_fields: int) -> Snapshot:
+        """Give the rows that fulfil a condition their promoted columns, in their places.
+
+        Parameters
+        ----------
+        columns : makes them of such rows.
+        num_fields : of the registry, by which all rows are promoted then.
+        """
+        with self._readable():
+            changed = protocol.rewritten(self._dataset, where, columns)
+        return self.commit(None, {}, Change(fragments=changed, promoted=num_fields))
 
     @property
     def facts(self) -> Facts:
         """The version in numbers, without reading a row."""
         return protocol.facts_of(self._dataset)
+
+    @property
+    def key(self) -> str:
+        """The key of hashes in the table, where it has any; empty otherwise."""
+        return protocol.key_of(self._dataset)
+
+    @property
+    def promoted(self) -> int:
+        """How many fields of the registry all rows were promoted by."""
+        return protocol.promoted_of(self._dataset)
 
     def pin(self, tag: str) -> None:
         """Keep this version for as long as the tag exists; the same tag on the same version is fine.
@@ -125,6 +152,50 @@ class Snapshot:
         pinned = self._dataset.tags.get_version(tag)
         if pinned != self.version:
             raise ConflictError(f"the tag `{tag}` keeps version {pinned}, not {self.version}", where=str(self._dataset.uri))
+
+    def at(self, version: int) -> Snapshot:
+        """Another version of the same table.
+
+        Raises
+        ------
+        NotFound : it is not there.
+        """
+        try:
+            return Snapshot(lance.dataset(self._dataset.uri, version=version))
+        except (OSError, ValueError) as error:
+            what = f"there is no version {version} of the table"
+            raise NotFound(what, where=str(self._dataset.uri), why=protocol.plain(error)) from None
+
+    def unpin(self, tag: str) -> None:
+        """Let go of a tag."""
+        with protocol.durable(Path(self._dataset.uri), "_refs/tags"):
+            self._dataset.tags.delete(tag)
+
+    def tags(self) -> dict[str, int]:
+        """Tag → the version that it keeps."""
+        return {name: int(tag["version"]) for name, tag in self._dataset.tags.list().items()}
+
+    def erase(self, where: str) -> tuple[Snapshot, int]:
+        """Delete rows and count the rest anew; returns the new version and how many went.
+
+        Their bytes are gone once `forget` has run.
+
+        Raises
+        ------
+        ConflictError : somebody committed first; nothing was deleted.
+        """
+        with self._readable():
+            dataset, count = protocol.deleted(self._dataset, where)
+            return Snapshot(protocol.counted_anew(dataset) if count else dataset), count
+
+    def rewrite(self) -> Snapshot:
+        """Write every fragment with deleted rows anew, without them."""
+        return Snapshot(protocol.rewrite(self._dataset, MERGED_ROWS))
+
+    def forget(self) -> None:
+        """Remove every file that belongs to no tagged version and not to the newest; nobody may be writing."""
+        dataset = lance.dataset(self._dataset.uri)
+        dataset.cleanup_old_versions(timedelta(0), delete_unverified=True, error_if_tagged_old_versions=False)
 
     def make_durable(self, flushed: set[str]) -> None:
         """Flush a version whoever committed it; `flushed` holds the data files known to be on the disk and grows."""
@@ -168,6 +239,19 @@ class Lake:
         """Where the embedded log of this lake lives."""
         return self.folder / "log"
 
+    def writing(self) -> AbstractContextManager[None]:
+        """A block in which tables are written or new versions pinned; it waits for an erasure that is under way."""
+        return together(self.folder / LOCK)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """A block in which nobody else is `writing`; waits for those who are.
+
+        Raises
+        ------
+        ConflictError : they did not end within a minute.
+        """
+        return without_others(self.folder / LOCK, WAIT_S, "other processes write to the lake")
+
     def exists(self, name: str) -> bool:
         """Whether the table has been made."""
         return (self.folder / name / "_versions").is_dir()
@@ -193,10 +277,21 @@ class Lake:
             raise LakeError("the lake table cannot be read", why=str(error), where=str(uri)) from None
 
     def open(self, name: str) -> Snapshot:
-        """Open the newest version of a table, making the table when it is missing."""
+        """Open the newest version of a table to write to it: made when it is missing, with every column there is today."""
         if not self.exists(name):
-            return Snapshot(protocol.create(self.folder / name, TABLES[name]))
+            key = secrets.token_hex(16).encode() if name == "erasures" else b""
+            return Snapshot(protocol.create(self.folder / name, TABLES[name].with_metadata({protocol.KEY_KEY: key})))
+        while missing := [field for field in TABLES[name] if field.name not in self.snapshot(name).schema.names]:
+            with suppress(ConflictError):  # somebody else added them, or rows
+                self.snapshot(name).commit(None, {}, Change(fields=missing))
         return self.snapshot(name)
+
+    def registry(self) -> Registry:
+        """The schemas registered so far."""
+        if not self.exists("schemas"):
+            return Registry()
+        rows = self.snapshot("schemas").read(list(Field._fields)).to_pylist()
+        return Registry(Field(**row) for row in rows)
 
     def settled(self) -> dict[str, int]:
         """Partition → offset below which every table has everything, on the disk: so far the log may be trimmed."""
@@ -264,20 +359,32 @@ class Lake:
             "bytes": sum(path.stat().st_size for path in (self.folder / name).rglob("*") if path.is_file()),
             "offsets": snapshot.offsets,
         }
+        if name == "quarantine":
+            return {**facts, "reasons": _largest_first(known.counts.get("reason", {})), "days": _daily(known, "reason")}
+        if name == "schemas":
+            return {**facts, "fields": self.registry().described()}
         if name != "events":
-            return {**facts, "reasons": _largest_first(known.counts.get("reason", {}))}
+            return facts
         for column, plural in PLURALS.items():
             facts[plural] = _largest_first(known.counts.get(column, {}))
         facts["devices"] = {
             name: {
-                "rows": sum(device.late) + device.ahead,
+                "rows": sum(device.late) + device.ahead + device.behind,
                 "newest": _rfc3339(device.newest_us),
+                "watermark": _rfc3339(watermark(device)),
                 "late": dict(zip(LATENESS, device.late, strict=True)),
                 "ahead": device.ahead,
+                "behind": device.behind,
             }
             for name, device in sorted(known.devices.items())
         }
+        facts |= {"days": _daily(known, "kind"), "drift": drift(known)}
         return {**facts, "first_event": _rfc3339(known.first_us), "last_event": _rfc3339(known.last_us)}
+
+
+def _daily(known: Facts, column: str) -> dict[str, int]:
+    """Rows that came in on each of the last days."""
+    return {day: sum(counts.get(column, {}).values()) for day, counts in known.days.items()}
 
 
 def _largest_first(counts: dict[str, int]) -> dict[str, int]:

@@ -59,8 +59,13 @@ class EventLog(Protocol):
     def start(self, partition: str) -> int:
         """Offset of the first batch that is still there; `end` when none is."""
 
-    def trim(self, partition: str, below: int) -> int:
-        """Forget batches below an offset that every table has committed; return how many went."""
+    def trim(self, partition: str, below: int, seal: bool = False) -> int:
+        """Forget batches below an offset that every table has committed; return how many went.
+
+        Parameters
+        ----------
+        seal : begin a new segment, where there are segments: what is in the old one then goes as soon as it may.
+        """
 
     def size_bytes(self, partition: str) -> int:
         """Bytes that a partition takes where it is; 0 when that is not known."""

@@ -134,7 +134,7 @@ class KafkaLog(EventLog):
         """Offset of the first batch that is still there."""
         return self._watermarks(self._number(partition))[0]
 
-    def trim(self, partition: str, below: int) -> int:
+    def trim(self, partition: str, below: int, seal: bool = False) -> int:
         """Nothing goes: the broker forgets by its own retention."""
         return 0
 

@@ -86,13 +86,13 @@ class SqliteLog(EventLog):
                 return first_offset(segments[-1]) if last is None else int(last) + 1
         return 0
 
-    def trim(self, partition: str, below: int) -> int:
+    def trim(self, partition: str, below: int, seal: bool = False) -> int:
         """Forget segments that hold nothing else. Only the writer may: while another process writes, nothing goes yet."""
         try:
             writer = self._writer(partition)
         except ConflictError:
             return 0
-        return writer.trim(below)
+        return writer.trim(below, seal)
 
     def size_bytes(self, partition: str) -> int:
         """Bytes that a partition takes on the disk."""

@@ -91,9 +91,9 @@ class Writer:
             self._queue.put(_Pending(batch_id, payload, num_rows, done))
         return done
 
-    def trim(self, below: int) -> int:
+    def trim(self, below: int, seal: bool = False) -> int:
         with self._guard, _told("the log could not be trimmed", self._folder, f"nothing is lost: {DISK_HINT}"):
-            if self._size and self._end <= below:
+            if self._size and (seal or self._end <= below):
                 self._rotate()
             segments = segments_of(self._folder)
             gone = [path for path, later in itertools.pairwise(segments) if first_offset(later) <= below]

@@ -77,21 +77,26 @@ class Card(msgspec.Struct):
 
 def publish(root: Path, name: str, weights: Weights, inputs: Inputs, card: Card) -> Card:
     """Write the next version of a model; nothing is visible before everything is on the disk."""
+    with new_version(root / FOLDER, name) as (folder, number):
+        card.model = f"{name}@{number}"
+        card.created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        card.size_bytes = write_weights(folder, weights)
+        model_inputs.save(inputs, folder)
+        write_atomic(folder / "card.json", msgspec.json.format(msgspec.json.encode(card)))
+    return card
+
+
+def write_weights(folder: Path, weights: Weights) -> int:
+    """Write arrays and the family's settings in one step; returns the bytes they take."""
     try:
         from safetensors.numpy import save
     except ImportError:
         raise MissingExtra("safetensors", "train", "storing a model") from None
-    with new_version(root / FOLDER, name) as (folder, number):
-        card.model = f"{name}@{number}"
-        card.created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        settings_text = msgspec.json.encode(weights.settings, order="deterministic").decode()
-        contiguous = {key: np.ascontiguousarray(value) for key, value in sorted(weights.arrays.items())}
-        body = save(contiguous, metadata={"gyral": settings_text})
-        write_atomic(folder / WEIGHTS, body)
-        model_inputs.save(inputs, folder)
-        card.size_bytes = len(body)
-        write_atomic(folder / "card.json", msgspec.json.format(msgspec.json.encode(card)))
-    return card
+    settings_text = msgspec.json.encode(weights.settings, order="deterministic").decode()
+    contiguous = {key: np.ascontiguousarray(value) for key, value in sorted(weights.arrays.items())}
+    body = save(contiguous, metadata={"gyral": settings_text})
+    write_atomic(folder / WEIGHTS, body)
+    return len(body)
 
 
 def read_card(folder: Path) -> Card:

@@ -14,7 +14,7 @@ from gyral.model import inputs as model_inputs
 from gyral.model.card import Weights
 from gyral.model.holdout import hold_out, measure
 from gyral.model.inputs import Codes
-from gyral.model.recommender import Recommender, Spec, fit_with
+from gyral.model.recommender import Recommender, Spec, fit_with, without_history
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -70,6 +70,9 @@ class Family(Protocol):
     def load(self, folder: Path) -> Servable: ...
 
     def twin(self, data: Dataset, settings: dict[str, Any], seed: int) -> Twin: ...
+
+    def erase(self, folder: Path, subject: str) -> bool:
+        """Take a subject's name and their own data out of a model folder; whether they were in it. Nothing is unlearned."""
 
 
 class ServableRecommender:
@@ -140,6 +143,18 @@ class RecommenderFamily:
     def twin(self, data: Dataset, settings: dict[str, Any], seed: int) -> RecommenderTwin:
         """Fit the same hyper-parameters without the last part of the events."""
         return RecommenderTwin(data, settings, seed)
+
+    def erase(self, folder: Path, subject: str) -> bool:
+        """Empty the history of a subject, then their name."""
+        inputs = model_inputs.load(folder)
+        if subject not in inputs.subjects:
+            return False
+        code = inputs.subjects.index(subject)
+        weights = cards.read_weights(folder)
+        cards.write_weights(folder, Weights(without_history(weights.arrays, code), weights.settings))
+        names = [*inputs.subjects[:code], "", *inputs.subjects[code + 1 :]]
+        model_inputs.save(msgspec.structs.replace(inputs, subjects=names), folder)
+        return True
 
 
 RECOMMENDER = RecommenderFamily()

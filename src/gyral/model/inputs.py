@@ -21,7 +21,10 @@ FILE = "inputs.json"
 
 
 class Inputs(msgspec.Struct, frozen=True):
-    """Code ↔ name of subjects, objects and countries; `titles` are for people, one an object, or none at all."""
+    """Code ↔ name of subjects, objects and countries; `titles` are for people, one an object, or none at all.
+
+    A subject that was erased keeps their code and has an empty name, which nobody is found by.
+    """
 
     subjects: list[str]
     objects: list[str]
@@ -34,7 +37,7 @@ class Codes:
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
-        self.subject = {name: code for code, name in enumerate(inputs.subjects)}
+        self.subject = {name: code for code, name in enumerate(inputs.subjects) if name}
         self.object = {name: code for code, name in enumerate(inputs.objects)}
         self.country = {name: code for code, name in enumerate(inputs.countries)}
 

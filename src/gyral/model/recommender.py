@@ -19,7 +19,7 @@ subjects x 3,700 objects a fit costs about 3 CPU-seconds and a request about 0.1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -235,6 +235,20 @@ def fit_with(data: Interactions, spec: Spec, weights: Callable[[Spec, np.ndarray
         arrays["transition"] = transition_weights(data, head)
         arrays["transition_scale"] = np.ones(len(head), dtype=np.float32)
     return Recommender(arrays, {"spec": asdict(spec)})
+
+
+def without_history(arrays: Mapping[str, np.ndarray], subject: int) -> dict[str, np.ndarray]:
+    """The arrays of a model that remembers nothing of one subject; what everybody taught it together stays."""
+    left = dict(arrays)
+    first, last = arrays["indptr"][subject : subject + 2]
+    for name in ("history", "weight"):
+        left[name] = np.delete(arrays[name], slice(first, last))
+    left["indptr"] = arrays["indptr"].copy()
+    left["indptr"][subject + 1 :] -= last - first
+    if "last" in arrays:
+        left["last"] = arrays["last"].copy()
+        left["last"][subject] = 0
+    return left
 
 
 def head_of(data: Interactions, spec: Spec) -> np.ndarray:

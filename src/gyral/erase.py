@@ -1,0 +1,274 @@
+"""`gyral erase SUBJECT`: mark, delete, rewrite, let go of what was, look whether anything is left, and say what was done.
+
+The mark comes first and is durable: a keyed hash in the table `erasures`, by which every drain from then on drops what comes of
+the same subject; so the rest may be interrupted anywhere and run again. What is taken out: events and quarantined rows in every
+version of the lake, rows of published datasets (which are pinned to a rewritten version and keep the digest of their old
+manifest), name and history in models, and log segments. What a model has *learned* stays learned; the receipt lists those
+models. Events of others that name the subject as their object, or in their props, are counted and kept.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from gyral import plugins
+from gyral.config import Config
+from gyral.errors import ConflictError, GyralError
+from gyral.event.clock import TIMESTAMP, now_us
+from gyral.event.codec import encode_payload
+from gyral.event.schema import ERASURES
+from gyral.faults import fail_point
+from gyral.files import write_atomic
+from gyral.ingest.drain import Drain
+from gyral.ingest.tombstones import Tombstones, texts_in
+from gyral.lake import dataset as datasets
+from gyral.lake.dataset import Dataset
+from gyral.lake.table import Lake, Snapshot
+from gyral.log.base import EventLog
+from gyral.log.opening import open_log
+from gyral.log.sqlite import SqliteLog
+from gyral.model import card as cards
+from gyral.model.family import Family
+from gyral.run import FOLDER as RUNS
+from gyral.run import Run, no_other_makes
+
+TRIES = 100
+WAIT_FOR_LOG_S = 30.0
+SEARCHABLE_BYTES = 8
+"""A shorter name is in most files by chance; it is looked for as a JSON text and in the columns only."""
+
+
+class Receipt(msgspec.Struct):
+    """What an erasure did. It names the subject by a keyed hash only.
+
+    Attributes
+    ----------
+    rows : table → rows that went.
+    versions : table → its version before and after.
+    datasets, models : what they were taken out of; a dataset with the number of its rows.
+    trained_on : models that learned from their events, now or at an earlier try; they are not unlearned.
+    mentions : rows of others that name them, by where.
+    left : what could not be done, and why.
+    found : files below the project in which their name still is.
+    """
+
+    subject: str
+    run: int
+    time: str
+    rows: dict[str, int] = {}
+    versions: dict[str, list[int]] = {}
+    datasets: dict[str, int] = {}
+    models: list[str] = []
+    trained_on: list[str] = []
+    mentions: dict[str, int] = {}
+    left: list[str] = []
+    found: list[str] = []
+    searched_bytes: bool = True
+
+
+def erase(root: Path, config: Config, run: Run, subject: str) -> Receipt:
+    """Erase a subject from a project; run again, it does what is left to do.
+
+    Raises
+    ------
+    ConflictError : other processes write and do not end; the mark is there, run it again.
+    """
+    lake = Lake(root, config.lake)
+    meter = run.meter("steps", 5)
+    with open_log(lake.log_folder, config) as log:
+        stands_for, ends = _mark(lake, log, config, subject)
+        receipt = Receipt(stands_for, run.number, datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"))
+        meter.update(1)
+        with no_other_makes(root), lake.alone():
+            before, after = _erase_events(lake, subject, receipt)
+            fail_point("erase.events")
+            _erase_quarantined(lake, subject, receipt)
+            meter.update(2)
+            _erase_from_datasets(root, before, after, subject, receipt)
+            fail_point("erase.datasets")
+            for name in ("events", "quarantine"):
+                lake.snapshot(name).forget()
+            meter.update(3)
+            _erase_from_models(root, subject, receipt)
+            fail_point("erase.models")
+            meter.update(4)
+        _wait_for_log(log, ends, receipt)
+    _count_mentions(lake, subject, receipt)
+    receipt.found, receipt.searched_bytes = list(_search(root, lake, subject)), len(subject.encode()) >= SEARCHABLE_BYTES
+    meter.update(5)
+    write_atomic(root / RUNS / str(run.number) / "receipt.json", msgspec.json.format(msgspec.json.encode(receipt)))
+    run.writes("lake", "events", lake.snapshot("events").version)
+    run.summarize(**msgspec.to_builtins(receipt))
+    return receipt
+
+
+def told(receipt: Receipt) -> str:
+    """A receipt as a person reads it."""
+
+    def listed(counts: dict[str, int]) -> str:
+        return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "nothing"
+
+    models = ", ".join(receipt.models) or "none"
+    lines = [
+        f"erased: {listed(receipt.rows)} rows; datasets: {listed(receipt.datasets)}; models: {models}",
+        f"  stands for them from now on: {receipt.subject}; what comes later of them is dropped",
+    ]
+    if receipt.trained_on:
+        lines.append(f"  learned from their events, and not unlearned: {', '.join(receipt.trained_on)}")
+    if receipt.mentions:
+        lines.append(f"  rows of others that name them, kept: {listed(receipt.mentions)}")
+    lines += [f"  left: {each}" for each in receipt.left]
+    lines += [f"  their name is still in {each}" for each in receipt.found]
+    if not receipt.found:
+        how = "no file holds their name" if receipt.searched_bytes else "a short name: no column and no JSON file holds it"
+        lines.append(f"  searched the project: {how}")
+    return "\n".join([*lines, f"  receipt: {RUNS}/{receipt.run}/receipt.json"])
+
+
+def _mark(lake: Lake, log: EventLog, config: Config, subject: str) -> tuple[str, dict[str, int]]:
+    """Make the tombstone durable; returns what stands for the subject, and how far the log went then."""
+    lake.check(log)
+    stands_for = Tombstones(lake.open("erasures")).name(subject)
+    row = {"event_id": stands_for, "ingest_time": pa.scalar(now_us(), TIMESTAMP)}
+    payload = encode_payload(None, erasures=pa.RecordBatch.from_pylist([row], schema=ERASURES))
+    log.append(log.free_partition("erasures"), f"erase:{stands_for}", payload, 1)
+    ends = {partition: log.end(partition) for partition in log.partitions()}
+    Drain.of(lake, log, config).run()
+    return stands_for, ends
+
+
+def _erase_events(lake: Lake, subject: str, receipt: Receipt) -> tuple[Snapshot, Snapshot]:
+    before = lake.open("events")
+    after = _without(lake, "events", [f"subject = {_sql(subject)}"], receipt)
+    return before, after
+
+
+def _erase_quarantined(lake: Lake, subject: str, receipt: Receipt) -> None:
+    """Rows that could not become events are theirs if any field of them is the subject."""
+    ids: list[str] = []
+    for batch in lake.open("quarantine").scan(["event_id", "raw"]):
+        theirs = [subject in texts_in(raw) for raw in batch.column(1).to_pylist()]
+        ids += batch.column(0).filter(pa.array(theirs, pa.bool_())).to_pylist()
+    parts = (ids[start : start + 500] for start in range(0, len(ids), 500))
+    _without(lake, "quarantine", [f"event_id IN ({', '.join(map(_sql, part))})" for part in parts], receipt)
+
+
+def _without(lake: Lake, name: str, conditions: list[str], receipt: Receipt) -> Snapshot:
+    """A table without some rows, rewritten. A drain elsewhere may commit in between; then it is looked at again."""
+    first = snapshot = lake.open(name)
+    rows = 0
+    for where in conditions:
+        for _ in range(TRIES):
+            with suppress(ConflictError):
+                snapshot, count = lake.open(name).erase(where)
+                rows += count
+                if count == 0:
+                    break
+        else:
+            raise ConflictError(f"other processes committed to `{name}` {TRIES} times first", hint="run it again")
+    snapshot = lake.open(name).rewrite()
+    receipt.rows[name], receipt.versions[name] = rows, [first.version, snapshot.version]
+    return snapshot
+
+
+def _erase_from_datasets(root: Path, before: Snapshot, after: Snapshot, subject: str, receipt: Receipt) -> None:
+    mine = {datasets.tag_of(made.manifest) for made in datasets.all_of(root)}
+    for made in datasets.all_of(root):
+        try:
+            pinned = before.at(made.manifest.lake["events"]["version"])
+            if pinned.count(f"subject = {_sql(subject)}"):
+                receipt.datasets[made.name] = datasets.erase(made, subject, receipt.subject, pinned, after)
+        except GyralError as error:
+            receipt.left.append(f"the dataset `{made.name}`: {error.what}")
+    for tag, version in before.tags().items():
+        if tag not in mine and before.at(version).count(f"subject = {_sql(subject)}"):
+            before.unpin(tag)
+            after.pin(tag)
+            receipt.left.append(f"the tag `{tag}` keeps version {after.version} now instead of {version}")
+    receipt.trained_on = sorted(card.model for card in _cards(root) if _learned_from(root, card.dataset, receipt.subject))
+
+
+def _learned_from(root: Path, dataset: str, stands_for: str) -> bool:
+    with suppress(GyralError):
+        return any(each.subject == stands_for for each in datasets.find(root, dataset).manifest.erased)
+    return False
+
+
+def _erase_from_models(root: Path, subject: str, receipt: Receipt) -> None:
+    for card in _cards(root):
+        family: Family = plugins.find("family", card.family)
+        try:
+            if family.erase(cards.find(root, card.model), subject):
+                receipt.models.append(card.model)
+        except GyralError as error:
+            receipt.left.append(f"the model `{card.model}`: {error.what}")
+    if receipt.models:
+        receipt.left.append("a server that runs keeps the models it has loaded until it starts again")
+
+
+def _cards(root: Path) -> Iterator[cards.Card]:
+    for folder in sorted((root / cards.FOLDER).glob("[!.]*@*")):
+        with suppress(GyralError):
+            yield cards.read_card(folder)
+
+
+def _wait_for_log(log: EventLog, ends: dict[str, int], receipt: Receipt) -> None:
+    """Another process that writes to the log lets go of its segments itself; give it a moment."""
+    if not isinstance(log, SqliteLog):
+        receipt.left.append("the topic: what it holds of them goes by the broker's retention, or by its own deletion")
+        return
+    end = time.monotonic() + WAIT_FOR_LOG_S
+    waiting = ends
+    while waiting := {name: offset for name, offset in waiting.items() if log.start(name) < min(offset, log.end(name))}:
+        if time.monotonic() > end:
+            receipt.left.append(f"the log partitions {', '.join(sorted(waiting))}: another process writes them; run it again")
+            return
+        time.sleep(0.1)
+
+
+def _count_mentions(lake: Lake, subject: str, receipt: Receipt) -> None:
+    snapshot = lake.snapshot("events")
+    conditions = {"events.object": f"object = {_sql(subject)}"}
+    if len(subject.encode()) >= SEARCHABLE_BYTES:
+        conditions["events.props"] = f"contains(props, {_sql(subject)})"
+    counts = {name: snapshot.count(where) for name, where in conditions.items()}
+    receipt.mentions = {name: count for name, count in counts.items() if count}
+
+
+def _search(root: Path, lake: Lake, subject: str) -> Iterator[str]:
+    """Files of the project in which the name is, and published columns that hold it."""
+    name = subject.encode()
+    needle = name if len(name) >= SEARCHABLE_BYTES else msgspec.json.encode(subject)
+    for folder in dict.fromkeys((root, lake.folder)):
+        for path in sorted(folder.rglob("*")):
+            inside = path.relative_to(folder).parts
+            if inside[0] not in (".venv", ".git") and path.is_file() and _holds(path, needle):
+                yield str(path.relative_to(root) if path.is_relative_to(root) else path)
+    for made in datasets.all_of(root):
+        if _is_in(made, subject):
+            yield f"{made.folder.relative_to(root)}, column `subject`"
+
+
+def _holds(path: Path, needle: bytes) -> bool:
+    with suppress(OSError, ValueError), open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body:
+        return body.find(needle) >= 0
+    return False
+
+
+def _is_in(made: Dataset, subject: str) -> bool:
+    with suppress(GyralError):
+        return bool(np.any(np.asarray(made.read()["subject"].to_pylist(), dtype=object) == subject))
+    return False
+
+
+def _sql(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
