@@ -39,6 +39,17 @@ class Rule(Section, frozen=True):
     value: str | float | int | None = None
 
 
+class Feature(Section, frozen=True):
+    """What events of another kind had told of an interaction's subject or object by then: a column for each value."""
+
+    kind: Text
+    take: dict[str, str]
+    """Column of the dataset → field: an envelope name or `props.NAME`."""
+    on: Literal["subject", "object"] = "subject"
+    known: Literal["event_time", "ingest_time"] = "event_time"
+    """Values count that had come in when the interaction happened, or, for what was imported later, when it came in itself."""
+
+
 class Ingest(Section, frozen=True):
     """Source → Lake."""
 
@@ -114,6 +125,9 @@ class Curate(Section, frozen=True):
         bool | None, Meta(description="may a subject meet an object again? unset: as the layout says, or measured")
     ] = None
     rules: Annotated[list[Rule], Meta(description="rows to drop, beside the layout's own rules")] = []
+    features: Annotated[
+        list[Feature], Meta(description="columns to add: what events of another kind had told by then (`kind`, `take`, `on`)")
+    ] = []
     duplicates: Annotated[bool, Meta(description="drop exact duplicates")] = True
     robot_events_per_hour: Annotated[int, Meta(ge=1, description="a subject with more events in one hour is a robot")] = 2_000
     robot_regular_events: Annotated[
@@ -240,10 +254,10 @@ def to_toml(config: Config) -> str:
     for key, value in msgspec.to_builtins(config).items():
         if isinstance(value, dict):
             sections.append(
-                f"\n[{key}]\n" + "".join(f"{name} = {_toml(item)}\n" for name, item in value.items() if item is not None)
+                f"\n[{key}]\n" + "".join(f"{name} = {toml(item)}\n" for name, item in value.items() if item is not None)
             )
         else:
-            lines.append(f"{key} = {_toml(value)}\n")
+            lines.append(f"{key} = {toml(value)}\n")
     return "".join(lines + sections)
 
 
@@ -317,7 +331,7 @@ def _explain(message: str, tree: dict[str, Any], path: Path, text: str, origin: 
     if allowed and isinstance(value, str):
         meaning = did_you_mean(value, allowed)
     return ConfigError(
-        f"`{dotted} = {_toml(value)}` cannot be used",
+        f"`{dotted} = {toml(value)}` cannot be used",
         why=reason[:1].lower() + reason[1:],
         where=_place(dotted, path, text, origin),
         hint=f"`{dotted}`: {meaning}" if meaning else "",
@@ -366,15 +380,16 @@ def _place(dotted: str, path: Path, text: str, origin: Mapping[str, str]) -> str
     return path.name if text else ""
 
 
-def _toml(value: Any) -> str:
+def toml(value: Any) -> str:
+    """A value as TOML on one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")  # TOML shares JSON's escapes, but for DEL
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items() if v is not None) + " }" if value else "{}"
+        return "{ " + ", ".join(f"{_key(k)} = {toml(v)}" for k, v in value.items() if v is not None) + " }" if value else "{}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
+        return "[" + ", ".join(toml(item) for item in value) + "]"
     return repr(value)
 
 

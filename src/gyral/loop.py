@@ -91,7 +91,7 @@ def loop(root: Path, config: Config, run: Run, resume: int | None = None) -> dic
         SqliteLog(lake.log_folder) as log,
     ):
         drain = Drain.of(lake, log, config)
-        with ServedModel(root, config.serve, run) as served:
+        with ServedModel(root, config, run) as served:
             world = World(root, config, run, source, layout, slices, lake, log, drain, served)
             for turn in range(len(rows) + 1, turns + 1):
                 rows.append(_turn(world, turn, rows[0]["model"] if rows else None))
@@ -119,7 +119,8 @@ def _turn(world: World, turn: int, first_model: str | None) -> Row:
     run.note(f"\nturn {turn} of {config.loop.turns}")
     with Run.start(root, "ingest", config, parent=run) as child:
         name = f"{world.layout.digest}:{turn}/{len(slices)}"
-        ingest_slice(slices[turn - 1], world.source, name, world.drain, world.lake, world.log, config, child)
+        send = world.served.send if world.served.url else None  # what people did is sent to the server that answered them
+        ingest_slice(slices[turn - 1], world.source, name, world.drain, world.lake, world.log, config, child, send)
     committed = time.monotonic()
     lap("ingest")
     with Run.start(root, "curate", config, parent=run) as child:

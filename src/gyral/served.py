@@ -14,15 +14,19 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
 import msgspec
+import pyarrow as pa
 
-from gyral.config import Serve
+from gyral.config import Config, Key, toml
 from gyral.errors import ServeError
 from gyral.files import write_atomic
+from gyral.ingest.keys import new_key
 from gyral.model.card import FOLDER as MODELS
+from gyral.progress import Meter
 from gyral.run import Run
-from gyral.serve.client import ask_many, wait_for_model
+from gyral.serve.client import ask_many, send_batches, wait_for_model
 
 START_TIMEOUT_S = 60.0
+SEND_ROWS = 8_192
 
 
 class Answers(NamedTuple):
@@ -39,9 +43,14 @@ class ServedModel:
     The child stops when this process goes, however it goes: it watches its standard input.
     """
 
-    def __init__(self, root: Path, config: Serve, run: Run) -> None:
+    def __init__(self, root: Path, config: Config, run: Run) -> None:
         self.url = ""
         self._root, self._config, self._run = root, config, run
+        self._keys: list[Key] = list(config.collect.keys)
+        self._secret = ""
+        if self._keys:  # where senders need a key, the loop needs one too
+            self._secret, digest = new_key()
+            self._keys.append(Key(name="loop", sha256=digest))
         self._name = ""
         self._followed: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
@@ -109,6 +118,31 @@ class ServedModel:
         objects = [[item["object"] for item in each["items"]] for each in answered]
         return Answers(objects, latencies, first_at[0] if first_at else None)
 
+    def send(self, events: pa.Table, meter: Meter) -> None:
+        """Send what people did to the server's `POST /v1/events`; returns once all of it is on the disk.
+
+        Parameters
+        ----------
+        events : with the columns of an event; none of them may lack a subject.
+        meter : counts on.
+
+        Raises
+        ------
+        ServeError : some of it was refused.
+        """
+        sent = events.drop_columns(["ingest_time"])
+        rows = min(SEND_ROWS, self._config.collect.max_events)
+        bodies = (_stream(batch) for batch in sent.to_batches(max_chunksize=rows))
+
+        def on_answer(told: dict[str, Any]) -> None:
+            if told["quarantined"]:
+                raise ServeError("the server took some events for bad ones", why=str(told["quarantined"]))
+            meter.update(meter.record.done + told["accepted"] + told["duplicate"])
+
+        headers = [f"authorization: Bearer {self._secret}"] if self._secret else []
+        media = "application/vnd.apache.arrow.stream"
+        asyncio.run(send_batches(self.url, bodies, *headers, media=media, on_answer=on_answer))
+
     @property
     def _log_path(self) -> Path:
         return self._run.folder / "serve.log"
@@ -116,9 +150,11 @@ class ServedModel:
     def _start(self, name: str) -> None:
         command = [sys.executable, "-P", "-m", "gyral", "serve", name, "--root", str(self._root), "--host", "127.0.0.1"]
         command += ["--port", "0", "--json", "--child-of", str(self._run.number)]
-        for name_, value in msgspec.to_builtins(self._config).items():
+        for name_, value in msgspec.to_builtins(self._config.serve).items():
             if name_ not in ("host", "port"):
                 command += ["--set", f"serve.{name_}={msgspec.json.encode(value).decode()}"]
+        if self._keys:
+            command += ["--set", f"collect.keys={toml(msgspec.to_builtins(self._keys))}"]
         self._name = name
         self._log = open(self._log_path, "ab")  # noqa: SIM115 (closed by __exit__)
         environment = {**os.environ, "GYRAL_NO_PROGRESS": ""}
@@ -172,3 +208,11 @@ class ServedModel:
         except OSError:
             return ""
         return next((line for line in lines if line.startswith("error:")), lines[-1] if lines else "")
+
+
+def _stream(batch: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    body: bytes = sink.getvalue().to_pybytes()
+    return body

@@ -57,6 +57,25 @@ def test_the_last_line_is_the_table_of_turns(looped):
     assert last["known"]["ndcg_at_10"]["looped"] > last["known"]["ndcg_at_10"]["popularity"]
 
 
+def test_what_people_did_next_came_through_the_collector(looped):
+    """The first slice is the source's past; the second was sent to the server that had answered, but for rows of nobody."""
+    root, *_ = looped
+    rows = Lake(root).snapshot("events").read(["event_id", "subject", "src_partition", "schema_id"]).to_pylist()
+    rows = [row for row in rows if row["schema_id"] != "impression"]
+    ways = Counter((row["src_partition"].rpartition("-")[0], row["subject"] is not None) for row in rows)
+    assert len({row["event_id"] for row in rows}) == len(rows)
+    assert ways["events", True] > 10_000 and ways["events", False] == 0
+    assert sum(ways.values()) + sum(Lake(root).snapshot("quarantine").facts.counts.get("reason", {}).values()) >= 39_500
+
+
+def test_where_senders_need_a_key_the_loop_has_one(tmp_path, small_shop):
+    (tmp_path / "gyral.toml").write_text(f'[[collect.keys]]\nname = "app"\nsha256 = "{"0" * 64}"\n')
+    done = run_loop(tmp_path, small_shop)
+    assert done.returncode == 0, done.stderr
+    partitions = Lake(tmp_path).snapshot("events").offsets
+    assert any(name.startswith("events-") for name in partitions)
+
+
 def plain_truth(part):
     """What customers bought in a slice, by the shop's rules in plain Python: subject → (country, objects)."""
     product = re.compile(r"\d{5}[A-Za-z]{0,2}$")

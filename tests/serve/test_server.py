@@ -11,7 +11,7 @@ import urllib.request
 
 import pytest
 
-from gyral.config import Config, Serve
+from gyral.config import Config
 from gyral.errors import ServeError
 from gyral.event.codec import decode_payload
 from gyral.lake.table import Lake
@@ -237,7 +237,7 @@ def test_raw_sockets_that_misbehave_do_not_stop_the_others(start):
 
 
 def test_a_loop_notices_that_somebody_else_published_its_model(shop, publish):
-    with Run.start(shop.root, "loop", Config()) as run, ServedModel(shop.root, Serve(), run) as served:
+    with Run.start(shop.root, "loop", Config()) as run, ServedModel(shop.root, Config(), run) as served:
         served.follow("shop-int8@1", {"frozen": "shop-int8@1"})
         questions = [{"subject": "1", "k": 3}]
         assert len(served.ask(questions, "shop-int8@1").objects[0]) == 3

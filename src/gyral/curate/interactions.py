@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gyral.config import Config, Rule
-from gyral.curate import robots, rules
+from gyral.curate import features, robots, rules
 from gyral.engine.base import connect
 from gyral.errors import InputError, did_you_mean
 from gyral.event import layout as layouts
@@ -26,14 +26,30 @@ from gyral.event.layout import Layout
 from gyral.event.schema import EVENT
 from gyral.lake import dataset as datasets
 from gyral.lake.dataset import NOT_SELECTED, Dataset, Manifest
+from gyral.lake.facts import trusted_times
 from gyral.lake.table import Lake, Snapshot
 from gyral.progress import Meter
 from gyral.run import Run
 
-COLUMNS = ["event_id", "event_time", "kind", "subject", "object", "session", "app", "country", "schema_id", "props"]
+COLUMNS = [
+    "event_id",
+    "event_time",
+    "ingest_time",
+    "kind",
+    "subject",
+    "object",
+    "session",
+    "app",
+    "country",
+    "schema_id",
+    "props",
+]
+ADJUSTED = "event_time_adjusted"
 IDENTITY = ["subject", "object", "event_time", "kind", "session", "app", "country", "props"]
 """Rows equal in all of these are one observation told twice."""
 
+GIVEN = ["subject", "object", "event_time", "kind", "session", "country", "title"]
+"""Columns of every dataset of interactions."""
 KEPT = pa.schema([EVENT.field(name) for name in COLUMNS if name != "event_id"] + [pa.field("title", pa.string())])
 
 REPEATS_SHARE = 0.01
@@ -75,12 +91,14 @@ def curate(root: Path, name: str, config: Config, run: Run, until: Until | None 
     NotFound : the lake has no events.
     InputError : no row is left.
     """
+    features.check(config.curate.features, KEPT.names)
     snapshot = Lake(root, config.lake).snapshot("events")
     run.reads("lake", "events", snapshot.version)
     known = _layouts_of(snapshot.distinct("schema_id"))
     _tell_of_apps(snapshot, config, run)
     meter = run.meter("rows", snapshot.count())
-    rows, reasons, names = decide(snapshot.scan(COLUMNS), known, config, until, meter, run.note)
+    columns = [*COLUMNS, *([ADJUSTED] if ADJUSTED in snapshot.schema.names else [])]
+    rows, reasons, names = decide(snapshot.scan(columns), known, config, until, meter, run.note)
     manifest = _manifest(rows, reasons, names, snapshot.version, until, config.curate.apps, run)
     if rows.num_rows == 0:
         told = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items())
@@ -88,7 +106,10 @@ def curate(root: Path, name: str, config: Config, run: Run, until: Until | None 
     manifest.repeats, manifest.repeats_from = _repeats(rows, known, config.curate.repeats)
     text = pa.array(names, pa.string()).take(pa.array(np.maximum(reasons, 0)))
     text = pc.if_else(pa.array(reasons < 0), NOT_SELECTED, text)
-    columns = ["subject", "object", "event_time", "kind", "session", "country", "title"]
+    if config.curate.features:
+        manifest.select["features"] = ", ".join(each.kind for each in config.curate.features)
+        rows = features.join(rows, snapshot, config.curate.features, until.time_us if until else None, run.note)
+    columns = [*GIVEN, *(name for each in config.curate.features for name in each.take)]
     result = datasets.write(root, name, rows.select(columns), text.dictionary_encode(), manifest, snapshot)
     _report(run, result)
     return result
@@ -110,13 +131,14 @@ def decide(
     reasons : for every row seen, 0 kept, −1 not selected, else the number of its reason.
     names : reason names by number.
     """
-    every_rule = list(ALWAYS)
+    every_rule = [*ALWAYS, *features.rules_of(config.curate.features)]
     for layout in known:
         every_rule += [rule for rule in layout.rules if rule not in every_rule]
     every_rule += config.curate.rules
     rules.check(every_rule)
     engine = connect(config.on)
-    work = partial(_stage, every_rule=every_rule, known=known, own=config.curate.rules, apps=config.curate.apps, until=until)
+    own = [*features.rules_of(config.curate.features), *config.curate.rules]
+    work = partial(_stage, every_rule=every_rule, known=known, own=own, apps=config.curate.apps, until=until)
     parts = []
     try:
         for part in engine.map(work, batches):
@@ -155,6 +177,9 @@ def _stage(
     until: Until | None,
 ) -> _Part:
     """Select, apply the rules and add the title: a pure function of the batch."""
+    if ADJUSTED in batch.schema.names:
+        times = trusted_times(batch)
+        batch = batch.select(COLUMNS).set_column(COLUMNS.index("event_time"), EVENT.field("event_time"), times)
     reasons = np.zeros(batch.num_rows, dtype=np.int16)
     titles = [TITLE, *(layout.title for layout in known if layout.title)]
     props = rules.read_props(batch, [*rules.props_needed(every_rule), *titles])

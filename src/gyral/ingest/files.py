@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -68,22 +68,35 @@ def ingest(root: Path, config: Config, run: Run) -> dict[str, Any]:
 
 
 def ingest_slice(
-    slice_: Slice, source: Source, name: str, drain: Drain, lake: Lake, log: EventLog, config: Config, run: Run
+    slice_: Slice,
+    source: Source,
+    name: str,
+    drain: Drain,
+    lake: Lake,
+    log: EventLog,
+    config: Config,
+    run: Run,
+    send: Callable[[pa.Table, Meter], None] | None = None,
 ) -> dict[str, Any]:
     """Bring one slice of a source through the log into the lake.
 
     Parameters
     ----------
     name : tells this slice from every other of any source: the same slice again has the same batches.
+    send : brings events that say whose they are into the log by another way; None: all are appended here.
     """
     run.reads("source", config.ingest.source, source.digest)
     meter = run.meter("rows", slice_.events.num_rows + slice_.quarantine.num_rows)
-    step = config.ingest.batch_rows
+    step, events, rows_sent = config.ingest.batch_rows, slice_.events, 0
+    if send is not None:
+        is_sent = pc.fill_null(pc.not_equal(events["subject"], ""), False)
+        send(events.filter(is_sent), meter)
+        events, rows_sent = events.filter(pc.invert(is_sent)), int(meter.record.done)
     parts: Iterator[tuple[pa.RecordBatch | None, pa.RecordBatch | None]] = chain(
-        ((batch, None) for batch in slice_.events.to_batches(max_chunksize=step)),
+        ((batch, None) for batch in events.to_batches(max_chunksize=step)),
         ((None, batch) for batch in slice_.quarantine.to_batches(max_chunksize=step)),
     )
-    rows_in, known = _append(lake, log, f"{source.digest}:{name}", parts, meter)
+    rows_in, known = _append(lake, log, f"{source.digest}:{name}", parts, meter, rows_sent)
     drained = drain.run()
     drained.duplicate += known
     return report(run, rows_in, drained, meter)
@@ -245,8 +258,14 @@ def _append(
     name: str,
     parts: Iterable[tuple[pa.RecordBatch | None, pa.RecordBatch | None]],
     meter: Meter,
+    before: int = 0,
 ) -> tuple[int, int]:
-    """Append batches; returns their rows, and how many of them came in batches that an earlier try brought into the lake."""
+    """Append batches; returns the rows, and how many of them came in batches that an earlier try brought into the lake.
+
+    Parameters
+    ----------
+    before : rows that went another way, which count too.
+    """
     partition = log.free_partition("ingest")
     committed = lake.open("events").offsets.get(partition, 0)
     rows = known = 0
@@ -257,5 +276,5 @@ def _append(
             offset = log.append(partition, batch_id, encode_payload(events, quarantine), count)
             known += count if offset < committed else 0
         rows += count
-        meter.update(rows)
-    return rows, known
+        meter.update(before + rows)
+    return before + rows, known

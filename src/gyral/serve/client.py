@@ -9,7 +9,7 @@ import asyncio
 import http.client
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -18,13 +18,15 @@ import msgspec
 from gyral.errors import ServeError
 
 REQUEST_TIMEOUT_S = 30.0
+SEND_TIMEOUT_S = 300.0
 
 
 class Response(NamedTuple):
-    """Status and body of one answer."""
+    """Status and body of one answer; seconds after which it says to try again, 0 where it does not."""
 
     status: int
     body: bytes
+    retry_s: int = 0
 
     def json(self) -> Any:
         """The body, decoded."""
@@ -40,8 +42,12 @@ class Connection:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
-    async def post(self, path: str, body: bytes) -> Response:
+    async def post(self, path: str, body: bytes, *headers: str, media: str = "application/json") -> Response:
         """Send one request and read its answer.
+
+        Parameters
+        ----------
+        headers : further ones, as lines.
 
         Raises
         ------
@@ -50,8 +56,9 @@ class Connection:
         lines = (
             f"POST {path} HTTP/1.1",
             f"host: {self._host}",
-            "content-type: application/json",
+            f"content-type: {media}",
             f"content-length: {len(body)}",
+            *headers,
         )
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
@@ -74,12 +81,14 @@ class Connection:
         self._writer.write(request)
         head = await self._reader.readuntil(b"\r\n\r\n")
         status = int(head[9:12])
-        length = 0
+        length = retry_s = 0
         for line in head.split(b"\r\n")[1:]:
             name, _, value = line.partition(b":")
             if name.lower() == b"content-length":
                 length = int(value)
-        return Response(status, await self._reader.readexactly(length))
+            elif name.lower() == b"retry-after":
+                retry_s = int(value)
+        return Response(status, await self._reader.readexactly(length), retry_s)
 
 
 async def ask_many(
@@ -120,6 +129,29 @@ async def ask_many(
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
     return responses, latencies
+
+
+async def send_batches(
+    url: str, batches: Iterable[bytes], *headers: str, media: str, on_answer: Callable[[dict[str, Any]], None]
+) -> None:
+    """Send event batches one after the other, each again until it is stored, waiting as long as the server says.
+
+    Raises
+    ------
+    ServeError : one was refused for good, or not stored within `SEND_TIMEOUT_S`.
+    """
+    connection = Connection(url)
+    try:
+        for body in batches:
+            deadline = time.monotonic() + SEND_TIMEOUT_S
+            while (answer := await connection.post("/v1/events", body, *headers, media=media)).status != 200:
+                if answer.status not in (429, 503) or time.monotonic() > deadline:
+                    why = answer.body[:500].decode("utf-8", "replace")
+                    raise ServeError(f"the server stored no events: it answered {answer.status}", why=why)
+                await asyncio.sleep(max(answer.retry_s, 1))
+            on_answer(answer.json())
+    finally:
+        await connection.close()
 
 
 def wait_for_model(url: str, name: str, timeout_s: float) -> dict[str, Any]:
