@@ -2,7 +2,8 @@
 
 - gyral: a table with a `blob_field`, 20 durable commits of 100 rows, compacted; `Snapshot.take_blobs`.
 - gyral plain: the `quarantine` table, whose `raw` is a plain binary column, by the same commits; `Snapshot.take`.
-- Parquet by `dataset.take`, in row groups of 100 rows, in one row group (pyarrow's default here), and in groups of 10.
+- Parquet by `dataset.take`, in row groups of 100 rows and in one (pyarrow's default here); and in groups of one row, read by
+  their numbers (`read_row_groups`): what somebody would do who knows that only single rows will be read.
 - files: one file a blob, opened and read: the floor.
 
 Each in a process of its own, in turn; medians of the rounds. Random bytes, so no format compresses them. What is taken is the
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measure import PYTHON, in_turn, timed, write
 
 BLOBS, BLOB_BYTES, TAKEN, ROUNDS = 2_000, 50_000, 200, 5
-KINDS = ("gyral", "gyral_plain", "parquet_100", "parquet_default", "parquet_10", "files")
+KINDS = ("gyral", "gyral_plain", "parquet_100", "parquet_default", "parquet_1", "files")
 
 MAKE = """
 import json, sys, time
@@ -49,7 +50,7 @@ for name in ("quarantine", "images"):
     assert snapshot.compact().num_fragments == 1
     took[name + "_compaction"] = round(time.perf_counter() - start, 3)
 rows = lake.snapshot("quarantine").read()
-for name, groups in (("100", {"row_group_size": 100}), ("default", {}), ("10", {"row_group_size": 10})):
+for name, groups in (("100", {"row_group_size": 100}), ("default", {}), ("1", {"row_group_size": 1})):
     start = time.perf_counter()
     pq.write_table(rows, root / f"{name}.parquet", **groups)
     took["parquet_" + name] = round(time.perf_counter() - start, 3)
@@ -73,6 +74,10 @@ elif kind == "gyral_plain":
     take = lambda places: snapshot.take(places, ["raw"])["raw"].to_pylist()
 elif kind == "files":
     take = lambda places: [(root / "files" / str(place)).read_bytes() for place in places]
+elif kind == "parquet_1":
+    import pyarrow.parquet as pq
+    file = pq.ParquetFile(root / "1.parquet")
+    take = lambda places: file.read_row_groups(places, columns=["raw"])["raw"].to_pylist()
 else:
     import pyarrow.dataset as ds
     data = ds.dataset(root / f"{kind.removeprefix('parquet_')}.parquet")
