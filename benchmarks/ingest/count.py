@@ -155,11 +155,14 @@ def main() -> None:
             if len({value for figures in results[key].values() for value in figures.pop("digest")["all"]}) != 1:
                 raise SystemExit(f"the counts by {key} differ: {results[key]}")
     ratios = {
-        f"{figure}_by_{key}_to": {
-            name: round(each["gyral"][figure]["median"] / each[name][figure]["median"], 2) for name in ways if name != "gyral"
+        f"{mine}_to": {
+            f"{name}_by_{key}": round(each[mine]["events_per_s"]["median"] / each[name]["events_per_s"]["median"], 2)
+            for key, each in results.items()
+            for name in ways
+            if name != mine
         }
-        for key, each in results.items()
-        for figure in ("events_per_s", "events_per_cpu_s")
+        for mine in ways
+        if mine.startswith("gyral")
     }
     write("ingest_count", {"events": EVENTS, "identical_counts": True, **ratios, "by": results})
 
