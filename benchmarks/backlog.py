@@ -78,7 +78,7 @@ def simulate(layout: Layout, arrivals: np.ndarray, dt: float, lost: range = NEVE
         whole = np.where(log < 1, came[:, step + 1], origin + np.floor((below - origin) / per_segment) * per_segment)
         origin, trim_at = np.where(trims, whole, origin), np.where(trims, now + layout.trim_every_s, trim_at)
         most_waiting, most_log = max(most_waiting, waiting), max(most_log, float(log.max()))
-        if waiting > 0 or log.max() > 2 * rate / n * max(dt, layout.drain_every_s):
+        if waiting > 1 or log.max() > 2 * rate / n * max(dt, layout.drain_every_s):
             normal_at = step + 1
     at = np.arange(len(arrivals) + 1) * dt
     behind = [np.where(one > two + 1, at - np.interp(two, one, at), 0.0).max() for one, two in zip(came, gone, strict=True)]
