@@ -28,7 +28,7 @@ from lance.schema import LanceSchema
 
 from gyral.errors import ConflictError, GyralError
 from gyral.faults import fail_point
-from gyral.files import fsync_path, publish, staging_folder
+from gyral.files import fsync_path, fsync_tree, publish, staging_folder
 from gyral.lake.facts import FACTS_COLUMNS, Facts, counted
 
 OFFSETS_KEY = b"gyral.offsets"
@@ -161,7 +161,7 @@ def durable(uri: Path, *places: str) -> Iterator[None]:
     for place in places:
         for name in _names(uri / place) - before[place]:
             with suppress(FileNotFoundError):
-                fsync_path(uri / place / name)
+                _flush(uri / place / name)
         for folder in (uri / place, (uri / place).parent):
             with suppress(FileNotFoundError):
                 fsync_path(folder)
@@ -249,7 +249,7 @@ def flush_version(dataset: lance.LanceDataset, flushed: set[str]) -> None:
     uri = Path(dataset.uri)
     files = {file.path for fragment in dataset.get_fragments() for file in fragment.metadata.files}
     for name in files - flushed:
-        fsync_path(uri / "data" / name)
+        _flush(uri / "data" / name)
     flushed |= files
     manifests = {f"{(1 << 64) - 1 - dataset.version:020d}.manifest", f"{dataset.version}.manifest"}
     written = [name for name in _names(uri / "_transactions") if name.startswith(f"{dataset.version - 1}-")]
@@ -278,10 +278,19 @@ def _write(uri: Path, rows: pa.Table | None, next_id: int) -> list[FragmentMetad
     for number, fragment in enumerate(fragments):
         fragment.id = next_id + number  # a fresh fragment is always numbered from 0; the merged list needs its own numbers
         for file in fragment.files:
-            fsync_path(uri / "data" / file.path)
+            _flush(uri / "data" / file.path)
     fsync_path(uri / "data")
     fail_point("lake.flushed")
     return list(fragments)
+
+
+def _flush(path: Path) -> None:
+    """Flush a file or folder, and the folder of a data file's large blobs, which no fragment names."""
+    for each in (path, path.with_suffix("")):
+        if each.is_dir():
+            fsync_tree(each)
+    if not path.is_dir():
+        fsync_path(path)
 
 
 def _state(offsets: Mapping[str, int], facts: Facts, promoted: int = 0) -> dict[bytes, bytes]:
