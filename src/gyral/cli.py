@@ -202,7 +202,7 @@ def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of
 
     with start_run(root, "serve", config, as_json, parent=child_of) as run:
         run.reads("model", model)
-        lake = Lake(root, config.lake)
+        lake = Lake.of(root, config)
         with collecting(root, config, run, drains="never" if child_of else "once used") as collector:
             mounts: dict[str, AsgiApp] = {"/": pages(root, lake.overview), collector.path: collector}
             told = run_serve(root, model, config.serve, lake, mounts=mounts, on_ready=on_ready, note=run.note)
@@ -224,13 +224,13 @@ def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, 
     from gyral.lake.table import Lake
 
     if export is not None:
-        index = run_export(root, Lake(root, config.lake).overview, export, meter=screen_meter(as_json, "export", "pages"))
+        index = run_export(root, Lake.of(root, config).overview, export, meter=screen_meter(as_json, "export", "pages"))
         print_result(as_json, {"index": str(index)}, lambda: f"open file://{index.absolute()}")
         return
     from gyral.serve.server import serve_app
 
     was_interrupted = serve_app(
-        pages(root, Lake(root, config.lake).overview),
+        pages(root, Lake.of(root, config).overview),
         config.dash.host,
         config.dash.port,
         on_ready=lambda url: print_result(as_json, {"url": url}, lambda: f"pages at {url}/ (Ctrl-C stops)"),

@@ -19,6 +19,7 @@ from msgspec import Meta
 from gyral.errors import ConfigError, did_you_mean
 
 FILE_NAME = "gyral.toml"
+HIDDEN = "…"
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}"
 """Names of datasets and models: they are folders, tags and parts of addresses."""
@@ -154,7 +155,10 @@ class Config(Section, frozen=True):
     """Everything that can be set, one section a verb."""
 
     on: Annotated[str, Meta(description="where work runs: `local`, `local://threads=N` or `local://processes=N`")] = "local"
-    lake: Annotated[str, Meta(min_length=1, description="folder of the lake, below the project or anywhere")] = "lake"
+    lake: Annotated[str, Meta(min_length=1, description="folder of the lake, anywhere, or `s3://BUCKET/PREFIX`")] = "lake"
+    lake_options: Annotated[
+        dict[str, str | int | bool], Meta(description="of an object store: `aws_endpoint`, `aws_region`, `allow_http`, …")
+    ] = {}
     ingest: Ingest = Ingest()
     collect: Collect = Collect()
     kafka: Kafka = Kafka()
@@ -206,6 +210,17 @@ def load(root: Path, sets: Sequence[str] = (), flags: Mapping[str, Any] | None =
         raise _explain(str(error), tree, path, text, origin) from None
 
 
+def public(config: Config) -> Config:
+    """The configuration as it may be kept and shown: options of other systems, some of them secrets, without their values."""
+    kafka = msgspec.structs.replace(config.kafka, options=dict.fromkeys(config.kafka.options, HIDDEN))
+    return msgspec.structs.replace(config, lake_options=dict.fromkeys(config.lake_options, HIDDEN), kafka=kafka)
+
+
+def public_words(words: Sequence[str]) -> list[str]:
+    """A command line as it may be kept and shown: `--set` of such options without the value."""
+    return [re.sub(r"^((?:--set=)?(?:lake_options|kafka)\b[^=]*=).*", rf"\1{HIDDEN}", word, flags=re.DOTALL) for word in words]
+
+
 def describe(config: Config) -> list[tuple[str, Any, str]]:
     """List every setting as (dotted key, value, meaning)."""
     rows = []
@@ -226,7 +241,7 @@ def to_toml(config: Config) -> str:
     for key, value in msgspec.to_builtins(config).items():
         if isinstance(value, dict):
             sections.append(
-                f"\n[{key}]\n" + "".join(f"{name} = {_toml(item)}\n" for name, item in value.items() if item is not None)
+                f"\n[{key}]\n" + "".join(f"{_key(name)} = {_toml(item)}\n" for name, item in value.items() if item is not None)
             )
         else:
             lines.append(f"{key} = {_toml(value)}\n")

@@ -202,7 +202,7 @@ def export_pages(root: Path, config: Config, run: Run) -> Path:
     from gyral.dash.export import export
     from gyral.lake.table import Lake
 
-    return export(root, Lake(root, config.lake).overview, run.folder / "pages", run.number)
+    return export(root, Lake.of(root, config).overview, run.folder / "pages", run.number)
 
 
 def turns_and_pages(result: dict[str, Any], pages: Path, root: Path) -> str:

@@ -76,7 +76,7 @@ def curate(root: Path, name: str, config: Config, run: Run, until: Until | None 
     NotFound : the lake has no events.
     InputError : no row is left.
     """
-    snapshot = Lake(root, config.lake).snapshot("events")
+    snapshot = Lake.of(root, config).snapshot("events")
     run.reads("lake", "events", snapshot.version)
     known = _layouts_of(snapshot.distinct("schema_id"))
     _tell_of_apps(snapshot, config, run)

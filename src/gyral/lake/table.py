@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lance
 import pyarrow as pa
+from lance.fragment import DataFile
 
+from gyral.config import Config
 from gyral.errors import ConflictError, NotFound
 from gyral.event.schema import TABLES
 from gyral.faults import fail_point
 from gyral.lake import commit as protocol
 from gyral.lake.commit import LakeError
 from gyral.lake.facts import LATENESS, OTHER, Facts
+from gyral.lake.place import FOLDER, NO_OPTIONS, Options, folder_of, hint_of, place_of, plain, reached
 from gyral.log.base import EventLog
 from gyral.log.sqlite import SqliteLog
 
-FOLDER = "lake"
 PLURALS = {"kind": "kinds", "app": "apps", "country": "countries", "language": "languages", "schema_id": "schemas"}
 MAX_FRAGMENTS = 200
 """Above this many fragments a commit costs over 20 ms instead of 2, so the committer compacts."""
@@ -96,11 +97,12 @@ class Snapshot:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:  # what Lance and Arrow raise for files that are gone or damaged
+            missing = "put the missing files back from a copy, or move the `lake` folder away and ingest again"
             raise LakeError(
                 f"version {self.version} of the lake table cannot be read",
-                why=protocol.plain(error).splitlines()[0][:300],
+                why=plain(error).splitlines()[0][:300],
                 where=str(self._dataset.uri),
-                hint="put the missing files back from a copy, or move the `lake` folder away and ingest again",
+                hint=missing if folder_of(self._dataset.uri) else hint_of(self._dataset.uri),
             ) from None
 
     def commit(self, rows: pa.Table | None, offsets: Mapping[str, int]) -> Snapshot:
@@ -119,10 +121,11 @@ class Snapshot:
         ------
         ConflictError : the tag is on another version.
         """
-        with protocol.durable(Path(self._dataset.uri), "_refs/tags"), suppress(ValueError):  # made by another process first
-            if tag not in self._dataset.tags.list():
-                self._dataset.tags.create(tag, self.version)
-        pinned = self._dataset.tags.get_version(tag)
+        with reached(self._dataset.uri, "the version cannot be pinned"):
+            with protocol.durable(self._dataset.uri, "_refs/tags"), suppress(ValueError):  # made by another process first
+                if tag not in self._dataset.tags.list():
+                    self._dataset.tags.create(tag, self.version)
+            pinned = self._dataset.tags.get_version(tag)
         if pinned != self.version:
             raise ConflictError(f"the tag `{tag}` keeps version {pinned}, not {self.version}", where=str(self._dataset.uri))
 
@@ -132,9 +135,9 @@ class Snapshot:
 
     def compact(self) -> Snapshot:
         """Merge some small fragments; where somebody committed first, nothing changes and this version is returned."""
-        dataset = lance.dataset(self._dataset.uri, version=self.version)
+        dataset = self._dataset.checkout_version(self.version)
         try:
-            with protocol.durable(Path(dataset.uri), "data", "_transactions", "_versions"):
+            with protocol.durable(dataset.uri, "data", "_transactions", "_versions"):
                 done = dataset.optimize.compact_files(target_rows_per_fragment=MERGED_ROWS, max_source_rows=MERGED_ROWS)
                 fail_point("lake.compacting")
                 if not done.fragments_removed:  # all are large already, and so are their pages
@@ -143,6 +146,10 @@ class Snapshot:
             return self
         merged = Snapshot(dataset)
         return merged if merged.offsets == self.offsets else self
+
+    def files(self) -> list[DataFile]:
+        """The files that hold the rows of this version."""
+        return [file for each in self._dataset.get_fragments() for file in each.metadata.files]
 
     @property
     def num_fragments(self) -> int:
@@ -155,22 +162,33 @@ class Lake:
     Parameters
     ----------
     root : the project folder.
-    into : folder of the lake in it, or anywhere.
+    into : folder of the lake in it or anywhere, or its address in an object store.
+    options : of the store, for Lance.
     """
 
-    def __init__(self, root: Path, into: str = FOLDER) -> None:
-        self.folder = root / into
+    def __init__(self, root: Path, into: str = FOLDER, options: Options = NO_OPTIONS) -> None:
+        self.place = place_of(root, into, options)
         self._flushed: dict[str, set[str]] = {}
         self._clean_at: dict[str, float] = {}
+
+    @classmethod
+    def of(cls, root: Path, config: Config) -> Self:
+        """The lake that a configuration names."""
+        return cls(root, config.lake, config.lake_options)
+
+    @property
+    def folder(self) -> Path:
+        """What the lake has on this machine."""
+        return self.place.folder
 
     @property
     def log_folder(self) -> Path:
         """Where the embedded log of this lake lives."""
-        return self.folder / "log"
+        return self.place.log_folder
 
     def exists(self, name: str) -> bool:
         """Whether the table has been made."""
-        return (self.folder / name / "_versions").is_dir()
+        return self.place.exists(name)
 
     def snapshot(self, name: str, version: int | None = None) -> Snapshot:
         """Open the newest version of a table, or a given one.
@@ -180,22 +198,22 @@ class Lake:
         NotFound : the table or the version does not exist.
         LakeError : the table's files cannot be read.
         """
-        uri = self.folder / name
+        uri = self.place.table(name)
         if not self.exists(name):
-            raise NotFound(f"the lake has no table `{name}`", where=str(self.folder), hint="gyral ingest --source FILE")
+            raise NotFound(f"the lake has no table `{name}`", where=self.place.uri, hint="gyral ingest --source FILE")
         try:
-            return Snapshot(lance.dataset(str(uri), version=version))
+            return Snapshot(lance.dataset(uri, version=version, storage_options=self.place.options))
         except ValueError as error:
-            if version is None:
-                raise LakeError("the lake table cannot be read", why=str(error), where=str(uri)) from None
-            raise NotFound(f"the table `{name}` has no version {version}", where=str(uri), why=str(error)) from None
+            if version is None or "not found" not in str(error):
+                raise LakeError("the lake table cannot be read", why=plain(error), where=uri, hint=hint_of(uri)) from None
+            raise NotFound(f"the table `{name}` has no version {version}", where=uri, why=str(error)) from None
         except OSError as error:
-            raise LakeError("the lake table cannot be read", why=str(error), where=str(uri)) from None
+            raise LakeError("the lake table cannot be read", why=str(error), where=uri) from None
 
     def open(self, name: str) -> Snapshot:
         """Open the newest version of a table, making the table when it is missing."""
         if not self.exists(name):
-            return Snapshot(protocol.create(self.folder / name, TABLES[name]))
+            return Snapshot(protocol.create(self.place.table(name), TABLES[name], self.place.options))
         return self.snapshot(name)
 
     def settled(self) -> dict[str, int]:
@@ -206,8 +224,8 @@ class Lake:
             try:
                 snapshot.make_durable(self._flushed.setdefault(name, set()))
             except OSError as error:
-                hint = protocol.DISK_HINT
-                raise LakeError("the lake could not be flushed", why=str(error), where=str(self.folder), hint=hint) from None
+                hint = hint_of(self.place.uri)
+                raise LakeError("the lake could not be flushed", why=str(error), where=self.place.uri, hint=hint) from None
             every.append(snapshot.offsets)
         return {partition: min(each.get(partition, 0) for each in every) for partition in set().union(*every)}
 
@@ -238,10 +256,10 @@ class Lake:
         """
         if snapshot.num_fragments > MAX_FRAGMENTS:
             snapshot = snapshot.compact()
-        uri = self.folder / name
-        if time.monotonic() >= self._clean_at.get(name, 0.0) and len(os.listdir(uri / "_versions")) > MAX_VERSIONS:
+        if time.monotonic() >= self._clean_at.get(name, 0.0) and self.place.num_versions(name) > MAX_VERSIONS:
             self._clean_at[name] = time.monotonic() + CLEAN_EVERY_S
-            lance.dataset(str(uri)).cleanup_old_versions(KEEP_VERSIONS_FOR, error_if_tagged_old_versions=False)
+            dataset = lance.dataset(self.place.table(name), storage_options=self.place.options)
+            dataset.cleanup_old_versions(KEEP_VERSIONS_FOR, error_if_tagged_old_versions=False)
             fail_point("lake.cleaning")
         return snapshot
 
@@ -261,7 +279,7 @@ class Lake:
         facts: dict[str, Any] = {
             "rows": known.rows,
             "version": snapshot.version,
-            "bytes": sum(path.stat().st_size for path in (self.folder / name).rglob("*") if path.is_file()),
+            "bytes": self.place.size_bytes(name, snapshot.files()),
             "offsets": snapshot.offsets,
         }
         if name != "events":
