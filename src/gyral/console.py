@@ -102,7 +102,7 @@ def on_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def into_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--into", metavar="LAKE", help="Folder of the lake; default: `lake` in the project.")(command)
+    return click.option("--into", metavar="LAKE", help="Folder of the lake, or s3://BUCKET/PREFIX; default: `lake`.")(command)
 
 
 def host_and_port(text: str) -> tuple[str, int]:

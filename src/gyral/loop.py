@@ -91,7 +91,7 @@ def loop(root: Path, config: Config, run: Run, resume: int | None = None) -> dic
         SqliteLog(lake.log_folder) as log,
     ):
         drain = Drain(lake, log, config.ingest.commit_rows, config.ingest.dedup_days)
-        with ServedModel(root, config.serve, run) as served:
+        with ServedModel(root, config.serve, run, config.lake) as served:
             world = World(root, config, run, source, layout, slices, lake, log, drain, served)
             for turn in range(len(rows) + 1, turns + 1):
                 rows.append(_turn(world, turn, rows[0]["model"] if rows else None))

@@ -18,6 +18,7 @@ import msgspec
 from gyral.config import Serve
 from gyral.errors import ServeError
 from gyral.files import write_atomic
+from gyral.lake.place import FOLDER
 from gyral.model.card import FOLDER as MODELS
 from gyral.run import Run
 from gyral.serve.client import ask_many, wait_for_model
@@ -39,9 +40,9 @@ class ServedModel:
     The child stops when this process goes, however it goes: it watches its standard input.
     """
 
-    def __init__(self, root: Path, config: Serve, run: Run) -> None:
+    def __init__(self, root: Path, config: Serve, run: Run, lake: str = FOLDER) -> None:
         self.url = ""
-        self._root, self._config, self._run = root, config, run
+        self._root, self._config, self._run, self._lake = root, config, run, lake
         self._name = ""
         self._followed: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
@@ -116,6 +117,7 @@ class ServedModel:
     def _start(self, name: str) -> None:
         command = [sys.executable, "-P", "-m", "gyral", "serve", name, "--root", str(self._root), "--host", "127.0.0.1"]
         command += ["--port", "0", "--json", "--child-of", str(self._run.number)]
+        command += ["--set", f"lake={msgspec.json.encode(self._lake).decode()}"]  # its answers go to the log of that lake
         for name_, value in msgspec.to_builtins(self._config).items():
             if name_ not in ("host", "port"):
                 command += ["--set", f"serve.{name_}={msgspec.json.encode(value).decode()}"]

@@ -265,6 +265,19 @@ def test_who_makes_a_table_that_is_there_gets_the_one_that_is_there(lake):
     assert late.version == 2 and ids(lake.snapshot("quarantine")) == ["e0", "e1", "e2"]
 
 
+def test_a_store_that_refuses_is_told_with_its_own_words(lake, store, tmp_path):
+    wrong = Lake(tmp_path, lake.place.uri, {**store.options, "aws_secret_access_key": "wrong"})
+    for refused in (lambda: wrong.open("events"), lambda: protocol.create(*made_of(wrong))):
+        with pytest.raises(LakeError) as error:
+            refused()
+        assert "403" in error.value.why and "lake_options" in error.value.hint
+    assert not lake.exists("events")
+
+
+def made_of(lake):
+    return lake.place.table("events"), TABLES["events"], lake.place.options
+
+
 def test_old_versions_are_forgotten_but_not_pinned_ones_and_a_zombie_of_one_is_refused(lake, monkeypatch):
     zombie = lake.open("quarantine")
     snapshot = zombie.commit(rows(0, 3), {"p": 1})
@@ -421,8 +434,12 @@ def test_an_answer_that_is_lost_on_the_way_loses_and_doubles_nothing(shop, store
 
 def test_the_loop_turns_in_a_bucket(shop):
     path, sent = shop.file(0, 2_000)
-    done = shop.run("loop", "--source", path, "--map", MAP, "--turns", 2, "--budget", "2s", "--json")
+    lake, settings = shop.lake, (shop.root / "gyral.toml").read_text()
+    (shop.root / "gyral.toml").write_text(settings.partition("\n")[2])  # named on the command line: the server must learn of it
+    done = shop.run(
+        "loop", "--set", f"lake={lake.place.uri}", "--source", path, "--map", MAP, "--turns", 2, "--budget", "2s", "--json"
+    )
     assert done.returncode == 0, done.stderr
-    kinds = shop.lake.overview()["tables"]["events"]["kinds"]
+    kinds = lake.overview()["tables"]["events"]["kinds"]
     assert len(told(done)["turns"]) == 2 and kinds["impression"] > 0
     assert kinds["interaction"] == told(done)["turns"][0]["events"] + told(done)["turns"][1]["events"] < len(sent)

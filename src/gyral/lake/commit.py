@@ -33,7 +33,7 @@ from gyral.faults import fail_point
 from gyral.files import fsync_path, publish, staging_folder
 from gyral.lake.facts import Facts, counted
 from gyral.lake.place import LakeError as LakeError
-from gyral.lake.place import folder_of, hint_of, plain, reached
+from gyral.lake.place import folder_of, hint_of, plain
 
 OFFSETS_KEY = b"gyral.offsets"
 FACTS_KEY = b"gyral.facts"
@@ -56,10 +56,13 @@ def create(uri: str, schema: pa.Schema, options: Mapping[str, str]) -> lance.Lan
 
 def _create_in_store(uri: str, schema: pa.Schema, options: dict[str, str]) -> lance.LanceDataset:
     empty = lance.LanceOperation.Overwrite(schema, [])
-    with suppress(OSError):  # made by another process first, or the store does not answer, which the next line tells
+    try:
         return lance.LanceDataset.commit(uri, empty, read_version=0, max_retries=0, storage_options=options)
-    with reached(uri, "the lake table cannot be made"):
-        return lance.dataset(uri, storage_options=options)
+    except OSError as error:
+        try:
+            return lance.dataset(uri, storage_options=options)  # somebody else made it first
+        except (OSError, ValueError):
+            raise LakeError("the lake table cannot be made", why=plain(error), where=uri, hint=hint_of(uri)) from None
 
 
 def _create_in_folder(uri: Path, schema: pa.Schema) -> lance.LanceDataset:

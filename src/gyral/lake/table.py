@@ -258,8 +258,9 @@ class Lake:
             snapshot = snapshot.compact()
         if time.monotonic() >= self._clean_at.get(name, 0.0) and self.place.num_versions(name) > MAX_VERSIONS:
             self._clean_at[name] = time.monotonic() + CLEAN_EVERY_S
-            dataset = lance.dataset(self.place.table(name), storage_options=self.place.options)
-            dataset.cleanup_old_versions(KEEP_VERSIONS_FOR, error_if_tagged_old_versions=False)
+            with reached(self.place.table(name), "old versions could not be forgotten"):
+                dataset = lance.dataset(self.place.table(name), storage_options=self.place.options)
+                dataset.cleanup_old_versions(KEEP_VERSIONS_FOR, error_if_tagged_old_versions=False)
             fail_point("lake.cleaning")
         return snapshot
 
