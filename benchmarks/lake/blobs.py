@@ -33,7 +33,8 @@ import json, sys, time
 from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
 from gyral.event.schema import TABLES
-from gyral.lake.table import Lake, blob_field
+from gyral.lake.snapshot import blob_field
+from gyral.lake.table import Lake
 root, count, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 random = np.random.default_rng(0)
 blobs = [random.bytes(size) for _ in range(count)]

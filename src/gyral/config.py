@@ -17,8 +17,11 @@ import msgspec
 from msgspec import Meta
 
 from gyral.errors import ConfigError, did_you_mean
+from gyral.toml import key as toml_key
+from gyral.toml import toml
 
 FILE_NAME = "gyral.toml"
+HIDDEN = "…"
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}"
 """Names of datasets and models: they are folders, tags and parts of addresses."""
@@ -68,7 +71,7 @@ class Ingest(Section, frozen=True):
 
 
 class Key(Section, frozen=True):
-    """Somebody who may send events: `gyral.ingest.keys.new_key()` makes a key and its hash."""
+    """Somebody who may send events: `gyral.ingest.keys.newkey()` makes a key and its hash."""
 
     name: Annotated[str, Meta(pattern=rf"^{NAME}$", description="kept with what is quarantined")]
     sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$", description="of the key; the key itself is stored nowhere")]
@@ -178,7 +181,10 @@ class Config(Section, frozen=True):
     """Everything that can be set, one section a verb."""
 
     on: Annotated[str, Meta(description="where work runs: `local`, `local://threads=N` or `local://processes=N`")] = "local"
-    lake: Annotated[str, Meta(min_length=1, description="folder of the lake, below the project or anywhere")] = "lake"
+    lake: Annotated[str, Meta(min_length=1, description="folder of the lake, anywhere, or `s3://BUCKET/PREFIX`")] = "lake"
+    lake_options: Annotated[
+        dict[str, str | int | bool], Meta(description="of an object store: `aws_endpoint`, `aws_region`, `allow_http`, …")
+    ] = {}
     ingest: Ingest = Ingest()
     collect: Collect = Collect()
     kafka: Kafka = Kafka()
@@ -234,6 +240,18 @@ def load(root: Path, sets: Sequence[str] = (), flags: Mapping[str, Any] | None =
         raise _explain(str(error), tree, path, text, origin) from None
 
 
+def public(config: Config) -> Config:
+    """The configuration as it may be kept and shown: options of other systems, some of them secrets, without their values."""
+    kafka = msgspec.structs.replace(config.kafka, options=dict.fromkeys(config.kafka.options, HIDDEN))
+    return msgspec.structs.replace(config, lake_options=dict.fromkeys(config.lake_options, HIDDEN), kafka=kafka)
+
+
+def public_words(words: Sequence[str], hide: str = "") -> list[str]:
+    """A command line as it may be kept and shown: `--set` of such options without the value, and one word hidden."""
+    words = [HIDDEN if hide and word == hide else word for word in words]
+    return [re.sub(r"^((?:--set=)?(?:lake_options|kafka)\b[^=]*=).*", rf"\1{HIDDEN}", word, flags=re.DOTALL) for word in words]
+
+
 def describe(config: Config) -> list[tuple[str, Any, str]]:
     """List every setting as (dotted key, value, meaning)."""
     rows = []
@@ -254,7 +272,8 @@ def to_toml(config: Config) -> str:
     for key, value in msgspec.to_builtins(config).items():
         if isinstance(value, dict):
             sections.append(
-                f"\n[{key}]\n" + "".join(f"{name} = {toml(item)}\n" for name, item in value.items() if item is not None)
+                f"\n[{key}]\n"
+                + "".join(f"{toml_key(name)} = {toml(item)}\n" for name, item in value.items() if item is not None)
             )
         else:
             lines.append(f"{key} = {toml(value)}\n")
@@ -378,20 +397,3 @@ def _place(dotted: str, path: Path, text: str, origin: Mapping[str, str]) -> str
         elif re.match(rf"\s*{re.escape(leaf)}\s*=", line) and current == section:
             return f"{path.name}, line {number}"
     return path.name if text else ""
-
-
-def toml(value: Any) -> str:
-    """A value as TOML on one line."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")  # TOML shares JSON's escapes, but for DEL
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(k)} = {toml(v)}" for k, v in value.items() if v is not None) + " }" if value else "{}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(toml(item) for item in value) + "]"
-    return repr(value)
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else msgspec.json.encode(name).decode()

@@ -102,7 +102,7 @@ def on_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def into_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--into", metavar="LAKE", help="Folder of the lake; default: `lake` in the project.")(command)
+    return click.option("--into", metavar="LAKE", help="Folder of the lake, or s3://BUCKET/PREFIX; default: `lake`.")(command)
 
 
 def host_and_port(text: str) -> tuple[str, int]:
@@ -210,7 +210,7 @@ def export_pages(root: Path, config: Config, run: Run) -> Path:
     from gyral.dash.export import export
     from gyral.lake.table import Lake
 
-    return export(root, Lake(root, config.lake).overview, run.folder / "pages", run.number)
+    return export(root, Lake.of(root, config).overview, run.folder / "pages", run.number)
 
 
 def turns_and_pages(result: dict[str, Any], pages: Path, root: Path) -> str:

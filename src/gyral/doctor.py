@@ -84,7 +84,7 @@ def _packages() -> Iterator[Finding]:
 def _project(root: Path) -> Iterator[Finding]:
     lake = Lake(root)
     try:
-        lake = Lake(root, configs.load(root).lake)
+        lake = Lake.of(root, configs.load(root))
         yield Finding("gyral.toml", "ok", "reads" if (root / configs.FILE_NAME).exists() else "none: defaults")
     except GyralError as error:
         yield Finding("gyral.toml", "bad", error.what + (f" ({error.where})" if error.where else ""), error.hint)

@@ -32,7 +32,8 @@ from gyral.ingest.drain import Drain
 from gyral.ingest.tombstones import Tombstones, texts_in
 from gyral.lake import dataset as datasets
 from gyral.lake.dataset import Dataset
-from gyral.lake.table import Lake, Snapshot
+from gyral.lake.snapshot import Snapshot
+from gyral.lake.table import Lake
 from gyral.log.base import EventLog
 from gyral.log.opening import open_log
 from gyral.log.sqlite import SqliteLog
@@ -82,7 +83,7 @@ def erase(root: Path, config: Config, run: Run, subject: str) -> Receipt:
     ------
     ConflictError : other processes write and do not end; the mark is there, run it again.
     """
-    lake = Lake(root, config.lake)
+    lake = Lake.of(root, config)
     meter = run.meter("steps", 5)
     with open_log(lake.log_folder, config) as log:
         stands_for, ends = _mark(lake, log, config, subject)
@@ -95,8 +96,8 @@ def erase(root: Path, config: Config, run: Run, subject: str) -> Receipt:
             meter.update(2)
             _erase_from_datasets(root, before, after, subject, receipt)
             fail_point("erase.datasets")
-            for name in ("events", "quarantine"):
-                lake.snapshot(name).forget()
+            if not all(lake.snapshot(name).forget() for name in ("events", "quarantine")):
+                receipt.left.append("files of commits that never were stay in the bucket until they are seven days old")
             meter.update(3)
             _erase_from_models(root, subject, receipt)
             fail_point("erase.models")

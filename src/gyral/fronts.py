@@ -40,7 +40,7 @@ def serve(root: Path, model: str, config: Config, run: Run, is_child: bool, read
         ready({"url": url, "pid": os.getpid()}, f"{model} answers at {url}/v1/recommend; pages at {url}/")
 
     run.reads("model", model)
-    lake = Lake(root, config.lake)
+    lake = Lake.of(root, config)
     with ingest.collecting(root, config, run, drains="never" if is_child else "once used") as collector:
         mounts: dict[str, AsgiApp] = {"/": pages(root, lake.overview), collector.path: collector}
         told = server.serve(root, model, config.serve, lake, mounts=mounts, on_ready=on_ready, note=run.note)
@@ -79,7 +79,7 @@ def dash(root: Path, config: Config, ready: Ready) -> None:
     def on_ready(url: str) -> None:
         ready({"url": url}, f"pages at {url}/ (Ctrl-C stops)")
 
-    if server.serve_app(pages(root, Lake(root, config.lake).overview), config.dash.host, config.dash.port, on_ready):
+    if server.serve_app(pages(root, Lake.of(root, config).overview), config.dash.host, config.dash.port, on_ready):
         raise Interrupted("stopped")
 
 
@@ -87,4 +87,4 @@ def export(root: Path, config: Config, folder: Path, meter: Meter) -> Path:
     """Write the pages as files; returns the first of them."""
     from gyral.dash.export import export as run_export
 
-    return run_export(root, Lake(root, config.lake).overview, folder, meter=meter)
+    return run_export(root, Lake.of(root, config).overview, folder, meter=meter)

@@ -80,7 +80,7 @@ def loop(root: Path, config: Config, run: Run, resume: int | None = None) -> dic
     run.resume_as = run.number
     slices = cut(source, layout, config, turns + 1, run.meter("rows", verb="read"))
     run.note(f"loop     {source.name}: {turns} turns over {sum(part.events.num_rows for part in slices):,} events")
-    lake = Lake(root, config.lake)
+    lake = Lake.of(root, config)
     app = app_of(lake, slices[0].events, layout, source.name)
     check_still_there(root, lake, rows, slices)
     if not config.curate.apps and "app" not in layout.columns:  # a folder may hold other sources too

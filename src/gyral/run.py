@@ -25,7 +25,7 @@ from typing import Any, Self
 import msgspec
 
 from gyral import __version__
-from gyral.config import Config, to_toml
+from gyral.config import Config, public, public_words, to_toml
 from gyral.errors import GyralError, Interrupted, NotFound
 from gyral.files import fsync_path, is_alive, make_folder, together, without_others, write_atomic
 from gyral.progress import RECORD_INTERVAL_S, Meter, Progress, Screen
@@ -121,12 +121,12 @@ class Run:
             parent=parent.number if isinstance(parent, Run) else parent,
             pid=os.getpid(),
             pid_started=_process_start(os.getpid()),
-            command=" ".join(["gyral", *("…" if word == hide else word for word in sys.argv[1:])]) if parent is None else "",
+            command=" ".join(["gyral", *public_words(sys.argv[1:], hide)]) if parent is None else "",
             seed=seed,
             machine={"cores": os.cpu_count(), "system": platform.system(), "processor": platform.machine()},
             versions={"gyral": __version__, "python": platform.python_version()},
         )
-        write_atomic(folder / "config.toml", to_toml(config))
+        write_atomic(folder / "config.toml", to_toml(public(config)))
         run = cls(folder, lineage, screen or (parent.screen if isinstance(parent, Run) else Screen()))
         run._save()
         return run

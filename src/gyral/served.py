@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple, Self
 import msgspec
 import pyarrow as pa
 
-from gyral.config import Config, Key, toml
+from gyral.config import Config, Key
 from gyral.errors import ServeError
 from gyral.files import write_atomic
 from gyral.ingest.keys import new_key
@@ -24,6 +24,7 @@ from gyral.model.card import FOLDER as MODELS
 from gyral.progress import Meter
 from gyral.run import Run
 from gyral.serve.client import ask_many, send_batches, wait_for_model
+from gyral.toml import toml
 
 START_TIMEOUT_S = 60.0
 SEND_ROWS = 8_192
@@ -150,6 +151,7 @@ class ServedModel:
     def _start(self, name: str) -> None:
         command = [sys.executable, "-P", "-m", "gyral", "serve", name, "--root", str(self._root), "--host", "127.0.0.1"]
         command += ["--port", "0", "--json", "--child-of", str(self._run.number)]
+        command += ["--set", f"lake={toml(self._config.lake)}"]  # its answers go to the log of that lake
         for name_, value in msgspec.to_builtins(self._config.serve).items():
             if name_ not in ("host", "port"):
                 command += ["--set", f"serve.{name_}={msgspec.json.encode(value).decode()}"]

@@ -35,13 +35,13 @@ def show(root: Path, what: str | None, why: str | None, config: Config) -> tuple
     if why is not None:
         if what is None:
             raise UsageError("`--why` needs a dataset", hint="gyral show DATASET --why EVENT_ID")
-        return _why(root, Lake(root, config.lake), what, why)
+        return _why(root, Lake.of(root, config), what, why)
     if what is None:
-        return _project(root, Lake(root, config.lake))
+        return _project(root, Lake.of(root, config))
     if what == "lake":
-        return _lake(Lake(root, config.lake))
+        return _lake(Lake.of(root, config))
     if what == "config":
-        rows = configs.describe(config)
+        rows = configs.describe(configs.public(config))
         data = {key: msgspec.to_builtins(value) for key, value, _ in rows}
         return data, table(["setting", "value", "meaning"], [[key, str(data[key]), meaning] for key, _, meaning in rows])
     if what.isdigit():

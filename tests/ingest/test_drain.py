@@ -66,7 +66,7 @@ def test_two_drains_at_once_commit_every_event_once(tmp_path):
 
 
 def test_many_small_commits_are_compacted(tmp_path, monkeypatch):
-    monkeypatch.setattr("gyral.lake.table.MAX_FRAGMENTS", 5)
+    monkeypatch.setattr("gyral.lake.snapshot.MAX_FRAGMENTS", 5)
     lake = Lake(tmp_path)
     with SqliteLog(lake.log_folder) as log:
         drain = Drain(lake, log, 1)

@@ -7,7 +7,8 @@ import pytest
 
 from gyral.lake import table
 from gyral.lake.commit import LakeError
-from gyral.lake.table import Lake, blob_field
+from gyral.lake.snapshot import blob_field
+from gyral.lake.table import Lake
 
 SIZES = [0, 1, 50_000, 70_000, 5_000_000]
 """Lance keeps small ones in the data file, puts larger ones together in a file beside it, the largest in one of their own."""

@@ -223,6 +223,25 @@ def test_a_log_older_than_the_lake_is_refused(tmp_path):
             lake.check(log)
 
 
+def test_however_many_commits_fragments_stay_few_and_each_row_is_written_a_few_times(tmp_path, monkeypatch):
+    monkeypatch.setattr("gyral.lake.snapshot.MAX_FRAGMENTS", 10)
+    monkeypatch.setattr("gyral.lake.snapshot.MERGED_ROWS", 200)
+    lake, written, most = Lake(tmp_path), 0, 0
+    snapshot = lake.open("quarantine")
+    for number in range(300):
+        snapshot = snapshot.commit(rows(7 * number, 7), {"p": number + 1})
+        before = {file.path for file in snapshot.files()}
+        snapshot = lake.maintain("quarantine", snapshot)
+        for fragment in lance.dataset(str(tmp_path / "lake/quarantine"), version=snapshot.version).get_fragments():
+            if not before.issuperset(file.path for file in fragment.metadata.files):
+                written += fragment.physical_rows
+        most = max(most, snapshot.num_fragments)
+    assert snapshot.count() == 2_100 and ids(snapshot) == [f"e{number}" for number in range(2_100)]
+    assert most <= 10 + 10 + 2 and written <= 4 * 2_100
+    snapshot = snapshot.compact()
+    assert not snapshot.is_crowded()
+
+
 def test_old_versions_are_forgotten_but_not_pinned_or_young_ones(tmp_path, monkeypatch):
     lake = Lake(tmp_path)
     snapshot = lake.open("quarantine").commit(rows(0, 3), {"p": 1})

@@ -18,7 +18,7 @@ from gyral.errors import ConfigError, did_you_mean
 from gyral.event.schema import EVENT
 from gyral.lake.asof import KNOWN_TIME, asof_join
 from gyral.lake.facts import trusted_times
-from gyral.lake.table import Snapshot
+from gyral.lake.snapshot import Snapshot
 
 REASON = "feature"
 """Why a feature event is no interaction."""

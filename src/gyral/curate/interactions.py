@@ -27,7 +27,8 @@ from gyral.event.schema import EVENT
 from gyral.lake import dataset as datasets
 from gyral.lake.dataset import NOT_SELECTED, Dataset, Manifest
 from gyral.lake.facts import trusted_times
-from gyral.lake.table import Lake, Snapshot
+from gyral.lake.snapshot import Snapshot
+from gyral.lake.table import Lake
 from gyral.progress import Meter
 from gyral.run import Run
 
@@ -92,7 +93,7 @@ def curate(root: Path, name: str, config: Config, run: Run, until: Until | None 
     InputError : no row is left.
     """
     features.check(config.curate.features, KEPT.names)
-    snapshot = Lake(root, config.lake).snapshot("events")
+    snapshot = Lake.of(root, config).snapshot("events")
     run.reads("lake", "events", snapshot.version)
     known = _layouts_of(snapshot.distinct("schema_id"))
     _tell_of_apps(snapshot, config, run)

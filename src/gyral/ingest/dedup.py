@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from gyral.event.clock import now_us
 from gyral.event.codec import mix64
-from gyral.lake.table import Snapshot
+from gyral.lake.snapshot import Snapshot
 
 WORD = 8
 DAY_US = 86_400_000_000

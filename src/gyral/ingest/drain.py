@@ -27,7 +27,8 @@ from gyral.ingest.tombstones import Tombstones
 from gyral.lake.commit import Change
 from gyral.lake.facts import OTHER
 from gyral.lake.registry import Registry
-from gyral.lake.table import Lake, Snapshot
+from gyral.lake.snapshot import Snapshot
+from gyral.lake.table import Lake
 from gyral.log.base import EventLog
 from gyral.progress import Meter
 

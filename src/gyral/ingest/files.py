@@ -42,7 +42,7 @@ def ingest(root: Path, config: Config, run: Run) -> dict[str, Any]:
 
     Returns the summary that the run keeps: rows read, accepted, duplicate, quarantined by reason, rows a second.
     """
-    lake = Lake(root, config.lake)
+    lake = Lake.of(root, config)
     with open_log(lake.log_folder, config) as log:
         lake.check(log)
         rows_in = known = 0

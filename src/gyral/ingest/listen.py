@@ -29,7 +29,7 @@ def collecting(root: Path, config: Config, run: Run, drains: Drains = "always") 
     ----------
     drains : whether this process drains: always, from the first event it took on, or never because another process does.
     """
-    lake = Lake(root, config.lake)
+    lake = Lake.of(root, config)
     with open_log(lake.log_folder, config) as log:
         drain = Drain.of(lake, log, config)
         if drains == "always":

@@ -45,7 +45,7 @@ def replay(root: Path, config: Config, run: Run, where: str) -> dict[str, Any]:
     UsageError : the condition cannot be read.
     NotFound : nothing was ever quarantined.
     """
-    lake = Lake(root, config.lake)
+    lake = Lake.of(root, config)
     snapshot = lake.snapshot("quarantine")
     try:
         rows = snapshot.read(["event_id", "raw"], where)

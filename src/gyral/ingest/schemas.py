@@ -34,7 +34,7 @@ def register(root: Path, config: Config, run: Run, path: Path) -> dict[str, Any]
     ConfigError : it cannot be read, or contradicts what is registered; nothing of it was.
     """
     wanted = fields_of(_read(path), str(path))
-    lake = Lake(root, config.lake)
+    lake = Lake.of(root, config)
     with open_log(lake.log_folder, config) as log:
         drain = Drain.of(lake, log, config)
         drain.run()  # what is in the log already comes first

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gyral.ingest.dedup import Run, Runs, hash64
-from gyral.lake.table import Snapshot
+from gyral.lake.snapshot import Snapshot
 
 NAME = "erasures"
 

@@ -8,12 +8,15 @@ committed: plan again from their offsets; 7. fsync manifest and folders. After 7
 were expected); `Merge` rejects the second. Offsets live in the schema metadata, where compaction and cleanup keep them; in
 `transaction_properties` they vanish. Lance itself never fsyncs a local file, so steps 4 and 7 are ours. What a page tells of a
 table (`Facts`) is counted on in the same commit, so nobody scans a table to show it.
+
+In an object store steps 4 and 7 are empty (`place.py`): what was answered is stored. `Merge` is a compare-and-set there because
+the manifest of a version is put under a condition. A put whose answer is lost may look like a lost race, or like an error, and
+have happened: in both cases whoever plans again reads the newest offsets first, and finds its own.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,10 +29,12 @@ from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata, write_fragments
 from lance.schema import LanceSchema
 
-from gyral.errors import ConflictError, GyralError
+from gyral.errors import ConflictError
 from gyral.faults import fail_point
 from gyral.files import fsync_path, fsync_tree, publish, staging_folder
 from gyral.lake.facts import FACTS_COLUMNS, Facts, counted
+from gyral.lake.place import LakeError as LakeError
+from gyral.lake.place import folder_of, hint_of, plain
 
 OFFSETS_KEY = b"gyral.offsets"
 FACTS_KEY = b"gyral.facts"
@@ -38,28 +43,40 @@ PROMOTED_KEY = b"gyral.promoted"
 FORMAT_KEY = b"gyral.format"
 FORMAT = b"1"
 
-DISK_HINT = "`gyral doctor` checks the disk; then run the same command again: what was committed is kept"
 
-
-class LakeError(GyralError):
-    """The lake could not be read or written; nothing half-written is visible."""
-
-
-def create(uri: Path, schema: pa.Schema) -> lance.LanceDataset:
+def create(uri: str, schema: pa.Schema, options: Mapping[str, str]) -> lance.LanceDataset:
     """Make an empty table with no offsets, or open it when another process made it first.
 
-    The table is made beside its place and renamed to it. Lance's own create is not safe here: of two at once, the later one can
-    turn into an overwrite, which would empty the table of what the first has committed meanwhile.
+    Lance's own create is not safe: of two at once, the later one can turn into an overwrite, which would empty the table of
+    what the first has committed meanwhile. In a folder the table is made beside its place and renamed to it. In an object store
+    its first version is put under the condition that there is none, and no retry may make another version of it.
     """
+    folder = folder_of(uri)
+    if folder is None:
+        return _create_in_store(uri, _fresh(schema), dict(options))
+    return _create_in_folder(folder, schema)
+
+
+def _create_in_store(uri: str, schema: pa.Schema, options: dict[str, str]) -> lance.LanceDataset:
+    empty = lance.LanceOperation.Overwrite(schema, [])
+    try:
+        return lance.LanceDataset.commit(uri, empty, read_version=0, max_retries=0, storage_options=options)
+    except OSError as error:
+        try:
+            return lance.dataset(uri, storage_options=options)  # somebody else made it first
+        except (OSError, ValueError):
+            raise LakeError("the lake table cannot be made", why=plain(error), where=uri, hint=hint_of(uri)) from None
+
+
+def _create_in_folder(uri: Path, schema: pa.Schema) -> lance.LanceDataset:
     try:
         with staging_folder(uri.parent, uri.name) as staging:
             table = staging / uri.name
-            full = schema.with_metadata({**(schema.metadata or {}), **_state({}, Facts())})
-            lance.write_dataset(pa.Table.from_batches([], schema), str(table), schema=full)
+            lance.write_dataset(pa.Table.from_batches([], schema), str(table), schema=_fresh(schema))
             with suppress(FileExistsError):  # somebody else made it first; theirs is opened
                 publish(table, uri)
     except OSError as error:
-        raise LakeError("the lake table cannot be made", why=plain(error), where=str(uri), hint=DISK_HINT) from None
+        raise LakeError("the lake table cannot be made", why=plain(error), where=str(uri), hint=hint_of(str(uri))) from None
     return lance.dataset(str(uri))
 
 
@@ -119,13 +136,13 @@ def commit(
     ConflictError : somebody committed after `dataset`; plan again. Nothing was added.
     LakeError : an offset would go back, or the disk refused.
     """
-    uri = Path(dataset.uri)
+    uri = str(dataset.uri)
     before = offsets_of(dataset)
     for partition, offset in offsets.items():
         if offset < before.get(partition, 0):
             raise LakeError(
                 f"the offset of `{partition}` would go back from {before[partition]} to {offset}",
-                where=str(uri),
+                where=uri,
                 hint="was the log folder deleted while the lake was kept? Move both or neither",
             )
     change = change or Change()
@@ -135,27 +152,31 @@ def commit(
     every = {fragment.fragment_id: fragment.metadata for fragment in dataset.get_fragments()}
     every |= {fragment.id: fragment for fragment in change.fragments}
     try:
-        new = _write(uri, rows, 1 + max(every, default=-1))
+        new = _write(dataset, rows, 1 + max(every, default=-1))
         merged = lance.LanceOperation.Merge([*every.values(), *new], _lance_schema(dataset, change.fields, state))
         with durable(uri, "_transactions", "_versions"):
-            result = lance.LanceDataset.commit(str(uri), merged, read_version=dataset.version, max_retries=0)
+            result = lance.LanceDataset.commit(dataset, merged, read_version=dataset.version, max_retries=0)
             fail_point("lake.merged")
     except CommitConflictError:
-        raise ConflictError("another process committed to the lake first", where=str(uri)) from None
+        raise ConflictError("another process committed to the lake first", where=uri) from None
     except OSError as error:
         if "conflict" in str(error).lower():
-            raise ConflictError("another process committed to the lake first", where=str(uri)) from None
-        raise LakeError("the lake could not be written", why=plain(error), where=str(uri), hint=DISK_HINT) from None
+            raise ConflictError("another process committed to the lake first", where=uri) from None
+        raise LakeError("the lake could not be written", why=plain(error), where=uri, hint=hint_of(uri)) from None
     return result
 
 
 @contextmanager
-def durable(uri: Path, *places: str) -> Iterator[None]:
+def durable(table: str, *places: str) -> Iterator[None]:
     """Flush every file that the block makes in a table, then the folders that name them.
 
     Files are told by name and not by time, because a clock may step back. What another process makes meanwhile is flushed too;
     what a losing writer takes away meanwhile is none of ours.
     """
+    uri = folder_of(table)
+    if uri is None:
+        yield
+        return
     before = {place: _names(uri / place) for place in places}
     yield
     for place in places:
@@ -176,7 +197,7 @@ def rewritten(dataset: lance.LanceDataset, where: str, columns: Callable[[pa.Tab
     columns : makes of those rows, a fragment at a time, the columns that change; shape (rows, columns).
     """
     changed = []
-    with durable(Path(dataset.uri), "data"):
+    with durable(str(dataset.uri), "data"):
         for fragment in dataset.get_fragments():
             rows = fragment.to_table(filter=where, with_row_id=True)
             if rows.num_rows:
@@ -198,7 +219,7 @@ def deleted(dataset: lance.LanceDataset, where: str) -> tuple[lance.LanceDataset
     ------
     ConflictError : somebody committed after `dataset`; nothing was deleted.
     """
-    uri = Path(dataset.uri)
+    uri = str(dataset.uri)
     updated, gone, rows = [], [], 0
     with durable(uri, "_deletions", "_transactions", "_versions"):
         for fragment in dataset.get_fragments():
@@ -213,11 +234,11 @@ def deleted(dataset: lance.LanceDataset, where: str) -> tuple[lance.LanceDataset
             return dataset, 0
         operation = lance.LanceOperation.Delete(updated, gone, "")  # not the condition: it may name somebody
         try:
-            return lance.LanceDataset.commit(str(uri), operation, read_version=dataset.version, max_retries=0), rows
+            return lance.LanceDataset.commit(dataset, operation, read_version=dataset.version, max_retries=0), rows
         except (CommitConflictError, OSError) as error:
             if isinstance(error, CommitConflictError) or "conflict" in str(error).lower():
-                raise ConflictError("another process committed to the lake first", where=str(uri)) from None
-            raise LakeError("the lake could not be written", why=plain(error), where=str(uri), hint=DISK_HINT) from None
+                raise ConflictError("another process committed to the lake first", where=uri) from None
+            raise LakeError("the lake could not be written", why=plain(error), where=uri, hint=hint_of(uri)) from None
 
 
 def counted_anew(dataset: lance.LanceDataset) -> lance.LanceDataset:
@@ -231,8 +252,8 @@ def counted_anew(dataset: lance.LanceDataset) -> lance.LanceDataset:
 
 def rewrite(dataset: lance.LanceDataset, num_rows: int) -> lance.LanceDataset:
     """Write fragments with deleted rows anew, without them, up to `num_rows` rows at a time."""
-    dataset = lance.dataset(dataset.uri, version=dataset.version)
-    with durable(Path(dataset.uri), "data", "_transactions", "_versions"):
+    dataset = dataset.checkout_version(dataset.version)  # of its own, because compacting moves it on
+    with durable(str(dataset.uri), "data", "_transactions", "_versions"):
         dataset.optimize.compact_files(
             target_rows_per_fragment=num_rows, max_source_rows=num_rows, materialize_deletions_threshold=0.0
         )
@@ -246,7 +267,9 @@ def flush_version(dataset: lance.LanceDataset, flushed: set[str]) -> None:
     ----------
     flushed : data files known to be on the disk; those of this version are added.
     """
-    uri = Path(dataset.uri)
+    uri = folder_of(dataset.uri)
+    if uri is None:
+        return
     files = {file.path for fragment in dataset.get_fragments() for file in fragment.metadata.files}
     for name in files - flushed:
         _flush(uri / "data" / name)
@@ -264,22 +287,19 @@ def flush_version(dataset: lance.LanceDataset, flushed: set[str]) -> None:
     fsync_path(uri)
 
 
-def plain(error: Exception) -> str:
-    """What Lance says, without the place in its own source."""
-    return re.sub(r", (/[^ ]*|src/[^ ]*)\.rs:\d+:\d+", "", str(error))
-
-
-def _write(uri: Path, rows: pa.Table | None, next_id: int) -> list[FragmentMetadata]:
+def _write(dataset: lance.LanceDataset, rows: pa.Table | None, next_id: int) -> list[FragmentMetadata]:
     """Write rows, which need not have all the nullable columns of the table."""
     if rows is None or rows.num_rows == 0:
         return []
-    fragments = write_fragments(rows, str(uri), schema=rows.schema, mode="append", data_storage_version="stable")
+    fragments = write_fragments(rows, dataset, schema=rows.schema, mode="append", data_storage_version="stable")
     fail_point("lake.written")
     for number, fragment in enumerate(fragments):
         fragment.id = next_id + number  # a fresh fragment is always numbered from 0; the merged list needs its own numbers
-        for file in fragment.files:
-            _flush(uri / "data" / file.path)
-    fsync_path(uri / "data")
+    uri = folder_of(dataset.uri)
+    if uri is not None:
+        for path in [uri / "data" / file.path for fragment in fragments for file in fragment.files]:
+            _flush(path)
+        fsync_path(uri / "data")
     fail_point("lake.flushed")
     return list(fragments)
 
@@ -291,6 +311,11 @@ def _flush(path: Path) -> None:
             fsync_tree(each)
     if not path.is_dir():
         fsync_path(path)
+
+
+def _fresh(schema: pa.Schema) -> pa.Schema:
+    """The schema of a table that has nothing yet."""
+    return schema.with_metadata({**(schema.metadata or {}), **_state({}, Facts())})
 
 
 def _state(offsets: Mapping[str, int], facts: Facts, promoted: int = 0) -> dict[bytes, bytes]:

@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 
 from gyral.errors import InputError, NotFound
 from gyral.files import find_version, fsync_tree, new_version, write_atomic
-from gyral.lake.table import Lake, Snapshot
+from gyral.lake.snapshot import Snapshot
+from gyral.lake.table import Lake
 
 FOLDER = "datasets"
 SHARD_ROWS = 1_000_000

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lance
-import pyarrow as pa
 
+from gyral.config import Config
 from gyral.errors import ConflictError, NotFound
 from gyral.event.schema import TABLES
 from gyral.faults import fail_point
 from gyral.files import together, without_others
 from gyral.lake import commit as protocol
 from gyral.lake.commit import Change, LakeError
-from gyral.lake.facts import LATENESS, OTHER, Facts, drift, watermark
+from gyral.lake.facts import LATENESS, Facts, drift, watermark
+from gyral.lake.place import FOLDER, NO_OPTIONS, Options, hint_of, place_of, plain, reached
 from gyral.lake.registry import Field, Registry
+from gyral.lake.snapshot import Snapshot
 from gyral.log.base import EventLog
 from gyral.log.sqlite import SqliteLog
 
-FOLDER = "lake"
 PLURALS = {"kind": "kinds", "app": "apps", "country": "countries", "language": "languages", "schema_id": "schemas"}
-MAX_FRAGMENTS = 200
-"""Above this many fragments a commit costs over 20 ms instead of 2, so the committer compacts."""
-MERGED_ROWS = 250_000
-"""Small fragments are read and written anew up to this many rows at a time (80 MB of memory); copying their pages as they are
-would take half as long and leave `take` 1.5 times slower. What is this large is later merged 16 to one, by copying."""
 MAX_VERSIONS = 500
 KEEP_VERSIONS_FOR = timedelta(hours=1)
 """Versions younger than this are never forgotten: somebody may be reading them."""
@@ -40,215 +34,35 @@ LOCK = ".writing"
 WAIT_S = 60.0
 
 
-def blob_field(name: str) -> pa.Field:
-    """A column for images and the like, which are stored apart from the rows: `take_blobs` reads 50 KB each in half the time of
-    a plain binary column, and a scan or `take` of it tells where they are instead of reading them."""
-    return pa.field(name, pa.large_binary(), metadata={"lance-encoding:blob": "true"})
-
-
-class Snapshot:
-    """One version of one table; what is read from it never changes."""
-
-    def __init__(self, dataset: lance.LanceDataset) -> None:
-        self._dataset = dataset
-
-    @property
-    def version(self) -> int:
-        return int(self._dataset.version)
-
-    @property
-    def schema(self) -> pa.Schema:
-        return self._dataset.schema.remove_metadata()
-
-    @property
-    def offsets(self) -> dict[str, int]:
-        return protocol.offsets_of(self._dataset)
-
-    def count(self, where: str | None = None) -> int:
-        """Number of rows, of those that fulfil a SQL condition when one is given."""
-        with self._readable():
-            return int(self._dataset.count_rows(filter=where))
-
-    def scan(self, columns: list[str] | None = None, where: str | None = None) -> Iterator[pa.RecordBatch]:
-        """Read rows in table order, in batches.
-
-        Raises
-        ------
-        LakeError : files of this version are missing or damaged.
-        """
-        with self._readable():
-            yield from self._dataset.scanner(columns=columns, filter=where, scan_in_order=True).to_batches()
-
-    def read(self, columns: list[str] | None = None, where: str | None = None) -> pa.Table:
-        """Read rows into one table."""
-        with self._readable():
-            return self._dataset.scanner(columns=columns, filter=where, scan_in_order=True).to_table()
-
-    def take(self, indices: list[int], columns: list[str] | None = None) -> pa.Table:
-        """Read single rows by their position in table order."""
-        with self._readable():
-            return self._dataset.take(indices, columns=columns)
-
-    def take_blobs(self, column: str, indices: list[int]) -> list[bytes | None]:
-        """Read single values of a `blob_field` by their position in table order; None where it is null."""
-        with self._readable():
-            return [blob for _, blob in self._dataset.read_blobs(column, indices=indices, preserve_order=True)]
-
-    def find(self, event_id: str) -> dict[str, Any] | None:
-        """The row with this id, None when there is none."""
-        quoted = event_id.replace("'", "''")
-        rows = self.read(where=f"event_id = '{quoted}'").to_pylist()
-        return rows[0] if rows else None
-
-    def distinct(self, column: str) -> list[str]:
-        """Values of a counted column, sorted; read from the facts unless there are too many to be counted."""
-        counts = self.facts.counts.get(column, {})
-        if OTHER in counts:
-            return sorted(filter(None, self.read([column])[column].unique().to_pylist()))
-        return sorted(counts)
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError, RuntimeError) as error:  # what Lance and Arrow raise for files that are gone or damaged
-            raise LakeError(
-                f"version {self.version} of the lake table cannot be read",
-                why=protocol.plain(error).splitlines()[0][:300],
-                where=str(self._dataset.uri),
-                hint="put the missing files back from a copy, or move the `lake` folder away and ingest again",
-            ) from None
-
-    def commit(self, rows: pa.Table | None, offsets: Mapping[str, int], change: Change | None = None) -> Snapshot:
-        """Add rows planned on this version; see `gyral.lake.commit`."""
-        return Snapshot(protocol.commit(self._dataset, rows, offsets, change))
-
-    def promote(self, where: str, columns: Callable[[pa.Table], pa.Table], num_fields: int) -> Snapshot:
-        """Give the rows that fulfil a condition their promoted columns, in their places.
-
-        Parameters
-        ----------
-        columns : makes them of such rows.
-        num_fields : of the registry, by which all rows are promoted then.
-        """
-        with self._readable():
-            changed = protocol.rewritten(self._dataset, where, columns)
-        return self.commit(None, {}, Change(fragments=changed, promoted=num_fields))
-
-    @property
-    def facts(self) -> Facts:
-        """The version in numbers, without reading a row."""
-        return protocol.facts_of(self._dataset)
-
-    @property
-    def key(self) -> str:
-        """The key of hashes in the table, where it has any; empty otherwise."""
-        return protocol.key_of(self._dataset)
-
-    @property
-    def promoted(self) -> int:
-        """How many fields of the registry all rows were promoted by."""
-        return protocol.promoted_of(self._dataset)
-
-    def pin(self, tag: str) -> None:
-        """Keep this version for as long as the tag exists; the same tag on the same version is fine.
-
-        Raises
-        ------
-        ConflictError : the tag is on another version.
-        """
-        with protocol.durable(Path(self._dataset.uri), "_refs/tags"), suppress(ValueError):  # made by another process first
-            if tag not in self._dataset.tags.list():
-                self._dataset.tags.create(tag, self.version)
-        pinned = self._dataset.tags.get_version(tag)
-        if pinned != self.version:
-            raise ConflictError(f"the tag `{tag}` keeps version {pinned}, not {self.version}", where=str(self._dataset.uri))
-
-    def at(self, version: int) -> Snapshot:
-        """Another version of the same table.
-
-        Raises
-        ------
-        NotFound : it is not there.
-        """
-        try:
-            return Snapshot(lance.dataset(self._dataset.uri, version=version))
-        except (OSError, ValueError) as error:
-            what = f"there is no version {version} of the table"
-            raise NotFound(what, where=str(self._dataset.uri), why=protocol.plain(error)) from None
-
-    def unpin(self, tag: str) -> None:
-        """Let go of a tag."""
-        with protocol.durable(Path(self._dataset.uri), "_refs/tags"):
-            self._dataset.tags.delete(tag)
-
-    def tags(self) -> dict[str, int]:
-        """Tag → the version that it keeps."""
-        return {name: int(tag["version"]) for name, tag in self._dataset.tags.list().items()}
-
-    def erase(self, where: str) -> tuple[Snapshot, int]:
-        """Delete rows and count the rest anew; returns the new version and how many went.
-
-        Their bytes are gone once `forget` has run.
-
-        Raises
-        ------
-        ConflictError : somebody committed first; nothing was deleted.
-        """
-        with self._readable():
-            dataset, count = protocol.deleted(self._dataset, where)
-            return Snapshot(protocol.counted_anew(dataset) if count else dataset), count
-
-    def rewrite(self) -> Snapshot:
-        """Write every fragment with deleted rows anew, without them."""
-        return Snapshot(protocol.rewrite(self._dataset, MERGED_ROWS))
-
-    def forget(self) -> None:
-        """Remove every file that belongs to no tagged version and not to the newest; nobody may be writing."""
-        dataset = lance.dataset(self._dataset.uri)
-        dataset.cleanup_old_versions(timedelta(0), delete_unverified=True, error_if_tagged_old_versions=False)
-
-    def make_durable(self, flushed: set[str]) -> None:
-        """Flush a version whoever committed it; `flushed` holds the data files known to be on the disk and grows."""
-        protocol.flush_version(self._dataset, flushed)
-
-    def compact(self) -> Snapshot:
-        """Merge some small fragments; where somebody committed first, nothing changes and this version is returned."""
-        dataset = lance.dataset(self._dataset.uri, version=self.version)
-        try:
-            with protocol.durable(Path(dataset.uri), "data", "_transactions", "_versions"):
-                done = dataset.optimize.compact_files(target_rows_per_fragment=MERGED_ROWS, max_source_rows=MERGED_ROWS)
-                fail_point("lake.compacting")
-                if not done.fragments_removed:  # all are large already, and so are their pages
-                    dataset.optimize.compact_files(target_rows_per_fragment=16 * MERGED_ROWS, compaction_mode="try_binary_copy")
-        except OSError:
-            return self
-        merged = Snapshot(dataset)
-        return merged if merged.offsets == self.offsets else self
-
-    @property
-    def num_fragments(self) -> int:
-        return len(self._dataset.get_fragments())
-
-
 class Lake:
     """The tables below `root/lake`. Opening it makes nothing; the first write does.
 
     Parameters
     ----------
     root : the project folder.
-    into : folder of the lake in it, or anywhere.
+    into : folder of the lake in it or anywhere, or its address in an object store.
+    options : of the store, for Lance.
     """
 
-    def __init__(self, root: Path, into: str = FOLDER) -> None:
-        self.folder = root / into
+    def __init__(self, root: Path, into: str = FOLDER, options: Options = NO_OPTIONS) -> None:
+        self.place = place_of(root, into, options)
         self._flushed: dict[str, set[str]] = {}
         self._clean_at: dict[str, float] = {}
+
+    @classmethod
+    def of(cls, root: Path, config: Config) -> Self:
+        """The lake that a configuration names."""
+        return cls(root, config.lake, config.lake_options)
+
+    @property
+    def folder(self) -> Path:
+        """What the lake has on this machine."""
+        return self.place.folder
 
     @property
     def log_folder(self) -> Path:
         """Where the embedded log of this lake lives."""
-        return self.folder / "log"
+        return self.place.log_folder
 
     def writing(self) -> AbstractContextManager[None]:
         """A block in which tables are written or new versions pinned; it waits for an erasure that is under way."""
@@ -265,7 +79,7 @@ class Lake:
 
     def exists(self, name: str) -> bool:
         """Whether the table has been made."""
-        return (self.folder / name / "_versions").is_dir()
+        return self.place.exists(name)
 
     def snapshot(self, name: str, version: int | None = None) -> Snapshot:
         """Open the newest version of a table, or a given one.
@@ -275,23 +89,24 @@ class Lake:
         NotFound : the table or the version does not exist.
         LakeError : the table's files cannot be read.
         """
-        uri = self.folder / name
+        uri = self.place.table(name)
         if not self.exists(name):
-            raise NotFound(f"the lake has no table `{name}`", where=str(self.folder), hint="gyral ingest --source FILE")
+            raise NotFound(f"the lake has no table `{name}`", where=self.place.uri, hint="gyral ingest --source FILE")
         try:
-            return Snapshot(lance.dataset(str(uri), version=version))
+            return Snapshot(lance.dataset(uri, version=version, storage_options=self.place.options))
         except ValueError as error:
-            if version is None:
-                raise LakeError("the lake table cannot be read", why=str(error), where=str(uri)) from None
-            raise NotFound(f"the table `{name}` has no version {version}", where=str(uri), why=str(error)) from None
+            if version is None or "not found" not in str(error):
+                raise LakeError("the lake table cannot be read", why=plain(error), where=uri, hint=hint_of(uri)) from None
+            raise NotFound(f"the table `{name}` has no version {version}", where=uri, why=str(error)) from None
         except OSError as error:
-            raise LakeError("the lake table cannot be read", why=str(error), where=str(uri)) from None
+            raise LakeError("the lake table cannot be read", why=str(error), where=uri) from None
 
     def open(self, name: str) -> Snapshot:
         """Open the newest version of a table to write to it: made when it is missing, with every column there is today."""
         if not self.exists(name):
             key = secrets.token_hex(16).encode() if name == "erasures" else b""
-            return Snapshot(protocol.create(self.folder / name, TABLES[name].with_metadata({protocol.KEY_KEY: key})))
+            schema = TABLES[name].with_metadata({protocol.KEY_KEY: key})
+            return Snapshot(protocol.create(self.place.table(name), schema, self.place.options))
         while missing := [field for field in TABLES[name] if field.name not in self.snapshot(name).schema.names]:
             with suppress(ConflictError):  # somebody else added them, or rows
                 self.snapshot(name).commit(None, {}, Change(fields=missing))
@@ -312,8 +127,8 @@ class Lake:
             try:
                 snapshot.make_durable(self._flushed.setdefault(name, set()))
             except OSError as error:
-                hint = protocol.DISK_HINT
-                raise LakeError("the lake could not be flushed", why=str(error), where=str(self.folder), hint=hint) from None
+                hint = hint_of(self.place.uri)
+                raise LakeError("the lake could not be flushed", why=str(error), where=self.place.uri, hint=hint) from None
             every.append(snapshot.offsets)
         return {partition: min(each.get(partition, 0) for each in every) for partition in set().union(*every)}
 
@@ -342,12 +157,13 @@ class Lake:
         -------
         The newest version that holds the same rows, which is `snapshot` itself when nothing was merged.
         """
-        if snapshot.num_fragments > MAX_FRAGMENTS:
+        if snapshot.is_crowded():
             snapshot = snapshot.compact()
-        uri = self.folder / name
-        if time.monotonic() >= self._clean_at.get(name, 0.0) and len(os.listdir(uri / "_versions")) > MAX_VERSIONS:
+        if time.monotonic() >= self._clean_at.get(name, 0.0) and self.place.num_versions(name) > MAX_VERSIONS:
             self._clean_at[name] = time.monotonic() + CLEAN_EVERY_S
-            lance.dataset(str(uri)).cleanup_old_versions(KEEP_VERSIONS_FOR, error_if_tagged_old_versions=False)
+            with reached(self.place.table(name), "old versions could not be forgotten"):
+                dataset = lance.dataset(self.place.table(name), storage_options=self.place.options)
+                dataset.cleanup_old_versions(KEEP_VERSIONS_FOR, error_if_tagged_old_versions=False)
             fail_point("lake.cleaning")
         return snapshot
 
@@ -367,7 +183,7 @@ class Lake:
         facts: dict[str, Any] = {
             "rows": known.rows,
             "version": snapshot.version,
-            "bytes": sum(path.stat().st_size for path in (self.folder / name).rglob("*") if path.is_file()),
+            "bytes": self.place.size_bytes(name, snapshot.files()),
             "offsets": snapshot.offsets,
         }
         if name == "quarantine":
