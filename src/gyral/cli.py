@@ -241,13 +241,32 @@ def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, 
 @commands.command()
 @click.argument("what", required=False)
 @click.option("--why", metavar="EVENT_ID", help="Why a dataset kept or dropped this event.")
+@click.option(
+    "--export", type=click.Path(path_type=Path), metavar="DIR", help="With `lake`: write its events as Parquet there."
+)
+@click.option("--where", metavar="SQL", help="With `--export`: only these events.")
 @into_option
 @common
-def show(root: Path, sets: tuple[str, ...], as_json: bool, what: str | None, why: str | None, **flags: Any) -> None:
+def show(
+    root: Path,
+    sets: tuple[str, ...],
+    as_json: bool,
+    what: str | None,
+    why: str | None,
+    export: Path | None,
+    where: str | None,
+    **flags: Any,
+) -> None:
     """Show the project, or WHAT: lake, config, a run's number, a dataset, a model."""
+    config = configure(root, sets, flags)
+    if export is not None or where is not None:
+        from gyral.show import export_lake
+
+        rows = export_lake(root, what, export, where, config, screen_meter(as_json, "export", "rows"))
+        return print_result(as_json, {"rows": rows, "folder": str(export)}, lambda: f"{rows:,} rows in {export}")
     from gyral.show import show as look
 
-    data, text = look(root, what, why, configure(root, sets, flags))
+    data, text = look(root, what, why, config)
     print_result(as_json, data, lambda: text)
 
 

@@ -14,8 +14,9 @@ from gyral.config import Config
 from gyral.errors import NotFound, UsageError, did_you_mean
 from gyral.files import versions
 from gyral.lake import dataset as datasets
+from gyral.lake.export import export
 from gyral.lake.table import Lake
-from gyral.progress import duration, fixed, number
+from gyral.progress import Meter, duration, fixed, number
 
 LAST_RUNS = 20
 
@@ -54,6 +55,18 @@ def show(root: Path, what: str | None, why: str | None, config: Config) -> tuple
         return _model(root, what)
     known = ["lake", "config", *_published(root / datasets.FOLDER), *_published(root / "models")]
     raise NotFound(f"there is nothing called `{what}` here", where=str(root.absolute()), hint=did_you_mean(what, known))
+
+
+def export_lake(root: Path, what: str | None, folder: Path | None, where: str | None, config: Config, meter: Meter) -> int:
+    """Write the events of the lake as Parquet files; returns how many.
+
+    Raises
+    ------
+    UsageError : it is not the lake that is to be exported, or it is not said whereto.
+    """
+    if what != "lake" or folder is None:
+        raise UsageError("only the lake can be exported", hint="gyral show lake --export DIR [--where SQL]")
+    return export(Lake.of(root, config).snapshot("events"), folder, where, meter)
 
 
 def turn_table(result: dict[str, Any]) -> str:
