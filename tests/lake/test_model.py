@@ -1,7 +1,8 @@
-"""Appends, compactions, tags and clean-ups in any order, by two handles of one table, against a list."""
+"""Appends, deletions, compactions, tags, promotions and clean-ups in any order, by two handles of one table, against a list."""
 
 import tempfile
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +26,10 @@ def rows(ids):
     return pa.table(columns, schema=TABLES["events"])
 
 
+def promoted(number, rows):
+    return pa.table({"promoted": pa.array([number] * rows.num_rows, pa.int32())})
+
+
 class LakeMachine(RuleBasedStateMachine):
     @initialize()
     def make(self):
@@ -32,7 +37,7 @@ class LakeMachine(RuleBasedStateMachine):
         self.lake = Lake(Path(self.folder.name))
         self.snapshot = self.lake.open("events")
         self.stale = self.snapshot
-        self.ids, self.tags, self.count = [], {}, 0
+        self.ids, self.tags, self.count, self.changed = [], {}, 0, {}
 
     @rule(size=st.integers(1, 4))
     def append(self, size):
@@ -63,6 +68,25 @@ class LakeMachine(RuleBasedStateMachine):
     def compact(self):
         self.snapshot = self.snapshot.compact()
 
+    @rule(place=st.integers(0, 30), size=st.integers(1, 5))
+    def delete(self, place, size):
+        gone = self.ids[place : place + size]
+        listed = ", ".join(f"'{each}'" for each in ["nobody", *gone])
+        self.snapshot, count = self.snapshot.erase(f"event_id IN ({listed})")
+        assert count == len(gone)
+        self.ids = [each for each in self.ids if each not in gone]
+
+    @rule()
+    def write_without_what_was_deleted(self):
+        self.snapshot = self.snapshot.rewrite()
+
+    @rule(place=st.integers(0, 30))
+    def change_a_column_in_place(self, place):
+        for each in self.ids[place : place + 1]:
+            self.changed[each] = self.changed.get(each, 0) + 1
+            columns = partial(promoted, self.changed[each])
+            self.snapshot = self.snapshot.promote(f"event_id = '{each}'", columns, self.snapshot.promoted + 1)
+
     @rule()
     def pin(self):
         name = f"t{len(self.tags)}"
@@ -85,7 +109,11 @@ class LakeMachine(RuleBasedStateMachine):
             return
         newest = self.lake.snapshot("events")
         assert newest.read(["event_id"])["event_id"].to_pylist() == self.ids
-        assert newest.facts.rows == len(self.ids) and newest.offsets == ({"p": self.count} if self.ids else {})
+        changed = newest.read(["event_id", "promoted"], "promoted IS NOT NULL").to_pylist()
+        assert {row["event_id"]: row["promoted"] for row in changed} == {
+            each: number for each, number in self.changed.items() if each in self.ids
+        }
+        assert newest.facts.rows == len(self.ids) and newest.offsets == ({"p": self.count} if self.count else {})
         for version, ids in self.tags.values():
             assert self.lake.snapshot("events", version).read(["event_id"])["event_id"].to_pylist() == ids
 
@@ -95,6 +123,6 @@ class LakeMachine(RuleBasedStateMachine):
 
 
 LakeMachine.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestLakeAgainstAList = LakeMachine.TestCase
