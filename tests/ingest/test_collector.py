@@ -9,6 +9,7 @@ import time
 import pytest
 
 from gyral.config import Key
+from gyral.event import scan
 from gyral.event.codec import decode_payload
 from gyral.ingest import collector as collectors
 from gyral.ingest.keys import new_key
@@ -78,14 +79,15 @@ def test_a_retry_of_a_batch_with_bad_events_quarantines_them_once(world):
 
 def test_what_no_check_found_is_refused_to_whoever_sent_it(world, monkeypatch):
     it = world()
-    real = collectors.to_columns
+    real = scan.to_columns
 
     def strict(events, now):
         if any(event.kind == "poison" for event in events):
             raise OverflowError("date value out of range")
         return real(events, now)
 
-    monkeypatch.setattr(collectors, "to_columns", strict)
+    monkeypatch.setattr(scan, "to_columns", strict)
+    monkeypatch.setattr(scan, "LOADED", scan.Loaded())
     told = it.post(dumps(event(1)), dumps(event(2, kind="poison")), dumps(event(3)))
     assert [status for status, _, _ in told] == [200, 400, 200] and "out of range" in told[1][1]["error"]["why"]
     it.run_drain()

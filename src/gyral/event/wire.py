@@ -137,7 +137,7 @@ def _check_each(whole: bytes, raws: list[bytes]) -> Checked:
     bad: list[Bad] = []
     for raw in raws:
         if whole or raw.strip():
-            event = _look_at(raw)
+            event = check_event(raw)
             if isinstance(event, str):
                 bad.append(Bad(raw, event))
             else:
@@ -145,7 +145,7 @@ def _check_each(whole: bytes, raws: list[bytes]) -> Checked:
     return Checked(good, bad)
 
 
-def _look_at(raw: bytes) -> WireEvent | str:
+def check_event(raw: bytes) -> WireEvent | str:
     """The event, or why it is none."""
     try:
         event = _event.decode(raw)
