@@ -120,6 +120,21 @@ def test_a_body_the_kernel_is_not_sure_about_is_left_whole(loaded, body):
     assert rows["event_id"][0] == rows["event_id"][-1] == "a" and rows["object"][-1] == "o"
 
 
+def test_utf8_is_what_python_takes(loaded):
+    edges = [bytes([each]) for each in (0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0)]
+    tails = [b"", *edges, *(a + b for a in edges for b in edges), *(a + b + b"\x80" for a in edges for b in edges)]
+    texts = [bytes([first]) + tail for first in range(0x80, 0x100) for tail in tails]
+    bodies = [b'{"event_id":"a","event_time":1,"kind":"k","subject":"s","props":{"x":"%s"}}' % text for text in texts]
+    assert (scan._scan(bodies, 1, loaded.get()).counts == 1).tolist() == [is_utf8(text) for text in texts]
+
+
+def is_utf8(text):
+    try:
+        return bool(text.decode())
+    except UnicodeDecodeError:
+        return False
+
+
 def test_a_body_of_too_many_is_refused_and_the_others_are_not(loaded):
     rows, parts = same(loaded, [dumps(GOOD, GOOD), dumps(GOOD, {}, GOOD), dumps(FULL)], max_events=2)
     assert parts[1] == (scan.TooMany, "the body has more than 2 events") and rows["object"] == [None, None, "o"]

@@ -206,8 +206,8 @@ class Collector:
             limits = Limits(self._config.max_decoded_bytes, self._config.max_events, GROUP_DECODED_BYTES)
             events, parts = take([request.body for request in group], limits, now)
             run = hashed(events["event_id"])
-            known = self._is_known(run, flying)
-            answers = [part if isinstance(part, Refused) else _counts(part, known) for part in parts]
+            num_known = [0, *np.cumsum(self._is_known(run, flying)).tolist()]
+            answers = [part if isinstance(part, Refused) else _counts(part, num_known) for part in parts]
             bad = [row for request, part in zip(group, parts, strict=True) for row in _bad_rows(request, part, now)]
             if count := events.num_rows + len(bad):
                 self.partition = self.partition or self._log.free_partition("events")
@@ -291,12 +291,12 @@ class _Recent:
             self._generations = left
 
 
-def _counts(part: Part, known: np.ndarray) -> dict[str, Any]:
-    """What a request is answered; `known` is of the events of all."""
-    duplicates = known[part.rows]
-    duplicate = int(duplicates.sum())
-    reasons = dict(Counter(row.reason for row in part.bad))
-    return {"accepted": len(duplicates) - duplicate, "duplicate": duplicate, "quarantined": reasons}
+def _counts(part: Part, num_known: list[int]) -> dict[str, Any]:
+    """What a request is answered; `num_known` are known of the events before each place."""
+    first, end = part.rows.start, part.rows.stop
+    duplicate = num_known[end] - num_known[first]
+    reasons = dict(Counter(row.reason for row in part.bad)) if part.bad else {}
+    return {"accepted": end - first - duplicate, "duplicate": duplicate, "quarantined": reasons}
 
 
 def _bad_rows(request: _Request, part: Part | Refused, now: int) -> list[dict[str, Any]]:
