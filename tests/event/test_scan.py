@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -83,12 +84,26 @@ def test_the_common_shape_is_read_by_the_kernel_alone(loaded, body):
         (b'{"event_id":"a","event_id":"b","event_time":1,"kind":"k","subject":"s"}', ""),
         (b'{"event_id":"a","event_time":1.5e3,"kind":"k","subject":"s"}', ""),
         (b'{"event_id":"a","event_time":-5,"kind":"k","subject":"s"}', ""),
+        (b'{"event_id":"a","event_time":99999999999999,"kind":"k","subject":"s"}', ""),
         (b'{"event_id":"a","event_time":"2024-01-01 00:00:00.1234567z","kind":"k","subject":"s"}', ""),
         (b'{"event_id":"a","event_time":253402300798999,"kind":"k","subject":"s"}', ""),
         (b'{"event_id":"a","event_time":1,"kind":"k","subject":"%s"}' % ("é" * 1024).encode(), ""),
         (b'{"event_id":"","event_time":1,"kind":"k","subject":"s"}', "missing_event_id"),
         (b'{"event_id":null,"event_time":1,"kind":"k","subject":"s"}', "bad_event_id"),
         (b'{"event_id":"a","event_time":"2023-02-29T00:00:00Z","kind":"k","subject":"s"}', "bad_time"),
+        *[
+            (b'{"event_id":"a","event_time":"%s","kind":"k","subject":"s"}' % when, "bad_time")
+            for when in (
+                b"2016-12-31T23:59:60Z",
+                b"2024-01-01T24:00:00Z",
+                b"0001-12-31T00:00:00Z",
+                b"9999-01-01T00:00:00Z",
+                b"2024-01-01T00:00:00+24:00",
+                b"2024-01-01T00:60:00Z",
+                b"2024-00-01T00:00:00Z",
+                b"2024-04-31T00:00:00Z",
+            )
+        ],
         (b'{"event_id":"a","event_time":1,"kind":"k","subject":"s","props":[1]}', "bad_props"),
         (b'{"event_id":"a","event_time":1,"kind":"k","subject":"s","prop":1}', "unknown_field"),
         (b'{"event_id":"a","event_time":1,"kind":"k"}', "missing_subject"),
@@ -133,6 +148,34 @@ def is_utf8(text):
         return bool(text.decode())
     except UnicodeDecodeError:
         return False
+
+
+def test_a_process_that_reads_much_loads_the_kernel(monkeypatch):
+    here = scan.Loaded()
+    monkeypatch.setattr(scan, "LOADED", here)
+    monkeypatch.setattr(scan, "LOAD_AFTER_BYTES", 1_000)
+    before, _ = scan.read([dumps(FULL)], 7)
+    assert here.get() is None
+    scan.read([dumps(FULL)] * 3, 7)
+    (thread,) = [each for each in threading.enumerate() if each.name == "kernels"]
+    thread.join()
+    after, _ = scan.read([dumps(FULL)], 7)
+    assert here.get() is not None and before.equals(after)
+
+
+def test_without_numba_msgspec_reads_everything(monkeypatch):
+    monkeypatch.setattr(scan, "LOADED", scan.Loaded())
+    monkeypatch.setitem(sys.modules, "gyral.event.filling", None)
+    scan.LOADED.load()
+    assert scan.LOADED.get() is None and scan.read([dumps(GOOD)], 7).events["event_id"].to_pylist() == ["a"]
+
+
+def test_kernels_that_read_other_than_msgspec_are_not_used(monkeypatch, loaded):
+    stale = scan.Loaded()
+    monkeypatch.setattr("gyral.event.filling.times", lambda into: into.micros.fill(0))
+    with pytest.raises(RuntimeError, match="__pycache__"):
+        stale.load()
+    assert stale.get() is None
 
 
 def test_a_body_of_too_many_is_refused_and_the_others_are_not(loaded):

@@ -53,7 +53,7 @@ def take(bodies: Sequence[Body], limits: Limits, ingest_us: int) -> Taken:
 
     Refused is a body of which nothing can be used, or that is too large; with 429 one that no room is left for.
     """
-    parts: list[Part | Refused] = [Part(slice(0), []) for _ in bodies]
+    parts: list[Part | Refused] = [Part(slice(0, 0), []) for _ in bodies]
     texts: dict[int, bytes] = {}
     tables: dict[int, tuple[pa.RecordBatch, list[Bad]]] = {}
     size = 0
