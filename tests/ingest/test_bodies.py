@@ -8,14 +8,19 @@ import pyarrow as pa
 import pytest
 
 from gyral.http import Refused
-from gyral.ingest.bodies import take
+from gyral.ingest.bodies import Body, Limits, take
 
 ARROW = b"application/vnd.apache.arrow.stream"
 GOOD = {"event_id": "a", "event_time": 1_700_000_000_000, "kind": "click", "subject": "u"}
 
 
 def taken(body, media=b"application/json", encoding=b"", max_bytes=1_000_000, max_events=100):
-    return take(body, media, encoding, max_bytes, max_events, 5)
+    """Columns of the good events, and the bad ones."""
+    events, (part,) = take([Body(body, media, encoding)], Limits(max_bytes, max_events, 1 << 30), 5)
+    if isinstance(part, Refused):
+        raise part
+    assert part.rows == slice(0, events.num_rows)
+    return events, part.bad
 
 
 def refused(*args, **options):
@@ -36,7 +41,8 @@ def test_encodings(encoding):
     body = json.dumps([GOOD]).encode()
     packers = {"gzip": gzip.compress, "zstd": lambda data: pa.compress(data, "zstd", asbytes=True)}
     packed = packers.get(encoding.lower(), bytes)(body)
-    assert taken(packed, encoding=encoding.encode()).events == taken(body).events != []
+    events, bad = taken(packed, encoding=encoding.encode())
+    assert events["event_id"].to_pylist() == ["a"] and bad == []
 
 
 @pytest.mark.parametrize(
@@ -71,7 +77,7 @@ def test_arrow_columns_of_every_usual_type():
             "props": pa.array([{"n": 1}, None, {"n": None}]),
         }
     )
-    rows = taken(ipc(table), ARROW).columns.to_pylist()
+    rows = taken(ipc(table), ARROW)[0].to_pylist()
     assert [row["object"] for row in rows] == ["1", "2", None]
     assert [row["props"] and json.loads(row["props"]) for row in rows] == [{"n": 1}, None, {}]
     assert [row["event_time"].microsecond for row in rows] == [1000, 2000, 3000]
@@ -88,11 +94,11 @@ def test_arrow_rows_that_are_bad_are_told_one_by_one():
         {**GOOD, "event_id": "g", "props": '{"x": 1}'},
     ]
     kinds = [(name, pa.int64() if name == "event_time" else pa.string()) for name in (*GOOD, "props")]
-    got = taken(ipc(pa.Table.from_pylist(rows, pa.schema(kinds))), ARROW)
-    assert got.columns["event_id"].to_pylist() == ["a", "g"]
+    events, bad = taken(ipc(pa.Table.from_pylist(rows, pa.schema(kinds))), ARROW)
+    assert events["event_id"].to_pylist() == ["a", "g"]
     told = ["missing_event_id", "missing_subject", "missing_time", "too_long:kind", "bad_props"]
-    assert [bad.reason for bad in got.bad] == told
-    assert json.loads(got.bad[-1].raw) == {**GOOD, "event_id": "f", "props": "{"}
+    assert [each.reason for each in bad] == told
+    assert json.loads(bad[-1].raw) == {**GOOD, "event_id": "f", "props": "{"}
 
 
 @pytest.mark.parametrize(
@@ -106,6 +112,30 @@ def test_arrow_rows_that_are_bad_are_told_one_by_one():
 )
 def test_arrow_tables_that_are_no_events(table, why):
     assert why in refused(ipc(table), ARROW).why
+
+
+def test_bodies_of_all_kinds_that_came_together_keep_their_parts():
+    def events(*names):
+        return [{**GOOD, "event_id": name} for name in names]
+
+    bodies = [
+        Body(json.dumps(events("a", "b")).encode(), b"application/json", b""),
+        Body(ipc(pa.Table.from_pylist(events("c", "d", ""))), ARROW, b""),
+        Body(b"broken", b"", b""),
+        Body(gzip.compress(json.dumps([{}, *events("e")]).encode()), b"", b"gzip"),
+        Body(b"[]", b"", b""),
+        Body(json.dumps(events(*"ABCDE")).encode(), b"", b""),
+        Body(ipc(pa.Table.from_pylist(events(*"ABCDE"))), ARROW, b""),
+    ]
+    rows, parts = take(bodies, Limits(1_000_000, 4, 1 << 30), 5)
+    assert [part.status for part in parts if isinstance(part, Refused)] == [400, 413, 413]
+    found = [
+        (rows["event_id"].to_pylist()[part.rows], [bad.reason for bad in part.bad])
+        for part in parts
+        if not isinstance(part, Refused)
+    ]
+    assert found == [(["a", "b"], []), (["c", "d"], ["missing_event_id"]), (["e"], ["missing_event_id"]), ([], [])]
+    assert rows.num_rows == 5
 
 
 @pytest.mark.parametrize("compression", ["lz4", "zstd"])

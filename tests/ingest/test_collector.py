@@ -9,6 +9,7 @@ import time
 import pytest
 
 from gyral.config import Key
+from gyral.event import scan
 from gyral.event.codec import decode_payload
 from gyral.ingest import collector as collectors
 from gyral.ingest.keys import new_key
@@ -78,14 +79,15 @@ def test_a_retry_of_a_batch_with_bad_events_quarantines_them_once(world):
 
 def test_what_no_check_found_is_refused_to_whoever_sent_it(world, monkeypatch):
     it = world()
-    real = collectors.to_columns
+    real = scan.to_columns
 
     def strict(events, now):
         if any(event.kind == "poison" for event in events):
             raise OverflowError("date value out of range")
         return real(events, now)
 
-    monkeypatch.setattr(collectors, "to_columns", strict)
+    monkeypatch.setattr(scan, "to_columns", strict)
+    monkeypatch.setattr(scan, "LOADED", scan.Loaded())
     told = it.post(dumps(event(1)), dumps(event(2, kind="poison")), dumps(event(3)))
     assert [status for status, _, _ in told] == [200, 400, 200] and "out of range" in told[1][1]["error"]["why"]
     it.run_drain()
@@ -131,6 +133,20 @@ def test_what_could_not_be_stored_soon_is_refused_and_an_operator_is_told(world,
     ((status, answer, headers),) = it.post(dumps(event(2)))
     assert status == 429 and what in answer["error"]["why"] and int(headers[b"retry-after"]) >= 1
     assert len(it.notes) == 1 and what in it.notes[0]
+
+
+def test_what_the_lake_has_is_no_lag_though_the_log_still_has_it(world, monkeypatch):
+    monkeypatch.setattr(collectors, "LOOK_EVERY_S", 0.0)
+    it = world(max_lag_bytes=100_000_000)
+    for number in range(10):
+        it.post(dumps(event(number)))
+    whole = it.collector._lag_bytes()
+    monkeypatch.setattr(it.log, "trim", lambda *_: 0)
+    it.run_drain()
+    assert it.log.end(it.collector.partition) - it.log.start(it.collector.partition) == 10
+    assert whole > 10_000 and it.collector._lag_bytes() == 0
+    it.post(dumps(event(11)))
+    assert 0 < it.collector._lag_bytes() <= whole // 5
 
 
 def test_a_queue_that_is_full_says_so_at_once(world, monkeypatch):

@@ -1,6 +1,7 @@
 """Known ids against a Python set."""
 
 import itertools
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -63,6 +64,31 @@ def test_a_look_up_costs_the_logarithm_of_what_is_held():
     held = Runs()
     for number in range(300):
         held.add(hashed(pa.array([f"{number:06d}-{each:06d}" for each in range(50)])))
-    sizes = [len(run.first) for run in held._runs]
+    sizes = [len(run.first) for run in held._held[0]]
     assert sum(sizes) == 15_000 and len(sizes) <= 10
     assert all(one >= 2 * two for one, two in itertools.pairwise(sizes))
+
+
+def test_whoever_asks_while_ids_are_added_hears_of_all_that_were_there_before():
+    held, added, errors, stopping = Runs(), [0], [], threading.Event()
+    every = [hashed(pa.array([f"{number:04d}-{each:03d}" for each in range(40)])) for number in range(400)]
+
+    def ask():
+        while not stopping.is_set():
+            sure = added[0]
+            for number in (0, sure // 2, sure - 1):
+                if sure and not held.has(every[number]).all():
+                    errors.append((number, sure))
+            if held.has(hashed(pa.array(["nobody"]))).any():
+                errors.append("nobody")
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number, run in enumerate(every):
+        held.add(run)
+        added[0] = number + 1
+    stopping.set()
+    for thread in threads:
+        thread.join()
+    assert errors == [] and len(held) == 16_000

@@ -43,7 +43,7 @@ def test_only_the_lake_knows_lance_and_nothing_heavy_is_imported_at_the_top():
         text = path.read_text()
         if path.parent.name != "lake":
             assert not re.search(r"^\s*(import|from) lance\b", text, re.MULTILINE), path
-        if path.parent.name not in ("lake", "model", "dash"):
+        if path.parent.name not in ("lake", "model", "dash") and path.name not in ("kernel.py", "filling.py"):
             assert not re.search(r"^(import|from) (numba|safetensors|granian|starlette|jinja2)\b", text, re.MULTILINE), path
 
 

@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 
 from gyral.errors import InputError
 from gyral.event.clock import now_us
+from gyral.event.scan import Part, read
 from gyral.event.schema import QUARANTINE, TABLES
-from gyral.event.wire import Bad, Checked, Malformed, bad_rows, check_json, to_columns
+from gyral.event.wire import Bad, bad_rows
 
 FORMAT = 2
 COMPRESSED_BYTES = 1 << 16
@@ -156,12 +157,11 @@ def _is_payload(data: bytes) -> bool:
 
 def _from_json(data: bytes, name: str) -> dict[str, pa.RecordBatch]:
     now = now_us()
-    try:
-        events, bad = check_json(data) if data.strip() else Checked([], [])
-    except Malformed:
-        events, bad = [], [Bad(data, "bad_json")]
+    events, (part,) = read([data], now)
+    whole = [Bad(data, "bad_json")] if data.strip() else []
+    bad = part.bad if isinstance(part, Part) else whole
     rows = bad_rows(bad, hashlib.blake2b(name.encode(), digest_size=16), name.rpartition(":")[0], now)
-    return {"events": to_columns(events, now), "quarantine": pa.RecordBatch.from_pylist(rows, schema=QUARANTINE)}
+    return {"events": events, "quarantine": pa.RecordBatch.from_pylist(rows, schema=QUARANTINE)}
 
 
 def _to_ipc(batch: pa.RecordBatch | None) -> bytes:

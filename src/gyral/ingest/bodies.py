@@ -1,4 +1,4 @@
-"""Request bodies → checked events: gzip or zstd around a JSON array, JSON lines, or an Arrow IPC stream.
+"""Request bodies → columns of checked events: gzip or zstd around a JSON array, JSON lines, or an Arrow IPC stream.
 
 What a client can make large is limited before it is: the decompressed size, the number of events, and Arrow streams with
 compressed buffers are refused, because their sizes are only known once they are in memory.
@@ -7,6 +7,7 @@ compressed buffers are refused, because their sizes are only known once they are
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -15,53 +16,101 @@ import pyarrow.compute as pc
 
 from gyral.event.clock import TIMESTAMP, parse_times
 from gyral.event.codec import row_json
+from gyral.event.scan import Part, TooMany, read
 from gyral.event.schema import EVENT, MAX_NAME_CHARS
-from gyral.event.wire import NAMES, REQUIRED, Bad, Malformed, WireEvent, check_json
+from gyral.event.wire import NAMES, REQUIRED, Bad, Malformed
 from gyral.http import Refused
 
 ARROW_TYPES = (b"application/vnd.apache.arrow.stream", b"application/vnd.apache.arrow.file")
 MEDIA = "application/json, application/x-ndjson or application/vnd.apache.arrow.stream"
 
 
+class Body(NamedTuple):
+    """A request's body, its `content-type` and its `content-encoding`."""
+
+    data: bytes
+    media: bytes
+    encoding: bytes
+
+
+class Limits(NamedTuple):
+    """Most bytes of a body after decompression, most events of a body, most bytes of bodies that are read together."""
+
+    max_bytes: int
+    max_events: int
+    together_bytes: int
+
+
 class Taken(NamedTuple):
-    """What is in a body: events as objects or as columns, and what is bad; bytes of the body once decompressed."""
+    """What is in several bodies: columns of the good events, and the part of each body, or why it has none."""
 
-    events: list[WireEvent]
-    columns: pa.RecordBatch | None
-    bad: list[Bad]
-    size_bytes: int = 0
-
-    @property
-    def num_events(self) -> int:
-        """How many are good."""
-        return len(self.events) if self.columns is None else int(self.columns.num_rows)
+    events: pa.RecordBatch
+    parts: list[Part | Refused]
 
 
-def take(body: bytes, media: bytes, encoding: bytes, max_bytes: int, max_events: int, ingest_us: int) -> Taken:
-    """Unpack and check one body.
+def take(bodies: Sequence[Body], limits: Limits, ingest_us: int) -> Taken:
+    """Unpack and check bodies that came in at one moment; whatever is in one of them, the others are taken.
 
-    Parameters
-    ----------
-    media, encoding : its `content-type` and `content-encoding`.
-    max_bytes, max_events : most bytes after decompression, most events.
-
-    Raises
-    ------
-    Refused : nothing of it can be used, or it is too large.
+    Refused is a body of which nothing can be used, or that is too large; with 429 one that no room is left for.
     """
-    body = _unpacked(body, encoding.strip().lower(), max_bytes)
-    media = media.partition(b";")[0].strip().lower()
+    parts: list[Part | Refused] = [Part(slice(0, 0), []) for _ in bodies]
+    texts: dict[int, bytes] = {}
+    tables: dict[int, tuple[pa.RecordBatch, list[Bad]]] = {}
+    size = 0
+    for place, body in enumerate(bodies):
+        try:
+            if size > limits.together_bytes:
+                raise not_now("too much came at once", 1)
+            data = _unpacked(body.data, body.encoding.strip().lower(), limits.max_bytes)
+            size += len(data)
+            if body.media.partition(b";")[0].strip().lower() in ARROW_TYPES:
+                tables[place] = _read_arrow(data, ingest_us, limits.max_events)
+            else:
+                texts[place] = data
+        except Exception as error:
+            parts[place] = _refusal(error)
+    batches = [_read_texts(texts, parts, ingest_us, limits.max_events)]
+    for place, (batch, bad) in tables.items():
+        first = sum(each.num_rows for each in batches)
+        parts[place] = Part(slice(first, first + batch.num_rows), bad)
+        batches.append(batch)
+    return Taken(pa.concat_batches(batches) if tables else batches[0], parts)
+
+
+def not_now(what: str, retry_s: int) -> Refused:
+    """A request that may be taken later."""
+    headers = ((b"retry-after", b"%d" % retry_s),)
+    return Refused(429, "not now", why=what, hint=f"send it again in {retry_s} s or later", headers=headers)
+
+
+def _refusal(error: Exception) -> Refused:
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, Malformed):
+        return Refused(400, "the body holds no events", why=str(error), hint=f"send {MEDIA}")
+    if isinstance(error, TooMany):
+        return Refused(413, str(error), hint="send them in several requests")
+    return Refused(400, "the body cannot be read", why=f"{type(error).__name__}: {error}"[:300])
+
+
+def _read_texts(texts: dict[int, bytes], parts: list[Part | Refused], ingest_us: int, max_events: int) -> pa.RecordBatch:
+    """Columns of all JSON, and the parts of its bodies.
+
+    A body that no check found bad is taken out and its sender told, or the others would be refused with it again and again.
+    """
     try:
-        if media in ARROW_TYPES:
-            taken = _take_arrow(body, ingest_us)
-        else:
-            checked = check_json(body)
-            taken = Taken(checked.events, None, checked.bad)
-    except Malformed as error:
-        raise Refused(400, "the body holds no events", why=str(error), hint=f"send {MEDIA}") from None
-    if taken.num_events + len(taken.bad) > max_events:
-        raise Refused(413, f"the body has more than {max_events:,} events", hint="send them in several requests")
-    return taken._replace(size_bytes=len(body))
+        events, found = read(list(texts.values()), ingest_us, max_events)
+    except Exception:
+        for place, text in list(texts.items()):
+            try:
+                read([text], ingest_us, max_events)
+            except Exception as error:
+                parts[place] = _refusal(error)
+                del texts[place]
+        events, found = read(list(texts.values()), ingest_us, max_events)
+    for place, part in zip(texts, found, strict=True):
+        parts[place] = part if isinstance(part, Part) else _refusal(part)
+    return events
 
 
 def _unpacked(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
@@ -79,7 +128,7 @@ def _unpacked(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
     return plain
 
 
-def _take_arrow(body: bytes, ingest_us: int) -> Taken:
+def _read_arrow(body: bytes, ingest_us: int, max_events: int) -> tuple[pa.RecordBatch, list[Bad]]:
     try:
         for message in pa.ipc.MessageReader.open_stream(pa.BufferReader(body)):
             if _is_compressed(message.metadata.to_pybytes()):
@@ -87,14 +136,16 @@ def _take_arrow(body: bytes, ingest_us: int) -> Taken:
         with pa.ipc.open_stream(body) as reader:
             rows = reader.read_all()
         rows.validate(full=True)
+        if rows.num_rows > max_events:
+            raise TooMany(f"the body has more than {max_events:,} events")
         return _checked(rows.combine_chunks(), ingest_us)
-    except Malformed:
+    except (Malformed, TooMany):
         raise
     except (pa.ArrowException, struct.error, OSError, LookupError, ValueError, TypeError, MemoryError) as error:
         raise Malformed(f"{error}.".splitlines()[0][:300]) from None
 
 
-def _checked(rows: pa.Table, ingest_us: int) -> Taken:
+def _checked(rows: pa.Table, ingest_us: int) -> tuple[pa.RecordBatch, list[Bad]]:
     unknown = [name for name in rows.column_names if name not in NAMES]
     missing = [name for name in REQUIRED if name not in rows.column_names]
     if unknown or missing or len(set(rows.column_names)) < rows.num_columns:
@@ -127,7 +178,7 @@ def _checked(rows: pa.Table, ingest_us: int) -> Taken:
     arrays = [columns.get(field.name, pa.nulls(rows.num_rows, field.type)).filter(good) for field in EVENT]
     broken = rows.append_column("reason", reasons).filter(pc.invert(good)).to_pylist()
     bad = [Bad(reason=row.pop("reason"), raw=row_json(row)) for row in broken]
-    return Taken([], pa.RecordBatch.from_arrays(arrays, schema=EVENT), bad)
+    return pa.RecordBatch.from_arrays(arrays, schema=EVENT), bad
 
 
 def _json_texts(values: pa.Array) -> pa.Array:

@@ -2,8 +2,11 @@
 
 Requests that arrive while the thread is busy become one batch: it takes all that wait, checks them, asks which ids are known,
 appends once and answers all. So the more devices send at once, the less each costs, without a timer; the next batch is checked
-while the disk flushes the last. What cannot be stored soon is refused before it is read: 429 with `retry-after` when too many
-wait, the lake lags or the disk runs full.
+while the disk flushes the last. Of 64 bodies of 100 events each event takes the thread 0.9 µs: 0.5 to read, 0.2 to look for
+known ids, 0.2 to encode and hand to the log; what does not depend on the size of a batch takes 0.55 ms.
+
+What cannot be stored soon is refused before it is read: 429 with `retry-after` when too many wait, the lake lags or the disk
+runs full.
 """
 
 from __future__ import annotations
@@ -11,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import itertools
 import os
 import queue
 import shutil
@@ -30,10 +32,11 @@ from gyral.config import Collect
 from gyral.errors import GyralError
 from gyral.event.clock import now_us
 from gyral.event.codec import encode_payload
+from gyral.event.scan import Part
 from gyral.event.schema import QUARANTINE
-from gyral.event.wire import bad_rows, to_columns
+from gyral.event.wire import bad_rows
 from gyral.http import Receive, Refused, Scope, Send, allow, header, read_body, reply, routed
-from gyral.ingest.bodies import Taken, take
+from gyral.ingest.bodies import Body, Limits, not_now, take
 from gyral.ingest.dedup import Run, Runs, hashed, repeated
 from gyral.ingest.keys import Keys
 from gyral.lake.table import Lake
@@ -55,9 +58,7 @@ Answer = dict[str, Any] | Exception
 
 
 class _Request(NamedTuple):
-    body: bytes
-    media: bytes
-    encoding: bytes
+    body: Body
     key: str
     batch: bytes
     answer: asyncio.Future[dict[str, Any]]
@@ -96,6 +97,8 @@ class Collector:
         self.partition = ""
         """Taken with the first batch: most servers are never sent an event."""
         self._recent = _Recent()
+        self._in_lake = 0
+        """Offset below which the lake has everything of the partition."""
         self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._waiting_bytes = 0
         self._busy: tuple[str, int] | None = None
@@ -121,7 +124,8 @@ class Collector:
 
     def settled(self, offsets: Mapping[str, int]) -> None:
         """Told by a drain how far the lake is: what it has, it is asked about."""
-        self._recent.forget(offsets.get(self.partition, 0))
+        self._in_lake = offsets.get(self.partition, 0)
+        self._recent.forget(self._in_lake)
 
     def close(self) -> None:
         """Store what waits; may be called twice. The log stays open."""
@@ -139,7 +143,7 @@ class Collector:
         batch = header(scope, b"idempotency-key")
         self._waiting_bytes += len(body)
         try:
-            self._waiting.put(_Request(body, media, encoding, key.name if key else "http", batch, answer))
+            self._waiting.put(_Request(Body(body, media, encoding), key.name if key else "http", batch, answer))
             told = await answer
         finally:
             self._waiting_bytes -= len(body)
@@ -150,9 +154,9 @@ class Collector:
     def _admit(self) -> None:
         config = self._config
         if self._busy is not None:
-            raise _busy(*self._busy)
+            raise not_now(*self._busy)
         if self._waiting.qsize() >= config.max_waiting or self._waiting_bytes >= config.max_waiting_bytes:
-            raise _busy("too many requests wait to be stored", 1)
+            raise not_now("too many requests wait to be stored", 1)
 
     def _look(self) -> None:
         """See whether there is room: refused now is better than acknowledged never."""
@@ -161,8 +165,8 @@ class Collector:
             return
         self._look_at = now + LOOK_EVERY_S
         busy: tuple[str, int] | None = None
-        with contextlib.suppress(OSError):
-            lag = self._log.size_bytes(self.partition) if self.partition else 0
+        with contextlib.suppress(OSError, GyralError):
+            lag = self._lag_bytes() if self.partition else 0
             free = shutil.disk_usage(self._lake.folder).free
             if lag > self._config.max_lag_bytes:
                 busy = (f"{lag:,} bytes of the log wait for the lake", 10)
@@ -171,6 +175,12 @@ class Collector:
         if busy is not None and self._busy is None:
             self._note(f"collect  requests are refused with 429: {busy[0]}")
         self._busy = busy
+
+    def _lag_bytes(self) -> int:
+        """The part of the log that the lake does not have; the rest only waits to be trimmed."""
+        start, end = self._log.start(self.partition), self._log.end(self.partition)
+        waiting = end - max(self._in_lake, start)
+        return self._log.size_bytes(self.partition) * waiting // max(end - start, 1)
 
     def _work(self) -> None:
         flying: deque[_Batch] = deque()
@@ -192,7 +202,7 @@ class Collector:
             request = self._waiting.get(timeout=LOOK_EVERY_S) if wait else self._waiting.get_nowait()
             while request is not None:
                 group.append(request)
-                size += len(request.body)
+                size += len(request.body.data)
                 if len(group) == GROUP_REQUESTS or size >= GROUP_BYTES:
                     return group, False
                 request = self._waiting.get_nowait()
@@ -202,33 +212,23 @@ class Collector:
     def _send(self, group: list[_Request], flying: list[Run]) -> _Batch:
         """Check a group and hand it to the log."""
         now = now_us()
-        answers: list[Answer] = [{} for _ in group]
-        there: dict[int, Taken] = {}
-        limits = self._config.max_decoded_bytes, self._config.max_events
-        size = 0
-        for place, request in enumerate(group):
-            try:
-                if size > GROUP_DECODED_BYTES:
-                    raise _busy("too much came at once", 1)
-                there[place] = take(request.body, request.media, request.encoding, *limits, now)
-                size += there[place].size_bytes
-            except Exception as error:  # whatever a body did, the others are stored
-                answers[place] = _unreadable(error)
+        answers: list[Answer] = []
         run = stored = None
         try:
-            sent = _together(there, answers, now)
-            taken = [(group[place], each) for place, each in there.items()]
-            events = pa.concat_batches([sent, *(each.columns for _, each in taken if each.columns is not None)])
-            bad = [row for request, each in taken if each.bad for row in bad_rows(each.bad, _digest(request), request.key, now)]
+            limits = Limits(self._config.max_decoded_bytes, self._config.max_events, GROUP_DECODED_BYTES)
+            events, parts = take([request.body for request in group], limits, now)
             run = hashed(events["event_id"])
-            told = iter(_counts(taken, sent.num_rows, self._is_known(run, flying)))
+            num_known = [0, *np.cumsum(self._is_known(run, flying)).tolist()]
+            answers = [part if isinstance(part, Refused) else _counts(part, num_known) for part in parts]
+            bad = [row for request, part in zip(group, parts, strict=True) for row in _bad_rows(request, part, now)]
             if count := events.num_rows + len(bad):
                 self.partition = self.partition or self._log.free_partition("events")
                 payload = encode_payload(events, pa.RecordBatch.from_pylist(bad, schema=QUARANTINE) if bad else None)
                 stored = self._log.submit(self.partition, os.urandom(16).hex(), payload, count)
         except Exception as error:
-            told = itertools.repeat(self._refusal(error))
-        return _Batch(group, [next(told) if answer == {} else answer for answer in answers], run, stored)
+            refusal = self._refusal(error)
+            answers = [answer if isinstance(answer, Refused) else refusal for answer in answers or [refusal] * len(group)]
+        return _Batch(group, answers, run, stored)
 
     def _is_known(self, run: Run, flying: list[Run]) -> np.ndarray:
         known: np.ndarray = self._recent.has(run) | repeated(run)
@@ -303,48 +303,18 @@ class _Recent:
             self._generations = left
 
 
-def _together(there: dict[int, Taken], answers: list[Answer], now: int) -> pa.RecordBatch:
-    """Columns of all events that came as objects.
-
-    A body that no check found bad is taken out and its sender told, or the others would be refused with it again and again.
-    """
-    try:
-        return to_columns([event for each in there.values() for event in each.events], now)
-    except Exception:
-        for place, each in list(there.items()):
-            try:
-                to_columns(each.events, now)
-            except Exception as error:
-                answers[place] = _unreadable(error)
-                del there[place]
-        return to_columns([event for each in there.values() for event in each.events], now)
+def _counts(part: Part, num_known: list[int]) -> dict[str, Any]:
+    """What a request is answered; `num_known` are known of the events before each place."""
+    first, end = part.rows.start, part.rows.stop
+    duplicate = num_known[end] - num_known[first]
+    reasons = dict(Counter(row.reason for row in part.bad)) if part.bad else {}
+    return {"accepted": end - first - duplicate, "duplicate": duplicate, "quarantined": reasons}
 
 
-def _counts(taken: list[tuple[_Request, Taken]], num_objects: int, known: np.ndarray) -> list[Answer]:
-    """Count for each request; `known` is of all events, those that came as objects first, then those that came as columns."""
-    told: list[Answer] = []
-    starts = {False: 0, True: num_objects}
-    for _, each in taken:
-        is_columns = each.columns is not None
-        start = starts[is_columns]
-        starts[is_columns] += each.num_events
-        duplicate = int(known[start : start + each.num_events].sum())
-        reasons = dict(Counter(row.reason for row in each.bad))
-        told.append({"accepted": each.num_events - duplicate, "duplicate": duplicate, "quarantined": reasons})
-    return told
+def _bad_rows(request: _Request, part: Part | Refused, now: int) -> list[dict[str, Any]]:
+    return [] if isinstance(part, Refused) or not part.bad else bad_rows(part.bad, _digest(request), request.key, now)
 
 
 def _digest(request: _Request) -> hashlib.blake2b:
     """Of a batch as its client names it, else of its bytes."""
-    return hashlib.blake2b(request.batch or request.body, digest_size=16, key=request.key.encode()[:64])
-
-
-def _unreadable(error: Exception) -> Refused:
-    if isinstance(error, Refused):
-        return error
-    return Refused(400, "the body cannot be read", why=f"{type(error).__name__}: {error}"[:300])
-
-
-def _busy(what: str, retry_s: int) -> Refused:
-    headers = ((b"retry-after", b"%d" % retry_s),)
-    return Refused(429, "not now", why=what, hint=f"send it again in {retry_s} s or later", headers=headers)
+    return hashlib.blake2b(request.batch or request.body.data, digest_size=16, key=request.key.encode()[:64])
