@@ -63,6 +63,11 @@ class SeenIds:
                 held.setdefault(int(day), Runs()).add(hashed(ids))
         self._held, self._version = held, snapshot.version
 
+    def same(self, before: Snapshot, after: Snapshot) -> None:
+        """Follow a commit that neither brought nor took rows."""
+        if self._version == before.version:
+            self._version = after.version
+
     def is_new(self, ids: pa.Array) -> np.ndarray:
         """Mask of the ids that are in neither the table nor earlier in `ids`."""
         run = hashed(ids)

@@ -36,6 +36,8 @@ MAX_TRIES = 100
 SIDES = tuple(name for name in TABLES if name != "events")
 """Tables that few batches have rows for."""
 SIDES_EVERY_S = 30.0
+REGISTRATIONS = "schemas"
+"""Kind of the partitions that registrations are appended to."""
 COMMIT_BYTES = 256 << 20
 """A commit takes no more rows once it has this much, however few they are."""
 
@@ -128,17 +130,28 @@ class Drain:
         done = Drained()
         self._lake.check(self._log)
         self._until = {partition: self._log.end(partition) for partition in self._log.partitions()}
+        if self._has_registrations():  # first, or events that came with them would have to be promoted afterwards
+            self._commit_all("schemas", done, meter)
         self._promote_what_waited()
+        registered = done.registered
         self._commit_all("events", done, meter)
         for name in SIDES:
             if eager or time.monotonic() >= self._due_at[name]:
                 self._commit_all(name, done, meter)
                 self._due_at[name] = time.monotonic() + SIDES_EVERY_S
-        if done.registered:
+        if done.registered > registered:
             self._promote_what_waited()
         done.version = self._lake.open("events").version
         self._trim()
         return done
+
+    def _has_registrations(self) -> bool:
+        """Whether a partition that is written by registrations, which its name tells, has new ones."""
+        ends = {name: end for name, end in self._until.items() if name.startswith(REGISTRATIONS)}
+        if not ends:
+            return False
+        known = self._lake.open("schemas").offsets
+        return any(end > known.get(name, 0) for name, end in ends.items())
 
     def _commit_all(self, name: str, done: Drained, meter: Meter | None) -> None:
         while self._step(name, done, meter):
@@ -155,7 +168,7 @@ class Drain:
                 if plan is None:
                     return False
                 fail_point("lake.planned")
-                after = snapshot.commit(plan.rows, plan.offsets)
+                after = snapshot.commit(plan.rows, plan.offsets, self._change(name, snapshot))
                 fail_point("lake.committed")
                 self._count(name, plan, done, self._lake.maintain(name, after))
                 if meter is not None and name == "events":
@@ -254,21 +267,34 @@ class Drain:
         if version != self._registry_version:
             self._registry, self._registry_version = self._lake.registry(), version
         missing = self._registry.missing(snapshot.schema)
-        return snapshot.commit(None, {}, Change(fields=missing)) if missing else snapshot
+        if not missing:
+            return snapshot
+        grown = snapshot.commit(None, {}, Change(fields=missing))
+        self._seen["events"].same(snapshot, grown)
+        return grown
 
     def _promote_what_waited(self) -> None:
         """Promote the rows that came before their schema, or before a field of it."""
         for _ in range(MAX_TRIES):
             with suppress(ConflictError):
                 snapshot = self._grown(self._lake.open("events"))
-                total = len(self._registry.fields)
-                counts = snapshot.facts.counts.get("schema_id", {})
-                late = {field.schema_id for field in self._registry.fields[snapshot.promoted :]}
-                late = late if OTHER in counts else late & set(counts)
-                if snapshot.promoted >= total or not late:
-                    return
-                snapshot.promote(self._registry.behind(late), self._columns, total)
+                if late := self._late(snapshot):
+                    after = snapshot.promote(self._registry.behind(late), self._columns, len(self._registry.fields))
+                    self._seen["events"].same(snapshot, after)
                 return
+
+    def _late(self, snapshot: Snapshot) -> set[str]:
+        """Schemas of which rows may be there that were not promoted by all of their fields."""
+        counts = snapshot.facts.counts.get("schema_id", {})
+        late = {field.schema_id for field in self._registry.fields[snapshot.promoted :]}
+        return late if OTHER in counts else late & set(counts)
+
+    def _change(self, name: str, snapshot: Snapshot) -> Change | None:
+        """With rows that are promoted by the whole registry goes that all are, when those that are there are."""
+        total = len(self._registry.fields)
+        if name != "events" or snapshot.promoted >= total or self._late(snapshot):
+            return None
+        return Change(promoted=total)
 
     def _columns(self, rows: pa.Table) -> pa.Table:
         """All promoted columns of rows of the lake, and how many fields they have of their schemas."""

@@ -15,7 +15,7 @@ from gyral.errors import ConfigError, NotFound
 from gyral.event.clock import TIMESTAMP, now_us
 from gyral.event.codec import encode_payload
 from gyral.event.schema import SCHEMAS
-from gyral.ingest.drain import Drain
+from gyral.ingest.drain import REGISTRATIONS, Drain
 from gyral.lake.registry import Field, fields_of
 from gyral.lake.table import Lake
 from gyral.log.opening import open_log
@@ -40,7 +40,7 @@ def register(root: Path, config: Config, run: Run, path: Path) -> dict[str, Any]
         drain.run()  # what is in the log already comes first
         new = lake.registry().new_of(wanted)
         if new:
-            log.append(log.free_partition("schemas"), _batch_id(new), encode_payload(None, schemas=_rows(new)), len(new))
+            log.append(log.free_partition(REGISTRATIONS), _batch_id(new), encode_payload(None, schemas=_rows(new)), len(new))
             drain.run()
         run.writes("lake", "events", lake.open("events").version)
     summary = {"registered": len(new), "known": len(set(wanted)) - len(new)}

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import lance
 import msgspec
+import numpy as np
 import pyarrow as pa
 from lance.commit import CommitConflictError
 from lance.fragment import FragmentMetadata, write_fragments
@@ -197,12 +198,15 @@ def rewritten(dataset: lance.LanceDataset, where: str, columns: Callable[[pa.Tab
     columns : makes of those rows, a fragment at a time, the columns that change; shape (rows, columns).
     """
     changed = []
+    there = dataset.scanner(columns=[], filter=where, with_row_address=True).to_table()["_rowaddr"]
+    concerned = set((np.asarray(there) >> np.uint64(32)).tolist())
     with durable(str(dataset.uri), "data"):
-        for fragment in dataset.get_fragments():
+        for fragment in dataset.get_fragments() if concerned else ():
+            if fragment.fragment_id not in concerned:
+                continue
             rows = fragment.to_table(filter=where, with_row_id=True)
-            if rows.num_rows:
-                made = columns(rows).append_column("_rowid", rows["_rowid"])
-                changed.append(fragment.update_columns(made, "_rowid", "_rowid")[0])
+            made = columns(rows).append_column("_rowid", rows["_rowid"])
+            changed.append(fragment.update_columns(made, "_rowid", "_rowid")[0])
     return changed
 
 

@@ -47,6 +47,8 @@ class Lake:
     def __init__(self, root: Path, into: str = FOLDER, options: Options = NO_OPTIONS) -> None:
         self.place = place_of(root, into, options)
         self._flushed: dict[str, set[str]] = {}
+        self._settled: dict[str, int] = {}
+        """Versions of tables that are known to be on the disk whole."""
         self._clean_at: dict[str, float] = {}
 
     @classmethod
@@ -107,10 +109,14 @@ class Lake:
             key = secrets.token_hex(16).encode() if name == "erasures" else b""
             schema = TABLES[name].with_metadata({protocol.KEY_KEY: key})
             return Snapshot(protocol.create(self.place.table(name), schema, self.place.options))
-        while missing := [field for field in TABLES[name] if field.name not in self.snapshot(name).schema.names]:
+        while True:
+            snapshot = self.snapshot(name)
+            there = set(snapshot.schema.names)
+            missing = [field for field in TABLES[name] if field.name not in there]
+            if not missing:
+                return snapshot
             with suppress(ConflictError):  # somebody else added them, or rows
-                self.snapshot(name).commit(None, {}, Change(fields=missing))
-        return self.snapshot(name)
+                snapshot.commit(None, {}, Change(fields=missing))
 
     def registry(self) -> Registry:
         """The schemas registered so far."""
@@ -124,11 +130,13 @@ class Lake:
         every = []
         for name in TABLES:
             snapshot = self.open(name)
-            try:
-                snapshot.make_durable(self._flushed.setdefault(name, set()))
-            except OSError as error:
-                hint = hint_of(self.place.uri)
-                raise LakeError("the lake could not be flushed", why=str(error), where=self.place.uri, hint=hint) from None
+            if snapshot.version != self._settled.get(name):
+                try:
+                    snapshot.make_durable(self._flushed.setdefault(name, set()))
+                except OSError as error:
+                    hint = hint_of(self.place.uri)
+                    raise LakeError("the lake could not be flushed", why=str(error), where=self.place.uri, hint=hint) from None
+                self._settled[name] = snapshot.version
             every.append(snapshot.offsets)
         return {partition: min(each.get(partition, 0) for each in every) for partition in set().union(*every)}
 
