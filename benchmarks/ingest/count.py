@@ -1,15 +1,14 @@
 """Filter and count by key as events come in: 200,000 JSON events from a file of lines, one process on one core.
 
-- gyral: lines in micro-batches of 1,000 through `event.wire` (checked, then all 14 columns), `pyarrow.compute` for the filter,
+- gyral: lines in micro-batches of 1,000 through `event.scan` (checked, all 14 columns), `pyarrow.compute` for the filter,
   `value_counts` for the micro-batch, a dict for what was before. There is no stream engine: this loop is what a user writes.
-  Also with the lines put together to arrays, which are decoded whole; and with the checked events filtered and counted as the
-  objects they are, so that no columns are made.
+  Also by msgspec, with the lines put together to arrays and the checked events counted as the objects they are: no columns.
 - bytewax: its `FileSource` (batches of 1,000), `map`, `filter`, `count_final`, with `json.loads` as in its documentation; with
   the typed msgspec decoder that gyral has; and with decoding and filter in one `flat_map_batch`, its fastest way.
 - pathway: `jsonlines.read` (static), `filter`, `groupby().reduce(count)`.
 
 Counted are the views of each object (10,000 at most, a few most of all), then again the subjects, of which nearly every event
-has another. Timed in the process, imports excluded; the counts of all are compared. In turn, medians of the rounds.
+has another. Timed in the process, imports and the loading of the compiled kernel excluded; the counts of all are compared. In turn, medians of the rounds.
 Caveats: gyral checks types and times of every field, the others decode or declare them; bytewax and pathway could go on as a
 cluster and recover their state, the loop cannot: what gyral makes durable it makes durable before and after, not here.
 Command: .venv/bin/python benchmarks/ingest/count.py (about three minutes)
@@ -48,18 +47,23 @@ GYRAL = (
 from collections import Counter
 from itertools import islice
 import pyarrow.compute as pc
-from gyral.event.wire import check_json, to_columns
+from gyral.event import scan
+from gyral.event.wire import check_json
+if how == "kernel":
+    scan.LOADED.load()
+    assert scan.LOADED.get() is not None
 def count():
     counts = Counter()
     with open(path, "rb") as file:
         while lines := list(islice(file, 1_000)):
-            events = check_json(b"".join(lines) if how == "lines" else b"[" + b",".join(lines) + b"]").events
             if how == "events":
+                events = check_json(b"[" + b",".join(lines) + b"]").events
                 counts.update(getattr(event, key) for event in events if event.kind == "view")
                 continue
-            batch = to_columns(events, time.time_ns() // 1_000)
-            for each in batch.filter(pc.equal(batch["kind"], "view"))[key].value_counts().to_pylist():
-                counts[each["values"]] += each["counts"]
+            batch = scan.read([b"".join(lines)], time.time_ns() // 1_000).events
+            found = pc.value_counts(batch[key].filter(pc.equal(batch["kind"], "view")))
+            for value, number in zip(found.field(0).to_pylist(), found.field(1).to_pylist()):
+                counts[value] += number
     return counts
 tell(count)
 """
@@ -131,8 +135,7 @@ def main() -> None:
     bytewax = peer("ingest-bytewax", ["bytewax==0.21.1", "msgspec==0.22.0"])
     pathway = peer("ingest-pathway", ["pathway==0.33.0"])
     ways = {
-        "gyral": (PYTHON, GYRAL, "lines"),
-        "gyral_array": (PYTHON, GYRAL, "array"),
+        "gyral": (PYTHON, GYRAL, "kernel"),
         "gyral_events": (PYTHON, GYRAL, "events"),
         "bytewax": (bytewax, BYTEWAX, "json"),
         "bytewax_msgspec": (bytewax, BYTEWAX, "msgspec"),
