@@ -8,7 +8,8 @@
 - pathway: `jsonlines.read` (static), `filter`, `groupby().reduce(count)`.
 
 Counted are the views of each object (10,000 at most, a few most of all), then again the subjects, of which nearly every event
-has another. Timed in the process, imports and the loading of the compiled kernel excluded; the counts of all are compared. In turn, medians of the rounds.
+has another. Timed in the process, imports and the loading of the compiled kernel excluded; the counts of all are compared. In
+turn, medians of the rounds.
 Caveats: gyral checks types and times of every field, the others decode or declare them; bytewax and pathway could go on as a
 cluster and recover their state, the loop cannot: what gyral makes durable it makes durable before and after, not here.
 Command: .venv/bin/python benchmarks/ingest/count.py (about three minutes)

@@ -39,7 +39,6 @@ from gyral.event.codec import encode_payload
 from gyral.event.wire import check_json, to_columns
 from gyral.ingest.dedup import Run, Runs
 from gyral.ingest.drain import Drain
-from gyral.lake import table
 from gyral.lake.table import Lake
 from gyral.log.sqlite import SqliteLog
 
@@ -66,7 +65,6 @@ GIVEN = {
     "id_bytes": Figure(16, "read: ingest/dedup.py"),
     "ids_peak": Figure(2, "read: ingest/dedup.py; a merge makes new arrays before the old ones go"),
     "drain_every_s": Figure(0.25, "read: default of collect.drain_every_s"),
-    "table_rows": Figure(table.MAX_FRAGMENTS * 16 * table.MERGED_ROWS, "read: lake/table.py; with more, every commit compacts"),
 }
 
 
@@ -172,7 +170,6 @@ def needed(volume: float, v: dict[str, float]) -> dict[str, Any]:
             "files instead of HTTP": round(volume / v["file_events_per_cpu_s"] / 3600, 2),
             "one as-of join of all": round(volume / 1e6 * v["asof_s"] / 3600, 2),
         },
-        "days until every commit compacts": round(v["table_rows"] / (volume / n), 1),
     }
 
 
