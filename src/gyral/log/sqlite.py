@@ -26,7 +26,7 @@ from pathlib import Path
 
 from gyral.errors import ConflictError
 from gyral.log.base import Entry, EventLog
-from gyral.log.writer import SUFFIX, LogError, Unlinked, Writer, first_offset, reader, segments_of
+from gyral.log.writer import SUFFIX, Gone, LogError, Unlinked, Writer, first_offset, reader, segments_of
 
 
 class SqliteLog(EventLog):
@@ -87,12 +87,23 @@ class SqliteLog(EventLog):
         return 0
 
     def trim(self, partition: str, below: int) -> int:
-        """Forget segments that hold nothing else. Only the writer may: while another process writes, nothing goes yet."""
-        try:
-            writer = self._writer(partition)
-        except ConflictError:
-            return 0
-        return writer.trim(below)
+        """Forget segments that hold nothing else. Only the writer may: while another process writes, nothing goes yet.
+
+        A partition that nobody writes is held no longer than this takes, or a drain that goes on would keep it from the next.
+        """
+        with self._lock:
+            if partition in self._writers:
+                return self._writers[partition].trim(below)
+            if self.start(partition) >= below:
+                return 0
+            try:
+                writer = Writer(self._folder(partition))
+            except ConflictError:
+                return 0
+            try:
+                return writer.trim(below)
+            finally:
+                writer.close()
 
     def size_bytes(self, partition: str) -> int:
         """Bytes that a partition takes on the disk."""
@@ -165,8 +176,8 @@ class SqliteLog(EventLog):
             return self._writers[partition]
 
 
-def _gone(path: Path, offset: int, first: int) -> LogError:
-    return LogError(
+def _gone(path: Path, offset: int, first: int) -> Gone:
+    return Gone(
         f"batches {offset:,} to {first - 1:,} of the log partition `{path.parent.name}` are gone",
         where=str(path.parent),
         why="they were trimmed after the lake had them",
@@ -174,8 +185,8 @@ def _gone(path: Path, offset: int, first: int) -> LogError:
     )
 
 
-def _missing(path: Path, offset: int, following: int) -> LogError:
-    return LogError(
+def _missing(path: Path, offset: int, following: int) -> Gone:
+    return Gone(
         f"batches {offset:,} to {following - 1:,} of the log partition `{path.parent.name}` are missing",
         where=str(path.parent),
         why="a segment between two others was removed or damaged",
