@@ -35,7 +35,7 @@ from gyral.console import (
     stop_at_end_of_input,
     turns_and_pages,
 )
-from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, render
+from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, UsageError, render
 
 if TYPE_CHECKING:
     from gyral.config import Config
@@ -104,20 +104,22 @@ def loop(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, 
 @click.option("--listen", metavar="HOST:PORT", help="Take events over HTTP until stopped; port 0 takes a free one.")
 @click.option("--replay", metavar="WHERE", help="Repair quarantined rows and send them in again: \"reason = 'bad_subject'\".")
 @click.option("--from", "from_", metavar="LOG", help="Commit what a topic holds: kafka://HOST:PORT/TOPIC.")
+@click.option("--follow", is_flag=True, help="Go on committing what the log gets, until stopped.")
 @into_option
 @on_option
 @common
 def ingest(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, **flags: Any) -> None:
     """Read a source into the lake, or take events over HTTP; without either, commit what the log holds."""
-    listen, replay = flags.pop("listen"), flags.pop("replay")
+    listen, replay, follow = (flags.pop(name) for name in ("listen", "replay", "follow"))
     config = configure(root, sets, flags, mapping)
+    if follow and (listen or replay or flags["source"]):
+        raise UsageError("`--follow` goes alone or with `--from`", hint="`--listen` follows the log by itself")
     if listen is not None:
         return _listen(root, config, as_json, *host_and_port(listen))
-    from gyral.ingest.files import ingest as run_ingest
-    from gyral.ingest.replay import replay as run_replay
+    from gyral.ingest.verb import run_verb
 
     with start_run(root, "ingest", config, as_json) as run:
-        result = run_ingest(root, config, run) if replay is None else run_replay(root, config, run, replay)
+        result = run_verb(root, config, run, replay, follow, resume_line())
     print_result(as_json, result)
 
 

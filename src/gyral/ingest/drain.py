@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 import numpy as np
@@ -22,7 +22,6 @@ from gyral.ingest.dedup import Run as HashedIds
 from gyral.ingest.dedup import SeenIds
 from gyral.lake.table import Lake, Snapshot
 from gyral.log.base import EventLog
-from gyral.progress import Meter
 
 MAX_TRIES = 100
 QUARANTINE_EVERY_S = 30.0
@@ -38,6 +37,16 @@ class Drained(msgspec.Struct):
     duplicate: int = 0
     quarantined: dict[str, int] = {}
     version: int = 0
+
+    def __add__(self, later: Drained) -> Drained:
+        """What this and a later run did together."""
+        return Drained(
+            self.accepted + later.accepted,
+            dict(Counter(self.kinds) + Counter(later.kinds)),
+            self.duplicate + later.duplicate,
+            dict(Counter(self.quarantined) + Counter(later.quarantined)),
+            max(self.version, later.version),
+        )
 
 
 class _Plan(msgspec.Struct):
@@ -65,8 +74,8 @@ class Drain:
         return self._seen["events"].has(asked)
 
     def is_behind(self) -> bool:
-        """Whether the log has anything that the last run did not commit."""
-        return any(self._log.end(name) > self.offsets.get(name, 0) for name in self._log.partitions())
+        """Whether the log has anything that the last run did not commit, or less than it did, which a run tells."""
+        return any(self._log.end(name) != self.offsets.get(name, 0) for name in self._log.partitions())
 
     def open(self) -> None:
         """Learn what the lake has; `run` does when it needs to."""
@@ -74,13 +83,14 @@ class Drain:
         self.offsets = snapshot.offsets
         self._seen["events"].refresh(snapshot)
 
-    def run(self, meter: Meter | None = None, eager: bool = True) -> Drained:
+    def run(self, eager: bool = True, goes_on: Callable[[Drained], bool] = lambda _: True) -> Drained:
         """Commit everything that is in the log now and trim it.
 
         Parameters
         ----------
         eager : commit to the quarantine even when only its offsets advance; otherwise those wait up to 30 s, because each
             commit costs a flush.
+        goes_on : told after each commit what this run did so far; False ends the run there.
 
         Raises
         ------
@@ -91,15 +101,16 @@ class Drain:
         self._until = {partition: self._log.end(partition) for partition in self._log.partitions()}
         for name in TABLES:
             if name == "events" or eager or time.monotonic() >= self._quarantine_due_at:
-                while self._step(name, done, meter):
-                    pass
+                while self._step(name, done):
+                    if not goes_on(done):
+                        return done
                 if name == "quarantine":
                     self._quarantine_due_at = time.monotonic() + QUARANTINE_EVERY_S
         done.version = self._lake.open("events").version
         self._trim()
         return done
 
-    def _step(self, name: str, done: Drained, meter: Meter | None) -> bool:
+    def _step(self, name: str, done: Drained) -> bool:
         for _ in range(MAX_TRIES):
             snapshot = self._lake.open(name)
             plan = self._plan(name, snapshot)
@@ -114,8 +125,8 @@ class Drain:
                 continue
             fail_point("lake.committed")
             self._count(name, plan, done, self._lake.maintain(name, after))
-            if meter is not None and name == "events":
-                meter.update(done.accepted + done.duplicate, meter.total)
+            if name == "events":
+                done.version = after.version
             return True
         raise ConflictError(
             f"other processes committed to `{name}` {MAX_TRIES} times first",
