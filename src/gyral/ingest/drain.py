@@ -20,6 +20,7 @@ from gyral.event.schema import TABLES
 from gyral.faults import fail_point
 from gyral.ingest.dedup import Run as HashedIds
 from gyral.ingest.dedup import SeenIds
+from gyral.lake.commit import LakeError
 from gyral.lake.table import Lake, Snapshot
 from gyral.log.base import EventLog
 
@@ -66,6 +67,8 @@ class Drain:
         self._commit_rows = commit_rows
         self._seen = {name: SeenIds(dedup_days) for name in TABLES}
         self._quarantine_due_at = 0.0
+        self._is_same = not log.others_write
+        """Whether the log was seen to be the one the lake has events of, and nothing failed since."""
         self._until: dict[str, int] = {}
         """Where the partitions ended when the run began: what comes meanwhile is for the next, or a run might never end."""
 
@@ -75,7 +78,10 @@ class Drain:
 
     def is_behind(self) -> bool:
         """Whether the log has anything that the last run did not commit, or less than it did, which a run tells."""
-        return any(self._log.end(name) != self.offsets.get(name, 0) for name in self._log.partitions())
+        was_same, self._is_same = self._is_same, False
+        behind = any(self._log.end(name) != self.offsets.get(name, 0) for name in self._log.partitions())
+        self._is_same = was_same
+        return behind
 
     def open(self) -> None:
         """Learn what the lake has; `run` does when it needs to."""
@@ -98,6 +104,9 @@ class Drain:
         """
         done = Drained()
         self._lake.check(self._log)
+        if not self._is_same:
+            self._check_same()
+        self._is_same = not self._log.others_write
         self._until = {partition: self._log.end(partition) for partition in self._log.partitions()}
         for name in TABLES:
             if name == "events" or eager or time.monotonic() >= self._quarantine_due_at:
@@ -108,7 +117,30 @@ class Drain:
                     self._quarantine_due_at = time.monotonic() + QUARANTINE_EVERY_S
         done.version = self._lake.open("events").version
         self._trim()
+        self._is_same = True
         return done
+
+    def _check_same(self) -> None:
+        """Refuse a topic that was made anew under its old name and is no shorter: its first events would be skipped.
+
+        The newest events that the lake has of a partition must be where it has them from, as far as both are still there.
+        """
+        snapshot = self._lake.open("events")
+        for partition in self._log.partitions():
+            last = snapshot.offsets.get(partition, 0) - 1
+            if last < 0 or last < self._log.start(partition):
+                continue
+            where = f"src_partition = '{partition}' AND src_offset = {last}"
+            ids = set(snapshot.read(["event_id"], where)["event_id"].to_pylist())
+            for entry_offset, batch in self._entries(partition, last, last + 1, "events") if ids else ():
+                there = set() if batch is None else set(batch["event_id"].to_pylist())
+                if entry_offset == last and not ids <= there:
+                    raise LakeError(
+                        f"the log partition `{partition}` has other events at {last:,} than the lake has from there",
+                        where=str(self._lake.folder),
+                        why="it was made anew under its old name, or the broker lost what it had acknowledged",
+                        hint="put the old one back; or make it under another name, which is read from its beginning",
+                    )
 
     def _step(self, name: str, done: Drained) -> bool:
         for _ in range(MAX_TRIES):
