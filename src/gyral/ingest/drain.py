@@ -62,6 +62,8 @@ class Drain:
     def __init__(self, lake: Lake, log: EventLog, commit_rows: int, dedup_days: int = 0) -> None:
         self.offsets: dict[str, int] = {}
         """How far the `events` are committed, as of the last run."""
+        self.is_committing = False
+        """Whether a commit is being made at this moment; the rest of a run may be cut off anywhere."""
         self._lake = lake
         self._log = log
         self._commit_rows = commit_rows
@@ -151,12 +153,16 @@ class Drain:
             if plan is None:
                 return False
             fail_point("lake.planned")
+            self.is_committing = True
             try:
-                after = snapshot.commit(plan.rows, plan.offsets)
-            except ConflictError:
-                continue
-            fail_point("lake.committed")
-            self._count(name, plan, done, self._lake.maintain(name, after))
+                try:
+                    after = snapshot.commit(plan.rows, plan.offsets)
+                except ConflictError:
+                    continue
+                fail_point("lake.committed")
+                self._count(name, plan, done, self._lake.maintain(name, after))
+            finally:
+                self.is_committing = False
             if name == "events":
                 done.version = after.version
             return True

@@ -25,8 +25,9 @@ from gyral.log.writer import Gone, LogError
 from gyral.run import Run
 
 AFTER_ERROR_S = 2.0
-ABANDON_S = 1.0
-"""How long a stop waits for a thread that waits for a broker that did not answer before."""
+LOOK_EVERY_S = 0.1
+ABANDON_S = 3.0
+"""How long a stop waits for a thread that commits nothing: it may be waiting for a broker."""
 
 
 class Following:
@@ -74,7 +75,9 @@ class Following:
     def stop(self) -> bool:
         """Finish the commit that is being made and no more; False where the thread waits for a broker and is left to it."""
         self._stopping.set()
-        self._thread.join(ABANDON_S if self._told else None)
+        self._thread.join(ABANDON_S)
+        while self._thread.is_alive() and self._drain.is_committing:
+            self._thread.join(0.1)
         return not self._thread.is_alive()
 
     def start(self) -> None:
@@ -86,7 +89,7 @@ class Following:
         while not self._stopping.wait(wait_s):
             began = time.monotonic()
             try:
-                if self._is_due() and self._drain.is_behind():
+                if self._is_due() and self._drain.is_behind() and not (self._ends_with and self._stopping.is_set()):
                     self._step(eager=False)
                 wait_s = max(0.0, self._every_s - (time.monotonic() - began))
                 if self._told:
@@ -128,23 +131,22 @@ def follow(root: Path, config: Config, run: Run) -> dict[str, Any]:
     """
     lake = Lake(root, config.lake)
     failed: list[Exception] = []
-    is_over = threading.Event()
-
-    def ends_with(error: Exception) -> None:
-        failed.append(error)
-        is_over.set()
-
-    with _stopped_by_signals(is_over) as received, contextlib.ExitStack() as stack:
+    with _signals() as received, contextlib.ExitStack() as stack:
         log = stack.enter_context(open_log(lake.log_folder, config))
         lake.check(log)
         drain = Drain(lake, log, config.ingest.commit_rows, config.ingest.dedup_days)
         drain.open()
-        following = Following(drain, config.collect.drain_every_s, run, ends_with=ends_with)
+        following = Following(drain, config.collect.drain_every_s, run, ends_with=failed.append)
         run.note(f"ingest   follows {config.ingest.log or lake.log_folder} (Ctrl-C stops)")
         following.start()
-        is_over.wait()
-        if not following.stop():
-            stack.pop_all()  # it is in use; the process ends anyway
+        while not received and not failed:  # a signal may reach another thread, and then nothing wakes this one from a wait
+            time.sleep(LOOK_EVERY_S)
+        has_ended = False
+        try:
+            has_ended = following.stop()
+        finally:
+            if not has_ended:
+                stack.pop_all()  # the log is in use, so it is not closed; the process ends anyway
     done = following.done
     run.writes("lake", "events", done.version)
     told = {"accepted": done.accepted, "kinds": done.kinds, "duplicate": done.duplicate, "quarantined": done.quarantined}
@@ -159,14 +161,13 @@ def follow(root: Path, config: Config, run: Run) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(is_over: threading.Event) -> Iterator[list[int]]:
-    """Set an event at the first SIGINT or SIGTERM instead of dying of it; the second one is not held up."""
+def _signals() -> Iterator[list[int]]:
+    """Note the first SIGINT or SIGTERM instead of dying of it; the second one is not held up."""
     received: list[int] = []
     before: dict[int, Any] = {}
 
     def stop(which: int, _: FrameType | None) -> None:
         received.append(which)
-        is_over.set()
         restore()
 
     def restore() -> None:

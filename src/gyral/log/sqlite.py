@@ -56,7 +56,8 @@ class SqliteLog(EventLog):
         LogError : batches from this offset on were trimmed, or a segment cannot be read.
         """
         size, offset = 0, from_offset
-        while (path := self._segment_with(partition, offset)) is not None:
+        while (found := self._segment_with(partition, offset)) is not None:
+            path, later = found  # listed before it is read: while that goes on, it may be filled and the next one begun
             before = offset
             try:
                 with reader(path) as connection:
@@ -72,11 +73,9 @@ class SqliteLog(EventLog):
             except Unlinked:  # trimmed between the look and the opening: look again
                 continue
             if offset == before:
-                later = [each for each in self._segments(partition) if first_offset(each) > first_offset(path)]
-                if not later:
+                if later is None:
                     return
-                if first_offset(later[0]) > offset:
-                    raise _missing(path, offset, first_offset(later[0]))
+                raise _missing(path, offset, first_offset(later))
 
     def end(self, partition: str) -> int:
         """Offset the next batch will get."""
@@ -162,12 +161,16 @@ class SqliteLog(EventLog):
     def _segments(self, partition: str) -> list[Path]:
         return segments_of(self._folder(partition))
 
-    def _segment_with(self, partition: str, offset: int) -> Path | None:
-        """The segment that holds an offset, or will when it comes; None when there is no segment."""
-        segments = self._segments(partition)
-        if segments and offset < first_offset(segments[0]):
-            raise _gone(segments[0], offset, first_offset(segments[0]))
-        return next((path for path in reversed(segments) if first_offset(path) <= offset), None)
+    def _segment_with(self, partition: str, offset: int) -> tuple[Path, Path | None] | None:
+        """The segment that holds an offset, or will when it comes, and the one after it; None when there is no segment."""
+        later = None
+        for path in reversed(self._segments(partition)):
+            if first_offset(path) <= offset:
+                return path, later
+            later = path
+        if later is not None:
+            raise _gone(later, offset, first_offset(later))
+        return None
 
     def _writer(self, partition: str) -> Writer:
         with self._lock:
