@@ -1,5 +1,6 @@
 """A lake whose topic is made anew, cut by retention, or away: an error that says so, and never a row too few or too many."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -121,7 +122,9 @@ def test_a_topic_made_anew_while_its_broker_was_away_from_a_drain_that_lives(clu
         with KafkaLog(topic) as other:
             fill(other, [100], [101])
         with pytest.raises(LakeError, match="made anew"):
-            drain.run()
+            for _ in range(20):
+                with contextlib.suppress(LogError):  # connections come back; librdkafka itself may see that it was cut
+                    assert drain.run().accepted == 0
     assert ids(tmp_path) == list(range(5))
 
 
