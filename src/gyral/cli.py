@@ -35,7 +35,7 @@ from gyral.console import (
     stop_at_end_of_input,
     turns_and_pages,
 )
-from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, render
+from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, UsageError, render
 
 
 def main() -> None:
@@ -105,31 +105,25 @@ def loop(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, 
     "--schemas", type=click.Path(path_type=Path), metavar="FILE", help="Register schemas; their fields become columns."
 )
 @click.option("--from", "from_", metavar="LOG", help="Commit what a topic holds: kafka://HOST:PORT/TOPIC.")
+@click.option("--follow", is_flag=True, help="Go on committing what the log gets, until stopped.")
 @into_option
 @on_option
 @common
 def ingest(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, **flags: Any) -> None:
     """Read a source into the lake, or take events over HTTP; without either, commit what the log holds."""
-    listen, replay, schemas = flags.pop("listen"), flags.pop("replay"), flags.pop("schemas")
+    listen, replay, schemas, follow = (flags.pop(name) for name in ("listen", "replay", "schemas", "follow"))
     config = configure(root, sets, flags, mapping)
+    if follow and (listen or replay or schemas or flags["source"]):
+        raise UsageError("`--follow` goes alone or with `--from`", hint="`--listen` follows the log by itself")
     with start_run(root, "ingest", config, as_json) as run:
         if listen is not None:
             from gyral.fronts import listen as run_listen
 
             host, port = host_and_port(listen)
             return run_listen(root, config, run, host, port, lambda at, line: print_result(as_json, at, lambda: line))
-        if replay is not None:
-            from gyral.ingest.replay import replay as run_replay
+        from gyral.ingest.verb import run_verb
 
-            result = run_replay(root, config, run, replay)
-        elif schemas is not None:
-            from gyral.ingest.schemas import register
-
-            result = register(root, config, run, schemas)
-        else:
-            from gyral.ingest.files import ingest as run_ingest
-
-            result = run_ingest(root, config, run)
+        result = run_verb(root, config, run, replay, schemas, follow)
     print_result(as_json, result)
 
 

@@ -208,3 +208,55 @@ def test_a_broker_that_lost_its_topic_is_not_taken_for_an_empty_one(broker, topi
         with pytest.raises(LakeError, match="the log is older than the lake"):
             Drain(Lake(tmp_path), log, 100).run()
     assert len(ids(tmp_path)) == 5
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_following_a_topic_until_it_is_told_to_stop(topic, tmp_path, how, code):
+    child = following(tmp_path, topic)
+    try:
+        with KafkaLog(topic, ONE_BY_ONE) as log:
+            for number in range(30):
+                log.append(log.partitions()[number % 2], f"b{number}", payload(range(10 * number, 10 * number + 12)), 12)
+            wait_for(lambda: Lake(tmp_path).exists("events") and len(ids(tmp_path)) == 302)
+        child.send_signal(how)
+        errors = child.communicate(timeout=60)[1]
+        assert child.returncode == code, errors
+    finally:
+        child.kill()
+        child.communicate()
+    assert ids(tmp_path) == sorted(f"e{number}" for number in range(302))
+
+
+def test_a_broker_that_comes_back_without_its_topic_ends_who_followed_it(broker, topic, tmp_path):
+    """Away it is waited for; empty it is not taken for the one that was."""
+    child = following(tmp_path, topic)
+    try:
+        with KafkaLog(topic, ONE_BY_ONE) as log:
+            for number in range(3):
+                log.append("kafka-events-0", f"b{number}", payload([number]), 1)
+        wait_for(lambda: Lake(tmp_path).exists("events") and len(ids(tmp_path)) == 3)
+        broker.stop()
+        time.sleep(1)
+        assert child.poll() is None
+        broker.start()
+        broker.topic("events", 2)
+        errors = child.communicate(timeout=120)[1]
+        assert child.returncode == 1 and "the log is older than the lake" in errors
+    finally:
+        child.kill()
+        child.communicate()
+    assert ids(tmp_path) == ["e0", "e1", "e2"]
+
+
+def following(root, topic):
+    command = [sys.executable, "-m", "gyral", "ingest", "--root", str(root), "--from", topic, "--follow", "--json"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert "follows" in child.stderr.readline()
+    return child
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

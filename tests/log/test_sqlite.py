@@ -1,3 +1,4 @@
+import contextlib
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import threading
 import pytest
 
 from gyral.errors import ConflictError
+from gyral.log import sqlite as embedded
 from gyral.log import writer
 from gyral.log.sqlite import LogError, SqliteLog
 
@@ -161,6 +163,32 @@ def test_readers_go_on_while_segments_come_and_go(tmp_path, small):
             seen.extend(entry.batch_id for entry in other.read("a", len(seen), max_bytes=450))
         thread.join()
     assert seen == [f"b{number}" for number in range(300)]
+
+
+def test_a_segment_that_is_filled_while_it_is_read_is_not_taken_for_a_missing_one(tmp_path, small, log, monkeypatch):
+    fill(log, range(3))
+    log.trim("a", 3)
+    real = embedded.reader
+
+    @contextlib.contextmanager
+    def slow(path):
+        with real(path) as connection:
+            yield connection
+        monkeypatch.setattr(embedded, "reader", real)
+        fill(log, range(3, 8))
+
+    monkeypatch.setattr(embedded, "reader", slow)
+    assert list(log.read("a", 3)) == [] and [entry[0] for entry in payloads(log, "a", 3)] == [3, 4, 5, 6, 7]
+
+
+def test_a_drain_lets_go_of_what_it_trims_and_nobody_writes(tmp_path, small):
+    with SqliteLog(tmp_path) as log:
+        fill(log, range(8))
+    with SqliteLog(tmp_path) as drain, SqliteLog(tmp_path) as log:
+        assert drain.trim("a", 8) == 8 and drain.trim("a", 8) == 0
+        assert fill(log, range(6, 9)) == [6, 7, 8] and drain.trim("a", 9) == 0
+        log.close()
+        assert drain.trim("a", 9) == 1 and drain.end("a") == 9
 
 
 def test_a_segment_that_is_missing_between_two_others_is_told(tmp_path, small, log):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 import msgspec
@@ -24,13 +24,12 @@ from gyral.ingest import refine
 from gyral.ingest.dedup import Run as HashedIds
 from gyral.ingest.dedup import SeenIds
 from gyral.ingest.tombstones import Tombstones
-from gyral.lake.commit import Change
+from gyral.lake.commit import Change, LakeError
 from gyral.lake.facts import OTHER
 from gyral.lake.registry import Registry
 from gyral.lake.snapshot import Snapshot
 from gyral.lake.table import Lake
 from gyral.log.base import EventLog
-from gyral.progress import Meter
 
 MAX_TRIES = 100
 SIDES = tuple(name for name in TABLES if name != "events")
@@ -53,6 +52,18 @@ class Drained(msgspec.Struct):
     quarantined: dict[str, int] = {}
     registered: int = 0
     version: int = 0
+
+    def __add__(self, later: Drained) -> Drained:
+        """What this and a later run did together."""
+        return Drained(
+            accepted=self.accepted + later.accepted,
+            kinds=dict(Counter(self.kinds) + Counter(later.kinds)),
+            duplicate=self.duplicate + later.duplicate,
+            erased=self.erased + later.erased,
+            quarantined=dict(Counter(self.quarantined) + Counter(later.quarantined)),
+            registered=self.registered + later.registered,
+            version=max(self.version, later.version),
+        )
 
 
 class _Plan(msgspec.Struct):
@@ -77,12 +88,16 @@ class Drain:
     ) -> None:
         self.offsets: dict[str, int] = {}
         """How far the `events` are committed, as of the last run."""
+        self.is_committing = False
+        """Whether a commit is being made at this moment; the rest of a run may be cut off anywhere."""
         self._lake = lake
         self._log = log
         self._commit_rows = commit_rows
         self._devices = devices or {}
         self._seen = {name: SeenIds(dedup_days if name in ("events", "quarantine") else 0) for name in TABLES}
         self._due_at = dict.fromkeys(SIDES, 0.0)
+        self._is_same = not log.others_write
+        """Whether the log was seen to be the one the lake has events of, and nothing failed since."""
         self._until: dict[str, int] = {}
         """Where the partitions ended when the run began: what comes meanwhile is for the next, or a run might never end."""
         self._plain: dict[str, tuple[int, int]] = {}
@@ -102,8 +117,11 @@ class Drain:
         return self._seen["events"].has(asked)
 
     def is_behind(self) -> bool:
-        """Whether the log has anything that the last run did not commit."""
-        return any(self._log.end(name) > self.offsets.get(name, 0) for name in self._log.partitions())
+        """Whether the log has anything that the last run did not commit, or less than it did, which a run tells."""
+        was_same, self._is_same = self._is_same, False
+        behind = any(self._log.end(name) != self.offsets.get(name, 0) for name in self._log.partitions())
+        self._is_same = was_same
+        return behind
 
     def open(self) -> None:
         """Learn what the lake has; `run` does when it needs to."""
@@ -111,38 +129,43 @@ class Drain:
         self.offsets = snapshot.offsets
         self._seen["events"].refresh(snapshot)
 
-    def run(self, meter: Meter | None = None, eager: bool = True) -> Drained:
+    def run(self, eager: bool = True, goes_on: Callable[[Drained], bool] = lambda _: True) -> Drained:
         """Commit everything that is in the log now and trim it.
 
         Parameters
         ----------
         eager : commit to the other tables even when only their offsets advance; otherwise those wait up to 30 s, because each
             commit costs a flush.
+        goes_on : told after each commit what this run did so far; False ends the run there.
 
         Raises
         ------
         LakeError, LogError : the disk refused; run it again, nothing is lost or doubled.
         """
         with self._lake.writing():
-            return self._run(meter, eager)
+            return self._run(eager, goes_on)
 
-    def _run(self, meter: Meter | None, eager: bool) -> Drained:
+    def _run(self, eager: bool, goes_on: Callable[[Drained], bool]) -> Drained:
         done = Drained()
         self._lake.check(self._log)
+        if not self._is_same:
+            self._check_same()
+        self._is_same = not self._log.others_write
         self._until = {partition: self._log.end(partition) for partition in self._log.partitions()}
         if self._has_registrations():  # first, or events that came with them would have to be promoted afterwards
-            self._commit_all("schemas", done, meter)
+            self._commit_all("schemas", done, goes_on)
         self._promote_what_waited()
         registered = done.registered
-        self._commit_all("events", done, meter)
-        for name in SIDES:
-            if eager or time.monotonic() >= self._due_at[name]:
-                self._commit_all(name, done, meter)
+        for name in ("events", *SIDES):
+            if name == "events" or eager or time.monotonic() >= self._due_at[name]:
+                if not self._commit_all(name, done, goes_on):
+                    return done
                 self._due_at[name] = time.monotonic() + SIDES_EVERY_S
         if done.registered > registered:
             self._promote_what_waited()
         done.version = self._lake.open("events").version
         self._trim()
+        self._is_same = True
         return done
 
     def _has_registrations(self) -> bool:
@@ -153,31 +176,65 @@ class Drain:
         known = self._lake.open("schemas").offsets
         return any(end > known.get(name, 0) for name, end in ends.items())
 
-    def _commit_all(self, name: str, done: Drained, meter: Meter | None) -> None:
-        while self._step(name, done, meter):
-            pass
+    def _commit_all(self, name: str, done: Drained, goes_on: Callable[[Drained], bool]) -> bool:
+        """Commit to one table all that the log has; False where the run was told to end."""
+        while self._step(name, done):
+            if not goes_on(done):
+                return False
+        return True
 
-    def _step(self, name: str, done: Drained, meter: Meter | None) -> bool:
+    def _check_same(self) -> None:
+        """Refuse a topic that was made anew under its old name and is no shorter: its first events would be skipped.
+
+        The newest events that the lake has of a partition must be where it has them from, as far as both are still there.
+        """
+        snapshot = self._lake.open("events")
+        for partition in self._log.partitions():
+            last = snapshot.offsets.get(partition, 0) - 1
+            if last < 0 or last < self._log.start(partition):
+                continue
+            where = f"src_partition = '{partition}' AND src_offset = {last}"
+            ids = set(snapshot.read(["event_id"], where)["event_id"].to_pylist())
+            for following, batch in self._entries(partition, last, last + 1, "events") if ids else ():
+                there = set() if batch is None else set(batch["event_id"].to_pylist())
+                if following == last + 1 and not ids <= there:
+                    raise LakeError(
+                        f"the log partition `{partition}` has other events at {last:,} than the lake has from there",
+                        where=self._lake.place.uri,
+                        why="it was made anew under its old name, or the broker lost what it had acknowledged",
+                        hint="put the old one back; or make it under another name, which is read from its beginning",
+                    )
+
+    def _step(self, name: str, done: Drained) -> bool:
+        """Make one commit to a table; False where the log has nothing new for it."""
         for _ in range(MAX_TRIES):
-            snapshot = self._lake.open(name)
-            if name == "events":
-                self.offsets = snapshot.offsets
-            with suppress(ConflictError):
-                snapshot = self._grown(snapshot) if name == "events" else snapshot
-                plan = self._plan(name, snapshot)
-                if plan is None:
-                    return False
-                fail_point("lake.planned")
-                after = snapshot.commit(plan.rows, plan.offsets, self._change(name, snapshot))
-                fail_point("lake.committed")
-                self._count(name, plan, done, self._lake.maintain(name, after))
-                if meter is not None and name == "events":
-                    meter.update(done.accepted + done.duplicate, meter.total)
-                return True
+            try:
+                return self._try_step(name, done)
+            except ConflictError:  # somebody else committed first: plan again
+                continue
+            finally:
+                self.is_committing = False
         raise ConflictError(
             f"other processes committed to `{name}` {MAX_TRIES} times first",
             hint="run fewer drains on one lake at a time",
         )
+
+    def _try_step(self, name: str, done: Drained) -> bool:
+        snapshot = self._lake.open(name)
+        if name == "events":
+            self.offsets = snapshot.offsets
+            snapshot = self._grown(snapshot)
+        plan = self._plan(name, snapshot)
+        if plan is None:
+            return False
+        fail_point("lake.planned")
+        self.is_committing = True
+        after = snapshot.commit(plan.rows, plan.offsets, self._change(name, snapshot))
+        fail_point("lake.committed")
+        self._count(name, plan, done, self._lake.maintain(name, after))
+        if name == "events":
+            done.version = after.version
+        return True
 
     def _plan(self, name: str, snapshot: Snapshot) -> _Plan | None:
         """Read up to `commit_rows` rows behind the table's offsets; None when the log holds nothing new."""

@@ -114,10 +114,13 @@ def report(run: Run, rows_in: int, drained: Drained, meter: Meter) -> dict[str, 
         "quarantined": drained.quarantined,
         "rows_per_s": round(meter.record.rate),
     }
+    if drained.erased:
+        summary["erased"] = drained.erased
     run.summarize(**summary)
+    erased = f", {drained.erased:,} of erased subjects dropped" if drained.erased else ""
     run.note(
         f"ingest   {drained.accepted:,} events accepted{_listed(drained.kinds)}, {drained.duplicate:,} already there, "
-        f"{sum(drained.quarantined.values()):,} quarantined{_listed(drained.quarantined)}"
+        f"{sum(drained.quarantined.values()):,} quarantined{_listed(drained.quarantined)}{erased}"
     )
     return summary
 

@@ -9,9 +9,11 @@ replicas; Redpanda flushes first.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -19,11 +21,24 @@ from urllib.parse import urlsplit
 
 from gyral.errors import MissingExtra, UsageError
 from gyral.log.base import Entry, EventLog
-from gyral.log.writer import LogError
+from gyral.log.writer import Gone, LogError
 
 TIMEOUT_S = 30.0
+PURGE_TIMEOUT_S = 5.0
+RETRY_S = 0.2
+PARTITIONS_EVERY_S = 30.0
 MAX_MESSAGE_BYTES = 64 << 20
-HINT = "is the broker there, and the address right? What was acknowledged is kept"
+HINT = "is the broker there, and the address right? What was acknowledged is kept; send the rest again"
+TOO_LARGE = "a smaller `ingest.batch_rows`, or a larger `max.message.bytes` of the topic"
+NOT_ALLOWED = "give this user the right to read, write and describe the topic; who it is: `kafka.options`, `sasl.username`"
+HINTS = {
+    "MSG_SIZE_TOO_LARGE": TOO_LARGE,
+    "_MSG_SIZE_TOO_LARGE": TOO_LARGE,
+    "RECORD_LIST_TOO_LARGE": TOO_LARGE,
+    "TOPIC_AUTHORIZATION_FAILED": NOT_ALLOWED,
+    "CLUSTER_AUTHORIZATION_FAILED": NOT_ALLOWED,
+    "NOT_ENOUGH_REPLICAS": "start the brokers that are down, then send it again",
+}
 SCHEME = "kafka://"
 
 
@@ -59,33 +74,38 @@ class KafkaLog(EventLog):
         self._producer: Any = None
         self._is_broken = False
         """Whether the broker will take nothing more of this producer; the next append makes another."""
+        self._flying: set[Future[int]] = set()
         self._polling: threading.Thread | None = None
         self._closing = threading.Event()
+        self._asked_at = 0.0
         self._numbers = self._ask_for_partitions()
 
     def submit(self, partition: str, batch_id: str, payload: bytes, num_rows: int) -> Future[int]:
         """Begin an append that does not wait. What was not acknowledged in time may be there all the same: send it again."""
         done: Future[int] = Future()
 
+        number = self._number(partition)
+
         def on_delivery(error: Any, message: Any) -> None:
+            self._flying.discard(done)
             if error is not None:
-                self._is_broken |= error.fatal() or error.code() == self._kafka.KafkaError.PRODUCER_FENCED
+                self._is_broken |= self._breaks(error)
                 done.set_exception(self._error("a batch was not acknowledged", error))
+            elif message.offset() is None:  # a retry of something older than what the broker remembers of this producer
+                done.set_exception(self._error("a batch was not acknowledged", "the broker has it, but does not say where"))
             else:
                 done.set_result(int(message.offset()))
 
-        try:
-            self._sending().produce(
-                self.topic,
-                payload,
-                batch_id,
-                partition=self._number(partition),
-                headers=[("rows", str(num_rows).encode())],
-                on_delivery=on_delivery,
-            )
-        except (self._kafka.KafkaException, BufferError) as error:
-            self._is_broken |= isinstance(error, self._kafka.KafkaException)
-            done.set_exception(self._error("a batch could not be sent", error))
+        with self._lock:  # or another thread could stop the producer between the two steps
+            try:
+                headers = [("rows", str(num_rows).encode())]
+                producer = self._sending()
+                self._flying.add(done)
+                producer.produce(self.topic, payload, batch_id, partition=number, headers=headers, on_delivery=on_delivery)
+            except (self._kafka.KafkaException, BufferError) as error:
+                self._flying.discard(done)
+                self._is_broken |= self._breaks(error)
+                done.set_exception(self._error("a batch could not be sent", error))
         return done
 
     def read(self, partition: str, from_offset: int, max_bytes: int = 64 << 20) -> Iterator[Entry]:
@@ -96,9 +116,9 @@ class KafkaLog(EventLog):
         LogError : batches from there on are gone, or the broker does not answer.
         """
         number = self._number(partition)
-        low, high = self._watermarks(number)
+        low, high = self.start(partition), self.end(partition)
         if from_offset < low:
-            raise LogError(
+            raise Gone(
                 f"batches {from_offset:,} to {low - 1:,} of the log partition `{partition}` are gone",
                 where=self._where,
                 why="the broker's retention took them before the lake had them",
@@ -118,21 +138,22 @@ class KafkaLog(EventLog):
                     return
                 raise self._error("a partition cannot be read", message.error())
             payload = message.value() or b""
-            rows = dict(message.headers() or []).get("rows", b"1")
+            rows = dict(message.headers() or []).get("rows") or b""
             name = f"{partition}:{message.offset()}"
             key = message.key()
-            yield Entry(message.offset(), key.decode("utf-8", "replace") if key else name, payload, int(rows))
+            count = int(rows) if rows.isdigit() else 1  # others may have a header of this name
+            yield Entry(message.offset(), key.decode("utf-8", "replace") if key else name, payload, count)
             size += len(payload)
             if message.offset() + 1 >= high:
                 return
 
     def end(self, partition: str) -> int:
         """Offset that the next batch will get."""
-        return self._watermarks(self._number(partition))[1]
+        return self._offset(partition, self._kafka.OFFSET_END)
 
     def start(self, partition: str) -> int:
         """Offset of the first batch that is still there."""
-        return self._watermarks(self._number(partition))[0]
+        return self._offset(partition, self._kafka.OFFSET_BEGINNING)
 
     def trim(self, partition: str, below: int, seal: bool = False) -> int:
         """Nothing goes: the broker forgets by its own retention."""
@@ -143,7 +164,9 @@ class KafkaLog(EventLog):
         return 0
 
     def partitions(self) -> list[str]:
-        """Names of the topic's partitions."""
+        """Names of the topic's partitions; a topic may get more while it is read."""
+        if time.monotonic() - self._asked_at > PARTITIONS_EVERY_S:
+            self._numbers = self._ask_for_partitions()
         return [self._name(number) for number in self._numbers]
 
     def free_partition(self, prefix: str) -> str:
@@ -166,8 +189,11 @@ class KafkaLog(EventLog):
         except self._kafka.KafkaException as error:
             raise self._error("the broker does not answer", error) from None
         topic = topics.get(self.topic)
-        if topic is None or topic.error is not None or not topic.partitions:
+        if topic is not None and topic.error is not None and topic.error.name() != "UNKNOWN_TOPIC_OR_PART":
+            raise self._error(f"the topic `{self.topic}` cannot be used", topic.error)
+        if topic is None or not topic.partitions:
             raise LogError(f"there is no topic `{self.topic}`", where=self._where, hint="make it with the broker's own tools")
+        self._asked_at = time.monotonic()
         return sorted(topic.partitions)
 
     def _name(self, number: int) -> str:
@@ -180,37 +206,54 @@ class KafkaLog(EventLog):
         return int(number)
 
     def _sending(self) -> Any:
-        with self._lock:
-            if self._is_broken:
-                self._stop_producer()
-            if self._producer is None:
-                self._producer = self._kafka.Producer(
-                    {
-                        "acks": "all",
-                        "enable.idempotence": True,
-                        "delivery.timeout.ms": int(TIMEOUT_S * 1000),
-                        "linger.ms": 1,
-                        "message.max.bytes": MAX_MESSAGE_BYTES,
-                        **self._options,
-                    }
-                )
-                self._closing.clear()
-                self._polling = threading.Thread(target=self._poll, name="kafka-delivery", daemon=True)
-                self._polling.start()
-            return self._producer
+        if self._is_broken:
+            self._stop_producer()
+        if self._producer is None:
+            self._producer = self._kafka.Producer(
+                {
+                    "acks": "all",
+                    "enable.idempotence": True,
+                    "delivery.timeout.ms": int(TIMEOUT_S * 1000),
+                    "linger.ms": 1,
+                    "message.max.bytes": MAX_MESSAGE_BYTES,
+                    **self._options,
+                }
+            )
+            self._closing.clear()
+            self._polling = threading.Thread(target=self._poll, args=(self._producer,), name="kafka-delivery", daemon=True)
+            self._polling.start()
+        return self._producer
 
     def _stop_producer(self) -> None:
+        """Let go of the producer; whoever still waits for it is told, or would wait forever."""
         if self._producer is not None:
-            self._producer.flush(0 if self._is_broken else TIMEOUT_S)
+            if not self._is_broken:
+                with contextlib.suppress(self._kafka.KafkaException):
+                    self._producer.flush(TIMEOUT_S)
+            self._producer.purge()
+            with contextlib.suppress(self._kafka.KafkaException):
+                self._producer.flush(PURGE_TIMEOUT_S)
             self._closing.set()
             if self._polling is not None:
                 self._polling.join()
+            while self._flying:
+                self._flying.pop().set_exception(self._error("a batch was not acknowledged", "the producer was stopped"))
         self._producer, self._is_broken = None, False
 
-    def _poll(self) -> None:
-        producer = self._producer
+    def _poll(self, producer: Any) -> None:
         while not self._closing.is_set():
-            producer.poll(0.1)
+            try:
+                producer.poll(0.1)
+            except Exception as error:  # confluent-kafka raises fatal errors here, at times as a SystemError
+                self._is_broken |= self._breaks(error)
+
+    def _breaks(self, error: Any) -> bool:
+        """Whether the producer that had this error sends no more, or not before it asks for the topic again, minutes later."""
+        if isinstance(error, self._kafka.KafkaException):
+            error = error.args[0]
+        codes = self._kafka.KafkaError
+        ends = (codes._FATAL, codes.PRODUCER_FENCED, codes.TOPIC_AUTHORIZATION_FAILED, codes._UNKNOWN_TOPIC)
+        return isinstance(error, codes) and (error.fatal() or error.code() in ends)
 
     def _consumer(self, number: int) -> Any:
         with self._lock:
@@ -230,13 +273,32 @@ class KafkaLog(EventLog):
                 self._consumers[number] = consumer
             return self._consumers[number]
 
-    def _watermarks(self, number: int) -> tuple[int, int]:
-        try:
-            place = self._kafka.TopicPartition(self.topic, number)
-            low, high = self._consumer(number).get_watermark_offsets(place, timeout=TIMEOUT_S, cached=False)
-        except self._kafka.KafkaException as error:
-            raise self._error("the broker does not answer", error) from None
-        return int(low), int(high)
+    def _offset(self, partition: str, which: int) -> int:
+        """Ask where a partition begins or ends, again while brokers change roles.
+
+        Not `get_watermark_offsets`, which asks for both ends at once: where one of the two answers is an error, it gives the
+        other one for both, and a partition in the middle of an election looks as if it were empty.
+        """
+        number = self._number(partition)
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                place = self._kafka.TopicPartition(self.topic, number, which)
+                (told,) = self._consumer(number).offsets_for_times([place], timeout=max(0.1, deadline - time.monotonic()))
+                error = told.error
+                if error is None and told.offset >= 0:
+                    return int(told.offset)
+            except self._kafka.KafkaException as raised:
+                error = raised.args[0]
+            if time.monotonic() >= deadline or (error is not None and HINTS.get(error.name()) == NOT_ALLOWED):
+                raise self._error("the broker does not answer", error)
+            time.sleep(RETRY_S)
 
     def _error(self, what: str, why: Any) -> LogError:
-        return LogError(what, why=str(why), where=self._where, hint=HINT)
+        if isinstance(why, self._kafka.KafkaException):
+            why = why.args[0]
+        hint = HINT
+        if isinstance(why, self._kafka.KafkaError):
+            hint = HINTS.get(why.name(), HINT)
+            why = f"{why.str()} ({why.name()})"
+        return LogError(what, why=str(why), where=self._where, hint=hint)

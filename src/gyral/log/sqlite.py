@@ -26,7 +26,7 @@ from pathlib import Path
 
 from gyral.errors import ConflictError
 from gyral.log.base import Entry, EventLog
-from gyral.log.writer import SUFFIX, LogError, Unlinked, Writer, first_offset, reader, segments_of
+from gyral.log.writer import SUFFIX, Gone, LogError, Unlinked, Writer, first_offset, reader, segments_of
 
 
 class SqliteLog(EventLog):
@@ -56,7 +56,8 @@ class SqliteLog(EventLog):
         LogError : batches from this offset on were trimmed, or a segment cannot be read.
         """
         size, offset = 0, from_offset
-        while (path := self._segment_with(partition, offset)) is not None:
+        while (found := self._segment_with(partition, offset)) is not None:
+            path, later = found  # listed before it is read: while that goes on, it may be filled and the next one begun
             before = offset
             try:
                 with reader(path) as connection:
@@ -72,11 +73,9 @@ class SqliteLog(EventLog):
             except Unlinked:  # trimmed between the look and the opening: look again
                 continue
             if offset == before:
-                later = [each for each in self._segments(partition) if first_offset(each) > first_offset(path)]
-                if not later:
+                if later is None:
                     return
-                if first_offset(later[0]) > offset:
-                    raise _missing(path, offset, first_offset(later[0]))
+                raise _missing(path, offset, first_offset(later))
 
     def end(self, partition: str) -> int:
         """Offset the next batch will get."""
@@ -87,12 +86,25 @@ class SqliteLog(EventLog):
         return 0
 
     def trim(self, partition: str, below: int, seal: bool = False) -> int:
-        """Forget segments that hold nothing else. Only the writer may: while another process writes, nothing goes yet."""
-        try:
-            writer = self._writer(partition)
-        except ConflictError:
+        """Forget segments that hold nothing else. Only the writer may: while another process writes, nothing goes yet.
+
+        A partition that nobody writes is held no longer than this takes, or a drain that goes on would keep it from the next.
+        """
+        with self._lock:
+            mine = self._writers.get(partition)
+        if mine is not None:
+            return mine.trim(below, seal)
+        if self.start(partition) >= below:
             return 0
-        return writer.trim(below, seal)
+        with self._lock:  # or another thread might be told that somebody else writes it
+            try:
+                writer = Writer(self._folder(partition))
+            except ConflictError:
+                return 0
+            try:
+                return writer.trim(below, seal)
+            finally:
+                writer.close()
 
     def size_bytes(self, partition: str) -> int:
         """Bytes that a partition takes on the disk."""
@@ -151,12 +163,16 @@ class SqliteLog(EventLog):
     def _segments(self, partition: str) -> list[Path]:
         return segments_of(self._folder(partition))
 
-    def _segment_with(self, partition: str, offset: int) -> Path | None:
-        """The segment that holds an offset, or will when it comes; None when there is no segment."""
-        segments = self._segments(partition)
-        if segments and offset < first_offset(segments[0]):
-            raise _gone(segments[0], offset, first_offset(segments[0]))
-        return next((path for path in reversed(segments) if first_offset(path) <= offset), None)
+    def _segment_with(self, partition: str, offset: int) -> tuple[Path, Path | None] | None:
+        """The segment that holds an offset, or will when it comes, and the one after it; None when there is no segment."""
+        later = None
+        for path in reversed(self._segments(partition)):
+            if first_offset(path) <= offset:
+                return path, later
+            later = path
+        if later is not None:
+            raise _gone(later, offset, first_offset(later))
+        return None
 
     def _writer(self, partition: str) -> Writer:
         with self._lock:
@@ -165,8 +181,8 @@ class SqliteLog(EventLog):
             return self._writers[partition]
 
 
-def _gone(path: Path, offset: int, first: int) -> LogError:
-    return LogError(
+def _gone(path: Path, offset: int, first: int) -> Gone:
+    return Gone(
         f"batches {offset:,} to {first - 1:,} of the log partition `{path.parent.name}` are gone",
         where=str(path.parent),
         why="they were trimmed after the lake had them",
@@ -174,8 +190,8 @@ def _gone(path: Path, offset: int, first: int) -> LogError:
     )
 
 
-def _missing(path: Path, offset: int, following: int) -> LogError:
-    return LogError(
+def _missing(path: Path, offset: int, following: int) -> Gone:
+    return Gone(
         f"batches {offset:,} to {following - 1:,} of the log partition `{path.parent.name}` are missing",
         where=str(path.parent),
         why="a segment between two others was removed or damaged",

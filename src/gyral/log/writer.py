@@ -50,6 +50,10 @@ class LogError(GyralError):
     """The log could not make a batch durable; nothing was acknowledged."""
 
 
+class Gone(LogError):
+    """Batches that somebody asked for are not in the log any more; no waiting brings them back."""
+
+
 class Unlinked(Exception):
     """A segment went between the look into the folder and its opening."""
 
