@@ -197,6 +197,8 @@ def test_what_may_pass_is_waited_for_and_told_once_and_the_rest_ends_it(project,
         drain.failures.pop(0)
         log.append("events-1", "b1", batch(1), 10)
         assert ended.wait(20) and following.stop()
-    assert isinstance(errors[0], Gone) and following.done == Drained(10, {"click": 10}, 0, {}, following.done.version)
+    assert isinstance(errors[0], Gone) and following.done == Drained(
+        accepted=10, kinds={"click": 10}, version=following.done.version
+    )
     notes = [line.split(" ", 1)[1] for line in (run.folder / "log.txt").read_text().splitlines()]
     assert notes == ["drain    waits: away", "drain    waits: others were first", "drain    goes on"]
