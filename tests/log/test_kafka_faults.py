@@ -225,7 +225,7 @@ def test_retention_between_the_look_and_the_fetch(cluster, log, monkeypatch):
 def test_a_slow_broker(cluster, log):
     append(log, "a")
     leader = cluster.leader("events")
-    cluster.do("broker_set_rtt", leader, 500)
+    cluster.do("broker_set_rtt", leader, 200)
     assert (append(log, "b"), log.end(PART)) == (1, 2)
     cluster.do("broker_set_rtt", leader, 8_000)
     began = time.monotonic()
