@@ -122,6 +122,7 @@ def test_what_cannot_be_used_is_told(broker, topic, monkeypatch):
         with pytest.raises(ValueError, match="not a partition"):
             log.end("kafka-other-0")
         broker.process.send_signal(signal.SIGSTOP)
+        os.waitpid(broker.process.pid, os.WUNTRACED)  # it may answer until all its threads have stopped
         with pytest.raises(LogError, match="not acknowledged"):
             log.append("kafka-events-0", "c", b"x", 1)
         with pytest.raises(LogError, match="does not answer"):
