@@ -20,8 +20,8 @@ from gyral.lake.place import folder_of, hint_of, plain, reached
 
 MAX_FRAGMENTS = 200
 """Above this many fragments of one size a commit costs over 20 ms instead of 2, so the committer compacts."""
-MERGED_ROWS = 250_000
-"""Small fragments, of less than half of it, are read and written anew up to this many rows at a time (80 MB of memory); copying
+MERGED_ROWS = 125_000
+"""Small fragments, of less than half of it, are read and written anew up to this many rows at a time (40 MB of memory); copying
 their pages as they are would take half as long and leave `take` 1.5 times slower. What is larger is later merged into fragments
 16 times as large, by copying, and those stay as they are: so a row is written about three times, however large a table gets."""
 SMALL, LARGE = 1 / 2, 16
