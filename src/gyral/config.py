@@ -106,6 +106,7 @@ class Device(Section, frozen=True):
 class Kafka(Section, frozen=True):
     """How brokers are reached when `ingest.log` is a topic."""
 
+    max_message_bytes: Annotated[int, Meta(ge=10_000, le=64 << 20, description="as the topic has it")] = 1_000_000
     options: Annotated[
         dict[str, str | int], Meta(description="of librdkafka: `security.protocol`, `sasl.username`, `ssl.ca.location`, …")
     ] = {}

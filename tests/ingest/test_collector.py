@@ -13,7 +13,7 @@ from gyral.event import scan
 from gyral.event.codec import decode_payload
 from gyral.ingest import collector as collectors
 from gyral.ingest.keys import new_key
-from gyral.log.sqlite import LogError
+from gyral.log.sqlite import LogError, SqliteLog
 
 
 def event(number, **fields):
@@ -95,8 +95,8 @@ def test_what_no_check_found_is_refused_to_whoever_sent_it(world, monkeypatch):
 
 
 def test_small_bodies_that_grow_are_not_all_unpacked_at_once(world, monkeypatch):
-    it = world()
     monkeypatch.setattr(collectors, "GROUP_DECODED_BYTES", 1_000_000)
+    it = world()
     real = it.log.submit
     monkeypatch.setattr(it.log, "submit", lambda *args: (time.sleep(0.2), real(*args))[1])
     bodies = [gzip.compress(dumps(event(number, props={"x": "y" * 900_000}))) for number in range(12)]
@@ -149,6 +149,20 @@ def test_what_the_lake_has_is_no_lag_though_the_log_still_has_it(world, monkeypa
     assert whole > 10_000 and it.collector._lag_bytes() == 0
     it.post(dumps(event(11)))
     assert 0 < it.collector._lag_bytes() <= whole // 5
+
+
+def test_batches_fit_into_a_log_that_takes_small_ones_only(world, monkeypatch):
+    monkeypatch.setattr(SqliteLog, "largest_bytes", 100_000)
+    it = world()
+    sizes, real = [], it.log.submit
+    monkeypatch.setattr(it.log, "submit", lambda *args: (sizes.append(len(args[2])), real(*args))[1])
+    bodies = [dumps(*(event(100 * body + number) for number in range(100))) for body in range(40)]
+    assert {status for status, _, _ in it.post(*bodies)} == {200}
+    assert len(sizes) > 5 and max(sizes) < 100_000
+    large = dumps(*(event(number) for number in range(900)))
+    assert len(large) > 50_000 and it.post(large)[0][0] == 413
+    packed = {it.post(gzip.compress(body), content_encoding="gzip")[0][0] for body in bodies[:5]}
+    assert packed == {200} and max(sizes) < 100_000
 
 
 def test_a_queue_that_is_full_says_so_at_once(world, monkeypatch):

@@ -115,6 +115,8 @@ def _read_texts(texts: dict[int, bytes], parts: list[Part | Refused], ingest_us:
 
 def _unpacked(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
     if encoding in (b"", b"identity"):
+        if len(body) > max_bytes:
+            raise Refused(413, f"the body has more than {max_bytes:,} bytes", hint="send several requests")
         return body
     if encoding not in (b"gzip", b"zstd"):
         raise Refused(415, "the body's encoding is not known", why=encoding.decode("latin-1")[:100], hint="use gzip or zstd")

@@ -45,6 +45,8 @@ from gyral.log.base import EventLog
 PATH = "/v1/events"
 GROUP_REQUESTS = 256
 GROUP_BYTES = 16 << 20
+GROWTH = 8
+"""How many times larger a compressed body is taken to get when requests are put together."""
 GROUP_DECODED_BYTES = 128 << 20
 """The same after decompression, in which small bodies may grow a thousand times: beyond it requests get 429."""
 LOOK_EVERY_S = 1.0
@@ -96,6 +98,9 @@ class Collector:
         lake.check(log)
         self.partition = ""
         """Taken with the first batch: most servers are never sent an event."""
+        room = log.largest_bytes // 2  # a group has one body more than fits, and columns take no more bytes than JSON does
+        self._group_bytes, self._together_bytes = min(GROUP_BYTES, room), min(GROUP_DECODED_BYTES, room)
+        self._max_decoded_bytes = min(config.max_decoded_bytes, room)
         self._recent = _Recent()
         self._in_lake = 0
         """Offset below which the lake has everything of the partition."""
@@ -202,8 +207,8 @@ class Collector:
             request = self._waiting.get(timeout=LOOK_EVERY_S) if wait else self._waiting.get_nowait()
             while request is not None:
                 group.append(request)
-                size += len(request.body.data)
-                if len(group) == GROUP_REQUESTS or size >= GROUP_BYTES:
+                size += len(request.body.data) * (GROWTH if request.body.encoding else 1)
+                if len(group) == GROUP_REQUESTS or size >= self._group_bytes:
                     return group, False
                 request = self._waiting.get_nowait()
             return group, True
@@ -215,7 +220,7 @@ class Collector:
         answers: list[Answer] = []
         run = stored = None
         try:
-            limits = Limits(self._config.max_decoded_bytes, self._config.max_events, GROUP_DECODED_BYTES)
+            limits = Limits(self._max_decoded_bytes, self._config.max_events, self._together_bytes)
             events, parts = take([request.body for request in group], limits, now)
             run = hashed(events["event_id"])
             num_known = [0, *np.cumsum(self._is_known(run, flying)).tolist()]

@@ -151,11 +151,14 @@ class Lake:
         for name in (name for name in TABLES if self.exists(name)):
             for partition, offset in self.snapshot(name).offsets.items():
                 if partition in there and (end := log.end(partition)) < offset:
+                    away = f"remove the folder `{partition}` there: what it holds is in the lake"
+                    if log.others_write:
+                        away = "make the topic under another name, which is read from its beginning"
                     raise LakeError(
                         f"the log partition `{partition}` ends at {end}, but `{name}` has it up to {offset}",
-                        where=str(self.log_folder),
+                        where=self.place.uri if log.others_write else str(self.log_folder),
                         why="the log is older than the lake",
-                        hint=f"put the newer log back; or remove the folder `{partition}` there: what it holds is in the lake",
+                        hint=f"put the newer log back; or {away}",
                     )
 
     def maintain(self, name: str, snapshot: Snapshot) -> Snapshot:

@@ -26,9 +26,11 @@ class EventLog(Protocol):
     Attributes
     ----------
     others_write : whether what is in it may be JSON that somebody else wrote.
+    largest_bytes : how large a batch may be.
     """
 
     others_write: bool
+    largest_bytes: int
 
     def append(self, partition: str, batch_id: str, payload: bytes, num_rows: int) -> int:
         """Store a batch and return its offset once it is durable; a batch id seen before returns its first offset.

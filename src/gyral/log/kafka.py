@@ -28,6 +28,8 @@ PURGE_TIMEOUT_S = 5.0
 RETRY_S = 0.2
 PARTITIONS_EVERY_S = 30.0
 MAX_MESSAGE_BYTES = 64 << 20
+LARGEST_BYTES = 1_000_000
+"""What a topic takes at most unless its `max.message.bytes` says more."""
 HINT = "is the broker there, and the address right? What was acknowledged is kept; send the rest again"
 TOO_LARGE = "a smaller `ingest.batch_rows`, or a larger `max.message.bytes` of the topic"
 NOT_ALLOWED = "give this user the right to read, write and describe the topic; who it is: `kafka.options`, `sasl.username`"
@@ -56,7 +58,8 @@ class KafkaLog(EventLog):
 
     others_write = True
 
-    def __init__(self, uri: str, options: Mapping[str, str | int] | None = None) -> None:
+    def __init__(self, uri: str, options: Mapping[str, str | int] | None = None, largest_bytes: int = LARGEST_BYTES) -> None:
+        self.largest_bytes = largest_bytes
         parts = urlsplit(uri)
         self.topic = parts.path.strip("/")
         if not uri.startswith(SCHEME) or not parts.netloc or not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", self.topic):

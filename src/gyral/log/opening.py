@@ -19,5 +19,5 @@ def open_log(folder: Path, config: Config) -> EventLog:
     LogError : the broker does not answer.
     """
     if config.ingest.log:
-        return KafkaLog(config.ingest.log, config.kafka.options)
+        return KafkaLog(config.ingest.log, config.kafka.options, config.kafka.max_message_bytes)
     return SqliteLog(folder)

@@ -38,6 +38,7 @@ class SqliteLog(EventLog):
     """
 
     others_write = False
+    largest_bytes = 1 << 30
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
