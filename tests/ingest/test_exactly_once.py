@@ -36,6 +36,7 @@ class Server:
         code = (
             "import sys\nfrom gyral.log import writer\nfrom gyral.lake import snapshot, table\nwriter.SEGMENT_BYTES = 60_000\n"
             "snapshot.MAX_FRAGMENTS, table.MAX_VERSIONS, table.CLEAN_EVERY_S = 12, 20, 0.0\n"
+            "from gyral.ingest import drain\ndrain.SIDES_EVERY_S = 0.2\n"
             "import datetime\ntable.KEEP_VERSIONS_FOR = datetime.timedelta(seconds=2)\n"
             "from gyral.cli import main\nsys.argv = ['gyral', *sys.argv[1:]]\nmain()\n"
         )
