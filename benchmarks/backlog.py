@@ -57,9 +57,10 @@ def simulate(layout: Layout, arrivals: np.ndarray, dt: float, lost: range = NEVE
     for step, rate in enumerate(arrivals):
         now = (step + 1) * dt
         alive = ~is_lost if step in lost else np.ones(n, dtype=bool)
-        takes = alive & ((came[:, step] - origin) * size < layout.most_log_bytes)
+        room = np.maximum(layout.most_log_bytes / size - log, 0.0)
+        takes = alive & (room > 0)
         offered = rate * dt + waiting
-        taken = np.where(takes, min(offered / max(takes.sum(), 1), cpu_s / layout.collect_cpu_s), 0.0)
+        taken = np.where(takes, np.minimum(min(offered / max(takes.sum(), 1), cpu_s / layout.collect_cpu_s), room), 0.0)
         waiting = offered - taken.sum()
         log += taken
         if layout.drain_every_s < dt:  # many runs in a step: what came after the last began stays
