@@ -92,6 +92,29 @@ def test_nothing_of_somebody_who_was_erased_is_left_and_nothing_of_others_is_los
     assert lake.snapshot("events").count(f"subject = '{WHO}'") == 0
 
 
+def test_decisions_stay_with_their_rows_when_fragments_change_places(tmp_path, source, monkeypatch):
+    """Fragments that lose rows are written anew behind those that do not."""
+    monkeypatch.setattr("gyral.lake.snapshot.MERGED_ROWS", 30)
+    root = tmp_path / "project"
+    text = source.read_text().splitlines()
+    quiet = [line for line in text[1:] if not line.startswith(WHO)]
+    rows = [*quiet[:400], *(line for line in text[1:] if line.startswith(WHO)), *quiet[400:600], *quiet[:100]]
+    source.write_text("\n".join([text[0], *rows]) + "\n")
+    sizes = ("--set", "ingest.batch_rows=100", "--set", "ingest.commit_rows=100")
+    assert gyral(root, "ingest", "--source", str(source), *sizes).returncode == gyral(root, "curate", "shop").returncode == 0
+    data, lake = datasets.find(root, "shop"), Lake(root)
+    events = lake.snapshot("events").read(["event_id", "subject"]).to_pylist()
+    others = [row["event_id"] for row in events if row["subject"] != WHO]
+    before = {each: data.why(lake, each)["reason"] for each in others[::9]}
+    with Run.start(root, "erase", Config()) as run:
+        assert erase(root, Config(), run, WHO).found == []
+    after = lake.snapshot("events").read(["event_id"])["event_id"].to_pylist()
+    assert sorted(after) == sorted(others) and after != others
+    data = datasets.find(root, "shop")
+    assert {each: data.why(lake, each)["reason"] for each in before} == before and set(before.values()) == {None, "duplicate"}
+    assert files_with(root, WHO) == []
+
+
 def test_erasing_twice_does_nothing_more_and_still_lists_the_models(shop):
     first = json.loads(gyral(shop, "erase", WHO, "--json").stdout.splitlines()[-1])
     second = gyral(shop, "erase", WHO)
@@ -112,7 +135,8 @@ def test_somebody_nobody_knows_is_marked_all_the_same(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "point", ["log.committed", "lake.merged", "lake.committed", "erase.events", "erase.datasets", "erase.models"]
+    "point",
+    ["log.committed", "lake.merged", "lake.committed", "lake.deleted", "erase.events", "erase.datasets", "erase.models"],
 )
 def test_killed_anywhere_it_is_finished_by_the_next_try(shop, point):
     words = [sys.executable, "-m", "gyral", "erase", WHO, "--root", str(shop)]

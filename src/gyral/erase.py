@@ -44,6 +44,8 @@ from gyral.run import Run, no_other_makes
 
 TRIES = 100
 WAIT_FOR_LOG_S = 30.0
+NOBODY = "false"
+"""Condition of no row: what an erasure that was cut off left to be counted is counted all the same."""
 SEARCHABLE_BYTES = 8
 """A shorter name is in most files by chance; it is looked for as a JSON text and in the columns only."""
 
@@ -165,20 +167,20 @@ def _erase_quarantined(lake: Lake, subject: str, receipt: Receipt) -> None:
 
 def _without(lake: Lake, name: str, conditions: list[str], receipt: Receipt) -> Snapshot:
     """A table without some rows, rewritten. A drain elsewhere may commit in between; then it is looked at again."""
-    first = snapshot = lake.open(name)
-    rows = 0
-    for where in conditions:
-        for _ in range(TRIES):
-            with suppress(ConflictError):
-                snapshot, count = lake.open(name).erase(where)
-                rows += count
-                if count == 0:
-                    break
-        else:
-            raise ConflictError(f"other processes committed to `{name}` {TRIES} times first", hint="run it again")
-    snapshot = lake.open(name).rewrite()
-    receipt.rows[name], receipt.versions[name] = rows, [first.version, snapshot.version]
-    return snapshot
+    first = lake.open(name)
+    receipt.rows[name] = 0
+    for _ in range(TRIES):
+        with suppress(ConflictError):
+            gone = 0
+            for where in conditions or [NOBODY]:
+                _, count = lake.open(name).erase(where)
+                gone += count
+                receipt.rows[name] += count
+            if gone == 0:
+                snapshot = lake.open(name).rewrite()
+                receipt.versions[name] = [first.version, snapshot.version]
+                return snapshot
+    raise ConflictError(f"other processes committed to `{name}` {TRIES} times first", hint="run it again")
 
 
 def _erase_from_datasets(root: Path, before: Snapshot, after: Snapshot, subject: str, receipt: Receipt) -> None:

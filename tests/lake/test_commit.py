@@ -242,6 +242,20 @@ def test_however_many_commits_fragments_stay_few_and_each_row_is_written_a_few_t
     assert not snapshot.is_crowded()
 
 
+@pytest.mark.parametrize("merged", [30, 60, 100, 1000])
+def test_deleted_rows_leave_the_files_of_every_fragment_whatever_its_size(tmp_path, monkeypatch, merged):
+    monkeypatch.setattr("gyral.lake.snapshot.MERGED_ROWS", merged)
+    snapshot = Lake(tmp_path).open("quarantine")
+    for number in range(10):
+        snapshot = snapshot.commit(rows(50 * number, 50, number), {"p": number + 1})
+    snapshot, count = snapshot.erase("event_id IN ('e3', 'e120', 'e333', 'e490')")
+    after = snapshot.rewrite()
+    fragments = lance.dataset(str(tmp_path / "lake/quarantine")).get_fragments()
+    assert count == 4 and sum(fragment.num_deletions for fragment in fragments) == 0
+    assert sum(fragment.physical_rows for fragment in fragments) == 496
+    assert sorted(ids(after)) == sorted(f"e{number}" for number in range(500) if number not in (3, 120, 333, 490))
+
+
 def test_old_versions_are_forgotten_but_not_pinned_or_young_ones(tmp_path, monkeypatch):
     lake = Lake(tmp_path)
     snapshot = lake.open("quarantine").commit(rows(0, 3), {"p": 1})

@@ -152,19 +152,24 @@ def commit(
     state = _state({**before, **offsets}, facts, promoted_of(dataset) if change.promoted is None else change.promoted)
     every = {fragment.fragment_id: fragment.metadata for fragment in dataset.get_fragments()}
     every |= {fragment.id: fragment for fragment in change.fragments}
-    try:
+    with _told(uri):
         new = _write(dataset, rows, 1 + max(every, default=-1))
         merged = lance.LanceOperation.Merge([*every.values(), *new], _lance_schema(dataset, change.fields, state))
         with durable(uri, "_transactions", "_versions"):
             result = lance.LanceDataset.commit(dataset, merged, read_version=dataset.version, max_retries=0)
             fail_point("lake.merged")
-    except CommitConflictError:
-        raise ConflictError("another process committed to the lake first", where=uri) from None
-    except OSError as error:
-        if "conflict" in str(error).lower():
+    return result
+
+
+@contextmanager
+def _told(uri: str) -> Iterator[None]:
+    """Tell what Lance raises when a commit loses a race, or cannot be written."""
+    try:
+        yield
+    except (CommitConflictError, OSError) as error:
+        if isinstance(error, CommitConflictError) or "conflict" in str(error).lower():
             raise ConflictError("another process committed to the lake first", where=uri) from None
         raise LakeError("the lake could not be written", why=plain(error), where=uri, hint=hint_of(uri)) from None
-    return result
 
 
 @contextmanager
@@ -225,28 +230,29 @@ def deleted(dataset: lance.LanceDataset, where: str) -> tuple[lance.LanceDataset
     """
     uri = str(dataset.uri)
     updated, gone, rows = [], [], 0
-    with durable(uri, "_deletions", "_transactions", "_versions"):
-        for fragment in dataset.get_fragments():
-            if count := fragment.count_rows(filter=where):
-                rows += count
-                kept = fragment.delete(where)
-                if kept is None:
-                    gone.append(fragment.fragment_id)
-                else:
-                    updated.append(kept)
+    with _told(uri):
+        with durable(uri, "_deletions"):
+            for fragment in dataset.get_fragments():
+                if count := fragment.count_rows(filter=where):
+                    rows += count
+                    kept = fragment.delete(where)
+                    if kept is None:
+                        gone.append(fragment.fragment_id)
+                    else:
+                        updated.append(kept)
         if rows == 0:
             return dataset, 0
         operation = lance.LanceOperation.Delete(updated, gone, "")  # not the condition: it may name somebody
-        try:
-            return lance.LanceDataset.commit(dataset, operation, read_version=dataset.version, max_retries=0), rows
-        except (CommitConflictError, OSError) as error:
-            if isinstance(error, CommitConflictError) or "conflict" in str(error).lower():
-                raise ConflictError("another process committed to the lake first", where=uri) from None
-            raise LakeError("the lake could not be written", why=plain(error), where=uri, hint=hint_of(uri)) from None
+        with durable(uri, "_transactions", "_versions"):
+            after = lance.LanceDataset.commit(dataset, operation, read_version=dataset.version, max_retries=0)
+    fail_point("lake.deleted")
+    return after, rows
 
 
 def counted_anew(dataset: lance.LanceDataset) -> lance.LanceDataset:
-    """A version whose facts are those of its rows, all of which are read."""
+    """A version whose facts are those of its rows, which are all read where their number is another than the facts say."""
+    if dataset.count_rows() == facts_of(dataset).rows:
+        return dataset
     facts = Facts()
     columns = [name for name in FACTS_COLUMNS if name in dataset.schema.names]
     for batch in dataset.scanner(columns=columns).to_batches():
@@ -255,12 +261,19 @@ def counted_anew(dataset: lance.LanceDataset) -> lance.LanceDataset:
 
 
 def rewrite(dataset: lance.LanceDataset, num_rows: int) -> lance.LanceDataset:
-    """Write fragments with deleted rows anew, without them, up to `num_rows` rows at a time."""
+    """Write every fragment with deleted rows anew, without them, as fragments of about `num_rows` rows.
+
+    Raises
+    ------
+    ConflictError : somebody committed first.
+    LakeError : some deleted rows are still in the files.
+    """
+    uri = str(dataset.uri)
     dataset = dataset.checkout_version(dataset.version)  # of its own, because compacting moves it on
-    with durable(str(dataset.uri), "data", "_transactions", "_versions"):
-        dataset.optimize.compact_files(
-            target_rows_per_fragment=num_rows, max_source_rows=num_rows, materialize_deletions_threshold=0.0
-        )
+    with _told(uri), durable(uri, "data", "_transactions", "_versions"):
+        dataset.optimize.compact_files(target_rows_per_fragment=num_rows, materialize_deletions_threshold=0.0)
+    if any(fragment.num_deletions for fragment in dataset.get_fragments()):
+        raise LakeError("deleted rows are still in the files of the lake table", where=uri, hint="run the same command again")
     return dataset
 
 

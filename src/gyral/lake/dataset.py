@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gyral.errors import InputError, NotFound
+from gyral.event.schema import PLACE_FIELDS
 from gyral.files import find_version, fsync_tree, new_version, write_atomic
 from gyral.lake.snapshot import Snapshot
 from gyral.lake.table import Lake
@@ -186,12 +187,11 @@ def erase(made: Dataset, subject: str, stands_for: str, before: Snapshot, after:
     old = [*(f"shards/{each.file}" for each in manifest.shards), manifest.decisions]
     text, old_tag = (folder / "manifest.json").read_bytes(), tag_of(manifest)
     number, now = len(manifest.erased) + 1, datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    theirs = np.concatenate([_is(batch.column(0), subject) for batch in before.scan(["subject"])])
-    reasons = pq.read_table(folder / manifest.decisions)["reason"].cast(pa.string()).filter(pa.array(~theirs))
-    later = pa.repeat(pa.scalar(NOT_SELECTED), after.count() - len(reasons))
+    decided = pq.read_table(folder / manifest.decisions)["reason"].cast(pa.string())
+    found = pc.index_in(_places(after), value_set=_places(before))  # the order of rows is another after a compaction
+    reasons = pc.fill_null(decided.take(found), NOT_SELECTED)
     manifest.decisions = f"decisions.{number}.parquet"
-    every = pa.chunked_array([*reasons.chunks, later], pa.string()).combine_chunks().dictionary_encode()
-    pq.write_table(pa.table({"reason": every}), folder / manifest.decisions, compression="zstd")
+    pq.write_table(pa.table({"reason": reasons.dictionary_encode()}), folder / manifest.decisions, compression="zstd")
     manifest.shards, manifest.size_bytes = [], 0
     _write_shards(folder, kept, manifest, f".{number}")
     counts = Counter(reasons.to_pylist())
@@ -230,9 +230,10 @@ def find(root: Path, name: str) -> Dataset:
     return Dataset(path, manifest)
 
 
-def _is(subjects: pa.Array, subject: str) -> np.ndarray:
-    mask: np.ndarray = pc.fill_null(pc.equal(subjects, subject), False).to_numpy(zero_copy_only=False)
-    return mask
+def _places(snapshot: Snapshot) -> pa.Array:
+    """What tells each row of the lake from every other: where in the log it came from."""
+    rows = snapshot.read([field.name for field in PLACE_FIELDS])
+    return pc.binary_join_element_wise(*(rows[name].cast(pa.string()) for name in rows.column_names), "/").combine_chunks()
 
 
 def _write_shards(folder: Path, rows: pa.Table, manifest: Manifest, suffix: str) -> None:

@@ -177,7 +177,7 @@ class Snapshot:
             return {name: int(tag["version"]) for name, tag in self._dataset.tags.list().items()}
 
     def erase(self, where: str) -> tuple[Snapshot, int]:
-        """Delete rows and count the rest anew; returns the new version and how many went.
+        """Delete rows and count the rest anew, also where that was cut off before; returns the new version and how many went.
 
         Their bytes are gone once `forget` has run.
 
@@ -187,10 +187,15 @@ class Snapshot:
         """
         with self._readable():
             dataset, count = protocol.deleted(self._dataset, where)
-            return Snapshot(protocol.counted_anew(dataset) if count else dataset), count
+            return Snapshot(protocol.counted_anew(dataset)), count
 
     def rewrite(self) -> Snapshot:
-        """Write every fragment with deleted rows anew, without them."""
+        """Write every fragment with deleted rows anew, without them.
+
+        Raises
+        ------
+        ConflictError : somebody committed first; nothing changed.
+        """
         return Snapshot(protocol.rewrite(self._dataset, MERGED_ROWS))
 
     def forget(self) -> bool:
