@@ -223,13 +223,15 @@ def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of
 def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, **flags: Any) -> None:
     """Show the loop, the runs, the models, the lake and the datasets as pages."""
     config = configure(root, sets, flags)
-    from gyral import fronts
-
     if export is not None:
-        index = fronts.export(root, config, export, screen_meter(as_json, "export", "pages"))
-        print_result(as_json, {"index": str(index)}, lambda: f"open file://{index.absolute()}")
-    else:
-        fronts.dash(root, config, lambda at, line: print_result(as_json, at, lambda: line))
+        from gyral.dash.export import export as run_export
+        from gyral.lake.table import Lake
+
+        index = run_export(root, Lake.of(root, config).overview, export, meter=screen_meter(as_json, "export", "pages"))
+        return print_result(as_json, {"index": str(index)}, lambda: f"open file://{index.absolute()}")
+    from gyral.fronts import dash as run_dash
+
+    run_dash(root, config, lambda at, line: print_result(as_json, at, lambda: line))
 
 
 @commands.command()

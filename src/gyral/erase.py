@@ -33,6 +33,7 @@ from gyral.ingest.tombstones import Tombstones, texts_in
 from gyral.lake import dataset as datasets
 from gyral.lake.dataset import Dataset
 from gyral.lake.snapshot import Snapshot
+from gyral.lake.sql import literal
 from gyral.lake.table import Lake
 from gyral.log.base import EventLog
 from gyral.log.opening import open_log
@@ -151,7 +152,7 @@ def _mark(lake: Lake, log: EventLog, config: Config, subject: str) -> tuple[str,
 
 def _erase_events(lake: Lake, subject: str, receipt: Receipt) -> tuple[Snapshot, Snapshot]:
     before = lake.open("events")
-    after = _without(lake, "events", [f"subject = {_sql(subject)}"], receipt)
+    after = _without(lake, "events", [f"subject = {literal(subject)}"], receipt)
     return before, after
 
 
@@ -162,7 +163,7 @@ def _erase_quarantined(lake: Lake, subject: str, receipt: Receipt) -> None:
         theirs = [subject in texts_in(raw) for raw in batch.column(1).to_pylist()]
         ids += batch.column(0).filter(pa.array(theirs, pa.bool_())).to_pylist()
     parts = (ids[start : start + 500] for start in range(0, len(ids), 500))
-    _without(lake, "quarantine", [f"event_id IN ({', '.join(map(_sql, part))})" for part in parts], receipt)
+    _without(lake, "quarantine", [f"event_id IN ({', '.join(map(literal, part))})" for part in parts], receipt)
 
 
 def _without(lake: Lake, name: str, conditions: list[str], receipt: Receipt) -> Snapshot:
@@ -188,12 +189,12 @@ def _erase_from_datasets(root: Path, before: Snapshot, after: Snapshot, subject:
     for made in datasets.all_of(root):
         try:
             pinned = before.at(made.manifest.lake["events"]["version"])
-            if pinned.count(f"subject = {_sql(subject)}"):
+            if pinned.count(f"subject = {literal(subject)}"):
                 receipt.datasets[made.name] = datasets.erase(made, subject, receipt.subject, pinned, after)
         except GyralError as error:
             receipt.left.append(f"the dataset `{made.name}`: {error.what}")
     for tag, version in before.tags().items():
-        if tag not in mine and before.at(version).count(f"subject = {_sql(subject)}"):
+        if tag not in mine and before.at(version).count(f"subject = {literal(subject)}"):
             before.unpin(tag)
             after.pin(tag)
             receipt.left.append(f"the tag `{tag}` keeps version {after.version} now instead of {version}")
@@ -240,9 +241,9 @@ def _wait_for_log(log: EventLog, ends: dict[str, int], receipt: Receipt) -> None
 
 def _count_mentions(lake: Lake, subject: str, receipt: Receipt) -> None:
     snapshot = lake.snapshot("events")
-    conditions = {"events.object": f"object = {_sql(subject)}"}
+    conditions = {"events.object": f"object = {literal(subject)}"}
     if len(subject.encode()) >= SEARCHABLE_BYTES:
-        conditions["events.props"] = f"contains(props, {_sql(subject)})"
+        conditions["events.props"] = f"contains(props, {literal(subject)})"
     counts = {name: snapshot.count(where) for name, where in conditions.items()}
     receipt.mentions = {name: count for name, count in counts.items() if count}
 
@@ -271,7 +272,3 @@ def _is_in(made: Dataset, subject: str) -> bool:
     with suppress(GyralError):
         return bool(np.any(np.asarray(made.read()["subject"].to_pylist(), dtype=object) == subject))
     return False
-
-
-def _sql(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

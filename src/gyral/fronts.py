@@ -12,7 +12,6 @@ from gyral.dash.app import app as pages
 from gyral.errors import Interrupted
 from gyral.ingest import listen as ingest
 from gyral.lake.table import Lake
-from gyral.progress import Meter
 from gyral.run import Run
 from gyral.serve import server
 
@@ -81,10 +80,3 @@ def dash(root: Path, config: Config, ready: Ready) -> None:
 
     if server.serve_app(pages(root, Lake.of(root, config).overview), config.dash.host, config.dash.port, on_ready):
         raise Interrupted("stopped")
-
-
-def export(root: Path, config: Config, folder: Path, meter: Meter) -> Path:
-    """Write the pages as files; returns the first of them."""
-    from gyral.dash.export import export as run_export
-
-    return run_export(root, Lake.of(root, config).overview, folder, meter=meter)

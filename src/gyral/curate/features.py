@@ -19,6 +19,7 @@ from gyral.event.schema import EVENT
 from gyral.lake.asof import KNOWN_TIME, asof_join
 from gyral.lake.facts import trusted_times
 from gyral.lake.snapshot import Snapshot
+from gyral.lake.sql import literal
 
 REASON = "feature"
 """Why a feature event is no interaction."""
@@ -81,9 +82,8 @@ def _events(snapshot: Snapshot, feature: Feature, until_us: int | None) -> pa.Ta
     envelope = [field for field in feature.take.values() if not field.startswith(rules.PROPS)]
     wanted = dict.fromkeys([feature.on, "event_time", "event_time_adjusted", "ingest_time", "props", *envelope])
     columns = [name for name in wanted if name in snapshot.schema.names]
-    quoted = feature.kind.replace("'", "''")
     parts = []
-    for batch in snapshot.scan(columns, f"kind = '{quoted}'"):
+    for batch in snapshot.scan(columns, f"kind = {literal(feature.kind)}"):
         props = rules.read_props(batch, [field.removeprefix(rules.PROPS) for field in feature.take.values()])
         made = {
             feature.on: batch.column(feature.on),

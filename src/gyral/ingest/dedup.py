@@ -139,9 +139,9 @@ class Runs:
         return found
 
 
-def hashed(ids: pa.Array) -> Run:
-    """Hash ids and sort the hashes."""
-    one, two = (hash64(ids, key) for key in KEYS)
+def hashed(ids: pa.Array, keys: Sequence[np.uint64] = KEYS) -> Run:
+    """Hash ids by two keys and sort the hashes."""
+    one, two = (hash64(ids, key) for key in keys)
     order = np.argsort(one)  # the order of equal ones does not matter, and a stable sort takes five times as long
     return Run(one[order], two[order], order)
 

@@ -13,10 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gyral.ingest.dedup import Run, Runs, hash64
+from gyral.ingest.dedup import Run, Runs, hash64, hashed
 from gyral.lake.snapshot import Snapshot
-
-NAME = "erasures"
 
 
 class Tombstones:
@@ -52,9 +50,7 @@ class Tombstones:
             return np.zeros(len(subjects), dtype=bool)
         flat = subjects.combine_chunks() if isinstance(subjects, pa.ChunkedArray) else subjects
         coded = flat.dictionary_encode()
-        one, two = (hash64(coded.dictionary, key) for key in self._keys)
-        order = np.argsort(one)
-        found = self._runs.has(Run(one[order], two[order], order))
+        found = self._runs.has(hashed(coded.dictionary, self._keys))
         mask: np.ndarray = pc.fill_null(pa.array(found).take(coded.indices), False).to_numpy(zero_copy_only=False)
         return mask
 

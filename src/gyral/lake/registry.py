@@ -16,6 +16,7 @@ import pyarrow as pa
 from gyral.errors import ConfigError, did_you_mean
 from gyral.event.clock import TIMESTAMP
 from gyral.event.schema import MAX_NAME_CHARS, TABLES
+from gyral.lake.sql import literal
 
 TYPES: dict[str, pa.DataType] = {
     "text": pa.string(),
@@ -63,7 +64,7 @@ class Registry:
     def behind(self, schema_ids: Iterable[str]) -> str:
         """SQL of the rows of these schemas that lack some of their fields."""
         each = (
-            f"(schema_id = '{_quoted(name)}' AND (promoted IS NULL OR promoted < {len(self.by_schema[name])}))"
+            f"(schema_id = {literal(name)} AND (promoted IS NULL OR promoted < {len(self.by_schema[name])}))"
             for name in sorted(schema_ids)
         )
         return " OR ".join(each)
@@ -105,10 +106,6 @@ class Registry:
         if field.column not in self.columns and len(self.columns) >= MAX_COLUMNS:
             return f"there are {MAX_COLUMNS} promoted columns already"
         return ""
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
 
 
 _HINT = 'a schema only grows; another name or type is another column: `field = { type = "number", column = "amount_2" }`'

@@ -17,6 +17,7 @@ from gyral.lake import commit as protocol
 from gyral.lake.commit import Change, LakeError
 from gyral.lake.facts import OTHER, Facts
 from gyral.lake.place import folder_of, hint_of, plain, reached
+from gyral.lake.sql import literal
 
 MAX_FRAGMENTS = 200
 """Above this many fragments of one size a commit costs over 20 ms instead of 2, so the committer compacts."""
@@ -83,8 +84,7 @@ class Snapshot:
 
     def find(self, event_id: str) -> dict[str, Any] | None:
         """The row with this id, None when there is none."""
-        quoted = event_id.replace("'", "''")
-        rows = self.read(where=f"event_id = '{quoted}'").to_pylist()
+        rows = self.read(where=f"event_id = {literal(event_id)}").to_pylist()
         return rows[0] if rows else None
 
     def distinct(self, column: str) -> list[str]:
