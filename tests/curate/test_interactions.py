@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from gyral.config import Rule
+from gyral.config.sections import Rule
 from gyral.curate import robots
 from gyral.curate.interactions import Until
 from gyral.errors import ConfigError, InputError, NotFound

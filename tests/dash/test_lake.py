@@ -2,7 +2,8 @@
 
 import json
 
-from gyral.config import Config, Device
+from gyral.config import Config
+from gyral.config.sections import Device
 from gyral.dash.pages import app
 from gyral.event.codec import encode_payload
 from gyral.event.wire import check_json, to_columns

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from gyral.config import Collect
+from gyral.config.sections import Collect
 from gyral.ingest.collector import Collector
 from gyral.ingest.drain import Drain
 from gyral.lake.table import Lake

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gyral.config import Key
+from gyral.config.sections import Key
 from gyral.event import scan
 from gyral.event.codec import decode_payload
 from gyral.ingest import collector as collectors

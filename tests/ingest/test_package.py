@@ -19,9 +19,9 @@ import pytest
 
 from gyral.errors import InputError
 from gyral.ingest import sources
-from gyral.ingest.sources import package
-from gyral.ingest.sources.archives import read_member
-from gyral.ingest.sources.package import MANAGERS
+from gyral.packages import fetch as package
+from gyral.packages.archives import read_member
+from gyral.packages.fetch import MANAGERS
 
 notes = []
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gyral.config import Config, Device, Ingest
+from gyral.config import Config, Ingest
+from gyral.config.sections import Device
 from gyral.errors import ConfigError
 from gyral.event.codec import encode_payload
 from gyral.event.schema import EVENT, TABLES

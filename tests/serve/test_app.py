@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gyral.config import Serve
+from gyral.config.sections import Serve
 from gyral.serve.app import App
 from gyral.serve.slots import Slots
 

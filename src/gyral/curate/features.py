@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gyral.config import Feature, Rule
+from gyral.config.sections import Feature, Rule
 from gyral.curate import rules
 from gyral.errors import ConfigError, did_you_mean
 from gyral.event.schema import EVENT

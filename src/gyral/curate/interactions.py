@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gyral.config import Config, Rule
+from gyral.config import Config
+from gyral.config.sections import Rule
 from gyral.curate import features, robots, rules
 from gyral.engine.base import connect
 from gyral.errors import InputError, did_you_mean

@@ -1,7 +1,7 @@
 """Rules over the envelope and the props: pure functions RecordBatch → reasons.
 
-A rule is data (`config.Rule`), so a layout, a `gyral.toml` and a stored manifest say the same thing. Only the props that some
-rule names are decoded, 0.3 µs a row.
+A rule is data (`config.sections.Rule`), so a layout, a `gyral.toml` and a stored manifest say the same thing. Only the props
+that some rule names are decoded, 0.3 µs a row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gyral.config import Rule
+from gyral.config.sections import Rule
 from gyral.errors import ConfigError, did_you_mean
 from gyral.event.clock import parse_times
 from gyral.event.codec import numbers

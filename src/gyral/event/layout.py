@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import msgspec
 
 from gyral import plugins
-from gyral.config import Rule
+from gyral.config.sections import Rule
 from gyral.errors import ConfigError, InputError, did_you_mean
 from gyral.event.schema import ENVELOPE_NAMES
 

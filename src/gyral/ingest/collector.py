@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from gyral.config import Collect
+from gyral.config.sections import Collect
 from gyral.errors import GyralError
 from gyral.event.clock import now_us
 from gyral.event.codec import encode_payload

@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from gyral.config import Config, Device
+from gyral.config import Config
+from gyral.config.sections import Device
 from gyral.errors import ConflictError
 from gyral.event.codec import decode_payload
 from gyral.event.schema import TABLES

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from gyral.config import Key
+from gyral.config.sections import Key
 from gyral.http import Refused
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gyral.config import Device
+from gyral.config.sections import Device
 from gyral.event.clock import TIMESTAMP, parse_times
 from gyral.event.schema import TABLES
 from gyral.lake.registry import Field, Registry

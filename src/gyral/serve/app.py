@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 import msgspec
 from msgspec import Meta
 
-from gyral.config import Serve
+from gyral.config.sections import Serve
 from gyral.event.clock import now_us
 from gyral.http import AsgiApp, Receive, Refused, Scope, Send, allow, read_body, reply, routed
 from gyral.model.family import Answer, Item, Servable

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gyral.config import Serve
+from gyral.config.sections import Serve
 from gyral.errors import MissingExtra, ServeError
 from gyral.http import AsgiApp
 from gyral.lake.table import Lake

@@ -1,0 +1,135 @@
+"""The sections that can be set, one a verb or a thing it needs; each field has its meaning, unit and range in its type."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}"
+"""Names of datasets and models: they are folders, tags and parts of addresses."""
+Text = Annotated[str, Meta(min_length=1)]
+RuleOp = Literal["<", "<=", ">", ">=", "==", "!=", "matches", "not matches", "is null"]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=False):
+    """Base of the sections: frozen, and a field nobody declared is an error."""
+
+
+class Rule(Section, frozen=True):
+    """Rows for which `field op value` holds are dropped with `reason`; a field is an envelope name or `props.NAME`."""
+
+    reason: Text
+    field: Text
+    op: RuleOp
+    value: str | float | int | None = None
+
+
+class Feature(Section, frozen=True):
+    """What events of another kind had told of an interaction's subject or object by then: a column for each value."""
+
+    kind: Text
+    take: dict[str, str]
+    """Column of the dataset → field: an envelope name or `props.NAME`."""
+    on: Literal["subject", "object"] = "subject"
+    known: Literal["event_time", "ingest_time"] = "event_time"
+    """Values count that had come in when the interaction happened, or, for what was imported later, when it came in itself."""
+
+
+class Ingest(Section, frozen=True):
+    """Source → Lake."""
+
+    source: Annotated[str, Meta(description="file, or a file of a package: `pip:NAME==VERSION!/MEMBER`, `npm:…`, `apt:…`")] = ""
+    layout: Annotated[str, Meta(description="name of a known layout; empty: recognised by the columns")] = ""
+    map: Annotated[dict[str, str], Meta(description="envelope field → column: subject, object and time at least")] = {}
+    time_format: Annotated[str, Meta(description="strptime format of the time column, if it is neither RFC 3339 nor epoch")] = (
+        ""
+    )
+    batch_rows: Annotated[int, Meta(ge=1, le=1_000_000, description="rows a log batch")] = 32_768
+    commit_rows: Annotated[int, Meta(ge=1, le=10_000_000, description="rows a lake commit at most")] = 65_536
+    log: Annotated[str, Meta(description="the log: `kafka://HOST:PORT/TOPIC`; empty: in the lake's folder")] = ""
+    dedup_days: Annotated[
+        int, Meta(ge=0, description="days an event id is remembered after it came in, 16 B each; 0: always")
+    ] = 0
+
+
+class Key(Section, frozen=True):
+    """Somebody who may send events: `gyral.ingest.keys.newkey()` makes a key and its hash."""
+
+    name: Annotated[str, Meta(pattern=rf"^{NAME}$", description="kept with what is quarantined")]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$", description="of the key; the key itself is stored nowhere")]
+    events_per_s: Annotated[int, Meta(ge=0, description="0: no limit")] = 0
+    bytes_per_s: Annotated[int, Meta(ge=0, description="as sent, perhaps compressed; 0: no limit")] = 0
+
+
+class Collect(Section, frozen=True):
+    """HTTP → log: `POST /v1/events` of `gyral ingest --listen` and of `gyral serve`."""
+
+    keys: Annotated[list[Key], Meta(description="who may send; empty: everybody")] = []
+    max_body_bytes: Annotated[int, Meta(ge=64, le=1 << 30, description="larger requests are refused with 413")] = 8 << 20
+    max_decoded_bytes: Annotated[int, Meta(ge=64, le=1 << 31, description="the same after decompression")] = 64 << 20
+    max_events: Annotated[int, Meta(ge=1, description="events a request at most")] = 10_000
+    max_waiting: Annotated[int, Meta(ge=1, description="requests that may wait to be stored; more get 429")] = 1_024
+    max_waiting_bytes: Annotated[int, Meta(ge=1, description="the same in bytes")] = 128 << 20
+    max_lag_bytes: Annotated[int, Meta(ge=1, description="log that may wait for the lake; beyond: 429")] = 4 << 30
+    min_free_bytes: Annotated[int, Meta(ge=0, description="below this much free disk requests get 429")] = 512 << 20
+    drain_every_s: Annotated[float, Meta(gt=0, le=3600, description="how often the log is committed to the lake")] = 0.25
+
+
+class Device(Section, frozen=True):
+    """A class of devices, `[devices.NAME]`; `[devices.default]` is of those that name none, or one that is not here."""
+
+    skew_s: Annotated[float, Meta(ge=0, description="a clock further ahead than this is not believed")] = 300.0
+    offline_s: Annotated[
+        float, Meta(ge=0, description="how long such a device can keep events before it sends; 0: no limit")
+    ] = 0.0
+    tier: Annotated[str, Meta(description="what it can run: `phone`, `laptop`, `server`, …")] = ""
+
+
+class Kafka(Section, frozen=True):
+    """How brokers are reached when `ingest.log` is a topic."""
+
+    max_message_bytes: Annotated[int, Meta(ge=10_000, le=64 << 20, description="as the topic has it")] = 1_000_000
+    options: Annotated[
+        dict[str, str | int], Meta(description="of librdkafka: `security.protocol`, `sasl.username`, `ssl.ca.location`, …")
+    ] = {}
+
+
+class Train(Section, frozen=True):
+    """Dataset → Model."""
+
+    family: Annotated[str, Meta(min_length=1, description="kind of model")] = "recommender"
+    budget: Annotated[str, Meta(description="time (`90s`, `3m`, `1h`) or work (`1e12flop`)")] = "3m"
+    seed: Annotated[int, Meta(ge=0, description="same data, config and seed: same bytes")] = 0
+
+
+class Compress(Section, frozen=True):
+    """Model → Model."""
+
+    to: Annotated[str, Meta(min_length=1, description="target format")] = "int8"
+    max_loss: Annotated[float, Meta(ge=0, le=1, description="largest relative loss of the family's metric")] = 0.01
+
+
+class Serve(Section, frozen=True):
+    """Model → Lake: it appends the events it causes."""
+
+    host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535, description="0 takes a free one")] = 8000
+    max_k: Annotated[int, Meta(ge=1, le=10_000, description="most items a request may ask for")] = 1_000
+    max_body_bytes: Annotated[int, Meta(ge=64, le=1 << 30, description="larger requests are refused with 413")] = 65_536
+    impressions: Annotated[bool, Meta(description="append each answer to the log as an `impression` event")] = True
+
+
+class Loop(Section, frozen=True):
+    """One turn after the other."""
+
+    turns: Annotated[int, Meta(ge=1, le=1_000, description="the source is cut into turns + 1 slices")] = 6
+    max_asked: Annotated[int, Meta(ge=1, description="subjects asked about in a turn; of more, a sample by the seed")] = 10_000
+
+
+class Dash(Section, frozen=True):
+    """The pages."""
+
+    host: Annotated[str, Meta(min_length=1, description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535, description="0 takes a free one")] = 8765

@@ -1,0 +1,1 @@
+"""Pictures, and pictures with captions."""

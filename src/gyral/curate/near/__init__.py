@@ -1,0 +1,1 @@
+"""Near-duplicates: found by MinHash, verified before anything is removed."""

@@ -1,0 +1,1 @@
+"""What a text is like: signals by kernels over its bytes."""
