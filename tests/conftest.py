@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pyarrow.parquet as pq
 import pytest
 
@@ -9,6 +10,9 @@ from gyral import config as configs
 from gyral.files import new_version
 from gyral.model import card as cards
 from gyral.run import Run
+
+hypothesis.settings.register_profile("gyral", deadline=None)  # the first call of a kernel compiles it
+hypothesis.settings.load_profile("gyral")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

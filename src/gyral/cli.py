@@ -144,25 +144,18 @@ def erase(root: Path, sets: tuple[str, ...], as_json: bool, subject: str, **flag
 
 @commands.command()
 @click.argument("name", required=False)
+@click.option("--source", "place", metavar="PLACE", help="Documents: a file, a folder, apt:NAME, npm:NAME@VERSION, pip:….")
 @on_option
 @common
 def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, **flags: Any) -> None:
-    """Make the dataset NAME from the lake; every dropped row gets a reason."""
+    """Make the dataset NAME from documents, or from events of the lake; all that is dropped has a reason."""
     config = configure(root, sets, {**flags, "name": name})
-    from gyral.curate.interactions import curate as run_curate
+    from gyral.curate.verb import curate as run_curate
 
     with start_run(root, "curate", config, as_json) as run:
-        made = run_curate(root, config.curate.name or "interactions", config, run)
-    manifest = made.manifest
-    print_result(
-        as_json,
-        {
-            "dataset": made.name,
-            "rows_in": manifest.rows_in,
-            "rows_kept": manifest.rows_kept,
-            "dropped": manifest.dropped,
-        },
-    )
+        manifest = run_curate(root, config, run).manifest
+    told = {"rows_in": manifest.rows_in, "rows_kept": manifest.rows_kept, "dropped": manifest.dropped}
+    print_result(as_json, {"dataset": manifest.dataset, **told})
 
 
 @commands.command()
@@ -236,7 +229,7 @@ def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, 
 
 @commands.command()
 @click.argument("what", required=False)
-@click.option("--why", metavar="EVENT_ID", help="Why a dataset kept or dropped this event.")
+@click.option("--why", metavar="ID", help="Why a dataset kept or dropped this event, or document (its path).")
 @click.option(
     "--export", type=click.Path(path_type=Path), metavar="DIR", help="With `lake`: write its events as Parquet there."
 )

@@ -53,7 +53,7 @@ def make_folder(path: Path) -> None:
         fsync_path(folder.parent)
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
+def write_atomic(path: Path, data: bytes | str | memoryview) -> None:
     """Replace `path` by `data` in one step; after it returns, the new bytes are on the disk."""
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident():x}.tmp")

@@ -7,6 +7,7 @@
 | `family` | a `Family`: how one kind of model is stored, loaded and asked |
 | `trainer` | a function `fit(dataset, …) -> Fitted` that trains the family of the same name |
 | `compressor` | a function `(weights, matrices) -> weights` that makes the named matrices smaller |
+| `stage` | a function `(config) -> Stage`, or None where it has nothing to do: signals of documents |
 | `engine` | an `Engine`: where a map of pure functions runs |
 
 A package adds one by an entry point in the group `gyral.<kind>`; a script by `register(kind, name, object)`. Built-in objects
@@ -21,7 +22,7 @@ from typing import Any
 
 from gyral.errors import UsageError, did_you_mean
 
-KINDS = ("source", "layout", "family", "trainer", "compressor", "engine")
+KINDS = ("source", "layout", "family", "trainer", "compressor", "stage", "engine")
 
 _BUILTIN: dict[str, dict[str, str]] = {
     "source": {
@@ -38,6 +39,24 @@ _BUILTIN: dict[str, dict[str, str]] = {
     "family": {"recommender": "gyral.model.family:RECOMMENDER"},
     "trainer": {"recommender": "gyral.train.recommender:fit"},
     "compressor": {"int8": "gyral.compress.quantize:int8"},
+    "stage": {
+        name: f"gyral.curate.recipe:{name}"
+        for name in (
+            "extract",
+            "repair",
+            "digest",
+            "language",
+            "statistics",
+            "classifier",
+            "privacy",
+            "contamination",
+            "minhash",
+            "paragraphs",
+            "pixels",
+            "captions",
+            "score",
+        )
+    },
     "engine": {"local": "gyral.engine.local:LocalEngine"},
 }
 _registered: dict[tuple[str, str], Any] = {}

@@ -60,6 +60,7 @@ class Meter:
         self._listener = listener
         self._start = time.monotonic()
         self._last = 0.0
+        self.last_update = self._start
         self.record = Progress(verb, 0, total, unit, 0.0, None, 0.0)
 
     def update(self, done: float, total: float | None = None, **metric: Any) -> None:
@@ -71,6 +72,7 @@ class Meter:
         elapsed = now - self._start
         rate = done / elapsed if elapsed > 0 else 0.0
         left = (self.total - done) / rate if self.total and rate > 0 else None
+        self.last_update = now
         self.record = Progress(self.verb, done, self.total, self.unit, rate, left, elapsed, metric)
         finished = self.total is not None and done >= self.total
         if finished or now - self._last >= TERMINAL_INTERVAL_S:

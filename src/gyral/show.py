@@ -14,11 +14,13 @@ from gyral.config import Config
 from gyral.errors import NotFound, UsageError, did_you_mean
 from gyral.files import versions
 from gyral.lake import dataset as datasets
+from gyral.lake import documents
 from gyral.lake.export import export
 from gyral.lake.table import Lake
 from gyral.progress import Meter, duration, fixed, number
 
 LAST_RUNS = 20
+LANGUAGES = 20
 
 
 def show(root: Path, what: str | None, why: str | None, config: Config) -> tuple[dict[str, Any], str]:
@@ -35,7 +37,7 @@ def show(root: Path, what: str | None, why: str | None, config: Config) -> tuple
     """
     if why is not None:
         if what is None:
-            raise UsageError("`--why` needs a dataset", hint="gyral show DATASET --why EVENT_ID")
+            raise UsageError("`--why` needs a dataset", hint="gyral show DATASET --why ID")
         return _why(root, Lake.of(root, config), what, why)
     if what is None:
         return _project(root, Lake.of(root, config))
@@ -180,6 +182,8 @@ def _run(root: Path, run: int) -> tuple[dict[str, Any], str]:
 
 
 def _dataset(manifest: dict[str, Any]) -> str:
+    if manifest["source"]:
+        return _documents(manifest)
     lines = [
         f"{manifest['dataset']}: {manifest['rows_kept']:,} of {manifest['rows_in']:,} rows kept, "
         f"{manifest['subjects']:,} subjects, {manifest['objects']:,} objects",
@@ -188,6 +192,27 @@ def _dataset(manifest: dict[str, Any]) -> str:
         f"  objects repeat: {'yes' if manifest['repeats'] else 'no'} ({manifest['repeats_from']})",
     ]
     return "\n".join([*lines, *(f"  dropped {reason}: {count:,}" for reason, count in manifest["dropped"].items())])
+
+
+def _documents(manifest: dict[str, Any]) -> str:
+    report = manifest["report"]
+    lines = [
+        f"{manifest['dataset']}: {manifest['rows_kept']:,} of {manifest['rows_in']:,} documents kept, "
+        f"{report['bytes_kept']:,} of {report['bytes']:,} bytes",
+        f"  {manifest['kind']} from {manifest['source']}, through {', '.join(manifest['stages'])}",
+    ]
+    lines += [f"  dropped {reason}: {count:,}" for reason, count in manifest["dropped"].items()]
+    for rule, told in report["edits"].items():
+        lines.append(f"  cut by {rule}: {told['ranges']:,} ranges of {told['documents']:,} documents, {told['bytes']:,} bytes")
+    rows = [
+        [name or "unknown", f"{each['documents']:,}", f"{each['kept']:,}", f"{each['bytes_kept']:,}"]
+        for name, each in list(report["languages"].items())[:LANGUAGES]
+    ]
+    if len(rows) > 1 or (rows and rows[0][0] != "unknown"):
+        lines += ["", table(["language", "documents", "kept", "bytes kept"], rows, right=True)]
+        if len(report["languages"]) > LANGUAGES:
+            lines.append(f"and {len(report['languages']) - LANGUAGES} more")
+    return "\n".join(lines)
 
 
 def _model(root: Path, name: str) -> tuple[dict[str, Any], str]:
@@ -213,10 +238,24 @@ def _model(root: Path, name: str) -> tuple[dict[str, Any], str]:
 
 
 def _why(root: Path, lake: Lake, dataset: str, event_id: str) -> tuple[dict[str, Any], str]:
-    answer = datasets.find(root, dataset).why(lake, event_id)
+    made = datasets.find(root, dataset)
+    if made.manifest.source:
+        return _why_document(made, event_id)
+    answer = made.why(lake, event_id)
     verdict = "kept" if answer["kept"] else f"dropped: {answer['reason']}"
     row = "\n".join(f"  {key}: {value}" for key, value in answer["event"].items() if value is not None)
     return msgspec.to_builtins(answer), f"{event_id} {verdict}\n{row}"
+
+
+def _why_document(made: datasets.Dataset, document: str) -> tuple[dict[str, Any], str]:
+    answer = documents.why(made, document)
+    lines = [f"{answer['document']} {'kept' if answer['kept'] else 'dropped: ' + answer['reason']}"]
+    if answer["rule"]:
+        lines.append(f"  rule: {answer['rule']} = {answer['threshold']}, and here it is {number(answer['value'])}")
+    if answer["twin"]:
+        lines.append(f"  kept instead: {answer['twin']}, Jaccard {fixed(answer['jaccard'])}")
+    lines += [f"  {name}: {number(value)}" for name, value in answer["signals"].items() if value is not None]
+    return msgspec.to_builtins(answer), "\n".join(lines)
 
 
 def _published(folder: Path) -> list[str]:

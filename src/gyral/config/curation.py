@@ -83,6 +83,14 @@ class Quality(Section, frozen=True):
 class Dedup(Section, frozen=True):
     """What is a repetition."""
 
+    exact: Annotated[bool, Meta(description="drop a document whose text another has, byte for byte")] = True
+    near: Annotated[bool, Meta(description="drop near-duplicates of a document that is kept, after verification")] = True
+    paragraphs: Annotated[bool, Meta(description="cut paragraphs out that a document before has")] = True
+    paragraph_chars: Annotated[int, Meta(ge=1, description="shorter paragraphs are never cut")] = 60
+    max_repeated_share: Annotated[
+        float, Meta(gt=0, le=1, description="a document of which more bytes would be cut as repeated paragraphs is dropped")
+    ] = 0.9
+
 
 class Privacy(Section, frozen=True):
     """What is about a person."""

@@ -46,7 +46,7 @@ DOCUMENT = pa.schema(
 CUTS = pa.list_(pa.int32())
 """Ranges of a text in bytes, flattened: begin, end, begin, end, …; ascending, never overlapping."""
 
-Op = Literal["<", "<=", ">", ">=", "in", "not in"]
+Op = Literal["<", "<=", ">", ">=", "in", "not in", "is"]
 Columns = Mapping[str, pa.Array]
 
 
@@ -58,8 +58,8 @@ class Limit(NamedTuple):
     reason : for counts, `gopher_few_words`.
     rule : the setting that holds the threshold, `quality.gopher.min_words`.
     columns : signals that `value` looks at.
-    value : the signals → one number a row, float64; NaN never drops. With `in` and `not in`: texts, null never drops.
-    threshold : a number, or the texts of `in` and `not in`.
+    value : the signals → one number a row, float64; NaN never drops. With `in`, `not in` and `is`: texts, null never drops.
+    threshold : a number, or the texts of `in` and `not in`. With `is`, every text drops, and this is only shown.
     """
 
     reason: str

@@ -118,8 +118,8 @@ def dataset_chart(manifest: Mapping[str, Any]) -> Markup:
         manifest["rows_in"] or 0,
         manifest["dropped"],
         manifest["rows_kept"] or 0,
-        title="Why rows were dropped",
-        ends=("read from the lake", "kept"),
+        title="Why documents were dropped" if manifest.get("source") else "Why rows were dropped",
+        ends=("read" if manifest.get("source") else "read from the lake", "kept"),
     )
 
 

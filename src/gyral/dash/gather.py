@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from gyral.dash import formats
+from gyral.dash import documents, formats
 from gyral.dash.records import (
     UNRECORDED,
     Card,
@@ -176,7 +176,9 @@ def dataset(root: Path, name: str) -> Data:
     if not exists(root, "datasets", name):
         raise NotFound(f"there is no dataset `{name}`", hint="see all datasets")
     learned = [other for other in names(root, "models") if read_card(root, other).dataset == name]
-    return {**_manifest(root, read_manifest(root, name)), "models": learned}
+    manifest = read_manifest(root, name)
+    more = documents.page(root / "datasets" / name, manifest.report) if manifest.source else {}
+    return {**_manifest(root, manifest), "models": learned, **more}
 
 
 def lake(root: Path, lake_overview: LakeOverview) -> Data:
@@ -225,7 +227,7 @@ def headline(verb: str, summary: Mapping[str, Any]) -> str:
     if verb == "ingest" and _is_number(get("accepted")):
         return f"{formats.count(get('accepted'))} rows in"
     if verb == "curate" and _is_number(get("rows_kept")):
-        return f"{formats.count(get('rows_kept'))} rows kept"
+        return f"{formats.count(get('rows_kept'))} kept"
     if verb == "train" and _is_number(get("ndcg_at_10")):
         return f"{get('chosen') or 'best'}, NDCG@10 {formats.metric(get('ndcg_at_10'))}"
     if verb == "compress" and _is_number(get("bytes_before")) and get("bytes_after"):

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -43,6 +43,7 @@ class Shard(msgspec.Struct, frozen=True):
     file: str
     rows: int
     sha256: str
+    signals_sha256: str = ""
 
 
 class Erased(msgspec.Struct, frozen=True):
@@ -54,8 +55,21 @@ class Erased(msgspec.Struct, frozen=True):
     manifest_sha256: str
 
 
+class Rule(msgspec.Struct, frozen=True):
+    """What a decision on a document points to: the reason, the setting, its threshold, the signal that was looked at."""
+
+    reason: str
+    rule: str = ""
+    threshold: Any = None
+    signal: str = ""
+
+
 class Manifest(msgspec.Struct):
-    """What `manifest.json` holds. `dropped` keeps the order of the rules; times are RFC 3339."""
+    """What `manifest.json` holds. `dropped` keeps the order of the rules; times are RFC 3339.
+
+    `source` to `report` are of documents only: where they came from, the stages and the digest of their settings, the rules
+    that decisions point to by number (0 is kept), and what is told of languages, duplicates and edits.
+    """
 
     format: int = 1
     dataset: str = ""
@@ -78,6 +92,11 @@ class Manifest(msgspec.Struct):
     shards: list[Shard] = []
     decisions: str = "decisions.parquet"
     erased: list[Erased] = []
+    source: str = ""
+    stages: list[str] = []
+    recipe: str = ""
+    rules: list[Rule] = []
+    report: dict[str, Any] = {}
 
 
 class Dataset:
@@ -93,12 +112,16 @@ class Dataset:
         return self.manifest.dataset
 
     def read(self) -> pa.Table:
-        """Read all shards, checked against their digests.
+        """Read all that is kept, its shards checked against their digests.
 
         Raises
         ------
         InputError : a shard is missing or its bytes differ from the manifest.
         """
+        if self.manifest.source:
+            from gyral.lake.documents import read
+
+            return read(self)
         tables = []
         for shard in self.manifest.shards:
             path = self.folder / "shards" / shard.file
@@ -111,6 +134,18 @@ class Dataset:
                 )
             tables.append(pq.read_table(pa.BufferReader(body)))
         return pa.concat_tables(tables)
+
+    def require(self, kind: str, what: str) -> Self:
+        """Return it, if it is of this kind.
+
+        Raises
+        ------
+        InputError : it is not what `what` learns from.
+        """
+        if self.manifest.kind != kind:
+            hint = "see `gyral show` for the others"
+            raise InputError(f"`{self.name}` is a dataset of {self.manifest.kind}; {what} needs one of {kind}", hint=hint)
+        return self
 
     def why(self, lake: Lake, event_id: str) -> dict[str, Any]:
         """Tell why an event was kept or dropped.

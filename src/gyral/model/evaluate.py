@@ -71,7 +71,7 @@ def evaluate(root: Path, model: str, dataset: str, run: Run) -> dict[str, Any]:
     InputError : nothing in the dataset is later.
     """
     servable = plugins.find("family", cards.read_card(cards.find(root, model)).family).load(cards.find(root, model))
-    data = datasets.find(root, dataset)
+    data = datasets.find(root, dataset).require("interactions", f"`{servable.name}`")
     run.reads("model", servable.name)
     run.reads("dataset", data.name)
     rows = data.read()

@@ -24,7 +24,7 @@ class Fitted(NamedTuple):
 
 def fit(data: Dataset, *, seed: int, budget_s: float, run: Run) -> Fitted:
     """Number the names, let the candidates compete on the last part of the events, fit the winner on all of them."""
-    repeats = data.manifest.repeats
+    repeats = data.require("interactions", "a recommender").manifest.repeats
     inputs, interactions = model_inputs.encode(data.read())
     split = hold_out(interactions, repeats=repeats, seed=seed)
     meter = run.meter("candidates")

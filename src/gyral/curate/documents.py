@@ -1,0 +1,175 @@
+"""Documents → a dataset: read, computed once, decided, and decided again without reading.
+
+    source ── parts ──► stages ──► signals ──► limits, duplicates, paragraphs ──► decisions, edits
+                (once, on the engine)               (from stored columns, in seconds)
+
+A dataset of the same name that was made of the same signals is decided anew from its own files: then nothing is read at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gyral.config import Config
+from gyral.curate import decide, edits, near_texts, pipeline, readers, report, samples, store
+from gyral.curate.decide import ShardFiles
+from gyral.curate.recipe import stages_of
+from gyral.curate.stage import Cut, Stage
+from gyral.errors import InputError, NotFound
+from gyral.files import new_version, write_atomic
+from gyral.lake import dataset as datasets
+from gyral.lake import documents
+from gyral.lake.dataset import Dataset, Manifest, Rule, Shard
+from gyral.run import Run
+
+REPEATED = "duplicate_paragraphs"
+
+
+def curate(root: Path, name: str, config: Config, run: Run) -> Dataset:
+    """Make the next version of a dataset of documents.
+
+    Raises
+    ------
+    InputError : the source cannot be read, or no document is left.
+    NotFound : no source is named, and there is no dataset to decide anew.
+    """
+    before = _before(root, name)
+    source = config.curate.source or (before.manifest.source if before else "")
+    if not source:
+        raise NotFound(f"`{name}` has no source", where=str(root / datasets.FOLDER), hint="name one: `--source FOLDER`")
+    kind = before.manifest.kind if before and not config.curate.source else ""
+    stages = stages_of(kind, config) if kind else []
+    if before and stages and before.manifest.recipe == store.recipe_digest(stages):
+        there = zip(documents.shard_files(before), before.manifest.shards, strict=True)
+        shards = [(ShardFiles(*files), shard) for files, shard in there]
+        run.reads("dataset", before.name)
+        run.note(f"curate   deciding anew about the {before.manifest.rows_in:,} documents of {before.name}")
+    else:
+        place = readers.open_place(source, root, run.note, kind or config.curate.recipe)
+        kind = place.kind
+        stages = stages_of(kind, config)
+        run.reads("source", source, store.recipe_digest(stages))
+        shards = _computed(root, place, stages, config, run)
+    manifest = Manifest(
+        kind=kind,
+        run=run.number,
+        source=source,
+        stages=[each.name for each in stages],
+        recipe=store.recipe_digest(stages),
+        decisions=documents.DECISIONS,
+    )
+    return _decided(root, name, config, run, [files for files, _ in shards], [shard for _, shard in shards], stages, manifest)
+
+
+def is_of_documents(root: Path, name: str, config: Config) -> bool:
+    """Whether `curate NAME` is about documents: a source is named, or the newest version has one."""
+    return bool(config.curate.source) or _before(root, name) is not None
+
+
+def _before(root: Path, name: str) -> Dataset | None:
+    try:
+        found = datasets.find(root, name)
+    except (NotFound, InputError):
+        return None
+    return found if found.manifest.source else None
+
+
+def _computed(
+    root: Path, place: readers.Place, stages: Sequence[Stage], config: Config, run: Run
+) -> list[tuple[ShardFiles, Shard]]:
+    """The shards of all parts, computed where they are not there yet."""
+    size = sum(part.size_bytes for part in place.parts)
+    run.note(f"reading {place.name} ({size:,} bytes in {len(place.parts):,} parts) as {place.kind}")
+    parts = pipeline.run(place.parts, stages, root, config.on, run.meter("bytes"), run.note)
+    result = []
+    for part in parts:
+        folder = root / store.FOLDER / part.key
+        for number, shard in enumerate(part.shards):
+            text, signals = (folder / each for each in store.names(number))
+            if shard.rows:
+                told = Shard(text.name, shard.rows, shard.text_sha256, shard.signals_sha256)
+                result.append((ShardFiles(text, signals, shard.rows), told))
+    if not result:
+        raise InputError(f"there is no document in `{place.name}`", hint="what is read: `gyral curate --help`")
+    return result
+
+
+def _decided(
+    root: Path,
+    name: str,
+    config: Config,
+    run: Run,
+    files: Sequence[ShardFiles],
+    shards: Sequence[Shard],
+    stages: Sequence[Stage],
+    manifest: Manifest,
+) -> Dataset:
+    limits = decide.limits_of(stages, config)
+    decisions = decide.by_limits(files, limits)
+    digests = decide.exact(files, decisions) if config.dedup.exact else decide.digests_of(files)
+    told: dict[str, Any] = {}
+    if config.dedup.near and any(each.name == "minhash" for each in stages):
+        told["near"] = near_texts.drop(root, files, decisions, digests, config, run)
+    cuts = [cut for stage in stages for cut in stage.cuts(config)]
+    ranges = edits.Ranges()
+    edits.of_stages(files, decisions, cuts, ranges)
+    if config.dedup.paragraphs:
+        rule = Rule(REPEATED, "dedup.max_repeated_share", config.dedup.max_repeated_share, "paragraphs")
+        cuts.append(Cut("paragraphs", "dedup.paragraphs", ""))
+        total, repeated = edits.of_paragraphs(files, decisions, config.dedup.max_repeated_share, rule, len(cuts) - 1, ranges)
+        told["paragraphs"] = {"seen": total, "repeated": repeated}
+    table = ranges.table(cuts, decisions.is_kept)
+    manifest.rows_in = len(decisions.rule)
+    manifest.rows_kept = int(decisions.is_kept.sum())
+    manifest.dropped = decisions.dropped()
+    manifest.rules = decisions.rules
+    manifest.report = told | report.of(files, decisions, table)
+    if manifest.rows_kept == 0:
+        listed = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items())
+        raise InputError(f"no document is left for `{name}`", why=listed, hint="lower a threshold, `gyral show config`")
+    shown = samples.take(files, decisions, digests)
+    made = _published(
+        root, name, files, shards, {documents.DECISIONS: decisions.table(), documents.EDITS: table}, shown, manifest
+    )
+    _report(run, made)
+    return made
+
+
+def _published(
+    root: Path,
+    name: str,
+    files: Sequence[ShardFiles],
+    shards: Sequence[Shard],
+    tables: Mapping[str, pa.Table],
+    shown: dict[str, Any],
+    manifest: Manifest,
+) -> Dataset:
+    with new_version(root / datasets.FOLDER, name) as (folder, number):
+        manifest.dataset = f"{name}@{number}"
+        manifest.created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        (folder / "shards").mkdir()
+        for position, (each, shard) in enumerate(zip(files, shards, strict=True)):
+            for source, target in zip(each[:2], store.names(position), strict=True):
+                store.link(source, folder / "shards" / target)
+                manifest.size_bytes += source.stat().st_size
+            manifest.shards.append(msgspec.structs.replace(shard, file=store.names(position)[0]))
+        for file, table in tables.items():
+            pq.write_table(table, folder / file, compression="zstd")
+        write_atomic(folder / documents.SAMPLES, msgspec.json.format(msgspec.json.encode(shown)))
+        write_atomic(folder / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
+    return Dataset(root / datasets.FOLDER / manifest.dataset, manifest)
+
+
+def _report(run: Run, made: Dataset) -> None:
+    manifest = made.manifest
+    run.writes("dataset", made.name)
+    run.summarize(rows_in=manifest.rows_in, rows_kept=manifest.rows_kept, dropped=manifest.dropped)
+    told = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items()) or "nothing dropped"
+    run.note(f"curate   {made.name}: {manifest.rows_kept:,} of {manifest.rows_in:,} documents kept; {told}")

@@ -1,0 +1,89 @@
+"""Recipes: which stages documents go through, by what they are.
+
+A recipe is a list of stages. `curate.stages` names others, in TOML; `curate.recipe = "module:function"` is a function
+`(config) -> list[Stage]`. A stage of yours is one more name: `module:function`, or an entry point of the kind `stage`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gyral import plugins
+from gyral.config import Config
+from gyral.curate.stage import Stage
+from gyral.errors import ConfigError
+
+RECIPES: dict[str, Sequence[str]] = {
+    "text": (
+        "extract", "repair", "digest", "language", "statistics", "classifier", "privacy", "contamination", "minhash",
+        "paragraphs",
+    ),
+}  # fmt: skip
+
+
+def stages_of(kind: str, config: Config) -> list[Stage]:
+    """The stages for documents of a kind, as the configuration has them.
+
+    Raises
+    ------
+    ConfigError : a name is no stage, or a function of yours cannot be imported or makes none.
+    """
+    named = config.curate.recipe
+    if ":" in named:
+        return [_checked(each, named) for each in _imported(named, "curate.recipe")(config)]
+    if named and named not in RECIPES:
+        hint = f"one of {', '.join(f'`{each}`' for each in RECIPES)}, or `module:function`"
+        raise ConfigError(f"`{named}` is not a recipe", where="curate.recipe", hint=hint)
+    made = []
+    for name in config.curate.stages or RECIPES[named or kind]:
+        make = _imported(name, "curate.stages") if ":" in name else plugins.find("stage", name)
+        stage = make(config)
+        if stage is not None:
+            made.append(_checked(stage, name))
+    return made
+
+
+def extract(config: Config) -> Stage:
+    from gyral.curate.text.extract import Extract
+
+    return Extract()
+
+
+def repair(config: Config) -> Stage:
+    from gyral.curate.text.repair import Repair
+
+    return Repair()
+
+
+def digest(config: Config) -> Stage:
+    from gyral.curate.text.digest import Digest
+
+    return Digest()
+
+
+def paragraphs(config: Config) -> Stage | None:
+    from gyral.curate.text.paragraphs import Paragraphs
+
+    return Paragraphs(config.dedup.paragraph_chars) if config.dedup.paragraphs else None
+
+
+def _imported(path: str, where: str) -> Callable[[Config], Any]:
+    module, _, name = path.partition(":")
+    try:
+        found: Callable[[Config], Any] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        hint = "the module must be importable: installed, or in a folder of PYTHONPATH"
+        raise ConfigError(f"`{path}` cannot be imported", where=where, why=str(error), hint=hint) from None
+    return found
+
+
+def _checked(stage: Any, name: str) -> Stage:
+    if not isinstance(stage, Stage):
+        raise ConfigError(
+            f"`{name}` made a {type(stage).__name__}, which is no stage",
+            where="[curate]",
+            hint="return a frozen dataclass that extends `gyral.curate.stage.Stage`",
+        )
+    return stage
