@@ -5,7 +5,6 @@ Reading a member makes nothing on the disk, so a path inside a package cannot le
 
 from __future__ import annotations
 
-import io
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -60,21 +59,38 @@ def _read_tgz(package: Path, member: str) -> bytes | list[str]:
 
 
 def _read_deb(package: Path, member: str) -> bytes | list[str]:
-    body = package.read_bytes()
-    if not body.startswith(_AR_MAGIC):
-        raise ValueError("it is no Debian package")
-    place = len(_AR_MAGIC)
-    while place + _AR_HEADER <= len(body):
-        name, size = body[place : place + 16].decode("latin-1").rstrip(" /"), int(body[place + 48 : place + 58])
-        if name.startswith("data.tar"):
-            with _tar(body[place + _AR_HEADER : place + _AR_HEADER + size], Path(name).suffix) as archive:
-                return _from_tar(archive, member, "./")
-        place += _AR_HEADER + size + size % 2
-    raise ValueError("it holds no data")
+    with deb_data(package) as archive:
+        return _from_tar(archive, member, "./")
 
 
 @contextmanager
-def _tar(data: bytes, ending: str) -> Iterator[tarfile.TarFile]:
+def deb_data(package: Path) -> Iterator[tarfile.TarFile]:
+    """The files of a Debian package, to be read in order; the package is mapped, not loaded.
+
+    Raises
+    ------
+    ValueError : it is no Debian package.
+    """
+    with pa.memory_map(str(package)) as file:
+        body = file.read_buffer()
+        if bytes(body[: len(_AR_MAGIC)]) != _AR_MAGIC:
+            raise ValueError("it is no Debian package")
+        place = len(_AR_MAGIC)
+        while place + _AR_HEADER <= body.size:
+            header = bytes(body[place : place + _AR_HEADER])
+            name, size = header[:16].decode("latin-1").rstrip(" /"), int(header[48:58])
+            if size < 0:
+                break
+            if name.startswith("data.tar"):
+                with _tar(body[place + _AR_HEADER : place + _AR_HEADER + size], Path(name).suffix) as archive:
+                    yield archive
+                return
+            place += _AR_HEADER + size + size % 2
+        raise ValueError("it holds no data")
+
+
+@contextmanager
+def _tar(data: pa.Buffer, ending: str) -> Iterator[tarfile.TarFile]:
     if ending == ".zst":
         with (
             pa.input_stream(pa.BufferReader(data), compression="zstd") as plain,
@@ -82,7 +98,7 @@ def _tar(data: bytes, ending: str) -> Iterator[tarfile.TarFile]:
         ):
             yield archive
     else:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
+        with tarfile.open(fileobj=pa.BufferReader(data), mode="r|*") as archive:
             yield archive
 
 

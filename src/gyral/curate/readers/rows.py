@@ -1,0 +1,81 @@
+"""Rows on their way into a batch of the schema `DOCUMENT`, and batches of bounded size."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+
+from gyral.curate.readers import BATCH_BYTES
+from gyral.curate.stage import DOCUMENT
+
+MAX_ROWS = 16_384
+CORRUPT, TOO_LARGE, EMPTY, UNREADABLE, NO_TEXT_FIELD = (
+    "corrupt_record",
+    "too_large",
+    "empty",
+    "unreadable_file",
+    "no_text_field",
+)
+"""Reasons that readers give."""
+_HOST = re.compile(r"^(?:www\.)?([a-z0-9_.\-]+|\[[0-9a-f:.]+\])$")
+
+
+class Row(NamedTuple):
+    """A row of `DOCUMENT`."""
+
+    file: str
+    offset: int
+    media: str
+    url: str | None = None
+    domain: str | None = None
+    declared: str | None = None
+    raw: bytes | None = None
+    text: str | None = None
+    rejected: str | None = None
+
+
+class Rows:
+    """Collects rows until they fill a batch."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+        self._size = 0
+
+    def add(self, row: Row) -> pa.RecordBatch | None:
+        """Add a row; a batch of those before it, where both would be too many."""
+        size = len(row.raw or b"") + 3 * len(row.text or "")
+        full = self._rows and (self._size + size > BATCH_BYTES or len(self._rows) >= MAX_ROWS)
+        batch = self.take() if full else None
+        self._rows.append(row)
+        self._size += size
+        return batch
+
+    def take(self) -> pa.RecordBatch | None:
+        """All that is left as one batch; None where nothing is."""
+        if not self._rows:
+            return None
+        columns = zip(*self._rows, strict=True)
+        arrays: list[Any] = [pa.array(column, field.type) for column, field in zip(columns, DOCUMENT, strict=True)]
+        self._rows, self._size = [], 0
+        return pa.RecordBatch.from_arrays(arrays, schema=DOCUMENT)
+
+
+def host(url: str | None) -> str | None:
+    """Host of an address in lower case, without port and `www.`; None where there is none."""
+    if not url:
+        return None
+    try:
+        name = (urlsplit(url).hostname or "").lower().rstrip(".")
+    except ValueError:
+        return None
+    found = _HOST.match(name)
+    return found.group(1) if found else None
+
+
+def first_folder(path: str) -> str | None:
+    """First folder of a path, which stands for a domain where there are no addresses."""
+    folder, slash, _ = path.partition("/")
+    return folder if slash else None

@@ -1,0 +1,176 @@
+"""Reads WARC and WET: HTTP responses that hold HTML or text, and what was converted to text already.
+
+A compressed WARC is members of gzip one behind the other, so it is read from the middle: a range begins at the first member
+whose bytes unpack to `WARC/`. The same search goes on behind a corrupt record, so one costs itself and not the file. The place
+of a record is the byte at which its member begins in the file as it lies there, which is what an index of Common Crawl holds.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from gyral.curate.readers import File, Part
+from gyral.curate.readers.declared import by_root, language_code
+from gyral.curate.readers.forms import by_head, by_name, head_of
+from gyral.curate.readers.rows import CORRUPT, EMPTY, TOO_LARGE, UNREADABLE, Row, Rows, first_folder, host
+from gyral.curate.text.charset import is_utf8, python_name
+
+_HTML = ("text/html", "application/xhtml+xml")
+_GZIP_MAGIC, _PLAIN_MAGIC = b"\x1f\x8b\x08", b"WARC/1."
+_SEARCH_BYTES = 1 << 20
+_OVERHEAD = 4
+"""What a record may have beside its document: headers, and the packing of a response."""
+
+
+def read(part: Part) -> Iterator[pa.RecordBatch]:
+    """Read the records of a part's files, or those whose member begins in its range of one file."""
+    rows = Rows()
+    for file in part.files:
+        for row in _rows(file, part):
+            batch = rows.add(row)
+            if batch is not None:
+                yield batch
+    last = rows.take()
+    if last is not None:
+        yield last
+
+
+def _rows(file: File, part: Part) -> Iterator[Row]:
+    path, name = Path(part.root) / file.path, part.prefix + file.path
+    form = by_name(file.path) or by_head(head_of(path))
+    packed = form.packed if form else ""
+    magic = _GZIP_MAGIC if packed == ".gz" else _PLAIN_MAGIC
+    folder, end = first_folder(name), file.size_bytes if part.end < 0 else part.end
+    try:
+        with open(path, "rb") as stream:
+            at = part.begin if not part.begin else next_record(stream, part.begin, end, magic)
+            while at is not None and at < end:
+                reached = at
+                try:
+                    for reached, row in _records(path, at, end, name, folder, part):
+                        if row is not None:
+                            yield row
+                    return
+                except _Broken as broken:
+                    yield Row(name, broken.at, "html", None, folder, None, None, None, CORRUPT)
+                    reached = max(broken.at, reached)
+                at = None if packed == ".zst" else next_record(stream, reached + 1, end, magic)
+    except OSError:
+        yield Row(name, -1, "html", None, folder, None, None, None, UNREADABLE)
+
+
+class _Broken(Exception):
+    """A record cannot be read; it begins at `at`."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__(at)
+        self.at = at
+
+
+def next_record(stream: IO[bytes], begin: int, end: int, magic: bytes) -> int | None:
+    """Byte of the first record that begins at `begin` or behind it and before `end`; None where there is none."""
+    at = begin
+    while at < end:
+        stream.seek(at)
+        block = stream.read(_SEARCH_BYTES)
+        place = block.find(magic)
+        while place >= 0:
+            if at + place >= end:
+                return None
+            if magic == _PLAIN_MAGIC:
+                if _begins_line(stream, at + place):
+                    return at + place
+            elif _unpacks(block[place : place + 4096]):
+                return at + place
+            place = block.find(magic, place + 1)
+        if len(block) < _SEARCH_BYTES:
+            return None
+        at += len(block) - 64
+    return None
+
+
+def _begins_line(stream: IO[bytes], at: int) -> bool:
+    stream.seek(max(0, at - 4))
+    return stream.read(4) == b"\r\n\r\n" or at == 0
+
+
+def _unpacks(head: bytes) -> bool:
+    try:
+        return zlib.decompressobj(31).decompress(head, 16).startswith(b"WARC/")
+    except zlib.error:
+        return False
+
+
+def _records(
+    path: Path, begin: int, end: int, name: str, folder: str | None, part: Part
+) -> Iterator[tuple[int, Row | None]]:
+    """Records from a byte on, each with the byte it begins at; `_Broken` where one cannot be read."""
+    from fastwarc.warc import ArchiveIterator, WarcRecordType
+
+    at = begin
+    types = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
+    with open(path, "rb") as stream:
+        stream.seek(begin)
+        try:
+            for record in ArchiveIterator(stream, record_types=types, parse_http=False, fsspec_args=False):
+                at = begin + record.stream_pos
+                if at >= end:
+                    return
+                yield at, _row(record, at, name, folder, part)
+        except (OSError, ValueError, RuntimeError, EOFError, UnicodeError):
+            raise _Broken(at) from None
+
+
+def _row(record: Any, at: int, name: str, folder: str | None, part: Part) -> Row | None:
+    """A record as a row; None for what is no document: a picture, a redirection, an error page."""
+    limit = part.options.max_document_bytes
+    url = record.headers.get("WARC-Target-URI")
+    kind, charset = record.headers.get("Content-Type") or "", None
+    domain = host(url) or folder
+    if record.content_length > _OVERHEAD * limit:
+        return Row(name, at, "html", url, domain, None, None, None, TOO_LARGE)
+    if record.is_http:
+        record.parse_http(auto_decode="all", quirks_mode=True)
+        http = record.http_headers
+        if http is None or http.status_code != 200:
+            return None
+        kind, charset = record.http_content_type or "", record.http_charset
+    kind = kind.partition(";")[0].strip().lower()
+    media = "html" if kind in _HTML else "text" if kind == "text/plain" else None
+    if media is None and kind:
+        return None
+    body = record.reader.read(limit + 1)
+    if len(body) > limit:
+        return Row(name, at, media or "html", url, domain, None, None, None, TOO_LARGE)
+    if media is None:
+        form = by_head(body[:4096])
+        if form is None or form.media not in ("html", "text"):
+            return None
+        media = form.media
+    if not body:
+        return Row(name, at, media, url, domain, None, None, None, EMPTY)
+    declared = by_root(body, media) or language_code(_header_language(record))
+    return Row(name, at, media, url, domain, declared, _recoded(body, charset), None, None)
+
+
+def _header_language(record: Any) -> str | None:
+    """Language by WET's header or the HTTP header, the first of several."""
+    told = record.headers.get("WARC-Identified-Content-Language")
+    if not told and record.http_headers is not None:
+        told = record.http_headers.get("Content-Language")
+    return told.partition(",")[0] if told else None
+
+
+def _recoded(body: bytes, charset: str | None) -> bytes:
+    """A body as UTF-8 behind a mark, where the header names another charset and the bytes are no UTF-8 already."""
+    name = python_name(charset) if charset else None
+    if name is None or name == "utf-8" or body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        return body
+    if not name.startswith("iso2022") and not name.startswith("utf-16") and is_utf8(body):
+        return body
+    return b"\xef\xbb\xbf" + body.decode(name, "replace").encode("utf-8", "replace")

@@ -1,0 +1,94 @@
+"""The stage `extract`: bytes → text.
+
+HTML goes through resiliparse's main-content extraction (F1 .927 on 181 article pages at 119 MB of input a CPU second; trafilatura
+.960 at 8.5), Mallard and DocBook through a streaming parser, plain text is decoded. What gives no text says why in
+`extract_failed`, and nothing that a page holds takes unbounded time: what would is refused before it is parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pyarrow as pa
+
+from gyral.config import Config
+from gyral.curate.stage import Limit, Stage, add
+from gyral.curate.text.charset import charset_of, decode, is_binary
+from gyral.curate.text.markup import Refused, paragraphs
+
+REASONS = ("no_text", "binary", "broken_xml", "broken_html", "xml_bomb", "too_deep", "too_many_attributes")
+"""Why a record has no text, beside the reasons that readers give."""
+
+
+@dataclass(frozen=True)
+class Extract(Stage):
+    """Make text of what readers left as bytes.
+
+    Signals: `extract_failed` (one of `REASONS`, null where there is text).
+
+    Attributes
+    ----------
+    main_content : only the main content of HTML; else all that a page shows.
+    comments : comments below an article count as content.
+    """
+
+    name: ClassVar[str] = "extract"
+    version: ClassVar[int] = 1
+    main_content: bool = True
+    comments: bool = False
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        raws, texts = batch.column("raw"), batch.column("text")
+        if raws.null_count == len(raws):
+            return add(batch, {"extract_failed": pa.nulls(len(raws), pa.string())})
+        media = batch.column("media").to_pylist()
+        out: list[str | None] = []
+        failed: list[str | None] = []
+        for row, (raw, text) in enumerate(zip(raws, texts, strict=True)):
+            reason = None
+            given = text.as_py()
+            if given is None and raw.is_valid and media[row] != "image":
+                try:
+                    given = self._text(raw.as_py(), media[row])
+                    reason = None if given.strip() else "no_text"
+                except Refused as refused:
+                    reason = str(refused.args[0])
+            out.append(given if reason is None else None)
+            failed.append(reason)
+        return add(batch, {"text": pa.array(out, pa.string()), "extract_failed": pa.array(failed, pa.string())})
+
+    def limits(self, config: Config) -> Sequence[Limit]:
+        return [
+            Limit(reason, "", ("extract_failed",), lambda columns: columns["extract_failed"], "in", [reason])
+            for reason in REASONS
+        ]
+
+    def _text(self, raw: bytes, media: str) -> str:
+        if media in ("mallard", "docbook"):
+            return paragraphs(raw, media)
+        if is_binary(raw):
+            raise Refused("binary")
+        return self._html(raw) if media == "html" else decode(raw, claimed=False)
+
+    def _html(self, raw: bytes) -> str:
+        import numpy as np
+        from resiliparse.extract.html2text import extract_plain_text
+        from resiliparse.parse.html import HTMLTree
+
+        from gyral.curate.text.shape_kernel import MOST_ATTRIBUTES, MOST_DEPTH, shape
+
+        charset, body = charset_of(raw)
+        if charset != "utf-8":
+            body = body.decode(charset, "replace").encode("utf-8", "replace")
+        depth, attributes = shape(np.frombuffer(body, np.uint8))
+        if depth > MOST_DEPTH:
+            raise Refused("too_deep")
+        if attributes > MOST_ATTRIBUTES:
+            raise Refused("too_many_attributes")
+        try:
+            tree = HTMLTree.parse_from_bytes(body, "utf-8", "replace")
+            return str(extract_plain_text(tree, main_content=self.main_content, alt_texts=False, comments=self.comments))
+        except (ValueError, RuntimeError) as error:
+            raise Refused("broken_html") from error
