@@ -28,6 +28,12 @@ class Curate(Section, frozen=True):
         ),
     ] = ""
     stages: Annotated[list[str], Meta(description="stages in order, instead of those of the recipe")] = []
+    text_field: Annotated[str, Meta(description="field or column that holds the text; empty: `text`, `content`, …")] = ""
+    url_field: Annotated[str, Meta(description="the same of the address")] = ""
+    language_field: Annotated[str, Meta(description="the same of the declared language")] = ""
+    max_document_bytes: Annotated[int, Meta(ge=1_000, description="a larger record is rejected, never unpacked further")] = (
+        20 << 20
+    )
     name: Annotated[
         str,
         Meta(

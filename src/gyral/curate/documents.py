@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gyral.config import Config
-from gyral.curate import decide, edits, near_texts, pipeline, readers, report, samples, store
+from gyral.curate import decide, edits, pipeline, readers, report, samples, store
 from gyral.curate.decide import ShardFiles
-from gyral.curate.recipe import stages_of
+from gyral.curate.recipe import RECIPES, stages_of
 from gyral.curate.stage import Cut, Stage
 from gyral.errors import InputError, NotFound
 from gyral.files import new_version, write_atomic
@@ -52,7 +52,9 @@ def curate(root: Path, name: str, config: Config, run: Run) -> Dataset:
         run.reads("dataset", before.name)
         run.note(f"curate   deciding anew about the {before.manifest.rows_in:,} documents of {before.name}")
     else:
-        place = readers.open_place(source, root, run.note, kind or config.curate.recipe)
+        how = config.curate
+        options = readers.Options(how.text_field, how.url_field, how.language_field, how.max_document_bytes)
+        place = readers.open_place(source, Path(), run.note, kind or (how.recipe if how.recipe in RECIPES else ""), options)
         kind = place.kind
         stages = stages_of(kind, config)
         run.reads("source", source, store.recipe_digest(stages))
@@ -116,6 +118,8 @@ def _decided(
     digests = decide.exact(files, decisions) if config.dedup.exact else decide.digests_of(files)
     told: dict[str, Any] = {}
     if config.dedup.near and any(each.name == "minhash" for each in stages):
+        from gyral.curate import near_texts
+
         told["near"] = near_texts.drop(root, files, decisions, digests, config, run)
     cuts = [cut for stage in stages for cut in stage.cuts(config)]
     ranges = edits.Ranges()
