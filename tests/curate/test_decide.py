@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from gyral.config import Config, load
 from gyral.curate import decide, edits, store
-from gyral.curate.decide import Decisions, ShardFiles
+from gyral.curate.decide import Decisions
 from gyral.curate.near_texts import distinct
 from gyral.curate.stage import CUTS, DOCUMENT, Cut, Limit, Stage, add, numbers
 from gyral.curate.text.digest import Digest
 from gyral.curate.text.paragraphs import Paragraphs, keep_first
 from gyral.lake.dataset import Rule
+from gyral.lake.documents import ShardFiles
 
 PARAGRAPH = Rule("duplicate_paragraphs", "dedup.max_repeated_share", 0.9)
 

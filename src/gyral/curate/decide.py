@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,19 +20,12 @@ from gyral.config import Config
 from gyral.config.sections import Rule as OwnRule
 from gyral.curate.stage import Columns, Limit, Op, Stage
 from gyral.lake.dataset import Rule
+from gyral.lake.documents import ShardFiles
 
 REJECTED = Limit("rejected", "", ["rejected"], lambda columns: columns["rejected"], "is", None)
 """What a reader or a stage could not use; the reason is what it said."""
 COMPARE = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
 EXACT = Rule("duplicate_exact", "dedup.exact", True, "digest")
-
-
-class ShardFiles(NamedTuple):
-    """Where the texts and the signals of some documents are, and how many they are."""
-
-    text: Path
-    signals: Path
-    rows: int
 
 
 class Decisions:

@@ -18,18 +18,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gyral.config import Config
-from gyral.curate import decide, edits, pipeline, readers, report, samples, store
-from gyral.curate.decide import ShardFiles
+from gyral.curate import pipeline, readers, report, samples, store
 from gyral.curate.recipe import RECIPES, stages_of
-from gyral.curate.stage import Cut, Stage
+from gyral.curate.settle import settle
+from gyral.curate.stage import Stage
 from gyral.errors import InputError, NotFound
 from gyral.files import new_version, write_atomic
 from gyral.lake import dataset as datasets
 from gyral.lake import documents
-from gyral.lake.dataset import Dataset, Manifest, Rule, Shard
+from gyral.lake.dataset import Dataset, Manifest, Shard
+from gyral.lake.documents import ShardFiles
 from gyral.run import Run
-
-REPEATED = "duplicate_paragraphs"
 
 
 def curate(root: Path, name: str, config: Config, run: Run) -> Dataset:
@@ -113,32 +112,17 @@ def _decided(
     stages: Sequence[Stage],
     manifest: Manifest,
 ) -> Dataset:
-    limits = decide.limits_of(stages, config)
-    decisions = decide.by_limits(files, limits)
-    digests = decide.exact(files, decisions) if config.dedup.exact else decide.digests_of(files)
-    told: dict[str, Any] = {}
-    if config.dedup.near and any(each.name == "minhash" for each in stages):
-        from gyral.curate import near_texts
-
-        told["near"] = near_texts.drop(root, files, decisions, digests, config, run)
-    cuts = [cut for stage in stages for cut in stage.cuts(config)]
-    ranges = edits.Ranges()
-    edits.of_stages(files, decisions, cuts, ranges)
-    if config.dedup.paragraphs:
-        rule = Rule(REPEATED, "dedup.max_repeated_share", config.dedup.max_repeated_share, "paragraphs")
-        cuts.append(Cut("paragraphs", "dedup.paragraphs", ""))
-        total, repeated = edits.of_paragraphs(files, decisions, config.dedup.max_repeated_share, rule, len(cuts) - 1, ranges)
-        told["paragraphs"] = {"seen": total, "repeated": repeated}
-    table = ranges.table(cuts, decisions.is_kept)
+    settled = settle(root, files, stages, config, run)
+    decisions, table = settled.decisions, settled.edits
     manifest.rows_in = len(decisions.rule)
     manifest.rows_kept = int(decisions.is_kept.sum())
     manifest.dropped = decisions.dropped()
     manifest.rules = decisions.rules
-    manifest.report = told | report.of(files, decisions, table)
+    manifest.report = settled.told | report.of(files, decisions, table)
     if manifest.rows_kept == 0:
         listed = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items())
         raise InputError(f"no document is left for `{name}`", why=listed, hint="lower a threshold, `gyral show config`")
-    shown = samples.take(files, decisions, digests)
+    shown = samples.take(files, decisions, settled.digests)
     made = _published(
         root, name, files, shards, {documents.DECISIONS: decisions.table(), documents.EDITS: table}, shown, manifest
     )

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gyral.curate.decide import Decisions, ShardFiles, read
+from gyral.curate.decide import Decisions, read
 from gyral.curate.stage import Cut
 from gyral.curate.text import paragraphs
 from gyral.lake.dataset import Rule
+from gyral.lake.documents import ShardFiles
 
 PARAGRAPHS = ("paragraphs", "paragraph_bounds", "num_bytes")
 EDITS = pa.schema(

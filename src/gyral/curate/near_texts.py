@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gyral.config import Config
-from gyral.curate.decide import Decisions, ShardFiles, read
+from gyral.curate.decide import Decisions, read
 from gyral.curate.near.pairs import Nodes, Pairs, find_pairs, settings_of
 from gyral.curate.near.star import star
 from gyral.curate.store import FOLDER
 from gyral.files import make_folder, write_atomic
 from gyral.lake.dataset import Rule
+from gyral.lake.documents import ShardFiles
 from gyral.run import Run
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gyral.curate.decide import Decisions, ShardFiles, read
+from gyral.curate.decide import Decisions, read
 from gyral.lake.dataset import Rule
+from gyral.lake.documents import ShardFiles
 
 TOP = 100
 """Groups that are told one by one; the rest is told together."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gyral.curate.decide import Decisions, ShardFiles, read
-from gyral.lake.documents import text_at
+from gyral.curate.decide import Decisions, read
+from gyral.lake.documents import ShardFiles, text_at
 
 NUM_KEPT = 6
 NUM_A_RULE = 2

@@ -34,6 +34,14 @@ SHOWN = ("file", "offset", "media", "url", "domain", "declared", "language")
 """Signals that a reader gets beside the text, where the dataset has them."""
 
 
+class ShardFiles(NamedTuple):
+    """Where the texts and the signals of some documents are, and how many they are."""
+
+    text: Path
+    signals: Path
+    rows: int
+
+
 class Found(NamedTuple):
     """A document of a dataset: its row, its shard and its row there."""
 
@@ -42,10 +50,9 @@ class Found(NamedTuple):
     at: int
 
 
-def shard_files(made: Dataset) -> list[tuple[Path, Path, int]]:
-    """Texts, signals and rows of each shard."""
-    folder = made.folder / "shards"
-    return [(folder / each.file, folder / each.file.replace(".text.", ".signals."), each.rows) for each in made.manifest.shards]
+def shard_files(made: Dataset) -> list[ShardFiles]:
+    """The shards of a dataset."""
+    return [ShardFiles(*_pair(made, each.file), each.rows) for each in made.manifest.shards]
 
 
 def batches(made: Dataset, columns: Sequence[str] = SHOWN, *, kept: bool = True) -> Iterator[pa.RecordBatch]:
@@ -55,25 +62,36 @@ def batches(made: Dataset, columns: Sequence[str] = SHOWN, *, kept: bool = True)
     ----------
     kept : False reads what was dropped instead, with its `reason`; nothing is edited then.
     """
-    reasons = decisions(made, ["reason"])["reason"]
+    reason = decisions(made, ["reason"])["reason"].combine_chunks().cast(pa.string())
+    chosen = pc.equal(reason, "").to_numpy(zero_copy_only=False) == kept
     edits = read_edits(made) if kept else None
+    for rows, batch in content(shard_files(made), chosen, edits, columns, raw=made.manifest.kind != "text"):
+        yield batch if kept else batch.append_column("reason", reason.take(pa.array(rows)))
+
+
+def content(
+    shards: Sequence[ShardFiles], chosen: np.ndarray, edits: Edits | None, columns: Sequence[str] = (), *, raw: bool = False
+) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+    """Read the chosen documents of shards: for each shard their rows and a batch of `text`, edited, and the columns named.
+
+    Parameters
+    ----------
+    chosen : bool [n].
+    raw : whether pictures are read, too.
+    """
     at = 0
-    for text, signals, rows in shard_files(made):
-        reason = reasons.slice(at, rows).combine_chunks().cast(pa.string())
-        chosen = np.flatnonzero(np.asarray(pc.equal(reason, "").to_numpy(zero_copy_only=False)) == kept)
-        if len(chosen):
-            table = _columns(signals, columns).take(pa.array(chosen))
-            content = pq.read_table(text).take(pa.array(chosen))
-            for name in content.schema.names:
-                values = content[name].combine_chunks()
-                if name == "text" and edits is not None:
-                    values = edited(values, chosen + at, edits)
-                if name == "text" or values.null_count < len(values):
-                    table = table.append_column(name, values)
-            if not kept:
-                table = table.append_column("reason", reason.take(pa.array(chosen)))
-            yield table.combine_chunks().to_batches()[0]
-        at += rows
+    for shard in shards:
+        mine = np.flatnonzero(chosen[at : at + shard.rows])
+        if len(mine):
+            table = _columns(shard.signals, columns).take(pa.array(mine)) if columns else pa.table({})
+            read = pq.read_table(shard.text, columns=["text", *(["raw"] if raw else [])]).take(pa.array(mine))
+            texts = read["text"].combine_chunks()
+            arrays = [*(column.combine_chunks() for column in table.columns)]
+            arrays.append(edited(texts, mine + at, edits) if edits is not None else texts)
+            arrays += [read["raw"].combine_chunks()] if raw else []
+            names = [*table.schema.names, "text", *(["raw"] if raw else [])]
+            yield mine + at, pa.RecordBatch.from_arrays(arrays, names=names)
+        at += shard.rows
 
 
 def read(made: Dataset) -> pa.Table:
@@ -109,7 +127,11 @@ class Edits(NamedTuple):
 
 def read_edits(made: Dataset) -> Edits:
     """All edits of a dataset."""
-    table = pq.read_table(made.folder / EDITS)
+    return edits_of(pq.read_table(made.folder / EDITS))
+
+
+def edits_of(table: pa.Table) -> Edits:
+    """Edits as they are applied, of a table of the form of `edits.parquet`."""
     replacement = table["replacement"].combine_chunks()
     if not pa.types.is_dictionary(replacement.type):
         replacement = replacement.dictionary_encode()
