@@ -6,19 +6,23 @@ at once: 0.3 s for sixty documents, of each of which one row group is read.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from gyral.curate.decide import Decisions, read
-from gyral.lake.documents import ShardFiles, text_at
+from gyral.lake.documents import ShardFiles, row_at
 
 NUM_KEPT = 6
 NUM_A_RULE = 2
 NUM_CLUSTERS = 8
 NUM_MEMBERS = 4
 MAX_CHARS = 2_000
+MAX_PICTURE_BYTES = 12_000
+PICTURE_SIDE = 192
+MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8": "image/jpeg"}
 
 
 class Sampler:
@@ -35,12 +39,15 @@ class Sampler:
         shard = self._shards[number]
         at = row - int(self._ends[number]) + shard.rows
         place = read(shard.signals, ["file", "offset", "language"]).slice(at, 1).to_pylist()[0]
+        content = row_at(shard.text, at)
         offset = place.get("offset", -1)
         told = {
             "document": place["file"] if offset < 0 else f"{place['file']}@{offset}",
             "language": place.get("language"),
-            "text": text_at(shard.text, at)[:MAX_CHARS],
+            "text": (content["text"] or "")[:MAX_CHARS],
         }
+        if content.get("raw"):
+            told["picture"] = small_picture(content["raw"])
         value = float(self._decisions.value[row])
         return told if np.isnan(value) else told | {"value": value}
 
@@ -85,3 +92,13 @@ def _clusters(decisions: Decisions, sampler: Sampler) -> list[dict[str, Any]]:
 def _smallest(rows: np.ndarray, rank: np.ndarray, count: int) -> list[int]:
     chosen: list[int] = rows[np.argsort(rank[rows], kind="stable")[:count]].tolist()
     return chosen
+
+
+def small_picture(raw: bytes) -> str:
+    """A picture as an address that holds it, no wider than 192 pixels; empty where it cannot be read."""
+    mime = next((mime for magic, mime in MAGIC.items() if raw.startswith(magic)), "")
+    if not mime or len(raw) > MAX_PICTURE_BYTES:
+        from gyral.curate.images.pixels import thumbnail
+
+        raw, mime = thumbnail(raw, PICTURE_SIDE), "image/jpeg"
+    return f"data:{mime};base64,{base64.b64encode(raw).decode()}" if raw else ""

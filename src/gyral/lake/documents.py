@@ -241,13 +241,14 @@ def why(made: Dataset, document: str) -> dict[str, Any]:
     }
 
 
-def text_at(path: Path, at: int) -> str:
-    """One text of a shard as it was read, kept or not; only the row group that holds it is read."""
+def row_at(path: Path, at: int) -> dict[str, Any]:
+    """One text of a shard as it was read, kept or not, or a picture; only the row group that holds it is read."""
     with pq.ParquetFile(path, memory_map=True) as file:
         group = 0
         while at >= (rows := file.metadata.row_group(group).num_rows):
             at, group = at - rows, group + 1
-        return file.read_row_group(group, columns=["text"])["text"][at].as_py() or ""
+        row: dict[str, Any] = file.read_row_group(group).slice(at, 1).to_pylist()[0]
+        return row
 
 
 def _pair(made: Dataset, file: str) -> tuple[Path, Path]:
