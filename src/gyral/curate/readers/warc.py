@@ -50,16 +50,14 @@ def _rows(file: File, part: Part) -> Iterator[Row]:
         with open(path, "rb") as stream:
             at = part.begin if not part.begin else next_record(stream, part.begin, end, magic)
             while at is not None and at < end:
-                reached = at
                 try:
-                    for reached, row in _records(path, at, end, name, folder, part):
+                    for _, row in _records(path, at, end, name, folder, part):
                         if row is not None:
                             yield row
                     return
                 except _Broken as broken:
                     yield Row(name, broken.at, "html", None, folder, None, None, None, CORRUPT)
-                    reached = max(broken.at, reached)
-                at = None if packed == ".zst" else next_record(stream, reached + 1, end, magic)
+                    at = None if packed == ".zst" else next_record(stream, broken.at + 1, end, magic)
     except OSError:
         yield Row(name, -1, "html", None, folder, None, None, None, UNREADABLE)
 
@@ -106,9 +104,7 @@ def _unpacks(head: bytes) -> bool:
         return False
 
 
-def _records(
-    path: Path, begin: int, end: int, name: str, folder: str | None, part: Part
-) -> Iterator[tuple[int, Row | None]]:
+def _records(path: Path, begin: int, end: int, name: str, folder: str | None, part: Part) -> Iterator[tuple[int, Row | None]]:
     """Records from a byte on, each with the byte it begins at; `_Broken` where one cannot be read."""
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
