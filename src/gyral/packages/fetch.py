@@ -83,12 +83,11 @@ MANAGERS = {
 
 
 class Package(NamedTuple):
-    """A package on this machine: its file, what is meant inside ("" for all of it), the folder kept for it, its sha256."""
+    """A package on this machine: its file, what is meant inside ("" for all of it), and the folder kept for it."""
 
     path: Path
     member: str
     folder: Path
-    digest: str = ""
 
 
 def fetch(uri: str, note: Callable[[str], None]) -> Package:
@@ -115,7 +114,7 @@ def fetch(uri: str, note: Callable[[str], None]) -> Package:
             why=f"its sha256 is {actual}",
             hint="delete it to fetch it again, or correct the digest in the source",
         )
-    return Package(package, member or "", folder, actual)
+    return Package(package, member or "", folder)
 
 
 def cache_folder() -> Path:

@@ -7,6 +7,7 @@ instead a list of what is in it is kept beside, and a folder that lacks bytes of
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import stat
@@ -42,19 +43,21 @@ class Contents(msgspec.Struct, frozen=True):
     unsafe: int
 
 
-def unpack(package: Package, note: Callable[[str], None]) -> Path:
-    """The folder of a package's files; unpacked unless that was done before.
+def unpack(package: Package, note: Callable[[str], None]) -> tuple[Path, str]:
+    """The folder of a package's files, and the package's sha256; unpacked unless that was done before.
 
     Raises
     ------
     InputError : the package is damaged or larger than the limits.
     """
-    name = f"files-{package.digest[:16]}"
+    with open(package.path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    name = f"files-{digest[:16]}"
     folder, listed = package.folder / name, package.folder / f"{name}.json"
     if folder.is_dir() and listed.exists():
         told = msgspec.json.decode(listed.read_bytes(), type=Contents)
         if _counted(folder) == (told.files, told.size_bytes):
-            return folder
+            return folder, digest
         shutil.rmtree(folder)
     elif folder.is_dir():
         shutil.rmtree(folder)
@@ -67,7 +70,7 @@ def unpack(package: Package, note: Callable[[str], None]) -> Path:
         except OSError:  # another process was first
             if not folder.is_dir():
                 raise
-    return folder
+    return folder, digest
 
 
 def _unpack(path: Path, staging: Path) -> Contents:
@@ -113,7 +116,6 @@ def _tar_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes] | No
     for entry in archive:
         if not entry.isdir():
             yield entry.name, archive.extractfile(entry) if entry.isreg() else None
-        archive.members = []  # or it would remember every entry
 
 
 def _zip_entries(archive: zipfile.ZipFile) -> Iterator[tuple[str, IO[bytes] | None]]:

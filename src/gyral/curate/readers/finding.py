@@ -63,14 +63,14 @@ def _source(uri: str, root: Path, note: Callable[[str], None]) -> Source:
     scheme = uri.partition(":")[0]
     if scheme in MANAGERS:
         package = fetch(uri, note)
-        unpacked = unpack(package, note)
+        unpacked, digest = unpack(package, note)
         path = unpacked / package.member
         name = uri.partition(":")[2].partition("!/")[0].partition("#")[0].lstrip("@").replace("/", "-")
         name = name.partition("==")[0].partition("@")[0].partition("=")[0]
         if not path.resolve().is_relative_to(unpacked.resolve()) or not path.exists():
             near = ", ".join(sorted(entry.name for entry in unpacked.iterdir())[:8])
             raise InputError(f"`{package.path.name}` has no `{package.member}`", where=str(package.path), hint=f"it has {near}")
-        return _listed(name, path, note, package.digest, scheme)
+        return _listed(name, path, note, digest, scheme)
     path = root / Path(uri).expanduser()
     if not path.exists():
         raise InputError(f"there is no `{uri}`", where=str(path.parent), hint="name a file, a folder or a package, `apt:NAME`")

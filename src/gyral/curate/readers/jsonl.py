@@ -99,7 +99,7 @@ def decoder(options: Options) -> Callable[[bytes], Found | None]:
 def _clean(line: bytes) -> bytes:
     """A line that strict decoding refused, with what is no UTF-8 and lone surrogates replaced; empty where it is no JSON."""
     try:
-        return json.dumps(json.loads(line.decode("utf-8", "replace"))).encode() if len(line) else b""
+        return json.dumps(json.loads(line.decode("utf-8", "replace")), ensure_ascii=False).encode("utf-8", "replace")
     except (ValueError, RecursionError):
         return b""
 
@@ -156,6 +156,8 @@ def lines(path: Path, packed: str, begin: int, end: int, limit: int) -> Iterator
         if not cut:
             if len(block) > limit:
                 if not skipping and not first:
+                    if end >= 0 and offset >= end:
+                        return
                     yield offset, None
                 skipping, held, offset = True, b"", offset + len(block)
             else:

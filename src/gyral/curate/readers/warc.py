@@ -7,6 +7,7 @@ of a record is the byte at which its member begins in the file as it lies there,
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,86 +45,117 @@ def _rows(file: File, part: Part) -> Iterator[Row]:
     path, name = Path(part.root) / file.path, part.prefix + file.path
     form = by_name(file.path) or by_head(head_of(path))
     packed = form.packed if form else ""
-    magic = _GZIP_MAGIC if packed == ".gz" else _PLAIN_MAGIC
     folder, end = first_folder(name), file.size_bytes if part.end < 0 else part.end
     try:
         with open(path, "rb") as stream:
-            at = part.begin if not part.begin else next_record(stream, part.begin, end, magic)
+            at = next_record(stream, part.begin, end, packed) if part.begin else 0
             while at is not None and at < end:
-                reached = at
                 try:
-                    for reached, row in _records(path, at, end, name, folder, part):
-                        if row is not None:
-                            yield row
+                    yield from _records(path, at, end, name, folder, part)
                     return
                 except _Broken as broken:
-                    yield Row(name, broken.at, "html", None, folder, None, None, None, CORRUPT)
-                    reached = max(broken.at, reached)
-                at = None if packed == ".zst" else next_record(stream, reached + 1, end, magic)
+                    bad = _end_of(stream, broken.good, packed) if broken.at is None else broken.at
+                    if bad < end:
+                        yield Row(name, bad, "html", None, folder, None, None, None, CORRUPT)
+                    at = next_record(stream, bad + 1, end, packed)
     except OSError:
         yield Row(name, -1, "html", None, folder, None, None, None, UNREADABLE)
 
 
 class _Broken(Exception):
-    """A record cannot be read; it begins at `at`."""
+    """A record cannot be read: the one at `at`, or, where that is None, the one behind the record at `good`."""
 
-    def __init__(self, at: int) -> None:
-        super().__init__(at)
-        self.at = at
+    def __init__(self, at: int | None, good: int) -> None:
+        super().__init__(at, good)
+        self.at, self.good = at, good
 
 
-def next_record(stream: IO[bytes], begin: int, end: int, magic: bytes) -> int | None:
-    """Byte of the first record that begins at `begin` or behind it and before `end`; None where there is none."""
-    at = begin
-    while at < end:
+def next_record(stream: IO[bytes], begin: int, end: int, packed: str) -> int | None:
+    """Byte of the first record that begins at `begin` or behind it and before `end`; None where there is none.
+
+    A member of gzip is one when it unpacks to `WARC/`; zstd cannot be entered in the middle.
+    """
+    magic, at = (_GZIP_MAGIC if packed == ".gz" else _PLAIN_MAGIC), begin
+    while at < end and packed != ".zst":
         stream.seek(at)
         block = stream.read(_SEARCH_BYTES)
         place = block.find(magic)
         while place >= 0:
             if at + place >= end:
                 return None
-            if magic == _PLAIN_MAGIC:
-                if _begins_line(stream, at + place):
-                    return at + place
-            elif _unpacks(block[place : place + 4096]):
+            if _is_record(stream, at + place, packed):
                 return at + place
             place = block.find(magic, place + 1)
         if len(block) < _SEARCH_BYTES:
             return None
-        at += len(block) - 64
+        at += len(block) - len(magic) + 1
     return None
 
 
-def _begins_line(stream: IO[bytes], at: int) -> bool:
-    stream.seek(max(0, at - 4))
-    return stream.read(4) == b"\r\n\r\n" or at == 0
-
-
-def _unpacks(head: bytes) -> bool:
+def _is_record(stream: IO[bytes], at: int, packed: str) -> bool:
+    stream.seek(at if packed else max(0, at - 4))
+    if not packed:
+        return at == 0 or stream.read(4) == b"\r\n\r\n"
     try:
-        return zlib.decompressobj(31).decompress(head, 16).startswith(b"WARC/")
+        return zlib.decompressobj(31).decompress(stream.read(4096), 16).startswith(b"WARC/")
     except zlib.error:
         return False
 
 
-def _records(
-    path: Path, begin: int, end: int, name: str, folder: str | None, part: Part
-) -> Iterator[tuple[int, Row | None]]:
-    """Records from a byte on, each with the byte it begins at; `_Broken` where one cannot be read."""
+def _end_of(stream: IO[bytes], at: int, packed: str) -> int:
+    """Byte behind the record that begins at `at`; of one that is cut off, its own byte."""
+    stream.seek(at)
+    if packed == ".gz":
+        member, place = zlib.decompressobj(31), at
+        try:
+            while piece := stream.read(_SEARCH_BYTES):
+                place += len(piece)
+                while piece and not member.eof:
+                    member.decompress(piece, 4 * _SEARCH_BYTES)
+                    piece = member.unconsumed_tail
+                if member.eof:
+                    return place - len(member.unused_data)
+        except zlib.error:
+            pass
+        return at
+    head = stream.read(_SEARCH_BYTES)
+    told = re.search(rb"\r\ncontent-length:\s*(\d{1,15})\r\n", head, re.IGNORECASE)
+    close = head.find(b"\r\n\r\n")
+    return at + close + 4 + int(told.group(1)) + 4 if told and close >= 0 and not packed else at
+
+
+def _records(path: Path, begin: int, end: int, name: str, folder: str | None, part: Part) -> Iterator[Row]:
+    """Documents of the records from a byte on; `_Broken` where one cannot be read."""
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-    at = begin
+    at = good = begin - 1
     types = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
     with open(path, "rb") as stream:
         stream.seek(begin)
         try:
             for record in ArchiveIterator(stream, record_types=types, parse_http=False, fsspec_args=False):
-                at = begin + record.stream_pos
+                at = record.stream_pos
                 if at >= end:
                     return
-                yield at, _row(record, at, name, folder, part)
+                row = _row(record, at, name, folder, part)
+                good = at
+                if row is not None:
+                    yield row
         except (OSError, ValueError, RuntimeError, EOFError, UnicodeError):
-            raise _Broken(at) from None
+            raise _Broken(at if at > good else begin if good < begin else None, good) from None
+        _check_tail(stream, max(begin, good), end)
+
+
+def _check_tail(stream: IO[bytes], at: int, end: int) -> None:
+    """Whether a compressed file ends with its last record; one cut off in its headers ends without a word."""
+    stream.seek(0)
+    if stream.read(3) != _GZIP_MAGIC:
+        return
+    while at < end:
+        behind = _end_of(stream, at, ".gz")
+        if behind == at:
+            raise _Broken(at, at)
+        at = behind
 
 
 def _row(record: Any, at: int, name: str, folder: str | None, part: Part) -> Row | None:
@@ -134,6 +166,7 @@ def _row(record: Any, at: int, name: str, folder: str | None, part: Part) -> Row
     domain = host(url) or folder
     if record.content_length > _OVERHEAD * limit:
         return Row(name, at, "html", url, domain, None, None, None, TOO_LARGE)
+    http = None
     if record.is_http:
         record.parse_http(auto_decode="all", quirks_mode=True)
         http = record.http_headers
@@ -147,6 +180,8 @@ def _row(record: Any, at: int, name: str, folder: str | None, part: Part) -> Row
     body = record.reader.read(limit + 1)
     if len(body) > limit:
         return Row(name, at, media or "html", url, domain, None, None, None, TOO_LARGE)
+    if len(body) < record.content_length and not (http and _is_encoded(http)):
+        raise EOFError("the record is cut off")
     if media is None:
         form = by_head(body[:4096])
         if form is None or form.media not in ("html", "text"):
@@ -174,3 +209,7 @@ def _recoded(body: bytes, charset: str | None) -> bytes:
     if not name.startswith("iso2022") and not name.startswith("utf-16") and is_utf8(body):
         return body
     return b"\xef\xbb\xbf" + body.decode(name, "replace").encode("utf-8", "replace")
+
+
+def _is_encoded(headers: Any) -> bool:
+    return bool(headers.get("Content-Encoding") or headers.get("Transfer-Encoding"))

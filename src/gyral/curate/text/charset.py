@@ -97,7 +97,7 @@ def _wide(raw: bytes) -> str | None:
 def _claim(raw: bytes) -> str | None:
     match = _META.search(raw, 0, _CLAIM_BYTES) or _XML.search(raw[:_CLAIM_BYTES])
     name = python_name(match.group(1).decode()) if match else None
-    return None if name is None or name.startswith("utf-16") or name == "utf-8" and not _mostly_utf8(raw) else name
+    return None if name is None or name.startswith("utf-16") or (name == "utf-8" and not _mostly_utf8(raw)) else name
 
 
 def _mostly_utf8(raw: bytes) -> bool:
@@ -112,7 +112,4 @@ def _detected(raw: bytes, escaped: bool) -> str:
     name = detect_encoding(raw, max_len=_SAMPLE_BYTES)
     if name == "utf-8" and not escaped and not _mostly_utf8(raw):
         name = "cp1252"
-    try:
-        return codecs.lookup(name).name
-    except LookupError:
-        return "cp1252"
+    return python_name(name or "cp1252") or "cp1252"

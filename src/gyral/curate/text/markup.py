@@ -3,8 +3,8 @@
 Blocks are separated by a blank line, items of a list and rows of a table by a line end; titles are paragraphs; markup inside a
 line leaves its text; code keeps its lines. What is about a page and not of it (credits, licences, index entries) is left out.
 
-Hostile XML: nothing outside the file is ever read, entities may give no more than `MOST_GROWTH` times the file, and nesting ends
-at `MOST_DEPTH`; both stop the parser at once.
+Hostile XML: nothing outside the file is ever read, entities may give no more than `MOST_GROWTH` times the file, and nesting
+ends at `MOST_DEPTH`; both stop the parser at once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from xml.parsers import expat
 
 MOST_DEPTH = 512
 MOST_GROWTH, FREE_CHARACTERS = 4, 1 << 16
+AMPLIFICATION = 43
+"""Expat's own limit on entities, `XML_ERROR_AMPLIFICATION_LIMIT_BREACH`, which Python names from 3.13 on."""
 
 
 class Refused(Exception):
@@ -38,16 +40,16 @@ def _names(text: str) -> frozenset[str]:
 VOCABULARIES = {
     "mallard": Vocabulary(
         _names("info include comment"),
-        _names("title subtitle desc p item tr section note quote example figure listing synopsis media cite td-block links"),
+        _names("title subtitle desc p item tr page section note quote example figure listing synopsis cite links"),
         _names("list steps terms tree table"),
         _names("screen"),
         _names("td th"),
     ),
     "docbook": Vocabulary(
         _names(
-            "info bookinfo articleinfo chapterinfo appendixinfo prefaceinfo partinfo sectioninfo sect1info sect2info sect3info "
-            "sect4info sect5info refentryinfo referenceinfo setinfo glossaryinfo refmeta indexterm index toc remark titleabbrev "
-            "imageobject videoobject audioobject include xi:include"
+            "info bookinfo articleinfo chapterinfo appendixinfo prefaceinfo partinfo sectioninfo sect1info sect2info "
+            "sect3info sect4info sect5info refentryinfo referenceinfo setinfo glossaryinfo refmeta indexterm index toc "
+            "remark titleabbrev imageobject videoobject audioobject include"
         ),
         _names(
             "title subtitle para simpara formalpara bridgehead term listitem varlistentry glossentry glossdef glossterm step "
@@ -60,6 +62,10 @@ VOCABULARIES = {
         _names("entry seg"),
     ),
 }
+_JOINED = {"keyseq": "+", "keycombo": "+", "guiseq": " ▸ ", "menuchoice": " ▸ "}
+"""What stands between the children of an element: keys pressed together, a way through menus."""
+_BLOCKS_HOLD_CODE = _names("page section example listing figure note item")
+"""Where Mallard's `code` is a block; elsewhere it is a word of a line."""
 
 
 def paragraphs(raw: bytes, media: str) -> str:
@@ -69,7 +75,7 @@ def paragraphs(raw: bytes, media: str) -> str:
     ------
     Refused : it is no XML (what came before the fault is lost too), nested too deep, or its entities are a bomb.
     """
-    parser = expat.ParserCreate(namespace_separator=None)
+    parser = expat.ParserCreate()
     writer = _Writer(VOCABULARIES[media], MOST_GROWTH * len(raw) + FREE_CHARACTERS)
     parser.buffer_text = True
     parser.buffer_size = 1 << 16
@@ -78,17 +84,12 @@ def paragraphs(raw: bytes, media: str) -> str:
     parser.StartElementHandler = writer.start
     parser.EndElementHandler = writer.end
     parser.CharacterDataHandler = writer.text
-    parser.SkippedEntityHandler = lambda name, is_parameter: None if is_parameter else writer.text(html5.get(f"{name};", ""))
+    parser.SkippedEntityHandler = writer.entity
     try:
         parser.Parse(raw, True)
     except expat.ExpatError as error:
-        bomb = (
-            error.code == expat.errors.codes.get(expat.errors.XML_ERROR_AMPLIFICATION_LIMIT_BREACH, -1)
-            if hasattr(expat.errors, "XML_ERROR_AMPLIFICATION_LIMIT_BREACH")
-            else False
-        )
-        raise Refused("xml_bomb" if bomb else "broken_xml") from None
-    except (ValueError, LookupError, UnicodeError):
+        raise Refused("xml_bomb" if error.code == AMPLIFICATION else "broken_xml") from None
+    except (ValueError, LookupError):  # a charset that Python does not know
         raise Refused("broken_xml") from None
     return writer.all()
 
@@ -99,16 +100,19 @@ class _Writer:
     def __init__(self, vocabulary: Vocabulary, most: int) -> None:
         self._words = vocabulary
         self._most = most
-        self._depth = self._skip = self._lists = self._code = 0
+        self._open: list[str] = [""]
+        self._skip = self._lists = self._code = 0
+        self._joint = ""
         self._line: list[str] = []
         self._out: list[str] = []
         self._list_open = False
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
-        self._depth += 1
-        if self._depth > MOST_DEPTH:
+        name = name.rpartition(":")[2]
+        parent = self._open[-1]
+        self._open.append(name)
+        if len(self._open) > MOST_DEPTH:
             raise Refused("too_deep")
-        name = name.rpartition(":")[2] if name != "xi:include" else name
         words = self._words
         if self._skip or name in words.skip:
             self._skip += 1
@@ -117,36 +121,44 @@ class _Writer:
         elif name in words.lists:
             self._flush()
             self._lists += 1
-        elif name in words.code:
+        elif name in words.code or (name == "code" and parent in _BLOCKS_HOLD_CODE):
             self._flush()
             self._code += 1
+            self._open[-1] = "screen"
         elif name in words.cell and self._line:
             self._line.append(" ")
+        elif self._joint and parent in _JOINED:
+            self._line.append(self._joint)
+        self._joint = ""
 
     def end(self, name: str) -> None:
-        self._depth -= 1
+        name = self._open.pop()
+        words = self._words
         if self._skip:
             self._skip -= 1
             return
-        name = name.rpartition(":")[2]
-        words = self._words
         if name in words.block:
             self._flush()
         elif name in words.lists:
             self._flush()
             self._lists -= 1
-            if not self._lists:
-                self._list_open = False
+            self._list_open = self._lists > 0
         elif name in words.code:
             self._flush()
             self._code -= 1
+        self._joint = _JOINED.get(self._open[-1], "")
 
     def text(self, characters: str) -> None:
         self._most -= len(characters)
         if self._most < 0:
             raise Refused("xml_bomb")
-        if not self._skip:
+        if not self._skip and not (self._open[-1] in _JOINED and characters.isspace()):
             self._line.append(characters)
+
+    def entity(self, name: str, is_parameter: bool) -> None:
+        """An entity nobody declared: one of HTML's, or nothing."""
+        if not is_parameter:
+            self.text(html5.get(f"{name};", ""))
 
     def _flush(self) -> None:
         if not self._line:
@@ -162,5 +174,6 @@ class _Writer:
         self._list_open = self._lists > 0
 
     def all(self) -> str:
+        """Everything, once the parser is done."""
         self._flush()
         return "".join(self._out)
