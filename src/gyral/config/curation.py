@@ -5,7 +5,7 @@ What a stage computes is stored; what is set here as a threshold is applied to w
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -90,12 +90,31 @@ class Dedup(Section, frozen=True):
     """What is a repetition."""
 
     exact: Annotated[bool, Meta(description="drop a document whose text another has, byte for byte")] = True
-    near: Annotated[bool, Meta(description="drop near-duplicates of a document that is kept, after verification")] = True
     paragraphs: Annotated[bool, Meta(description="cut paragraphs out that a document before has")] = True
     paragraph_chars: Annotated[int, Meta(ge=1, description="shorter paragraphs are never cut")] = 60
     max_repeated_share: Annotated[
         float, Meta(gt=0, le=1, description="a document of which more bytes would be cut as repeated paragraphs is dropped")
     ] = 0.9
+    near: Annotated[bool, Meta(description="find near-duplicates, verify them, keep the best")] = True
+    jaccard: Annotated[
+        float, Meta(gt=0, le=1, description="a document goes whose Jaccard of shingles with a kept one is this or more")
+    ] = 0.8
+    floor: Annotated[
+        float, Meta(gt=0, le=1, description="pairs from this Jaccard on are stored; `jaccard` can go down to it")
+    ] = 0.5
+    bands: Annotated[int, Meta(ge=1, le=256, description="bands of MinHash; a pair is verified if one is equal")] = 14
+    rows: Annotated[int, Meta(ge=1, le=64, description="hashes a band")] = 8
+    shingle_words: Annotated[int, Meta(ge=1, le=63, description="words of a shingle")] = 5
+    shingle_chars: Annotated[
+        int, Meta(ge=1, le=63, description="characters of a shingle, in scripts without spaces between words")
+    ] = 10
+    compatible: Annotated[
+        Literal["", "datatrove"], Meta(description="`datatrove`: its normalisation and hashes, to compare rates of duplicates")
+    ] = ""
+    bucket: Annotated[
+        int,
+        Meta(ge=8, le=10_000, description="of more documents that share a band, each meets only the longest and the nearest"),
+    ] = 64
 
 
 class Privacy(Section, frozen=True):
