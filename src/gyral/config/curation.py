@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from gyral.config.sections import NAME, Feature, Rule, Section
@@ -61,7 +62,12 @@ class Curate(Section, frozen=True):
 class Language(Section, frozen=True):
     """Which languages a document may have."""
 
-    keep: Annotated[list[str], Meta(description="ISO 639-1 codes of the languages to keep; empty: all")] = []
+    keep: Annotated[
+        list[str], Meta(description="ISO 639-1 codes of the languages to keep, `und` for undetermined; empty: all")
+    ] = []
+    min_score: Annotated[
+        float, Meta(ge=0, le=1, description="a document whose language is told with less certainty is dropped")
+    ] = 0.0
 
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -130,6 +136,10 @@ class Quality(Section, frozen=True):
     stop_words: Annotated[
         dict[str, list[str]], Meta(description="language (ISO 639-1) → words that its texts have; English has Gopher's")
     ] = {}
+    model: Annotated[str, Meta(description="file of a linear classifier that scores texts; empty: none")] = ""
+    min_score: Annotated[
+        float, Meta(ge=0, le=1, description="a document that the classifier gives a lower probability of being good is dropped")
+    ] = 0.5
 
 
 class Dedup(Section, frozen=True):
@@ -164,11 +174,27 @@ class Dedup(Section, frozen=True):
 
 
 class Privacy(Section, frozen=True):
-    """What is about a person."""
+    """What is about a person, or opens a door: replaced in the texts that are kept."""
+
+    redact: Annotated[
+        list[Literal["email", "ip", "private_ip", "phone", "card", "iban", "ssn", "secret"]],
+        Meta(description="kinds that are replaced, `<EMAIL>` and so on; all are found and counted"),
+    ] = msgspec.field(default_factory=lambda: ["email", "ip", "phone", "card", "iban", "secret"])
+    max_found: Annotated[
+        int, Meta(ge=0, description="a document with more of these kinds together is dropped; 0: no limit")
+    ] = 0
 
 
 class Decontaminate(Section, frozen=True):
     """Which evaluation sets must not be in the data."""
+
+    sets: Annotated[
+        dict[str, str],
+        Meta(description="name of an evaluation set → its file: `.jsonl`, `.txt` (an item a line) or `.parquet`"),
+    ] = {}
+    max_share: Annotated[
+        float, Meta(ge=0, le=1, description="a document that holds more than this share of an item is dropped")
+    ] = 0.5
 
 
 class Images(Section, frozen=True):
