@@ -128,4 +128,4 @@ class Tokens(Section, frozen=True):
         Meta(description="one stream of tokens, cut anywhere; or whole documents in sequences, the rest padded"),
     ] = "concatenated"
     sequence_tokens: Annotated[int, Meta(ge=2, description="that a packed sequence trains, so it has one more")] = 2_048
-    shard_tokens: Annotated[int, Meta(ge=1_024, le=1 << 31, description="in a file of tokens, about")] = 1 << 26
+    shard_tokens: Annotated[int, Meta(ge=1_024, le=1 << 31, description="in a file of tokens, about")] = 1 << 25
