@@ -87,7 +87,7 @@ class Dedup(Section, frozen=True):
         str, Meta(description="`module:function` of yours, texts → float32 [n, d]: what means the same is dropped; empty: off")
     ] = ""
     semantic_min_cosine: Annotated[float, Meta(gt=0, le=1, description="of two documents that mean the same")] = 0.95
-    semantic_clusters: Annotated[int, Meta(ge=0, description="of k-means; 0: one for about 1,000 documents")] = 0
+    semantic_clusters: Annotated[int, Meta(ge=0, description="of k-means; 0: the root of the number of documents")] = 0
     semantic_probes: Annotated[int, Meta(ge=1, description="nearest clusters in which a document is compared")] = 3
 
 
