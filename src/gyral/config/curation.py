@@ -171,6 +171,12 @@ class Dedup(Section, frozen=True):
         int,
         Meta(ge=8, le=10_000, description="of more documents that share a band, each meets only the longest and the nearest"),
     ] = 64
+    semantic: Annotated[
+        str, Meta(description="`module:function` of yours, texts → float32 [n, d]: what means the same is dropped; empty: off")
+    ] = ""
+    semantic_min_cosine: Annotated[float, Meta(gt=0, le=1, description="of two documents that mean the same")] = 0.95
+    semantic_clusters: Annotated[int, Meta(ge=0, description="of k-means; 0: the root of the number of documents")] = 0
+    semantic_probes: Annotated[int, Meta(ge=1, description="nearest clusters in which a document is compared")] = 3
 
 
 class Privacy(Section, frozen=True):
@@ -204,6 +210,26 @@ class Images(Section, frozen=True):
 class Mix(Section, frozen=True):
     """How much of which language and domain."""
 
+    target_bytes: Annotated[int, Meta(ge=0, description="bytes of text in one pass; 0: as many as are kept")] = 0
+    temperature: Annotated[
+        float, Meta(ge=1, description="a language's share follows its bytes to the power of 1 / this; 1: as it is")
+    ] = 1.0
+    max_epochs: Annotated[int, Meta(ge=1, le=255, description="how often a document is read in one pass at most")] = 4
+    max_domain_share: Annotated[float, Meta(gt=0, le=1, description="of the bytes, what one domain may have; 1: all")] = 1.0
+    seed: Annotated[int, Meta(ge=0, description="of the order, and of which documents are read once more")] = 0
+
 
 class Tokens(Section, frozen=True):
     """How text becomes tokens."""
+
+    tokenizer: Annotated[str, Meta(description="a `tokenizer.json`; empty: one is trained")] = ""
+    vocab_size: Annotated[int, Meta(ge=257, le=1 << 22, description="of a tokenizer that is trained")] = 32_768
+    eos: Annotated[str, Meta(min_length=1, description="token that ends a document")] = "<|endoftext|>"
+    special: Annotated[list[str], Meta(description="more tokens that no text is made of, of a trained tokenizer")] = []
+    train_bytes: Annotated[int, Meta(ge=1, description="of text that a tokenizer is trained on, drawn by the mix")] = 256 << 20
+    packing: Annotated[
+        Literal["concatenated", "best_fit"],
+        Meta(description="one stream of tokens, cut anywhere; or whole documents in sequences, the rest padded"),
+    ] = "concatenated"
+    sequence_tokens: Annotated[int, Meta(ge=2, description="that a packed sequence trains, so it has one more")] = 2_048
+    shard_tokens: Annotated[int, Meta(ge=1_024, le=1 << 31, description="in a file of tokens, about")] = 1 << 25
