@@ -26,7 +26,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def kernel(function: Function) -> Function:
     """Compile, once for all processes, and let other threads run."""
-    compiled: Function = njit(cache=True, nogil=True)(function)
+    options: dict[str, Any] = {"cache": True, "nogil": True}
+    compiled: Function = njit(**options)(function)
     return compiled
 
 
