@@ -206,6 +206,27 @@ class Decontaminate(Section, frozen=True):
 class Images(Section, frozen=True):
     """Thresholds on pictures and their captions."""
 
+    min_side: Annotated[int, Meta(ge=0, description="a picture whose short side has fewer pixels is dropped")] = 64
+    max_aspect: Annotated[
+        float,
+        Meta(ge=1, description="a picture whose long side is more than this times its short side is dropped (DataComp: 3)"),
+    ] = 3.0
+    max_pixels: Annotated[
+        int, Meta(ge=1, description="a picture of more pixels is never decoded; decoding takes up to 8 bytes a pixel")
+    ] = 64_000_000
+    min_blur: Annotated[
+        float,
+        Meta(ge=0, description="a picture whose Laplacian, reduced to a short side of 128 to 255, varies less is dropped"),
+    ] = 5.0
+    min_entropy: Annotated[float, Meta(ge=0, le=8, description="a picture whose grey values have fewer bits is dropped")] = 1.0
+    near_bits: Annotated[int, Meta(ge=0, le=16, description="bits of 64 in which the hashes of near-duplicates may differ")] = 8
+    near_likeness: Annotated[
+        float, Meta(ge=0, le=1, description="correlation that the thumbnails of near-duplicates must have")
+    ] = 0.9
+    near_colour: Annotated[
+        float, Meta(ge=0, le=255, description="mean difference of colour that the thumbnails of near-duplicates may have")
+    ] = 8.0
+
 
 class Mix(Section, frozen=True):
     """How much of which language and domain."""
