@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from gyral.config import Config
 from gyral.curate.decide import Decisions, read
-from gyral.curate.near.pairs import Nodes, Pairs, find_pairs, settings_of
+from gyral.curate.near.pairs import Nodes, Pairs, Settings, find_pairs
 from gyral.curate.near.star import star
 from gyral.curate.store import FOLDER
 from gyral.files import make_folder, write_atomic
@@ -58,7 +58,7 @@ def drop(
     nodes = texts.node_of[rows]
     rule = Rule("duplicate_near", "dedup.jaccard", config.dedup.jaccard, "bands")
     decisions.repeat(rows, rule, stands[twin[nodes]], jaccard[nodes])
-    return {"texts": len(texts.first), "pairs": len(pairs.a), **pairs.told}
+    return {"texts": len(texts.first), "pairs": len(pairs.a), **pairs.counts}
 
 
 def distinct(digests: np.ndarray) -> Texts:
@@ -77,8 +77,10 @@ def distinct(digests: np.ndarray) -> Texts:
 
 def _pairs(root: Path, shards: Sequence[ShardFiles], digests: np.ndarray, texts: Texts, config: Config, run: Run) -> Pairs:
     """The verified pairs of these texts: those of an earlier run, or found now."""
-    how = settings_of(config)
-    key = hashlib.sha256(msgspec.json.encode(how) + digests[texts.first].tobytes()).hexdigest()[:32]
+    how = Settings.of(config.dedup)
+    key = hashlib.sha256(
+        repr((how.digest, how.bucket, config.dedup.bands, config.dedup.rows)).encode() + digests[texts.first].tobytes()
+    ).hexdigest()[:32]
     path = root / FOLDER / "pairs" / f"{key}.parquet"
     if path.exists():
         table = pq.read_table(path)
@@ -89,7 +91,7 @@ def _pairs(root: Path, shards: Sequence[ShardFiles], digests: np.ndarray, texts:
     found = find_pairs(_nodes(shards, digests, texts), _reader(shards, texts), how, folder, run.meter("texts"))
     table = pa.table({"a": found.a, "b": found.b, "jaccard": found.jaccard})
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata({b"told": msgspec.json.encode(found.told)}), sink, compression="zstd")
+    pq.write_table(table.replace_schema_metadata({b"told": msgspec.json.encode(found.counts)}), sink, compression="zstd")
     write_atomic(path, memoryview(sink.getvalue()))
     return found
 

@@ -17,7 +17,7 @@ from gyral.errors import ConfigError
 
 RECIPES: dict[str, Sequence[str]] = {
     "text": (
-        "extract", "repair", "digest", "language", "statistics", "classifier", "privacy", "contamination", "minhash",
+        "extract", "digest", "language", "statistics", "classifier", "privacy", "contamination", "minhash",
         "paragraphs",
     ),
 }  # fmt: skip
@@ -61,6 +61,46 @@ def digest(config: Config) -> Stage:
     from gyral.curate.text.digest import Digest
 
     return Digest()
+
+
+def language(config: Config) -> Stage:
+    from gyral.curate.text.language import Language
+
+    return Language()
+
+
+def statistics(config: Config) -> Stage:
+    from gyral.curate.text.statistics import Statistics
+
+    return Statistics.of(config)
+
+
+def classifier(config: Config) -> Stage | None:
+    if not config.quality.model:
+        return None
+    from gyral.curate.text.quality import Classifier
+
+    return Classifier.of(config)
+
+
+def contamination(config: Config) -> Stage | None:
+    if not config.decontaminate.sets:
+        return None
+    from gyral.curate.text.contamination import Contamination
+
+    return Contamination.of(config)
+
+
+def privacy(config: Config) -> Stage:
+    from gyral.curate.text.privacy import Privacy
+
+    return Privacy()
+
+
+def minhash(config: Config) -> Stage | None:
+    from gyral.curate.near.minhash import MinHash
+
+    return MinHash.of(config.dedup) if config.dedup.near else None
 
 
 def paragraphs(config: Config) -> Stage | None:
