@@ -88,7 +88,7 @@ def _computed(
     """The shards of all parts, computed where they are not there yet."""
     size = sum(part.size_bytes for part in place.parts)
     run.note(f"reading {place.name} ({size:,} bytes in {len(place.parts):,} parts) as {place.kind}")
-    parts = pipeline.run(place.parts, stages, root, config.on, run.meter("bytes"), run.note)
+    parts = pipeline.compute(place.parts, stages, root, config.on, run)
     result = []
     for part in parts:
         folder = root / store.FOLDER / part.key

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,8 +19,10 @@ import pyarrow.parquet as pq
 
 from gyral.config import Config
 from gyral.curate.decide import Decisions, read
+from gyral.curate.near.minhash import MinHash
 from gyral.curate.near.pairs import Nodes, Pairs, Settings, find_pairs
 from gyral.curate.near.star import star
+from gyral.curate.pipeline import told_of_kernels
 from gyral.curate.store import FOLDER
 from gyral.files import make_folder, write_atomic
 from gyral.lake.dataset import Rule
@@ -88,12 +91,23 @@ def _pairs(root: Path, shards: Sequence[ShardFiles], digests: np.ndarray, texts:
         return Pairs(table["a"].to_numpy(), table["b"].to_numpy(), table["jaccard"].to_numpy(), told)
     folder = root / FOLDER / "verified"
     make_folder(folder)
+    with told_of_kernels(run.note), TemporaryDirectory() as scratch:
+        find_pairs(*_sample(config), how, Path(scratch))
     found = find_pairs(_nodes(shards, digests, texts), _reader(shards, texts), how, folder, run.meter("texts"))
     table = pa.table({"a": found.a, "b": found.b, "jaccard": found.jaccard})
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({b"told": msgspec.json.encode(found.counts)}), sink, compression="zstd")
     write_atomic(path, memoryview(sink.getvalue()))
     return found
+
+
+def _sample(config: Config) -> tuple[list[Nodes], Callable[[np.ndarray], Iterator[pa.StringArray]]]:
+    """Two texts that are near to each other, so that every kernel is met before the clock runs."""
+    texts = pa.array([f"{'These are words of a text that is here twice. ' * 3}{number}" for number in range(2)])
+    keys, counts = MinHash.of(config.dedup).sign(texts)
+    digests = np.arange(1, 5, dtype=np.uint64).reshape(2, 2)
+    nodes = Nodes(digests, keys, counts, np.full(2, 140, np.int64))
+    return [nodes], lambda rows: iter([texts.take(pa.array(rows))])
 
 
 def _nodes(shards: Sequence[ShardFiles], digests: np.ndarray, texts: Texts) -> Iterator[Nodes]:

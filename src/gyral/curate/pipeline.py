@@ -22,14 +22,15 @@ from gyral.curate.readers import Part
 from gyral.curate.stage import DOCUMENT, Stage
 from gyral.curate.store import Stored
 from gyral.engine.base import connect
-from gyral.progress import Meter
+from gyral.progress import Meter, duration
+from gyral.run import Run
 
 SHARD_BYTES = 32 << 20
 """Bytes of `raw` and `text` that make a shard full."""
 SHARD_ROWS = 65_536
 PROCESSES_FROM_BYTES = 64 << 20
 """More bytes are worth the start of processes (2 s each): what makes text of HTML holds the interpreter's lock."""
-NOTE_AFTER_S = 2.0
+NOTE_AFTER_S, NOTE_EVERY_S = 2.0, 9.0
 
 
 class Job(NamedTuple):
@@ -39,9 +40,7 @@ class Job(NamedTuple):
     folder: Path
 
 
-def run(
-    parts: Sequence[Part], stages: Sequence[Stage], root: Path, on: str, meter: Meter, note: Callable[[str], None]
-) -> list[Stored]:
+def compute(parts: Sequence[Part], stages: Sequence[Stage], root: Path, on: str, run: Run) -> list[Stored]:
     """Make the signals of all parts that have none yet.
 
     Returns
@@ -52,19 +51,18 @@ def run(
     jobs = [Job(part, root / store.FOLDER / store.key_of(part, recipe)) for part in parts]
     done = {job.folder: found for job in jobs if (found := store.find(job.folder)) is not None}
     waiting = [job for job in jobs if job.folder not in done]
-    meter.total = sum(part.size_bytes for part in parts)
-    finished = meter.total - sum(job.part.size_bytes for job in waiting)
     if done:
-        note(f"curate   {len(done):,} of {len(parts):,} parts are there already")
+        run.note(f"curate   {len(done):,} of {len(parts):,} parts are there already")
     if waiting:
-        with _told_of_kernels(note):
+        with told_of_kernels(run.note):
             warm(stages)
+        finished = sum(job.part.size_bytes for job in jobs if job.folder in done)
+        meter = run.meter("bytes", sum(part.size_bytes for part in parts))
         with _beating(meter, [job.folder for job in waiting]):
             for job, made in zip(waiting, _map(waiting, stages, _engine_for(on, waiting)), strict=True):
                 done[job.folder] = made
                 finished += job.part.size_bytes
                 meter.update(finished)
-    meter.update(meter.total)
     return [done[job.folder] for job in jobs]
 
 
@@ -126,15 +124,24 @@ def _engine_for(on: str, jobs: Sequence[Job]) -> str:
 
 
 @contextmanager
-def _told_of_kernels(note: Callable[[str], None]) -> Iterator[None]:
-    """Say so when kernels are being compiled, which happens once on a machine."""
-    timer = threading.Timer(NOTE_AFTER_S, note, ["curate   compiling kernels into numba's cache: once on this machine"])
-    timer.daemon = True
-    timer.start()
+def told_of_kernels(note: Callable[[str], None]) -> Iterator[None]:
+    """Say so while kernels are being compiled, which happens once on a machine."""
+    ended, began = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        wait_s = NOTE_AFTER_S
+        while not ended.wait(wait_s):
+            took = duration(time.monotonic() - began)
+            note(f"curate   compiling kernels into numba's cache, once on this machine: {took}")
+            wait_s = NOTE_EVERY_S
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        timer.cancel()
+        ended.set()
+        thread.join()
 
 
 @contextmanager
