@@ -29,12 +29,14 @@ class Curate(Section, frozen=True):
         ),
     ] = ""
     stages: Annotated[list[str], Meta(description="stages in order, instead of those of the recipe")] = []
-    text_field: Annotated[str, Meta(description="field or column that holds the text; empty: `text`, `content`, …")] = ""
-    url_field: Annotated[str, Meta(description="the same of the address")] = ""
-    language_field: Annotated[str, Meta(description="the same of the declared language")] = ""
-    max_document_bytes: Annotated[int, Meta(ge=1_000, description="a larger record is rejected, never unpacked further")] = (
-        20 << 20
-    )
+    text_field: Annotated[
+        str, Meta(description="field or column that holds the text, `a.b` for one inside another; empty: the usual names")
+    ] = ""
+    url_field: Annotated[str, Meta(description="field or column that holds the address; empty: the usual names")] = ""
+    language_field: Annotated[str, Meta(description="field or column that declares the language; empty: the usual names")] = ""
+    max_document_bytes: Annotated[
+        int, Meta(ge=1, le=1 << 30, description="a record with more bytes is rejected as `too_large`, and never unpacked")
+    ] = 20 << 20
     name: Annotated[
         str,
         Meta(

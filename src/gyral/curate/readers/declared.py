@@ -30,7 +30,7 @@ _THREE = frozenset(
         "scn szl tok tum vec wae yue zgh "
     )
 )
-_TAG = re.compile(r"([A-Za-z]{2,3})(?:[-_@.][A-Za-z0-9]{2,8}(?:[-_@][A-Za-z0-9]{2,8})*)?")
+_TAG = re.compile(r"([A-Za-z]{2,3})(?:[-_](?:[A-Za-z]{2}|[A-Za-z]{4}|[0-9]{3})){0,2}(?:\.[A-Za-z0-9-]{3,12})?(?:@[a-z]{3,10})?")
 _HTML_LANG = re.compile(rb"<html\b[^>]{0,2000}?\s(?:xml:)?lang\s*=\s*[\"']?\s*([A-Za-z]{2,3})\b", re.IGNORECASE)
 _XML_LANG = re.compile(rb"<[A-Za-z_][^<>]{0,2000}?\s(?:xml:)?lang\s*=\s*[\"']\s*([A-Za-z]{2,3})\b")
 LOOK_BYTES = 2048

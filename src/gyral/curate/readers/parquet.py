@@ -140,6 +140,11 @@ def _documents(
     )
     body = pc.if_else(pc.is_null(rejected), body, pa.scalar(None, body.type))
     is_raw = media == "html" or pa.types.is_binary(body.type) or pa.types.is_large_binary(body.type)
+    if not is_raw:
+        try:
+            body.validate(full=True)
+        except pa.ArrowInvalid:  # no UTF-8, which Parquet does not check
+            is_raw = True
     urls = _column(batch, columns["url"]).cast(pa.string()) if "url" in columns else pa.nulls(count, pa.string())
     hosts = pa.array([host(url) for url in urls.to_pylist()], pa.string()) if "url" in columns else pa.nulls(count, pa.string())
     declared = (

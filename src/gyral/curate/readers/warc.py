@@ -16,6 +16,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from gyral.curate.readers import File, Part
+from gyral.curate.readers.bodies import TooLarge, unpacked
 from gyral.curate.readers.declared import by_root, language_code
 from gyral.curate.readers.forms import by_head, by_name, head_of
 from gyral.curate.readers.rows import CORRUPT, EMPTY, TOO_LARGE, UNREADABLE, Row, Rows, first_folder, host
@@ -51,23 +52,22 @@ def _rows(file: File, part: Part) -> Iterator[Row]:
             at = next_record(stream, part.begin, end, packed) if part.begin else 0
             while at is not None and at < end:
                 try:
-                    yield from _records(path, at, end, name, folder, part)
+                    yield from _records(path, packed, at, end, name, folder, part)
                     return
                 except _Broken as broken:
-                    bad = _end_of(stream, broken.good, packed) if broken.at is None else broken.at
-                    if bad < end:
-                        yield Row(name, bad, "html", None, folder, None, None, None, CORRUPT)
-                    at = next_record(stream, bad + 1, end, packed)
+                    if broken.at < end:
+                        yield Row(name, broken.at, "html", None, folder, None, None, None, CORRUPT)
+                    at = next_record(stream, broken.at + 1, end, packed)
     except OSError:
         yield Row(name, -1, "html", None, folder, None, None, None, UNREADABLE)
 
 
 class _Broken(Exception):
-    """A record cannot be read: the one at `at`, or, where that is None, the one behind the record at `good`."""
+    """The record at `at` cannot be read."""
 
-    def __init__(self, at: int | None, good: int) -> None:
-        super().__init__(at, good)
-        self.at, self.good = at, good
+    def __init__(self, at: int) -> None:
+        super().__init__(at)
+        self.at = at
 
 
 def next_record(stream: IO[bytes], begin: int, end: int, packed: str) -> int | None:
@@ -124,38 +124,51 @@ def _end_of(stream: IO[bytes], at: int, packed: str) -> int:
     return at + close + 4 + int(told.group(1)) + 4 if told and close >= 0 and not packed else at
 
 
-def _records(path: Path, begin: int, end: int, name: str, folder: str | None, part: Part) -> Iterator[Row]:
-    """Documents of the records from a byte on; `_Broken` where one cannot be read."""
+def _records(path: Path, packed: str, begin: int, end: int, name: str, folder: str | None, part: Part) -> Iterator[Row]:
+    """Documents of the records from a byte on; `_Broken` where one cannot be read.
+
+    A document is handed out when the record behind it was met, since a checksum that differs is told no earlier.
+    """
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
     at = good = begin - 1
-    types = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
+    types = (WarcRecordType.response, WarcRecordType.conversion, WarcRecordType.resource)
+    held: Row | None = None
     with open(path, "rb") as stream:
         stream.seek(begin)
         try:
-            for record in ArchiveIterator(stream, record_types=types, parse_http=False, fsspec_args=False):
+            for record in ArchiveIterator(stream, parse_http=False, fsspec_args=False):
+                if held is not None:
+                    yield held
+                    held = None
                 at = record.stream_pos
                 if at >= end:
                     return
-                row = _row(record, at, name, folder, part)
+                held = _row(record, at, name, folder, part) if record.record_type in types else None
                 good = at
-                if row is not None:
-                    yield row
         except (OSError, ValueError, RuntimeError, EOFError, UnicodeError):
-            raise _Broken(at if at > good else begin if good < begin else None, good) from None
-        _check_tail(stream, max(begin, good), end)
+            bad = at if at > good else begin if good < begin else _end_of(stream, good, packed)
+            if held is not None and bad != good:
+                yield held
+            raise _Broken(bad) from None
+        if packed == ".gz":
+            bad = _cut_off(stream, max(begin, good), end)
+            if held is not None and bad != good:
+                yield held
+            if bad < end:
+                raise _Broken(bad)
+        elif held is not None:
+            yield held
 
 
-def _check_tail(stream: IO[bytes], at: int, end: int) -> None:
-    """Whether a compressed file ends with its last record; one cut off in its headers ends without a word."""
-    stream.seek(0)
-    if stream.read(3) != _GZIP_MAGIC:
-        return
+def _cut_off(stream: IO[bytes], at: int, end: int) -> int:
+    """Byte of the last member where a file ends in it; the end where it is whole. One cut off in its headers says no word."""
     while at < end:
         behind = _end_of(stream, at, ".gz")
         if behind == at:
-            raise _Broken(at, at)
+            return at
         at = behind
+    return end
 
 
 def _row(record: Any, at: int, name: str, folder: str | None, part: Part) -> Row | None:
@@ -168,7 +181,7 @@ def _row(record: Any, at: int, name: str, folder: str | None, part: Part) -> Row
         return Row(name, at, "html", url, domain, None, None, None, TOO_LARGE)
     http = None
     if record.is_http:
-        record.parse_http(auto_decode="all", quirks_mode=True)
+        record.parse_http(quirks_mode=True)
         http = record.http_headers
         if http is None or http.status_code != 200:
             return None
@@ -177,11 +190,16 @@ def _row(record: Any, at: int, name: str, folder: str | None, part: Part) -> Row
     media = "html" if kind in _HTML else "text" if kind == "text/plain" else None
     if media is None and kind:
         return None
-    body = record.reader.read(limit + 1)
-    if len(body) > limit:
+    body, left = record.reader.read(limit + 1), record.content_length
+    try:
+        if len(body) > limit:
+            raise TooLarge
+        if len(body) < left:
+            raise EOFError("the record is cut off")
+        if http and (http.get("Content-Encoding") or http.get("Transfer-Encoding")):
+            body = unpacked(body, http, limit)
+    except TooLarge:
         return Row(name, at, media or "html", url, domain, None, None, None, TOO_LARGE)
-    if len(body) < record.content_length and not (http and _is_encoded(http)):
-        raise EOFError("the record is cut off")
     if media is None:
         form = by_head(body[:4096])
         if form is None or form.media not in ("html", "text"):
@@ -209,7 +227,3 @@ def _recoded(body: bytes, charset: str | None) -> bytes:
     if not name.startswith("iso2022") and not name.startswith("utf-16") and is_utf8(body):
         return body
     return b"\xef\xbb\xbf" + body.decode(name, "replace").encode("utf-8", "replace")
-
-
-def _is_encoded(headers: Any) -> bool:
-    return bool(headers.get("Content-Encoding") or headers.get("Transfer-Encoding"))
