@@ -34,6 +34,10 @@ class Curate(Section, frozen=True):
     ] = ""
     url_field: Annotated[str, Meta(description="field or column that holds the address; empty: the usual names")] = ""
     language_field: Annotated[str, Meta(description="field or column that declares the language; empty: the usual names")] = ""
+    probe: Annotated[
+        str, Meta(description="clean text kept aside, by which each family of rules is measured; empty: none is")
+    ] = ""
+    probe_bytes: Annotated[int, Meta(ge=0, description="that each variant is measured with; 0: all it has")] = 10_000_000
     max_document_bytes: Annotated[
         int, Meta(ge=1, le=1 << 30, description="a record with more bytes is rejected as `too_large`, and never unpacked")
     ] = 20 << 20
@@ -246,6 +250,7 @@ class Mix(Section, frozen=True):
 class Tokens(Section, frozen=True):
     """How text becomes tokens."""
 
+    write: Annotated[bool, Meta(description="write what is kept as tokens, too, in the order of the mix")] = False
     tokenizer: Annotated[str, Meta(description="a `tokenizer.json`; empty: one is trained")] = ""
     vocab_size: Annotated[int, Meta(ge=257, le=1 << 22, description="of a tokenizer that is trained")] = 32_768
     eos: Annotated[str, Meta(min_length=1, description="token that ends a document")] = "<|endoftext|>"

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gyral.config import Config
-from gyral.curate import pipeline, readers, report, samples, store
+from gyral.curate import mixed, pipeline, readers, report, samples, store
 from gyral.curate.recipe import RECIPES, stages_of
 from gyral.curate.settle import settle
 from gyral.curate.stage import Stage
@@ -122,9 +122,20 @@ def _decided(
     if manifest.rows_kept == 0:
         listed = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items())
         raise InputError(f"no document is left for `{name}`", why=listed, hint="lower a threshold, `gyral show config`")
+    if config.curate.probe:
+        from gyral.curate import worth
+
+        manifest.report["probe"] = worth.measure(root, files, settled, stages, config, run)
     shown = samples.take(files, decisions, settled.digests)
+    decided, packed = decisions.table(), None
+    if mixed.is_wanted(config):
+        kept = mixed.mixed(files, settled, config)
+        decided = decided.append_column("copies", mixed.copies_of(kept, manifest.rows_in))
+        manifest.report["mix"] = msgspec.to_builtins(kept.mixture.ledger)
+        if config.tokens.write:
+            packed, manifest.report["tokens"] = mixed.write_tokens(root, files, settled, kept, config, run)
     made = _published(
-        root, name, files, shards, {documents.DECISIONS: decisions.table(), documents.EDITS: table}, shown, manifest
+        root, name, files, shards, {documents.DECISIONS: decided, documents.EDITS: table}, shown, manifest, packed
     )
     _report(run, made)
     return made
@@ -138,6 +149,7 @@ def _published(
     tables: Mapping[str, pa.Table],
     shown: dict[str, Any],
     manifest: Manifest,
+    packed: Path | None,
 ) -> Dataset:
     with new_version(root / datasets.FOLDER, name) as (folder, number):
         manifest.dataset = f"{name}@{number}"
@@ -150,6 +162,8 @@ def _published(
             manifest.shards.append(msgspec.structs.replace(shard, file=store.names(position)[0]))
         for file, table in tables.items():
             pq.write_table(table, folder / file, compression="zstd")
+        if packed is not None:
+            mixed.place(packed, folder)
         write_atomic(folder / documents.SAMPLES, msgspec.json.format(msgspec.json.encode(shown)))
         write_atomic(folder / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
     return Dataset(root / datasets.FOLDER / manifest.dataset, manifest)

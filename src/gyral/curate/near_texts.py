@@ -49,7 +49,7 @@ def drop(
     """Drop near-duplicates of kept documents; returns what the report says of it."""
     texts = distinct(digests)
     pairs = _pairs(root, shards, digests, texts, config, run)
-    sizes = _column(shards, "num_bytes")[texts.first]
+    sizes = signal(shards, "num_bytes")[texts.first]
     kept = np.flatnonzero(decisions.is_kept)
     kept = kept[texts.node_of[kept] >= 0]
     stands = np.full(len(texts.first), -1, np.int64)
@@ -138,6 +138,7 @@ def _reader(shards: Sequence[ShardFiles], texts: Texts) -> Callable[[np.ndarray]
     return read_texts
 
 
-def _column(shards: Sequence[ShardFiles], name: str) -> np.ndarray:
+def signal(shards: Sequence[ShardFiles], name: str) -> np.ndarray:
+    """A signal of all documents that is a whole number for each, int64 [n]."""
     parts = [read(shard.signals, [name])[name].to_numpy() for shard in shards]
     return np.concatenate(parts).astype(np.int64)

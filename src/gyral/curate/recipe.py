@@ -17,7 +17,7 @@ from gyral.errors import ConfigError
 
 RECIPES: dict[str, Sequence[str]] = {
     "text": (
-        "extract", "digest", "language", "statistics", "classifier", "privacy", "contamination", "minhash",
+        "extract", "repair", "digest", "language", "statistics", "classifier", "privacy", "contamination", "minhash",
         "paragraphs",
     ),
 }  # fmt: skip

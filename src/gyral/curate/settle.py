@@ -22,7 +22,8 @@ from gyral.lake.documents import ShardFiles
 from gyral.run import Run
 
 REPEATED = "duplicate_paragraphs"
-_DEDUP = ("exact", "near", "paragraphs")
+_DEDUP = ("exact", "near", "semantic", "paragraphs")
+_OFF: dict[str, Any] = {"exact": False, "near": False, "semantic": "", "paragraphs": False}
 
 
 class Settled(NamedTuple):
@@ -44,12 +45,16 @@ def settle(
     without : a family of rules that is left out, one of `families`.
     """
     limits = [limit for limit in decide.limits_of(stages, config) if family_of(limit) != (without or None)]
-    dedup = msgspec.structs.replace(config.dedup, **{each: False for each in _DEDUP if without == f"dedup.{each}"})
+    dedup = msgspec.structs.replace(config.dedup, **{each: _OFF[each] for each in _DEDUP if without == f"dedup.{each}"})
     decisions = decide.by_limits(shards, limits)
     digests = decide.exact(shards, decisions) if dedup.exact else decide.digests_of(shards)
     told: dict[str, Any] = {}
     if dedup.near and any(stage.name == "minhash" for stage in stages):
         told["near"] = near_texts.drop(root, shards, decisions, digests, config, run)
+    if dedup.semantic:
+        from gyral.curate import same_meaning
+
+        told["semantic"] = same_meaning.drop(root, shards, decisions, digests, config, run)
     cuts = [cut for stage in stages for cut in stage.cuts(config)]
     ranges = edits.Ranges()
     edits.of_stages(shards, decisions, cuts, ranges)
@@ -65,7 +70,7 @@ def families(stages: Sequence[Stage], config: Config) -> list[str]:
     """The families of rules that decide: `quality.gopher`, `language`, `dedup.near`, …"""
     named = [family for limit in decide.limits_of(stages, config) if (family := family_of(limit)) is not None]
     there = {stage.name for stage in stages}
-    needed = {"exact": "digest", "near": "minhash", "paragraphs": "paragraphs"}
+    needed = {"exact": "digest", "near": "minhash", "semantic": "digest", "paragraphs": "paragraphs"}
     return [
         *dict.fromkeys(named),
         *(f"dedup.{each}" for each in _DEDUP if getattr(config.dedup, each) and needed[each] in there),

@@ -1,0 +1,88 @@
+"""Does it help? Every family of rules is left out in turn, and a small model tells what that does to clean text kept aside.
+
+The variants are decided from the stored signals, so what is left out is left out from its place in the order of the rules, with
+all that follows from it: a document that Gopher's rules would have dropped may still be somebody's duplicate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from gyral.config import Config
+from gyral.curate import pipeline, readers
+from gyral.curate.probe import Row, probe
+from gyral.curate.settle import Settled, families, settle
+from gyral.curate.stage import Stage
+from gyral.errors import InputError
+from gyral.lake.documents import ShardFiles, content, edits_of
+from gyral.progress import fixed
+from gyral.run import Run
+
+MAX_HELD_OUT_BYTES = 4 << 20
+
+
+def measure(
+    root: Path, shards: Sequence[ShardFiles], settled: Settled, stages: Sequence[Stage], config: Config, run: Run
+) -> list[dict[str, Any]]:
+    """Bits per byte of the clean text for a model of the result, of what was read, and of the result without each family.
+
+    Raises
+    ------
+    InputError : the clean text cannot be read.
+    """
+    held_out = _held_out(config, stages, run)
+    named = families(stages, config)
+    meter = run.meter("variants", len(named) + 2)
+    every = np.array([rule.reason == "" or bool(rule.rule) for rule in settled.decisions.rules])[settled.decisions.rule]
+    variants: dict[str, Iterator[pa.StringArray]] = {
+        "result": _texts(shards, settled.decisions.is_kept, settled.edits),
+        "everything": _texts(shards, every, None),
+    }
+    for number, family in enumerate(named):
+        other = settle(root, shards, stages, config, run, without=family)
+        variants[f"without {family}"] = _texts(shards, other.decisions.is_kept, other.edits)
+        meter.update(number)
+    rows = probe(variants, held_out, config.curate.probe_bytes, config.mix.seed)
+    meter.update(len(named) + 2)
+    _tell(rows, run)
+    return [msgspec.to_builtins(row) for row in rows]
+
+
+def _texts(shards: Sequence[ShardFiles], chosen: np.ndarray, edits: pa.Table | None) -> Iterator[pa.StringArray]:
+    applied = edits_of(edits) if edits is not None else None
+    return (batch.column("text") for _, batch in content(shards, chosen, applied))
+
+
+def _held_out(config: Config, stages: Sequence[Stage], run: Run) -> pa.StringArray:
+    """The clean text: made text of by the same stages, and by no rule."""
+    place = readers.open_place(config.curate.probe, Path(), run.note, "text")
+    first = [stage for stage in stages if stage.name in ("extract", "repair")]
+    found: list[pa.Array] = []
+    size = 0
+    for part in place.parts:
+        for batch in readers.read(part):
+            texts = pipeline.through(batch, first).column("text").drop_null()
+            found.append(texts)
+            size += texts.nbytes
+            if size > MAX_HELD_OUT_BYTES:
+                return pa.concat_arrays(found)
+    if not size:
+        raise InputError(
+            f"there is no text in `{config.curate.probe}`", where="curate.probe", hint="name a folder of clean text"
+        )
+    return pa.concat_arrays(found)
+
+
+def _tell(rows: Sequence[Row], run: Run) -> None:
+    first = rows[0]
+    bounds = f"{fixed(first.low, 3)} to {fixed(first.high, 3)}"
+    run.note(f"curate   {fixed(first.bits_per_byte, 3)} bits per byte of the clean text ({bounds})")
+    for row in rows[1:]:
+        sure = "" if row.change_low <= 0 <= row.change_high else ", sure"
+        run.note(f"curate     {row.name}: {row.change:+.4f} ({row.change_low:+.4f} to {row.change_high:+.4f}{sure})")
