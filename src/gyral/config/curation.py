@@ -226,13 +226,32 @@ class Images(Section, frozen=True):
         Meta(ge=0, description="a picture whose Laplacian, reduced to a short side of 128 to 255, varies less is dropped"),
     ] = 5.0
     min_entropy: Annotated[float, Meta(ge=0, le=8, description="a picture whose grey values have fewer bits is dropped")] = 1.0
-    near_bits: Annotated[int, Meta(ge=0, le=16, description="bits of 64 in which the hashes of near-duplicates may differ")] = 8
+    near_bits: Annotated[int, Meta(ge=0, le=16, description="bits of 64 in which hashes of near-duplicates may differ")] = 8
     near_likeness: Annotated[
         float, Meta(ge=0, le=1, description="correlation that the thumbnails of near-duplicates must have")
     ] = 0.9
     near_colour: Annotated[
         float, Meta(ge=0, le=255, description="mean difference of colour that the thumbnails of near-duplicates may have")
     ] = 8.0
+    min_caption_chars: Annotated[
+        int, Meta(ge=0, description="a caption with fewer characters is dropped; an ideograph or syllable counts two")
+    ] = 2
+    max_caption_chars: Annotated[int, Meta(ge=1, description="a caption with more characters is dropped")] = 2_000
+    min_caption_words: Annotated[
+        int, Meta(ge=0, description="a caption with fewer words is dropped; two ideographs count one (DataComp: 3)")
+    ] = 1
+    min_caption_letters: Annotated[
+        float, Meta(ge=0, le=1, description="a caption is dropped whose characters are to a smaller share letters")
+    ] = 0.5
+    max_caption_pictures: Annotated[
+        int, Meta(ge=1, description="a caption that stands on more pictures tells nothing about them and is dropped")
+    ] = 100
+    file_name_captions: Annotated[bool, Meta(description="keep captions that are names of files")] = False
+    boilerplate: Annotated[bool, Meta(description="keep `image of`, `stock photo` and the like in captions")] = False
+    encoder: Annotated[
+        str, Meta(description="`module:function` of yours: (pictures, captions) → a score a pair; empty: none")
+    ] = ""
+    min_score: Annotated[float | None, Meta(description="a pair that scores less is dropped; unset: none")] = None
 
 
 class Mix(Section, frozen=True):
