@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -20,7 +19,9 @@ CORRUPT, TOO_LARGE, EMPTY, UNREADABLE, NO_TEXT_FIELD = (
     "no_text_field",
 )
 """Reasons that readers give."""
-_HOST = re.compile(r"^(?:www\.)?([a-z0-9_.\-]+|\[[0-9a-f:.]+\])$")
+_HOST = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(?:[wW]{3}\.)?([^/?#:@\s\[\]]+|\[[0-9A-Fa-f:.]+\])(?::\d*)?(?:[/?#]|$)"
+)
 
 
 class Row(NamedTuple):
@@ -65,14 +66,8 @@ class Rows:
 
 def host(url: str | None) -> str | None:
     """Host of an address in lower case, without port and `www.`; None where there is none."""
-    if not url:
-        return None
-    try:
-        name = (urlsplit(url).hostname or "").lower().rstrip(".")
-    except ValueError:
-        return None
-    found = _HOST.match(name)
-    return found.group(1) if found else None
+    found = _HOST.match(url) if url else None
+    return found.group(1).lower().rstrip(".") or None if found else None
 
 
 def first_folder(path: str) -> str | None:

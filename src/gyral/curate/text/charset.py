@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from functools import lru_cache
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _META = re.compile(rb"<meta[^>]{0,512}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.\-]{2,40})", re.IGNORECASE)
@@ -70,6 +71,7 @@ def is_binary(raw: bytes) -> bool:
     )
 
 
+@lru_cache(maxsize=1024)
 def python_name(label: str) -> str | None:
     """What Python calls the charset that the web calls so; None for an unknown one."""
     from resiliparse.parse.encoding import map_encoding_to_html5
