@@ -38,7 +38,7 @@ _BUILTIN: dict[str, dict[str, str]] = {
     "family": {"recommender": "gyral.model.family:RECOMMENDER"},
     "trainer": {"recommender": "gyral.train.recommender:fit"},
     "compressor": {"int8": "gyral.compress.quantize:int8"},
-    "engine": {"local": "gyral.engine.local:LocalEngine"},
+    "engine": {"local": "gyral.engine.local:LocalEngine", "ray": "gyral.engine.ray:RayEngine"},
 }
 _registered: dict[tuple[str, str], Any] = {}
 
