@@ -96,9 +96,11 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def on_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--on", metavar="ENGINE", help="Where work runs: local, local://threads=N, local://processes=N.")(
-        command
-    )
+    return click.option(
+        "--on",
+        metavar="ENGINE",
+        help="Where work runs: local, local://threads=N, local://processes=N, ray:// (here) or ray://HOST:PORT.",
+    )(command)
 
 
 def into_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -57,7 +57,7 @@ _BUILTIN: dict[str, dict[str, str]] = {
             "score",
         )
     },
-    "engine": {"local": "gyral.engine.local:LocalEngine"},
+    "engine": {"local": "gyral.engine.local:LocalEngine", "ray": "gyral.engine.ray:RayEngine"},
 }
 _registered: dict[tuple[str, str], Any] = {}
 

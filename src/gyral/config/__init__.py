@@ -40,7 +40,10 @@ HIDDEN = "…"
 class Config(Section, frozen=True):
     """Everything that can be set, one section a verb."""
 
-    on: Annotated[str, Meta(description="where work runs: `local`, `local://threads=N` or `local://processes=N`")] = "local"
+    on: Annotated[
+        str,
+        Meta(description="where work runs: `local`, `local://threads=N`, `local://processes=N`, `ray://` or `ray://HOST:PORT`"),
+    ] = "local"
     lake: Annotated[str, Meta(min_length=1, description="folder of the lake, anywhere, or `s3://BUCKET/PREFIX`")] = "lake"
     lake_options: Annotated[
         dict[str, str | int | bool], Meta(description="of an object store: `aws_endpoint`, `aws_region`, `allow_http`, …")

@@ -138,7 +138,7 @@ def decide(
         every_rule += [rule for rule in layout.rules if rule not in every_rule]
     every_rule += config.curate.rules
     rules.check(every_rule)
-    engine = connect(config.on)
+    engine = connect(config.on, note)
     own = [*features.rules_of(config.curate.features), *config.curate.rules]
     work = partial(_stage, every_rule=every_rule, known=known, own=own, apps=config.curate.apps, until=until)
     parts = []

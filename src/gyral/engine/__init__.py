@@ -1,1 +1,1 @@
-"""Where work runs: one seam, `local` behind it."""
+"""Where work runs: one seam, `local` and `ray` behind it."""

@@ -7,6 +7,7 @@ therefore be a function of a module, or a `functools.partial` of one with argume
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
@@ -31,8 +32,14 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def connect(on: str) -> Engine:
-    """Open the engine named by `--on`: `local`, `local://threads=4`, `local://processes=2`.
+def connect(on: str, note: Callable[[str], None] | None = None) -> Engine:
+    """Open the engine named by `--on`: `NAME`, or `NAME://PART,…`, where a part is `OPTION=VALUE` or the address.
+
+    `local`, `local://threads=4`, `local://processes=2`, `ray://`, `ray://HOST:PORT`, `ray://auto,workers=16`.
+
+    Parameters
+    ----------
+    note : told what takes long, by engines that have something to tell.
 
     Raises
     ------
@@ -41,14 +48,19 @@ def connect(on: str) -> Engine:
     name, _, rest = on.partition("://")
     options: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
-        key, _, value = part.partition("=")
+        key, equals, value = part.partition("=")
+        key, value = (key, value) if equals else ("address", part)
         options[key] = int(value) if value.isdigit() else value
     make = plugins.find("engine", name)
+    takes = inspect.signature(make)
+    if note is not None and "note" in takes.parameters:
+        options["note"] = note
     try:
-        engine: Engine = make(**options)
+        takes.bind(**options)
     except TypeError:
         raise UsageError(
             f"`--on {on}` has options that the engine `{name}` does not take",
-            hint="for example `--on local://threads=4`",
+            hint="for example `--on local://threads=4` or `--on ray://workers=4`",
         ) from None
+    engine: Engine = make(**options)
     return engine

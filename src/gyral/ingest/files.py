@@ -53,7 +53,7 @@ def ingest(root: Path, config: Config, run: Run) -> dict[str, Any]:
             run.reads("source", config.ingest.source, source.digest)
             run.note(f"reading {source.name} ({source.size_bytes:,} bytes) as layout `{layout.name}`")
             meter.total = source.num_rows
-            every = mapped(source, layout, config)
+            every = mapped(source, layout, config, run.note)
             first = next(every, None)
             if first is not None:
                 app_of(lake, first.events, layout, source.name)
@@ -165,9 +165,9 @@ def layout_of(source: Source, config: Config) -> Layout:
     return layouts.choose(source.columns, options.layout, options.map, options.time_format, source.name)
 
 
-def mapped(source: Source, layout: Layout, config: Config) -> Iterator[Mapped]:
+def mapped(source: Source, layout: Layout, config: Config, note: Callable[[str], None] | None = None) -> Iterator[Mapped]:
     """Map a source's batches to events on the engine, in order."""
-    engine = connect(config.on)
+    engine = connect(config.on, note)
     work = partial(to_events, layout=layout, digest=source.digest, source=source.name)
     try:
         yield from engine.map(work, source.batches(config.ingest.batch_rows))
