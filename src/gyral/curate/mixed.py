@@ -1,7 +1,7 @@
 """Kept documents → how often each is read, and, where that is wanted, the tokens of all of them in that order.
 
-Tokens are written beside the signals under a digest of everything they depend on, so that a run that is killed goes on after its
-last whole shard, and the dataset gets its own links to them.
+Tokens are written beside the signals under a digest of everything they depend on, so that a run that is killed goes on after
+its last whole shard, and the dataset gets its own links to them.
 """
 
 from __future__ import annotations

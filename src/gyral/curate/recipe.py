@@ -20,6 +20,8 @@ RECIPES: dict[str, Sequence[str]] = {
         "extract", "repair", "digest", "language", "statistics", "classifier", "privacy", "contamination", "minhash",
         "paragraphs",
     ),
+    "pairs": ("pixels", "repair", "digest", "language", "captions", "privacy", "score"),
+    "images": ("pixels", "digest"),
 }  # fmt: skip
 
 
@@ -107,6 +109,26 @@ def paragraphs(config: Config) -> Stage | None:
     from gyral.curate.text.paragraphs import Paragraphs
 
     return Paragraphs(config.dedup.paragraph_chars) if config.dedup.paragraphs else None
+
+
+def pixels(config: Config) -> Stage:
+    from gyral.curate.images.pixels import Pixels
+
+    return Pixels(config.images.max_pixels)
+
+
+def captions(config: Config) -> Stage:
+    from gyral.curate.images.captions import Captions
+
+    return Captions()
+
+
+def score(config: Config) -> Stage | None:
+    if not config.images.encoder:
+        return None
+    from gyral.curate.images.score import Score
+
+    return Score(config.images.encoder, max_pixels=config.images.max_pixels)
 
 
 def _imported(path: str, where: str) -> Callable[[Config], Any]:

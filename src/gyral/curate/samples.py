@@ -22,6 +22,7 @@ NUM_MEMBERS = 4
 MAX_CHARS = 2_000
 MAX_PICTURE_BYTES = 12_000
 PICTURE_SIDE = 192
+MAX_PIXELS = 16_000_000
 MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8": "image/jpeg"}
 
 
@@ -98,7 +99,24 @@ def small_picture(raw: bytes) -> str:
     """A picture as an address that holds it, no wider than 192 pixels; empty where it cannot be read."""
     mime = next((mime for magic, mime in MAGIC.items() if raw.startswith(magic)), "")
     if not mime or len(raw) > MAX_PICTURE_BYTES:
-        from gyral.curate.images.pixels import thumbnail
-
-        raw, mime = thumbnail(raw, PICTURE_SIDE), "image/jpeg"
+        raw, mime = _reduced(raw), "image/jpeg"
     return f"data:{mime};base64,{base64.b64encode(raw).decode()}" if raw else ""
+
+
+def _reduced(raw: bytes) -> bytes:
+    """The picture as a small JPEG; nothing where it cannot be decoded."""
+    import cv2
+
+    from gyral.curate.images.headers import Unusable, read_header
+    from gyral.curate.images.pixels import decode
+
+    try:
+        header = read_header(raw)
+        picture = decode(raw, header, PICTURE_SIDE) if header.width * header.height <= MAX_PIXELS else None
+    except Unusable:
+        return b""
+    if picture is None:
+        return b""
+    scale = min(PICTURE_SIDE / max(picture.shape[:2]), 1.0)
+    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return bytes(cv2.imencode(".jpg", small)[1])

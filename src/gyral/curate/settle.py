@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from gyral.config import Config
-from gyral.curate import decide, edits, near_texts
+from gyral.curate import decide, edits, near_pictures, near_texts
 from gyral.curate.decide import Decisions
 from gyral.curate.stage import Cut, Limit, Stage
 from gyral.lake.dataset import Rule
@@ -49,7 +49,10 @@ def settle(
     decisions = decide.by_limits(shards, limits)
     digests = decide.exact(shards, decisions) if dedup.exact else decide.digests_of(shards)
     told: dict[str, Any] = {}
-    if dedup.near and any(stage.name == "minhash" for stage in stages):
+    names = {stage.name for stage in stages}
+    if "pixels" in names:
+        told["near"] = near_pictures.drop(shards, decisions, config, near=dedup.near)
+    if dedup.near and "minhash" in names:
         told["near"] = near_texts.drop(root, shards, decisions, digests, config, run)
     if dedup.semantic:
         from gyral.curate import same_meaning
@@ -58,7 +61,7 @@ def settle(
     cuts = [cut for stage in stages for cut in stage.cuts(config)]
     ranges = edits.Ranges()
     edits.of_stages(shards, decisions, cuts, ranges)
-    if dedup.paragraphs and any(stage.name == "paragraphs" for stage in stages):
+    if dedup.paragraphs and "paragraphs" in names:
         rule = Rule(REPEATED, "dedup.max_repeated_share", dedup.max_repeated_share, "paragraphs")
         cuts.append(Cut("paragraphs", "dedup.paragraphs", ""))
         seen, repeated = edits.of_paragraphs(shards, decisions, dedup.max_repeated_share, rule, len(cuts) - 1, ranges)
@@ -70,11 +73,9 @@ def families(stages: Sequence[Stage], config: Config) -> list[str]:
     """The families of rules that decide: `quality.gopher`, `language`, `dedup.near`, …"""
     named = [family for limit in decide.limits_of(stages, config) if (family := family_of(limit)) is not None]
     there = {stage.name for stage in stages}
-    needed = {"exact": "digest", "near": "minhash", "semantic": "digest", "paragraphs": "paragraphs"}
-    return [
-        *dict.fromkeys(named),
-        *(f"dedup.{each}" for each in _DEDUP if getattr(config.dedup, each) and needed[each] in there),
-    ]
+    needed = {"exact": {"digest"}, "near": {"minhash", "pixels"}, "semantic": {"digest"}, "paragraphs": {"paragraphs"}}
+    on = [f"dedup.{each}" for each in _DEDUP if getattr(config.dedup, each) and needed[each] & there]
+    return [*dict.fromkeys(named), *on]
 
 
 def family_of(limit: Limit) -> str | None:
