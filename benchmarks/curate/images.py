@@ -1,8 +1,8 @@
 """Pictures: hashes a CPU second, how near they are to imagehash's, what counts as a near-duplicate, a million hashes searched.
 
-- speed: JPEG (and PNG) of 900 × 675, read from files. gyral runs its whole stage: header, digest, reduced decode, blur, entropy,
-  brightness, hash, thumbnail, as an Arrow batch. Peers compute the hash alone: PIL + imagehash as documented; the same with
-  `draft`, which asks libjpeg for a smaller grey picture, as somebody would do who knows it; Daft's `image_hash`.
+- speed: JPEG (and PNG) of 900 × 675, read from files. gyral runs its whole stage: header, digest, reduced decode, blur,
+  entropy, brightness, hash, thumbnail, as an Arrow batch. Peers compute the hash alone: PIL + imagehash as documented; the same
+  with `draft`, which asks libjpeg for a smaller grey picture, as somebody would do who knows it; Daft's `image_hash`.
 - agreement: Hamming distance of the 64-bit hashes of the same files, gyral's to imagehash's; and from the same 32 × 32 pixels.
 - near-duplicates: every picture changed in eleven ways; recall of gyral's search with its defaults against phash of imagehash
   with the same threshold and nothing more. False: pairs among 1,906 concepts of emoji of one style (some flags are truly alike:
@@ -168,6 +168,7 @@ def make_pictures(folder: Path) -> int:
     if done.exists():
         return int(json.loads(done.read_text())["sources"])
     debian = folder / "debian"
+    debian.mkdir(parents=True, exist_ok=True)
     for name in DEBIAN:
         package = fetch(f"apt:{name}", lambda text: print(text, file=sys.stderr))
         subprocess.run(["dpkg-deb", "-x", package.path, debian], check=True)
