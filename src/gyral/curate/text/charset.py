@@ -15,6 +15,8 @@ from functools import lru_cache
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _META = re.compile(rb"<meta[^>]{0,512}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.\-]{2,40})", re.IGNORECASE)
 _XML = re.compile(rb"^\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([A-Za-z0-9_:.\-]{2,40})[\"']")
+_WIDER = {"shift_jis": "cp932", "euc_kr": "cp949", "gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs"}
+"""What the web means by a name is more than the standard of that name."""
 _CLAIM_BYTES = 4096
 _SAMPLE_BYTES = 65_536
 _LEAST_ZEROS, _MOST_STRAY = 0.3, 0.02
@@ -78,9 +80,10 @@ def python_name(label: str) -> str | None:
 
     name = map_encoding_to_html5(label, fallback_utf8=False)
     try:
-        return codecs.lookup(name).name if name else None
+        known = codecs.lookup(name).name if name else None
     except LookupError:
         return None
+    return _WIDER.get(known, known) if known else None
 
 
 def _wide(raw: bytes) -> str | None:

@@ -30,8 +30,8 @@ _RUN = re.compile(r"[^\x00-\x7f]+")
 _NO_CHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
 _CONTROLS = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f{_NO_CHARACTERS}]")
 _LEAST_SHARE = 0.9
-_SURE = re.compile(r"Ã[\u00a1-\u00bf]|â€|[РС][^А-яA-Za-z ][РС]")
-"""One run alone is repaired only if it holds a pair that no language writes."""
+_SURE = re.compile(r"Ã[\u00a1-\u00bf]")
+"""Where a text has one or two runs, one must be longer than a pair or a pair that no language writes: `MANHÔ` has one."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _read_as_utf8(text: str, charset: str) -> str | None:
             bad += 1
             return run
         good += 1
-        sure = sure or bool(_SURE.search(run))
+        sure = sure or len(run) > 2 or bool(_SURE.search(run))
         return new
 
     new = _RUN.sub(again, text)
