@@ -194,8 +194,12 @@ def find(made: Dataset, document: str) -> Found:
             if len(found):
                 return Found(row + int(found[0]), number, int(found[0]))
         if len(ending) < 2:
-            for at in np.flatnonzero(pc.ends_with(places["file"], "/" + document).to_numpy())[:2].tolist():
-                ending.append((Found(row + at, number, at), places["file"][at].as_py()))
+            for name, offset in wanted:
+                hit = pc.ends_with(places["file"], "/" + name)
+                if offset is not None:
+                    hit = pc.and_(hit, pc.equal(places["offset"], offset))
+                for at in np.flatnonzero(hit.to_numpy())[:2].tolist():
+                    ending.append((Found(row + at, number, at), places["file"][at].as_py()))
         row += rows
     if len(ending) == 1:
         return ending[0][0]

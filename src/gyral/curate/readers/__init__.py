@@ -68,7 +68,7 @@ class File(msgspec.Struct, frozen=True):
 class Part(msgspec.Struct, frozen=True):
     """What one worker reads at once: some files, or a range of one (`begin`, `end`: bytes or row groups; 0, -1: all of it).
 
-    `prefix` stands before the paths of its documents, so that those of several sources differ.
+    `prefix` stands before the paths of its documents instead of `below`, so that those of several sources differ.
     """
 
     reader: str
@@ -78,6 +78,7 @@ class Part(msgspec.Struct, frozen=True):
     end: int = -1
     options: Options = Options()
     prefix: str = ""
+    below: str = ""
 
     @property
     def size_bytes(self) -> int:

@@ -48,13 +48,15 @@ def find(uri: str, root: Path, note: Callable[[str], None], kind: str, options: 
     sources = [_source(each, root, note) for each in uris]
     kind = kind or _kind(sources)
     parts: list[Part] = []
-    for source in sources:
+    for source in sources if kind == "text" else ():
         prefix = f"{source.name}/" if len(sources) > 1 else ""
-        parts += _picture_parts(source, prefix) if kind != "text" else _text_parts(source, prefix, options)
+        parts += _text_parts(source, prefix, options)
+    if kind != "text":
+        parts = _picture_parts(sources)
     if not parts:
         hint = "known endings: .html .page .xml .txt .md .jsonl .parquet .warc .wet, packed as .gz or .zst; pictures and .tar"
         raise InputError(f"there is no document of kind `{kind}` in `{uri}`", where=str(sources[0].folder), hint=hint)
-    if kind == "images" and any(part.reader == "emoji" for part in parts):
+    if kind == "images" and any(part.reader != "images" or len(part.files) > len(_shown(part)) for part in parts):
         kind = "pairs"
     return Place("+".join(source.name for source in sources), kind, parts)
 
@@ -171,14 +173,28 @@ def _kind(sources: Sequence[Source]) -> str:
     return "images" if pictures > 9 * texts else "text"
 
 
-def _picture_parts(source: Source, prefix: str) -> list[Part]:
-    from importlib import import_module
+def _picture_parts(sources: Sequence[Source]) -> list[Part]:
+    """Parts of the pictures of all sources together, because one may hold the captions of another's."""
+    from gyral.curate.readers.pictures import find as find_pictures
 
-    files = sorted(
-        [*source.others, *(file for every in source.documents.values() for file in every)], key=lambda file: file.path
-    )
-    parts: list[Part] = import_module("gyral.curate.readers.pictures").find(source.folder, files)
-    return [msgspec.structs.replace(part, prefix=prefix) for part in parts]
+    folder = Path(os.path.commonpath([source.folder for source in sources]))
+    files: list[File] = []
+    names: dict[str, str] = {}
+    for source in sources:
+        below = "" if source.folder == folder else f"{source.folder.relative_to(folder).as_posix()}/"
+        names[below] = f"{source.name}/" if below else ""
+        for file in (*source.others, *(file for every in source.documents.values() for file in every)):
+            files.append(msgspec.structs.replace(file, path=below + file.path))
+    parts = []
+    for part in find_pictures(folder, sorted(files, key=lambda file: file.path)):
+        below = max((each for each in names if part.files[0].path.startswith(each)), key=len)
+        parts.append(msgspec.structs.replace(part, prefix=names[below], below=below))
+    return parts
+
+
+def _shown(part: Part) -> list[File]:
+    """The pictures among the files of a part; the others hold their captions."""
+    return [file for file in part.files if (form := by_name(file.path)) and form.reader == "images"]
 
 
 def _text_parts(source: Source, prefix: str, options: Options) -> list[Part]:

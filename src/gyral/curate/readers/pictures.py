@@ -84,12 +84,14 @@ def read(part: Part) -> Iterator[pa.RecordBatch]:
     if part.reader == "tar":
         from gyral.curate.readers import tar
 
-        return batches(tar.read(part))
-    if part.reader == "emoji":
+        rows = tar.read(part)
+    elif part.reader == "emoji":
         from gyral.curate.readers import emoji
 
-        return batches(emoji.read(part))
-    return batches(_read_folder(part))
+        rows = emoji.read(part)
+    else:
+        rows = _read_folder(part)
+    return batches(row._replace(file=part.prefix + row.file.removeprefix(part.below)) for row in rows)
 
 
 def cut(files: Iterable[File], part_bytes: int) -> Iterator[list[File]]:

@@ -14,7 +14,8 @@ from numba import njit
 
 Array = np.ndarray
 signed: Any = np.int64
-"""In compiled code `int` of an unsigned number is unsigned, and with a signed one makes a float."""
+unsigned: Any = np.uint64
+"""In compiled code an unsigned number and a signed one make a float: which one it is, is said. mypy need not know."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 DIGITS = b"0123456789"
 LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
