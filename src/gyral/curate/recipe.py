@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from gyral import plugins
@@ -82,15 +83,16 @@ def classifier(config: Config) -> Stage | None:
         return None
     from gyral.curate.text.quality import Classifier
 
-    return Classifier.of(config)
+    return Classifier.of(config.quality.model)
 
 
 def contamination(config: Config) -> Stage | None:
     if not config.decontaminate.sets:
         return None
     from gyral.curate.text.contamination import Contamination
+    from gyral.packages.fetch import cache_folder
 
-    return Contamination.of(config)
+    return Contamination.of(config.decontaminate.sets, Path(), cache_folder() / "evaluation-sets")
 
 
 def privacy(config: Config) -> Stage:

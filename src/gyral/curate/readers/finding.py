@@ -102,7 +102,7 @@ def _listed(name: str, path: Path, note: Callable[[str], None], digest: str, sch
             others.append(file)
         else:
             documents.setdefault(form.reader, []).append(file)
-    if digest and documents:
+    if digest and set(documents) - set(_PICTURES):
         path, documents, others = _below(path, documents, others)
     if passed:
         told = ", ".join(f"{count:,} {ending}" for ending, count in passed.most_common(8))
