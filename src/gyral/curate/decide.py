@@ -81,10 +81,9 @@ class Decisions:
     def table(self) -> pa.Table:
         """As `decisions.parquet` holds them."""
         reasons = pa.array([each.reason for each in self.rules], pa.string())
-        codes = pa.array(self.rule.astype(np.int32))
         return pa.table(
             {
-                "reason": pa.DictionaryArray.from_arrays(codes, reasons),
+                "reason": reasons.take(pa.array(self.rule)),  # no dictionary: Arrow writes those with bytes it never set
                 "rule": pa.array(self.rule),
                 "value": pa.array(self.value, mask=np.isnan(self.value)),
                 "twin": pa.array(self.twin, mask=self.twin < 0),

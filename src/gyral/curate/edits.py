@@ -24,8 +24,8 @@ EDITS = pa.schema(
         pa.field("row", pa.int64(), nullable=False),
         pa.field("begin", pa.int32(), nullable=False),
         pa.field("end", pa.int32(), nullable=False),
-        pa.field("rule", pa.dictionary(pa.int32(), pa.string()), nullable=False),
-        pa.field("replacement", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("rule", pa.string(), nullable=False),
+        pa.field("replacement", pa.string(), nullable=False),
     ]
 )
 
@@ -54,14 +54,14 @@ class Ranges:
         before = np.r_[np.int64(-1), reached[:-1]]
         begins = np.where(before >> 32 == rows, np.maximum(begins, before & 0xFFFFFFFF), begins)
         there = np.flatnonzero(begins < ends)
-        codes = pa.array(numbers[there].astype(np.int32))
+        codes = pa.array(numbers[there])
         return pa.Table.from_arrays(
             [
                 pa.array(rows[there]),
                 pa.array(begins[there].astype(np.int32)),
                 pa.array(ends[there].astype(np.int32)),
-                pa.DictionaryArray.from_arrays(codes, pa.array([each.rule for each in cuts], pa.string())),
-                pa.DictionaryArray.from_arrays(codes, pa.array([each.replacement for each in cuts], pa.string())),
+                pa.array([each.rule for each in cuts], pa.string()).take(codes),
+                pa.array([each.replacement for each in cuts], pa.string()).take(codes),
             ],
             schema=EDITS,
         )

@@ -80,7 +80,7 @@ def _declared(every: pa.Table) -> dict[str, dict[str, int]]:
 
 def _edits(table: pa.Table) -> dict[str, dict[str, int]]:
     result = {}
-    names = np.asarray(table["rule"].combine_chunks().cast(pa.string()).to_pylist(), dtype=object)
+    names = np.asarray(table["rule"].to_pylist(), dtype=object)
     sizes = pc.subtract(table["end"], table["begin"]).to_numpy()
     rows = table["row"].to_numpy()
     for name in sorted(set(names)):

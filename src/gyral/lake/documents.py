@@ -132,9 +132,7 @@ def read_edits(made: Dataset) -> Edits:
 
 def edits_of(table: pa.Table) -> Edits:
     """Edits as they are applied, of a table of the form of `edits.parquet`."""
-    replacement = table["replacement"].combine_chunks()
-    if not pa.types.is_dictionary(replacement.type):
-        replacement = replacement.dictionary_encode()
+    replacement = table["replacement"].combine_chunks().dictionary_encode()
     return Edits(
         table["row"].to_numpy(),
         np.stack([table["begin"].to_numpy(), table["end"].to_numpy()], axis=1),
