@@ -10,23 +10,33 @@ empty, so nothing is cleared between texts, and a small text touches a small par
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
 Array = np.ndarray
-_options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+_options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
 _MIX, _PAIR = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 _ONE, _R32, _R31 = np.uint64(1), np.uint64(32), np.uint64(31)
 _LIMIT = 0xFFFFFFFF
 _u64: Any = np.uint64
 
 
+class Room(NamedTuple):
+    """Memory for as many elements as a text has words."""
+
+    keys: Array
+    first: Array
+    places: Array
+    number: Array
+    seen: Array
+
+
 @njit(**_options)
 def repeated(
     hashes: Array, ends: Array, word_bounds: Array, list_hashes: Array, list_chars: Array, list_bounds: Array,
-    table: Array, state: Array, counts: Array, into: Array,
+    table: Array, state: Array, counts: Array, into: Array, room: Room,
 ) -> None:  # fmt: skip
     """Fill rows of `counts` from column `into[0]` on, and `into[1]` on for what is left.
 
@@ -35,11 +45,6 @@ def repeated(
     hashes, ends : of words, uint64 [N]; running sums of their characters, int32 [N + 1].
     table : uint32, a power of two, at least twice as many as elements in a text or list; `state`: its base, int64 [1].
     """
-    most = 1
-    for row in range(len(counts)):
-        most = max(most, word_bounds[row + 1] - word_bounds[row])
-    keys, first = np.empty(most, np.uint64), np.empty(most, np.uint32)
-    places, number, seen = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.uint8)
     for row in range(len(counts)):
         at = into[0]
         for kind in range(3):
@@ -51,7 +56,7 @@ def repeated(
                 counts[row, at], counts[row, at + 1], counts[row, at + 2] = end - begin, repeats, chars
                 at += 3
         begin, end = word_bounds[row], word_bounds[row + 1]
-        _grams(hashes[begin:end], ends[begin : end + 1], table, state, counts[row, at:], keys, first, places, number, seen)
+        _grams(hashes[begin:end], ends[begin : end + 1], table, state, counts[row, at:], room.keys, room.first, room.places, room.number, room.seen)
 
 
 @njit(**_options)

@@ -117,9 +117,9 @@ class Statistics(Stage):
 
     def _count(self, texts: pa.Array, languages: np.ndarray, counts: np.ndarray) -> tuple[pa.Array, pa.Array]:
         """Fill the counts; the cuts, and where each text's end."""
-        from gyral.curate.text.repetition_kernel import repeated
+        from gyral.curate.text.repetition_kernel import Room, repeated
         from gyral.curate.text.statistics_kernel import Lists, Settings, read
-        from gyral.curate.text.words_kernel import Store, Text
+        from gyral.curate.text.words_kernel import NUM_COUNTED, NUM_LINE, Store, Text
 
         settings = Settings(
             self.cut_lines, self.filter_no_terminal_punct, self.min_words_per_line, self.max_word_length, self.remove_citations,
@@ -138,9 +138,10 @@ class Statistics(Stage):
             text = Text(room.data, room.words, *_tables(), *_stop_tables(self.stop_words))
             store, lists = Store(room.hashes, room.ends, room.suffixes), Lists(*room.lists, room.cuts, room.list_bounds)
             part = counts[first:after]
-            read(text, bounds, languages[first:after], settings, store, room.word_bounds, lists, part)
+            line = [np.zeros(size, np.int64) for size in (NUM_LINE, NUM_LINE, NUM_COUNTED, 4)]
+            read(text, bounds, languages[first:after], settings, store, room.word_bounds, lists, part, *line)
             repeated(
-                room.hashes, room.ends, room.word_bounds, *room.lists, room.list_bounds, room.table, room.state, part, _INTO
+                room.hashes, room.ends, room.word_bounds, *room.lists, room.list_bounds, room.table, room.state, part, _INTO, Room(*room.elements)
             )  # fmt: skip
             places = room.list_bounds[: after - first + 1, 3]
             ends[first + 1 : after + 1] = ends[first] + places[1:]
@@ -160,6 +161,8 @@ class _Room:
         self.words = np.ndarray(len(self.data) - 8, np.dtype("<u8"), self.data.data, strides=(1,))
         words, lines = min(size, max(BLOCK_BYTES, MAX_WORDS)), min(size // 2, max(BLOCK_BYTES, MAX_LINES)) + 2 * texts + 4
         self.hashes, self.ends = np.zeros(words, np.uint64), np.zeros(words + 1, np.int32)
+        kinds = (np.uint64, np.uint32, np.int32, np.int32, np.uint8)
+        self.elements = [np.zeros(words, kind) for kind in kinds]
         self.suffixes = np.zeros(4096, np.int64)
         self.lists = np.zeros((3, lines), np.uint64), np.zeros((3, lines), np.int32)
         self.cuts = np.zeros(size // 2 + 2 * texts + 4, np.int32)

@@ -16,11 +16,11 @@ from gyral.curate.text.counts import MAX_LINES, MAX_WORDS
 from gyral.curate.text.words_kernel import (
     BASE, BULLETS, CHARS, CHUNKS, CUM, CURLY_LINES, ELLIPSES, ELLIPSIS_LINES, FEW_LINES, FIRST, FLAGS, HASHES, JAVASCRIPT_LINES,
     LAST, LEFT_BREAKS, LEFT_CHARS, LEFT_LINES, LEFT_SHORT, LEFT_TERMINAL, LEFT_WORDS, LINES, LONG_LINES, LONGEST, LOREM_LINES,
-    CLEAN_BEGIN, CLEAN_END, MASKS, NUM_COUNTED, NUM_LINE, OPEN_LINES, POLICY_LINES, SEEN, SENTENCES, STARTS, STOPS, STOP_WORDS, STORE, WORDS, Array, Store, Text, affixed,
+    CLEAN_BEGIN, CLEAN_END, MASKS, OPEN_LINES, POLICY_LINES, SEEN, SENTENCES, STARTS, STOPS, STOP_WORDS, STORE, WORDS, Array, Store, Text, affixed,
     before, char, chars_of, hash_of, kernel, pieces, put, special, unspaced,
 )  # fmt: skip
 
-WORDS_KERNEL = "542380a4a63c315e7261c32ff3a3fff3"
+WORDS_KERNEL = "cf5bb99ef23d1fe970a07edb06d3fd86"
 """MD5 of `words_kernel.py`: numba must compile this file again when that one changes, and goes by this file's bytes."""
 JAVASCRIPT, LOREM, POLICY = 1 << 28, 1 << 29, 1 << 30
 TEXT_LINES, PARAGRAPHS, LEFT, CUTS = range(4)
@@ -61,14 +61,13 @@ class Lists(NamedTuple):
 
 @kernel
 def read(
-    text: Text, bounds: Array, languages: Array, settings: Settings, store: Store, word_bounds: Array, lists: Lists, counts: Array
-) -> None:
+    text: Text, bounds: Array, languages: Array, settings: Settings, store: Store, word_bounds: Array, lists: Lists, counts: Array,
+    line: Array, again: Array, clean_count: Array, places: Array,
+) -> None:  # fmt: skip
     """Count what is in the texts of the bytes, of which k is at [bounds[k], bounds[k + 1]), into row k of `counts`, int64."""
-    line, again = np.zeros(NUM_LINE, np.int64), np.zeros(NUM_LINE, np.int64)
-    clean_count, places = np.zeros(NUM_COUNTED, np.int64), np.zeros(4, np.int64)
     for row in range(len(bounds) - 1):
         count, begin, end = counts[row], bounds[row], bounds[row + 1]
-        lists.bounds[row] = places
+        _note(lists, row, places)
         word_bounds[row] = line[BASE]
         line[STORE], line[STOPS] = 2 + languages[row], 0
         count[CHARS] = chars_of(text.data, begin, end)
@@ -78,8 +77,14 @@ def read(
             line[STOPS] &= line[STOPS] - 1
             count[STOP_WORDS] += 1
         line[BASE] += min(count[WORDS], MAX_WORDS)
-    lists.bounds[len(bounds) - 1] = places
+    _note(lists, len(bounds) - 1, places)
     word_bounds[len(bounds) - 1] = line[BASE]
+
+
+@kernel
+def _note(lists: Lists, row: int, places: Array) -> None:
+    for kind in range(4):
+        lists.bounds[row, kind] = places[kind]
 
 
 @kernel

@@ -62,7 +62,8 @@ class Store(NamedTuple):
 
 
 def kernel(function: Function) -> Function:
-    options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+    """Compile. Nothing is made in kernels, so nobody counts who refers to arrays, which took most of the time."""
+    options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
     compiled: Function = njit(**options)(function)
     return compiled
 
