@@ -132,13 +132,13 @@ def main() -> None:
     results = in_turn(
         {
             "gyral": lambda: run(PYTHON, GYRAL, 0),
-            "gyral, as datatrove": lambda: run(PYTHON, GYRAL, 20_000_000, "datatrove"),
-            "datatrove": lambda: run(datatrove, DATATROVE, 2_000_000),
-            "rensa": lambda: run(rensa, RENSA, 20_000_000),
-            "daft, normalize": lambda: run(daft, DAFT, 0, "normalize"),
-            "daft": lambda: run(daft, DAFT, 0, "raw"),
+            "gyral, as datatrove": lambda: run(PYTHON, GYRAL, 8_000_000, "datatrove"),
+            "datatrove": lambda: run(datatrove, DATATROVE, 1_000_000),
+            "rensa": lambda: run(rensa, RENSA, 10_000_000),
+            "daft, normalize": lambda: run(daft, DAFT, 60_000_000, "normalize"),
+            "daft": lambda: run(daft, DAFT, 60_000_000, "raw"),
         },
-        times=5,
+        times=3,
         warmup=0,
     )
     rate = {name: figures["mb_per_cpu_s"]["median"] for name, figures in results.items()}
