@@ -169,8 +169,8 @@ class Dedup(Section, frozen=True):
     rows: Annotated[int, Meta(ge=1, le=64, description="hashes a band")] = 8
     shingle_words: Annotated[int, Meta(ge=1, le=63, description="words of a shingle")] = 5
     shingle_chars: Annotated[
-        int, Meta(ge=1, le=63, description="characters of a shingle, in scripts without spaces between words")
-    ] = 10
+        int, Meta(ge=1, le=31, description="Han characters of a shingle; twice as many of kana, Thai, Khmer and the like")
+    ] = 6
     compatible: Annotated[
         Literal["", "datatrove"], Meta(description="`datatrove`: its normalisation and hashes, to compare rates of duplicates")
     ] = ""

@@ -22,13 +22,13 @@ def test_it_is_a_dict_that_lasts(tmp_path):
 
 def test_small_additions_make_few_segments(tmp_path):
     known = KnownPairs(tmp_path)
-    for number in range(300):
+    for number in range(70):
         one = np.array([number], np.uint64)
         known.store(one, one, np.array([number], np.float32))
-        assert len(list(tmp_path.iterdir())) <= 9
-    assert known.find(*[np.arange(301, dtype=np.uint64)] * 2)[:300].tolist() == list(range(300))
+        assert len(list(tmp_path.iterdir())) <= 8
+    assert known.find(*[np.arange(71, dtype=np.uint64)] * 2)[:70].tolist() == list(range(70))
     known.store(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.float32))
-    assert known.num_pairs == KnownPairs(tmp_path).num_pairs == 300
+    assert known.num_pairs == KnownPairs(tmp_path).num_pairs == 70
 
 
 def test_a_pair_has_one_name_whichever_comes_first():

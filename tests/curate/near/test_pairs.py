@@ -201,7 +201,7 @@ def test_too_few_texts_are_an_error(tmp_path):
 
 def test_settings_come_from_the_configuration():
     how = Settings.of(Dedup(shingle_words=4, floor=0.6, bucket=9))
-    assert how == Settings(Shingles(4, 10, ""), 0.6, 9)
+    assert how == Settings(Shingles(4, 6, ""), 0.6, 9)
     assert how.digest != Settings.of(Dedup(shingle_words=5, floor=0.6)).digest
     assert how.digest == how._replace(memory_bytes=1, bucket=20).digest
     with pytest.raises(ConfigError, match=r"dedup\.floor"):
@@ -223,6 +223,20 @@ def test_the_star_keeps_the_best_and_forgives_the_chain():
     alive[0] = False
     assert star(5, pairs, np.arange(5), alive, 0.8)[0].tolist() == [-1, -1, 1, -1, -1]
     assert star(3, pairs_of([]), np.arange(3), np.ones(3, bool), 0.8)[0].tolist() == [-1] * 3
+
+
+def test_pairs_of_other_nodes_are_refused():
+    with pytest.raises(InputError, match="node 5, of 5"):
+        star(5, pairs_of([(0, 5, 0.9)]), np.arange(5), np.ones(5, bool), 0.8)
+
+
+@pytest.mark.parametrize("bucket", [8, 64])
+def test_equal_keys_of_one_text_make_no_pair_with_itself(tmp_path, bucket):
+    ones = Nodes(np.arange(12, dtype=np.uint64).reshape(6, 2), np.ones((6, 14), np.uint64), np.ones(6, np.int32), np.arange(6))
+    pairs = find_pairs([ones], lambda rows: iter([pa.array(["same"] * 6)]), Settings(bucket=bucket), tmp_path)
+    assert (pairs.a < pairs.b).all()
+    twin, _ = star(6, pairs, np.arange(5, -1, -1), np.ones(6, bool), 0.8)
+    assert twin.tolist() == [5] * 5 + [-1]
 
 
 @given(st.data(), st.integers(1, 14))

@@ -91,8 +91,8 @@ class Index:
             keys, nodes = keys[order], nodes[order]
             num, num_large = pairs_kernel.count_pairs(keys, bucket) if len(keys) else (0, 0)
             pairs, large = np.empty(num, np.uint64), np.empty((num_large, 2), np.int64)
-            pairs_kernel.fill_pairs(keys, nodes, bucket, pairs, large)
-            found = [pairs] + [_sparse(nodes[begin:end], digests, sizes, bucket // 4) for begin, end in large]
+            num = pairs_kernel.fill_pairs(keys, nodes, bucket, pairs, large)
+            found = [pairs[:num]] + [_sparse(nodes[begin:end], digests, sizes, bucket // 4) for begin, end in large]
             yield np.unique(np.concatenate(found)), num_large
 
     def close(self) -> None:
@@ -101,8 +101,10 @@ class Index:
 
 
 def _sparse(nodes: np.ndarray, digests: np.ndarray, sizes: np.ndarray, degree: int) -> np.ndarray:
+    nodes = np.unique(nodes)
     digest = digests[nodes]
     members = nodes[np.lexsort((digest[:, 1], digest[:, 0], -sizes[nodes]))].astype(np.uint64)
+    degree = min(degree, len(members))
     one, other = [], []
     for hub in range(degree):
         one.append(np.full(len(members) - hub - 1, members[hub]))

@@ -29,7 +29,7 @@ class MinHash(Stage):
     bands: int = 14
     rows: int = 8
     shingle_words: int = 5
-    shingle_chars: int = 10
+    shingle_chars: int = 6
     compatible: str = ""
     seed: int = 1
     tokenizer: int = TOKENIZER

@@ -172,7 +172,7 @@ class _Sets:
             hashes, ends = shingle_sets(batch, self._how.shingles)
             if done + len(ends) <= len(rows):
                 self._offsets[done + 1 : done + 1 + len(ends)] = self._offsets[done] + ends
-                self._hashes.add(hashes.copy())
+                self._hashes.add(hashes)
             done += len(ends)
             if meter is not None:
                 meter.update(done, total=len(rows))

@@ -56,8 +56,11 @@ def count_pairs(keys: np.ndarray, bucket: int) -> tuple[int, int]:
 
 
 @njit(nogil=True, cache=True)
-def fill_pairs(keys: np.ndarray, nodes: np.ndarray, bucket: int, pairs: np.ndarray, capped: np.ndarray) -> None:
-    """Write the pairs as `smaller << 32 | larger`, uint64, and [begin, end] of the larger buckets."""
+def fill_pairs(keys: np.ndarray, nodes: np.ndarray, bucket: int, pairs: np.ndarray, capped: np.ndarray) -> int:
+    """Write the pairs as `smaller << 32 | larger`, uint64, and [begin, end] of the larger buckets; returns how many pairs.
+
+    A node that is in a bucket twice is no pair with itself.
+    """
     num, large, begin = 0, 0, 0
     for place in range(1, len(keys) + 1):
         if place == len(keys) or keys[place] != keys[begin]:
@@ -68,9 +71,11 @@ def fill_pairs(keys: np.ndarray, nodes: np.ndarray, bucket: int, pairs: np.ndarr
                 for one in range(begin, place):
                     for other in range(one + 1, place):
                         a, b = U(nodes[one]), U(nodes[other])
-                        pairs[num] = min(a, b) << _32 | max(a, b)
-                        num += 1
+                        if a != b:
+                            pairs[num] = min(a, b) << _32 | max(a, b)
+                            num += 1
             begin = place
+    return num
 
 
 @njit(nogil=True, cache=True)
@@ -127,8 +132,8 @@ def neighbours(num_nodes: int, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray
     for pair in range(len(a)):
         one, two = a[pair], b[pair]
         other[place[one]], number[place[one]] = two, pair
-        other[place[two]], number[place[two]] = one, pair
         place[one] += 1
+        other[place[two]], number[place[two]] = one, pair
         place[two] += 1
     return starts, other, number
 

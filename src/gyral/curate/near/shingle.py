@@ -4,8 +4,10 @@ Folded away: case, accents of Latin, Greek and Cyrillic (so composed and decompo
 white space, which all separate; what is invisible and the accents themselves are passed over. Marks of other scripts stay, they
 are vowels there. A code point this Unicode version does not know is a letter, so a newer one changes only new punctuation.
 
-Five words are the field's measure (datatrove, FineWeb). For scripts without spaces the number of characters is chosen so that
-two translated pages are as alike as their English originals: see `benchmarks/curate/dedup.py`.
+Five words are the field's measure (datatrove, FineWeb). Elsewhere the number of characters is the one by which two translated
+pages are as alike as their English originals (`benchmarks/curate/near_chars.py`): 6 in Chinese, 10 in Japanese, 12 to 14 in
+Khmer. So a Han character counts 1/6 and one of another script without spaces 1/12; the mean Jaccard is then off by .01 at most,
+where five characters of any script make Khmer too alike by .10 and Japanese by .07.
 """
 
 from __future__ import annotations
@@ -23,31 +25,26 @@ from gyral.curate.stage import utf8
 
 TOKENIZER = 1
 """Raised whenever a text would get other shingles."""
+HAN = ((0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3021, 0x3029), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF))
+"""Blocks of Han: radicals, marks and numerals, ideographs; those above U+20000 are known to the kernel."""
 SPACELESS = (
     (0x0E00, 0x0EFF),  # Thai, Lao
     (0x1000, 0x109F),  # Myanmar
     (0x1780, 0x17FF),  # Khmer
     (0x1950, 0x19DF),  # Tai Le, New Tai Lue
     (0x1A20, 0x1AAF),  # Tai Tham
-    (0x2E80, 0x2FDF),  # radicals
-    (0x3005, 0x3007),  # iteration mark, closing mark, zero of Han
-    (0x3021, 0x3029),  # Hangzhou numerals
     (0x3031, 0x3035),  # kana repeat marks
-    (0x303B, 0x303C),
     (0x3040, 0x30FF),  # kana
     (0x3100, 0x312F),  # Bopomofo
     (0x31A0, 0x31BF),
-    (0x31F0, 0x31FF),
-    (0x3400, 0x4DBF),  # Han
-    (0x4E00, 0x9FFF),
+    (0x31F0, 0x31FF),  # kana
     (0xA000, 0xA4CF),  # Yi
     (0xA9E0, 0xA9FF),  # Myanmar
     (0xAA60, 0xAADF),  # Myanmar, Tai Viet
-    (0xF900, 0xFAFF),  # Han
     (0xFF66, 0xFF9F),  # half-width kana
     (0x1AFF0, 0x1B16F),  # kana
 )
-"""Blocks of scripts that put no spaces between words; Han above U+20000 is known to the kernel."""
+"""Blocks of the other scripts that put no spaces between words."""
 
 
 class Shingles(NamedTuple):
@@ -55,12 +52,13 @@ class Shingles(NamedTuple):
 
     Attributes
     ----------
-    words, chars : tokens of a shingle, of scripts with and without spaces; 1 to 64.
+    words : of a shingle, 1 to 63.
+    chars : Han characters of a shingle, 1 to 31; twice as many of another script without spaces.
     compatible : empty, or `datatrove`: its normalisation and its hash, so that rates can be compared.
     """
 
     words: int = 5
-    chars: int = 10
+    chars: int = 6
     compatible: str = ""
 
 
@@ -68,14 +66,15 @@ class Shingles(NamedTuple):
 def fold_table() -> np.ndarray:
     """uint32 [0x20000] by code point: what it folds to, and its kind above bit 24; 40 ms, once a process."""
     table = np.zeros(0x20000, np.uint32)
-    spaceless = {code for first, last in SPACELESS for code in range(first, last + 1)}
+    kinds = {code: 2 for first, last in HAN for code in range(first, last + 1)}
+    kinds |= {code: 4 for first, last in SPACELESS for code in range(first, last + 1)}
     for code in range(len(table)):
         char = chr(code)
         category = unicodedata.category(char)
         if 0x0300 <= code <= 0x036F or 0xFE00 <= code <= 0xFE0F or category == "Cf":
             table[code] = 3 << 24
         elif category[0] in "LMN" or category in ("Cn", "Co", "Cs"):
-            table[code] = (2 if code in spaceless else 1) << 24 | ord(_fold(char))
+            table[code] = kinds.get(code, 1) << 24 | ord(_fold(char))
     return table
 
 

@@ -115,7 +115,8 @@ class Column:
     def open(self) -> np.ndarray:
         """All rows; pages of a file that were touched go when the array does."""
         if self._file is None:
-            self._kept = [np.concatenate(self._kept) if self._kept else np.empty(0, self._dtype)]
+            if len(self._kept) != 1:
+                self._kept = [np.concatenate(self._kept) if self._kept else np.empty(0, self._dtype)]
             return self._kept[0].reshape(self._shape)
         self._flush()
         return np.memmap(self._path, self._dtype, "r").view(np.ndarray).reshape(self._shape)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from gyral.curate.near.pairs import Pairs
+from gyral.errors import InputError
 
 
 def star(
@@ -26,9 +27,15 @@ def star(
     Returns
     -------
     twin, jaccard : int64 [n], the kept node it goes for, -1: it stays; float32 [n], their Jaccard, 0 where there is none.
+
+    Raises
+    ------
+    InputError : pairs of other nodes than these.
     """
     from gyral.curate.near import pairs_kernel
 
+    if len(pairs.b) and int(pairs.b.max()) >= num_nodes:
+        raise InputError(f"a pair of node {int(pairs.b.max()):,}, of {num_nodes:,}", where="near-duplicates")
     near = pairs.jaccard >= np.float32(threshold)
     starts, other, number = pairs_kernel.neighbours(num_nodes, pairs.a[near], pairs.b[near])
     twin, jaccard = np.full(num_nodes, -1, np.int64), np.zeros(num_nodes, np.float32)
