@@ -1,4 +1,4 @@
-"""Pages that the benchmarks of curation read: real articles with ground truth, Debian's handbook, and WARC files made of either.
+"""Pages that the benchmarks of curation read: articles with ground truth, Debian's handbook, and WARC files made of either.
 
 Nothing of it is kept in the repository: packages come through the user's package manager, and the article pages are checked out
 of their repository (MIT) into the cache. `GYRAL_ARTICLES` names a copy of it to clone from, where GitHub is not reachable.
@@ -39,10 +39,10 @@ def articles() -> tuple[Path, dict[str, bytes], ModuleType]:
 
 
 def handbook(count: int) -> dict[str, bytes]:
-    """The first pages of Debian's handbook in canonical order, every ninth, so that all its languages are met."""
+    """Pages of Debian's handbook at equal distances, so that all its languages are met."""
     place = open_place("apt:debian-handbook", Path.cwd(), print)
     files = [(Path(part.root) / file.path, file.path) for part in place.parts for file in part.files]
-    return {name: path.read_bytes() for path, name in files[::9][:count]}
+    return {name: path.read_bytes() for path, name in files[:: max(1, len(files) // count)][:count]}
 
 
 def write_pages(folder: Path, pages: dict[str, bytes]) -> None:
