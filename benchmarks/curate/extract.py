@@ -55,7 +55,7 @@ print(json.dumps({"extract_cpu_s": cpu_s}))
 
 
 def main() -> None:
-    python = peer("trafilatura", ["trafilatura==2.3.1"])
+    python = peer("trafilatura", ["trafilatura==2.3.1", "lxml_html_clean"])
     folder, pages, evaluate = articles()
     truth = json.loads((folder / "ground-truth.json").read_text())
     sets = {"articles": pages, "handbook": handbook(300)}

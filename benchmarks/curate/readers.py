@@ -1,9 +1,9 @@
 """Reading: WARC.gz against warcio, FastWARC alone and datatrove's reader; JSON lines against json, and datatrove's reader.
 
 The WARC holds the 181 article pages and 1,000 pages of Debian's handbook, as Common Crawl packs them. gyral gives batches of
-the schema of documents: HTML and text of responses, with address, host, declared language and place; datatrove's reader is given no
-extraction (its records keep the HTML); warcio and FastWARC read the body of every response and nothing else. CPU seconds of the
-process from opening to the last document, each in a process of its own, in turn; medians of the rounds.
+the schema of documents: HTML and text of responses, with address, host, declared language and place; datatrove's reader is
+given no extraction (its records keep the HTML); warcio and FastWARC read the body of every response and nothing else. CPU
+seconds of the process from opening to the last document, each in a process of its own, in turn; medians of the rounds.
 
 Command: .venv/bin/python benchmarks/curate/readers.py (about two minutes)
 """
@@ -64,7 +64,7 @@ with open(path, "rb") as file:
 DATATROVE = TIMED.format(
     setup="""
 from datatrove.pipeline.readers import READER
-reader = READER(str(path.parent), glob_pattern=path.name, progress=False)
+reader = READER(str(path.parent), glob_pattern=path.name)
 """,
     loop="""
 for document in reader.run(None, 0, 1):
@@ -85,7 +85,7 @@ with open(path, "rb") as file:
 
 def main() -> None:
     warcio = peer("warcio", ["warcio==1.8.1"])
-    datatrove = peer("datatrove", ["datatrove[io,processing]==0.10.1"])
+    datatrove = peer("datatrove", ["datatrove[io,processing]==0.10.1", "lxml_html_clean"])
     _, pages, _ = articles()
     bodies = [*pages.values(), *handbook(1_000).values()]
     with tempfile.TemporaryDirectory() as temporary:
