@@ -63,6 +63,33 @@ class Curate(Section, frozen=True):
     robot_regular_events: Annotated[
         int, Meta(ge=10, description="a subject with this many moments spaced like a clock is a robot")
     ] = 200
+    robot_active_hours: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="a subject that is active in this many clock hours, at every hour of the day alike, is a robot; 0: off",
+        ),
+    ] = 168
+    robot_one_object_moments: Annotated[
+        int, Meta(ge=0, description="a subject with this many moments, nearly all of one object, is a robot; 0: off")
+    ] = 500
+    returns: Annotated[
+        Literal["drop", "match", "keep"],
+        Meta(description="rows of the rules `return`: `drop` them, `match` what they undo and drop that too, or `keep` them"),
+    ] = "drop"
+    session_gap_s: Annotated[
+        float, Meta(ge=0, description="a pause of more seconds begins a session, for events that name none, 1800 say; 0: off")
+    ] = 0.0
+    max_per_subject: Annotated[int, Meta(ge=0, description="the newest rows kept of a subject; 0: all")] = 0
+    max_per_subject_object: Annotated[
+        int, Meta(ge=0, description="the newest rows kept of a subject and an object; 0: all")
+    ] = 0
+    split: Annotated[
+        dict[Literal["valid", "test"], str | Annotated[float, Meta(gt=0, lt=1)]],
+        Meta(
+            description='last parts by time, `{ valid = "7d", test = "7d" }`, or shares of the rows; empty: no column `split`'
+        ),
+    ] = {}
 
 
 class Language(Section, frozen=True):

@@ -1,8 +1,8 @@
 """Who met what, when: behaviour events of the lake → a dataset of interactions.
 
 A row is dropped by the first reason that holds, in this order: no subject, no object, only shown, the rules of its layout and
-of the project, exact duplicate, robot. Everything is decided from the pinned lake version alone, so the same version and
-configuration give the same dataset.
+of the project, exact duplicate, robot, returned, over a cap. Everything is decided from the pinned lake version alone, so the
+same version and configuration give the same dataset.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gyral.config import Config
+from gyral.config.curation import Curate
 from gyral.config.sections import Rule
-from gyral.curate import features, robots, rules
+from gyral.curate import caps, features, returns, robots, rules, sessions, splits
+from gyral.curate.kept import Kept
 from gyral.engine.base import connect
 from gyral.errors import InputError, did_you_mean
 from gyral.event import layout as layouts
 from gyral.event.clock import TIMESTAMP
+from gyral.event.codec import numbers as numbers_of
 from gyral.event.layout import Layout
 from gyral.event.schema import EVENT
 from gyral.lake import dataset as datasets
@@ -74,11 +77,15 @@ class Until(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """One batch after the rules: kept columns, each row's reason number (0 kept, −1 not selected), props that were met."""
+    """One batch after the rules: kept columns, each row's reason number (0 kept, −1 not selected), props that were met.
+
+    Where returns are matched, `returns` holds them, and both tables have a column `quantity` more.
+    """
 
     rows: pa.RecordBatch
     reasons: np.ndarray
     props: frozenset[str]
+    returns: pa.RecordBatch | None
 
 
 def curate(root: Path, name: str, config: Config, run: Run, until: Until | None = None) -> Dataset:
@@ -93,25 +100,37 @@ def curate(root: Path, name: str, config: Config, run: Run, until: Until | None 
     NotFound : the lake has no events.
     InputError : no row is left.
     """
-    features.check(config.curate.features, KEPT.names)
+    limits = config.curate
+    features.check(limits.features, [*KEPT.names, *([splits.COLUMN] if limits.split else [])])
+    splits.check(limits.split)
     snapshot = Lake.of(root, config).snapshot("events")
     run.reads("lake", "events", snapshot.version)
     known = _layouts_of(snapshot.distinct("schema_id"))
     _tell_of_apps(snapshot, config, run)
     meter = run.meter("rows", snapshot.count())
     columns = [*COLUMNS, *([ADJUSTED] if ADJUSTED in snapshot.schema.names else [])]
-    rows, reasons, names = decide(snapshot.scan(columns), known, config, until, meter, run.note)
-    manifest = _manifest(rows, reasons, names, snapshot.version, until, config.curate.apps, run)
+    kept, facts = _decide(snapshot.scan(columns), known, config, until, meter, run.note)
+    facts["sessions"] = sessions.fill(kept, limits.session_gap_s)
+    kept.drop(caps.over(kept.codes("subject", "object"), limits.max_per_subject_object), "over_pair_cap")
+    kept.drop(caps.over(kept.codes("subject"), limits.max_per_subject), "over_cap")
+    rows, reasons, names = kept.rows, kept.reasons, kept.names
+    manifest = _manifest(rows, reasons, names, snapshot.version, until, limits.apps, run)
     if rows.num_rows == 0:
         told = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items())
         raise InputError(f"no row is left for `{name}`", why=told or "the lake holds no behaviour", hint="gyral show lake")
+    columns = list(GIVEN)
+    if limits.split:
+        parts, facts["split"] = splits.assign(kept, limits.split)
+        rows = rows.append_column(splits.COLUMN, splits.column(parts))
+        columns.append(splits.COLUMN)
+    manifest.facts = {key: value for key, value in facts.items() if value}
     manifest.repeats, manifest.repeats_from = _repeats(rows, known, config.curate.repeats)
     text = pa.array(names, pa.string()).take(pa.array(np.maximum(reasons, 0)))
     text = pc.if_else(pa.array(reasons < 0), NOT_SELECTED, text)
     if config.curate.features:
         manifest.select["features"] = ", ".join(each.kind for each in config.curate.features)
         rows = features.join(rows, snapshot, config.curate.features, until.time_us if until else None, run.note)
-    columns = [*GIVEN, *(name for each in config.curate.features for name in each.take)]
+    columns += [name for each in config.curate.features for name in each.take]
     result = datasets.write(root, name, rows.select(columns), text.dictionary_encode(), manifest, snapshot)
     _report(run, result)
     return result
@@ -133,14 +152,75 @@ def decide(
     reasons : for every row seen, 0 kept, −1 not selected, else the number of its reason.
     names : reason names by number.
     """
-    every_rule = [*ALWAYS, *features.rules_of(config.curate.features)]
+    kept, _ = _decide(batches, known, config, until, meter, note)
+    return kept.rows, kept.reasons, kept.names
+
+
+def _decide(
+    batches: Iterable[pa.RecordBatch],
+    known: Sequence[Layout],
+    config: Config,
+    until: Until | None,
+    meter: Meter | None,
+    note: Callable[[str], None] | None,
+) -> tuple[Kept, dict[str, Any]]:
+    """Apply the rules batch by batch, and then what needs all rows; what is kept, in order of time, and facts about it."""
+    limits = config.curate
+    every_rule = [*ALWAYS, *features.rules_of(limits.features)]
     for layout in known:
         every_rule += [rule for rule in layout.rules if rule not in every_rule]
-    every_rule += config.curate.rules
+    every_rule += limits.rules
+    if limits.returns == "keep":
+        every_rule = [rule for rule in every_rule if rule.reason != returns.RETURN]
     rules.check(every_rule)
+    parts = _apply(batches, every_rule, known, config, until, meter, note)
+    is_matched = limits.returns == "match"
+    schema = KEPT.append(returns.QUANTITY) if is_matched else KEPT
+    reasons = np.concatenate([part.reasons for part in parts]) if parts else np.zeros(0, dtype=np.int16)
+    rows = pa.Table.from_batches([part.rows for part in parts], schema)
+    kept = Kept(rows, reasons, ["", *(rule.reason for rule in every_rule)])
+    if limits.duplicates:
+        kept.drop(_is_duplicate(kept.rows), "duplicate")
+    _drop_robots(kept, limits)
+    facts: dict[str, Any] = {}
+    if is_matched:
+        taken_back = pa.Table.from_batches([part.returns for part in parts if part.returns is not None], schema)
+        if limits.duplicates:
+            taken_back = taken_back.filter(pa.array(~_is_duplicate(taken_back)))
+        facts["returns"] = returns.match(kept, taken_back)
+        kept.rows = kept.rows.drop_columns(returns.QUANTITY.name)
+    kept.sort_by_time()
+    return kept, facts
+
+
+def _drop_robots(kept: Kept, limits: Curate) -> None:
+    subjects, times = kept.codes("subject"), kept.times
+    mask = robots.find(
+        subjects, times, events_per_hour=limits.robot_events_per_hour, regular_events=limits.robot_regular_events
+    )
+    kept.drop(mask, "robot")
+    mask = robots.round_the_clock(kept.codes("subject"), kept.times, active_hours=limits.robot_active_hours)
+    kept.drop(mask, "robot_round_the_clock")
+    objects = kept.codes("object")
+    mask = robots.one_object(kept.codes("subject"), objects, kept.times, moments=limits.robot_one_object_moments)
+    kept.drop(mask, "robot_one_object")
+
+
+def _apply(
+    batches: Iterable[pa.RecordBatch],
+    every_rule: Sequence[Rule],
+    known: Sequence[Layout],
+    config: Config,
+    until: Until | None,
+    meter: Meter | None,
+    note: Callable[[str], None] | None,
+) -> list[_Part]:
+    """Run the rules over the batches on the engine."""
+    limits = config.curate
+    own = [*features.rules_of(limits.features), *limits.rules]
+    quantities = returns.quantities_of(every_rule) if limits.returns == "match" else None
+    work = partial(_stage, every_rule=every_rule, known=known, own=own, apps=limits.apps, until=until, quantities=quantities)
     engine = connect(config.on, note)
-    own = [*features.rules_of(config.curate.features), *config.curate.rules]
-    work = partial(_stage, every_rule=every_rule, known=known, own=own, apps=config.curate.apps, until=until)
     parts = []
     try:
         for part in engine.map(work, batches):
@@ -150,24 +230,10 @@ def decide(
     finally:
         engine.close()
     met = frozenset[str]().union(*(part.props for part in parts))
-    for rule in config.curate.rules if parts else ():
+    for rule in limits.rules if parts else ():
         if note is not None and rule.field.startswith(rules.PROPS) and rule.field.removeprefix(rules.PROPS) not in met:
             note(f"curate   the rule `{rule.reason}` looks at `{rule.field}`, which no event has")
-    names = ["", *(rule.reason for rule in every_rule), "duplicate", "robot"]
-    reasons = np.concatenate([part.reasons for part in parts]) if parts else np.zeros(0, dtype=np.int16)
-    rows = pa.Table.from_batches([part.rows for part in parts], KEPT)
-    kept = np.flatnonzero(reasons == 0)
-    if config.curate.duplicates:
-        kept, rows = _drop(reasons, kept, rows, _is_duplicate(rows), len(names) - 2)
-    subjects = rows["subject"].combine_chunks().dictionary_encode().indices.to_numpy()
-    times = rows["event_time"].cast(pa.int64()).to_numpy()
-    limits = config.curate
-    mask = robots.find(
-        subjects, times, events_per_hour=limits.robot_events_per_hour, regular_events=limits.robot_regular_events
-    )
-    kept, rows = _drop(reasons, kept, rows, mask, len(names) - 1)
-    order = np.argsort(rows["event_time"].cast(pa.int64()).to_numpy(), kind="stable")
-    return rows.take(pa.array(order)), reasons, names
+    return parts
 
 
 def _stage(
@@ -177,14 +243,20 @@ def _stage(
     own: Sequence[Rule],
     apps: Sequence[str],
     until: Until | None,
+    quantities: Sequence[str] | None,
 ) -> _Part:
-    """Select, apply the rules and add the title: a pure function of the batch."""
+    """Select, apply the rules and add the title: a pure function of the batch.
+
+    Parameters
+    ----------
+    quantities : props that hold one, for matching returns; None: returns are not matched.
+    """
     if ADJUSTED in batch.schema.names:
         times = trusted_times(batch)
         batch = batch.select(COLUMNS).set_column(COLUMNS.index("event_time"), EVENT.field("event_time"), times)
     reasons = np.zeros(batch.num_rows, dtype=np.int16)
     titles = [TITLE, *(layout.title for layout in known if layout.title)]
-    props = rules.read_props(batch, [*rules.props_needed(every_rule), *titles])
+    props = rules.read_props(batch, list(dict.fromkeys([*rules.props_needed(every_rule), *titles])))
     schema_ids = batch.column("schema_id")
     numbers = {rule: number for number, rule in reversed(list(enumerate(every_rule, start=1)))}
     title = pa.nulls(batch.num_rows, pa.string())
@@ -192,7 +264,7 @@ def _stage(
     names = pa.array([layout.name for layout in known], pa.string())
     groups.append((None, pc.invert(pc.is_in(schema_ids, value_set=names))))
     for layout, mask in groups:
-        applied = [*ALWAYS, *(layout.rules if layout else ()), *own]
+        applied = [rule for rule in (*ALWAYS, *(layout.rules if layout else ()), *own) if rule in numbers]
         local = rules.apply(batch, props, applied)
         lookup = np.array([0, *(numbers[rule] for rule in applied)], dtype=np.int16)
         belongs = pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
@@ -202,7 +274,14 @@ def _stage(
     reasons[~_selected(batch, until, apps)] = -1
     met = frozenset(name for name, values in props.items() if values.null_count < len(values))
     columns = [title if name == "title" else batch.column(name) for name in KEPT.names]
-    return _Part(pa.RecordBatch.from_arrays(columns, schema=KEPT).filter(pa.array(reasons == 0)), reasons, met)
+    is_kept = pa.array(reasons == 0)
+    if quantities is None:
+        return _Part(pa.RecordBatch.from_arrays(columns, schema=KEPT).filter(is_kept), reasons, met, None)
+    units = [numbers_of(props[name]) for name in quantities]
+    columns.append(pc.coalesce(*units) if units else pa.nulls(batch.num_rows, pa.float64()))
+    rows = pa.RecordBatch.from_arrays(columns, schema=KEPT.append(returns.QUANTITY))
+    takes_back = [number for number, rule in enumerate(every_rule, start=1) if rule.reason == returns.RETURN]
+    return _Part(rows.filter(is_kept), reasons, met, rows.filter(pa.array(np.isin(reasons, takes_back))))
 
 
 def _selected(batch: pa.RecordBatch, until: Until | None, apps: Sequence[str]) -> np.ndarray:
@@ -226,11 +305,6 @@ def _is_duplicate(rows: pa.Table) -> np.ndarray:
         first = numbered.group_by(IDENTITY, use_threads=False).aggregate([("row", "min")])["row_min"]
         mask[first.to_numpy()] = False
     return mask
-
-
-def _drop(reasons: np.ndarray, kept: np.ndarray, rows: pa.Table, mask: np.ndarray, reason: int) -> tuple[np.ndarray, pa.Table]:
-    reasons[kept[mask]] = reason
-    return kept[~mask], rows.filter(pa.array(~mask))
 
 
 def _tell_of_apps(snapshot: Snapshot, config: Config, run: Run) -> None:
