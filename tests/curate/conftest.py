@@ -54,7 +54,7 @@ def texts(count: int, seed: int = 0) -> list[str]:
         elif number > 5 and number % 10 == 7:
             found.append(near_copy(chance, found[chance.randrange(number)]))
         elif number % 17 == 4:
-            found.append(sentence(chance, 5))
+            found.append(sentence(chance, 25))
         else:
             found.append(page(chance) + (f"\n\n{NOTE}" if number % 3 == 0 else ""))
     return found

@@ -44,7 +44,7 @@ def settle(
     ----------
     without : a family of rules that is left out, one of `families`.
     """
-    limits = [limit for limit in decide.limits_of(stages, config) if family_of(limit) != (without or None)]
+    limits = [limit for limit in decide.limits_of(stages, config) if not without or family_of(limit) != without]
     dedup = msgspec.structs.replace(config.dedup, **{each: _OFF[each] for each in _DEDUP if without == f"dedup.{each}"})
     decisions = decide.by_limits(shards, limits)
     digests = decide.exact(shards, decisions) if dedup.exact else decide.digests_of(shards)

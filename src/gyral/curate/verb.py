@@ -25,5 +25,5 @@ def curate(root: Path, config: Config, run: Run) -> Dataset:
 def name_of(source: str) -> str:
     """What a dataset is called whose source is all that is known."""
     last = re.split(r"[/:]", source.rstrip("/").partition("!")[0].partition("==")[0])[-1]
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", last.split(".")[0] or last).strip("_")
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", last.split(".")[0] or last).strip("_-")
     return plain or ("documents" if source else "interactions")

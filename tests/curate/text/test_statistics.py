@@ -28,7 +28,9 @@ https://example.org:80/x?y=z me@host.org x@y www.gnu.org/foo-bar a,b a,B 1,000 k
 needed] {x} lorem Lorem ipsum javascript JavaScript: privacy policy Terms of use uses cookies cookie Policy the The be to of and that have
 with 日本語です。 東京 タワー ไทย ภาษา ลาว ខ្មែរ。 မြန်မာ། é naïve Ünïcödé ß α.Β привет — – -- - -x • •x ~ ~x a~b » « x² °C ½ ☃ a☃b \x00 \x1f 𝐱 𠀀𠀁
 """.split()
-SPACES = st.sampled_from([" "] * 12 + ["\n"] * 4 + ["  ", "\n\n", "\n\n\n", "\t", "\r\n", "\x85", "\u2028", "\x0b", "\xa0", " \n ", "\n\n ", ""])
+SPACES = st.sampled_from(
+    [" "] * 12 + ["\n"] * 4 + ["  ", "\n\n", "\n\n\n", "\t", "\r\n", "\x85", "\u2028", "\x0b", "\xa0", " \n ", "\n\n ", ""]
+)
 TEXTS = st.lists(st.tuples(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=4)), SPACES), max_size=60).map(
     lambda parts: "".join(word + space for word, space in parts)
 )
