@@ -8,7 +8,7 @@ import xxhash
 
 from gyral.config.curation import Dedup
 from gyral.curate.near import minhash_kernel
-from gyral.curate.near.minhash import MinHash, functions
+from gyral.curate.near.minhash import MinHash, functions, keys_of
 from gyral.curate.near.shingle import PUNCTUATION, shingle_sets, simplify
 
 
@@ -65,6 +65,9 @@ def test_the_stage_adds_two_columns_and_leaves_the_rest():
     assert result.column("text").equals(batch.column("text"))
     sliced = MinHash()(batch.slice(3))
     assert sliced.column("bands").to_pylist() == result.column("bands").to_pylist()[3:]
+    keys = MinHash().sign(batch.column("text"))[0]
+    assert np.array_equal(keys_of(result.column("bands")), keys)
+    assert np.array_equal(keys_of(result.column("bands").slice(2, 3)), keys[2:5])
 
 
 def test_settings_reach_the_stage():

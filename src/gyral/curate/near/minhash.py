@@ -78,6 +78,13 @@ class MinHash(Stage):
         return Shingles(self.shingle_words, self.shingle_chars, self.compatible)
 
 
+def keys_of(bands: pa.FixedSizeBinaryArray) -> np.ndarray:
+    """The column `bands` as `Nodes` has it, uint64 [n, bands]; nothing is copied."""
+    width = bands.type.byte_width // 8
+    keys = np.frombuffer(bands.buffers()[1], np.uint64, len(bands) * width, 8 * width * bands.offset)
+    return keys.reshape(-1, width)
+
+
 def functions(num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Factors (odd) and summands of `num` hash functions, uint32 each.
 
