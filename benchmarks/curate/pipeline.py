@@ -67,7 +67,9 @@ steps = [
     GopherRepetitionFilter(language=Languages.english),
     GopherQualityFilter(language=Languages.english),
     MinhashDedupSignature(
-        str(out / "signatures"), config=MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8), language=Languages.english
+        str(out / "signatures"),
+        config=MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8),
+        language=Languages.english,
     ),
 ]
 stats = LocalPipelineExecutor(pipeline=steps, tasks=1, workers=1, logging_dir=str(out / "logs")).run()
@@ -78,7 +80,7 @@ print(json.dumps({"forwarded": kept}))
 
 
 def main() -> None:
-    python = peer("datatrove", ["datatrove[io,processing]==0.10.1", "lxml_html_clean"])
+    python = peer("datatrove", ["datatrove[io,processing]==0.10.1", "lxml_html_clean", "spacy"])
     _, pages, _ = articles()
     sets = {"articles": list(pages.values()), "handbook": list(handbook(200).values())}
     told: dict[str, object] = {}

@@ -85,7 +85,7 @@ with open(path, "rb") as file:
 
 def main() -> None:
     warcio = peer("warcio", ["warcio==1.8.1"])
-    datatrove = peer("datatrove", ["datatrove[io,processing]==0.10.1", "lxml_html_clean"])
+    datatrove = peer("datatrove", ["datatrove[io,processing]==0.10.1", "lxml_html_clean", "spacy"])
     _, pages, _ = articles()
     bodies = [*pages.values(), *handbook(1_000).values()]
     with tempfile.TemporaryDirectory() as temporary:
