@@ -20,7 +20,7 @@ from corpus import articles, handbook, write_warc
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measure import PYTHON, in_turn, peer, timed, write
 
-ROUNDS = 3
+ROUNDS = 2
 GYRAL = """
 import importlib, json, sys
 from pathlib import Path
@@ -59,14 +59,17 @@ from datatrove.pipeline.dedup.minhash import MinhashConfig
 from datatrove.pipeline.extractors import Trafilatura
 from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
 from datatrove.pipeline.readers import WarcReader
+from datatrove.utils.typeshelper import Languages
 warc, out = map(Path, sys.argv[1:])
 steps = [
     WarcReader(str(warc.parent), glob_pattern=warc.name),
     Trafilatura(favour_precision=True, timeout=20),
-    GopherRepetitionFilter(language="english"),
-    GopherQualityFilter(language="english"),
+    GopherRepetitionFilter(language=Languages.english),
+    GopherQualityFilter(language=Languages.english),
     MinhashDedupSignature(
-        str(out / "signatures"), config=MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8), language="english"
+        str(out / "signatures"),
+        config=MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8),
+        language=Languages.english,
     ),
 ]
 stats = LocalPipelineExecutor(pipeline=steps, tasks=1, workers=1, logging_dir=str(out / "logs")).run()
@@ -77,9 +80,9 @@ print(json.dumps({"forwarded": kept}))
 
 
 def main() -> None:
-    python = peer("datatrove", ["datatrove[io,processing]==0.10.1", "lxml_html_clean"])
+    python = peer("datatrove", ["datatrove[io,processing]==0.10.1", "lxml_html_clean", "spacy"])
     _, pages, _ = articles()
-    sets = {"articles": 2 * list(pages.values()), "handbook": list(handbook(300).values())}
+    sets = {"articles": list(pages.values()), "handbook": list(handbook(200).values())}
     told: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
@@ -100,7 +103,7 @@ def main() -> None:
                 for who, program in programs.items()
                 for one in ("", "-one")
             }
-            results = in_turn(runs, ROUNDS, warmup=1)
+            results = in_turn(runs, ROUNDS, warmup=0)
             cpu_s = {who: figures["cpu_s"]["median"] for who, figures in results.items()}
             size = sum(map(len, bodies)) / 1e6
             rates = {who: round(size / cpu_s[who], 1) for who in programs}

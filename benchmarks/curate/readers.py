@@ -20,7 +20,7 @@ from corpus import articles, handbook, write_warc
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measure import PYTHON, in_turn, peer, timed, write
 
-ROUNDS = 5
+ROUNDS = 3
 TIMED = """
 import json, sys, time
 from pathlib import Path
@@ -85,7 +85,7 @@ with open(path, "rb") as file:
 
 def main() -> None:
     warcio = peer("warcio", ["warcio==1.8.1"])
-    datatrove = peer("datatrove", ["datatrove[io,processing]==0.10.1", "lxml_html_clean"])
+    datatrove = peer("datatrove", ["datatrove[io,processing]==0.10.1", "lxml_html_clean", "spacy"])
     _, pages, _ = articles()
     bodies = [*pages.values(), *handbook(1_000).values()]
     with tempfile.TemporaryDirectory() as temporary:
@@ -124,7 +124,7 @@ def main() -> None:
                 who: (lambda python=python, code=code, path=path: run(python, code, path))
                 for who, (python, code) in programs.items()
             }
-            results = in_turn(runs, ROUNDS, warmup=1)
+            results = in_turn(runs, ROUNDS, warmup=0)
             size = sum(map(len, bodies)) if name == "warc_gz" else path.stat().st_size
             rates = {who: round(size / 1e6 / figures["read_cpu_s"]["median"]) for who, figures in results.items()}
             told[name] = {

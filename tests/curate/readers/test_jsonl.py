@@ -3,7 +3,10 @@
 import gzip
 import itertools
 import json
+import subprocess
+import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -136,3 +139,26 @@ def test_packed_lines(tmp_path):
     cut = [row["text"] for row in by_file["c.jsonl.gz"]]
     assert 100 < len(cut) < 1001 and cut[:-1] == expected[: len(cut) - 1]
     assert by_file["c.jsonl.gz"][-1]["rejected"] == "corrupt_record"
+
+
+def test_a_bomb_takes_bounded_memory(tmp_path):
+    """A quarter of a gigabyte of zeros, then a line: measured in a process of its own."""
+    with open(tmp_path / "bomb.jsonl.gz", "wb") as file:
+        pack = zlib.compressobj(9, zlib.DEFLATED, 31)
+        for _ in range(16):
+            file.write(pack.compress(bytes(16 << 20)))
+        file.write(pack.compress(b'\n{"text": "fine"}\n') + pack.flush())
+    code = f"""
+import json, resource, time
+from pathlib import Path
+from gyral.curate.readers import open_place, read
+place = open_place("bomb.jsonl.gz", Path({str(tmp_path)!r}), print)
+before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+rows = [row for part in place.parts for batch in read(part) for row in batch.to_pylist()]
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(json.dumps([[(row["text"], row["rejected"]) for row in rows], peak >> 10, time.process_time() - began]))
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
+    rows, peak_mb, cpu_s = json.loads(told)
+    assert rows == [[None, "too_large"], ["fine", None]]
+    assert peak_mb < 250 and cpu_s < 30, (peak_mb, cpu_s)

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import codecs
 import re
+import struct
 from functools import lru_cache
+
+import pyarrow as pa
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _META = re.compile(rb"<meta[^>]{0,512}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.\-]{2,40})", re.IGNORECASE)
@@ -52,11 +55,17 @@ def decode(raw: bytes, claimed: bool = True) -> str:
 
 def is_utf8(raw: bytes) -> bool:
     """Whether bytes are UTF-8 throughout."""
-    if raw.isascii():
+    if len(raw) < 1024:
+        try:
+            raw.decode()
+        except UnicodeDecodeError:
+            return False
         return True
+    # Arrow looks at 8 or more bytes at once, Python makes a string
+    lengths = pa.py_buffer(struct.pack("<ii", 0, len(raw)))
     try:
-        raw.decode()
-    except UnicodeDecodeError:
+        pa.Array.from_buffers(pa.string(), 1, [None, lengths, pa.py_buffer(raw)]).validate(full=True)
+    except pa.ArrowInvalid:
         return False
     return True
 

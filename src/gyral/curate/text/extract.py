@@ -46,12 +46,11 @@ class Extract(Stage):
         media = batch.column("media").to_pylist()
         out: list[str | None] = []
         failed: list[str | None] = []
-        for row, (raw, text) in enumerate(zip(raws, texts, strict=True)):
+        for raw, given, kind in zip(raws.to_pylist(), texts.to_pylist(), media, strict=True):
             reason = None
-            given = text.as_py()
-            if given is None and raw.is_valid and media[row] != "image":
+            if given is None and raw is not None and kind != "image":
                 try:
-                    given = self._text(raw.as_py(), media[row])
+                    given = self._text(raw, kind)
                     reason = None if given.strip() else "no_text"
                 except Refused as refused:
                     reason = str(refused.args[0])

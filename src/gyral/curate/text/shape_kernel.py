@@ -58,13 +58,32 @@ def _in(names: np.ndarray, name: np.uint64) -> bool:
 
 
 @njit(nogil=True, cache=True)
+def _bracket(data: np.ndarray, at: np.uint64, end: np.uint64) -> np.uint64:
+    """Where the next `<` is, at or behind a place; the end where it is nowhere. Eight bytes are passed over at once."""
+    one, eight, high, low = np.uint64(1), np.uint64(8), np.uint64(0x8080808080808080), np.uint64(0x0101010101010101)
+    brackets = np.uint64(0x3C3C3C3C3C3C3C3C)
+    while at + eight <= end:
+        word = np.uint64(0)
+        for number in range(8):
+            word |= np.uint64(data[at + np.uint64(number)]) << np.uint64(8 * number)
+        word ^= brackets
+        if ((word - low) & ~word & high) != 0:
+            break
+        at += eight
+    while at < end and data[at] != 60:
+        at += one
+    return at
+
+
+@njit(nogil=True, cache=True)
 def _after(data: np.ndarray, at: np.uint64, end: np.uint64, name: np.uint64) -> np.uint64:
     """Where `</name` begins, at or behind a place; the end where it is nowhere."""
     one, two = np.uint64(1), np.uint64(2)
+    at = _bracket(data, at, end)
     while at + two < end:
-        if data[at] == 60 and data[at + one] == 47 and _name_hash(data, at + two, end) == name:
+        if data[at + one] == 47 and _name_hash(data, at + two, end) == name:
             return at
-        at += one
+        at = _bracket(data, at + one, end)
     return end
 
 
@@ -113,10 +132,7 @@ def shape(data: np.ndarray) -> tuple[int, int]:
     end, at, one = np.uint64(data.size), np.uint64(0), np.uint64(1)
     depth, deepest, most = 0, 0, 0
     while at < end:
-        if data[at] != 60:
-            at += one
-            continue
-        at += one
+        at = _bracket(data, at, end) + one
         if at >= end:
             break
         if data[at] == 33 and at + one < end and data[at + one] == 45:
