@@ -253,7 +253,7 @@ class Images(Section, frozen=True):
         Meta(ge=0, description="a picture whose Laplacian, reduced to a short side of 128 to 255, varies less is dropped"),
     ] = 5.0
     min_entropy: Annotated[float, Meta(ge=0, le=8, description="a picture whose grey values have fewer bits is dropped")] = 1.0
-    near_bits: Annotated[int, Meta(ge=0, le=16, description="bits of 64 in which hashes of near-duplicates may differ")] = 8
+    near_bits: Annotated[int, Meta(ge=0, le=16, description="bits of 64 in which hashes of near-duplicates may differ")] = 10
     near_likeness: Annotated[
         float, Meta(ge=0, le=1, description="correlation that the thumbnails of near-duplicates must have")
     ] = 0.9
