@@ -208,6 +208,8 @@ def test_the_verbs_make_the_same_bytes_as_on_local(engine, made, project, small_
     assert [shard.sha256 for shard in data.manifest.shards] == [shard.sha256 for shard in local.shards]
     assert data.manifest.dropped == local.dropped
     assert project.events(["event_id"]) == made.events(["event_id"])
+    more = {"curate__returns": "match", "curate__session_gap_s": 1800.0, "curate__split": {"valid": 0.1, "test": "2d"}}
+    assert project.curate(**flags, **more).manifest.shards == project.curate(**more).manifest.shards
 
 
 OWN = """

@@ -7,7 +7,7 @@ Rows that a rule drops with the reason `return`, of a layout or of the project, 
 - `keep`: they are rows like others.
 
 A return belongs to the newest purchase before it of the same subject and object with the same quantity; without one, units are
-taken from the newest purchases on. In UCI Online Retail 61 % of the returns that find a purchase find one of the same quantity.
+taken from the newest purchases on. In UCI Online Retail 38 % of the returns that find a purchase find one of the same quantity.
 Only returns that were selected count, so a dataset `until` a time knows of no later one.
 """
 
