@@ -179,9 +179,8 @@ class Sampler:
     """
 
     def __init__(self, copies: np.ndarray, seed: int) -> None:
-        ends = np.cumsum(copies, dtype=np.int64)
-        self._size = int(ends[-1]) if len(ends) else 0
-        self._ends = ends.astype(np.uint32) if self._size < 1 << 32 else ends
+        self._size = int(copies.sum(dtype=np.int64))
+        self._ends = np.cumsum(copies, dtype=np.uint32 if self._size < 1 << 32 else np.int64)
         self.seed = seed
 
     def __len__(self) -> int:
