@@ -105,7 +105,8 @@ def mix(
     had = np.bincount(of_language, cell_bytes, languages)
     weights = np.where(had > 0, np.maximum(had, 1.0) ** (1.0 / by.temperature), 0.0)
     bounds = np.searchsorted(of_language, np.arange(languages + 1)).tolist()
-    # What a domain has too much goes to others, which may then have too much: each turn caps one more at least.
+    # What a domain has too much goes to others, which may then have too much: each turn caps one more at least, and no more
+    # than 1 / max_domain_share of them can have their cap.
     room, is_capped = limit.copy(), np.zeros(domains, bool)
     while True:
         given, unheld = _fill_cells(cell_bytes, room, weights, planned, bounds)
@@ -162,7 +163,10 @@ def fill(weights: np.ndarray, room: np.ndarray, total: float) -> np.ndarray:
     open_weights = np.cumsum(weights[order][::-1])[::-1]
     # λ if all before this one in the order are full; the first that stays below its own level is the one.
     levels = np.divide(total - full, open_weights, out=np.full(len(room), np.inf), where=open_weights > 0)
-    first = int(np.argmax(levels <= level[order]))
+    is_below = levels <= level[order]
+    if not is_below.any():  # the total is that of the room, but for the last bit
+        return np.where(weights > 0, room, 0.0)
+    first = int(np.argmax(is_below))
     filled: np.ndarray = np.minimum(room, levels[first] * weights)
     return filled
 
@@ -179,9 +183,8 @@ class Sampler:
     """
 
     def __init__(self, copies: np.ndarray, seed: int) -> None:
-        ends = np.cumsum(copies, dtype=np.int64)
-        self._size = int(ends[-1]) if len(ends) else 0
-        self._ends = ends.astype(np.uint32) if self._size < 1 << 32 else ends
+        self._size = int(copies.sum(dtype=np.int64))
+        self._ends = np.cumsum(copies, dtype=np.uint32 if self._size < 1 << 32 else np.int64)
         self.seed = seed
 
     def __len__(self) -> int:
