@@ -80,15 +80,13 @@ def infixes(chunk):
         hyphens = re.match(r"-{1,3}|—{1,2}|[–~]", chunk[at:])
         if run:
             width = run.end()
-        elif icon(char):
-            width = 1
-        elif char == "." and before and after and (lower(before) or before in QUOTES) and (upper(after) or after in QUOTES):
-            width = 1
-        elif char == "," and before and after and letter(before) and letter(after):
-            width = 1
-        elif char in ":<>=/" and joined and after and letter(after):
-            width = 1
-        elif char in "+-*^" and digit(before) and after and (digit(after) or after == "-"):
+        elif (
+            icon(char)
+            or (char == "." and before and after and (lower(before) or before in QUOTES) and (upper(after) or after in QUOTES))
+            or (char == "," and before and after and letter(before) and letter(after))
+            or (char in ":<>=/" and joined and after and letter(after))
+            or (char in "+-*^" and digit(before) and after and (digit(after) or after == "-"))
+        ):
             width = 1
         elif hyphens and joined and chunk[at + hyphens.end() :][:1] and letter(chunk[at + hyphens.end()]):
             width = hyphens.end()
@@ -158,7 +156,9 @@ def unspaced(chunk):
         kind = "unit" if is_(char, UNIT) else "mark" if category(char)[0] == "M" else "other"
         if kind == "other" and (letter(char) or category(char) == "Nd"):
             kind = "letter"
-        if found and (kind == "mark" and found[-1][1] != "other" or kind == "letter" and found[-1][1] in ("letter", "mark")):
+        if found and (
+            (kind == "mark" and found[-1][1] != "other") or (kind == "letter" and found[-1][1] in ("letter", "mark"))
+        ):
             found[-1] = (found[-1][0] + char, found[-1][1])
         else:
             found.append((char, kind))
@@ -265,7 +265,8 @@ def statistics(text, stage, stop_words):
     counts["num_chars"], counts["num_words"] = len(text), len(words)
     counts["num_symbol_words"] = sum(all(map(symbol, word)) for word in words)
     counts["num_alpha_words"] = sum(any(map(letter, word)) for word in words)
-    counts["num_word_chars"] = sum(len(word) for word in words if not all(map(symbol, word)))
+    long = [word for word in words if not all(map(symbol, word)) and not is_some(word, UNIT)]
+    counts["num_word_chars"] = sum(len(word) * (2 if is_(word, WIDE) else 1) for word in long)
     counts["num_unit_words"] = sum(is_(word[0], UNIT) for word in words)
     counts["num_unmarked_words"] = sum(is_(word[0], UNMARKED) for word in words)
     counts["num_stop_words"] = len(set(stop_words) & set(words))
