@@ -1,12 +1,12 @@
 """The rules of Gopher, C4 and FineWeb against datatrove's four filters: the same decisions? and bytes of text a CPU second.
 
-Texts: English pages of Debian documentation (an FAQ of essays, the handbook, manuals of git, PostgreSQL, Python and GNOME), HTML to text
-by resiliparse. gyral reads all of them; datatrove some, drawn by a hash: each filter by itself on each text, and its pipeline in
-FineWeb's order, where a text that was dropped is not looked at again (C4 with `filter_no_terminal_punct=False`, as FineWeb has it).
-datatrove keeps the words of the last texts, so its filters share one tokenisation in both. CPU seconds of the
+Texts: English pages of Debian documentation (an FAQ of essays, the handbook, manuals of git, PostgreSQL, Python, GNOME), HTML
+to text by resiliparse. gyral reads all of them; datatrove some, drawn by a hash: each filter by itself on each text, and its
+pipeline in FineWeb's order, where a text that was dropped is not looked at again (C4 with `filter_no_terminal_punct=False`, as
+FineWeb has it). datatrove keeps the words of the last texts, so its filters share one tokenisation in both. CPU seconds of the
 process around the filters alone, in turn with gyral's on the same texts; medians of the rounds.
-GNOME's pages are in 40 languages: what is dropped of each by gyral, with the language declared by the folder.
-Command: .venv/bin/python benchmarks/curate/rules.py (about four minutes)
+GNOME's pages are in 40 languages: what gyral drops of each, by the language that the folder declares.
+Command: .venv/bin/python benchmarks/curate/rules.py (about ten CPU minutes)
 """
 
 from __future__ import annotations
@@ -169,8 +169,7 @@ def _pages() -> Iterator[tuple[str, str, str]]:
             if path.is_symlink():
                 continue
             if path.suffix == ".page":
-                language, text = path.parts[-3] if path.parts[-3] != "help" else path.parts[-2], _mallard(path)
-                language = _folder_of(path)
+                language, text = _folder_of(path), _mallard(path)
             else:
                 text = extract_plain_text(path.read_text(errors="replace"), main_content=name != "debian-handbook")
                 language = "en" if name != "debian-handbook" or "/en-US/" in str(path) else ""

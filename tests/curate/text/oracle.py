@@ -265,7 +265,8 @@ def statistics(text, stage, stop_words):
     counts["num_chars"], counts["num_words"] = len(text), len(words)
     counts["num_symbol_words"] = sum(all(map(symbol, word)) for word in words)
     counts["num_alpha_words"] = sum(any(map(letter, word)) for word in words)
-    counts["num_word_chars"] = sum(len(word) for word in words if not all(map(symbol, word)))
+    long = [word for word in words if not all(map(symbol, word)) and not is_some(word, UNIT)]
+    counts["num_word_chars"] = sum(len(word) * (2 if is_(word, WIDE) else 1) for word in long)
     counts["num_unit_words"] = sum(is_(word[0], UNIT) for word in words)
     counts["num_unmarked_words"] = sum(is_(word[0], UNMARKED) for word in words)
     counts["num_stop_words"] = len(set(stop_words) & set(words))

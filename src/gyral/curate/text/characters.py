@@ -1,7 +1,7 @@
 """What each character is to the rules: one table of bits by code point, made of Unicode's own categories and a few lists.
 
-The lists are those of the tokenizer and the filters that the rules are measured against (spaCy's English punctuation, datatrove's
-`PUNCTUATION_SET` and `TERMINAL_PUNCTUATION`), so that counts agree; letters, symbols and spaces are Unicode's categories.
+The lists are those of the tokenizer and the filters that the rules are measured against (spaCy's English punctuation,
+datatrove's `PUNCTUATION_SET` and `TERMINAL_PUNCTUATION`), so that counts agree; the rest are Unicode's categories.
 A character beyond the second plane is a Han character: nothing else that is written stands there.
 """
 
@@ -57,7 +57,8 @@ _BREAKS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 _UNSPACED = {
     "thai and lao": (0x0E00, 0x0EFF), "tibetan": (0x0F00, 0x0FFF), "burmese": (0x1000, 0x109F), "khmer": (0x1780, 0x17FF),
     "kana": (0x3040, 0x30FF), "kana more": (0x31F0, 0x31FF), "han a": (0x3400, 0x4DBF), "han": (0x4E00, 0x9FFF),
-    "burmese a": (0xAA60, 0xAA7F), "han compatible": (0xF900, 0xFAFF), "kana half": (0xFF66, 0xFF9F), "iteration": (0x3005, 0x3007),
+    "burmese a": (0xAA60, 0xAA7F), "han compatible": (0xF900, 0xFAFF), "kana half": (0xFF66, 0xFF9F),
+    "iteration": (0x3005, 0x3007),
 }  # fmt: skip
 _UNMARKED = ("thai and lao", "tibetan")
 
@@ -92,6 +93,7 @@ def table() -> np.ndarray:
         letters = (bits[first : last + 1] & (ALPHA | DIGIT)) != 0
         wide = WIDE if name[:3] in ("han", "kan", "ite") else 0
         bits[first : last + 1][letters] |= UNIT | wide | (UNMARKED if name in _UNMARKED else 0)
+    bits[0xAC00:0xD7A4] |= WIDE
     bits.flags.writeable = False
     return bits
 

@@ -17,7 +17,7 @@ COUNTS = {
     "num_words": "words",
     "num_symbol_words": "words of punctuation and control characters alone",
     "num_alpha_words": "words with a letter",
-    "num_word_chars": "characters of the words that are not symbols",
+    "num_word_chars": "characters of the words that are neither symbols nor of one character; of two columns (Hangul) twice",
     "num_unit_words": "words that are one character of a script without spaces",
     "num_unmarked_words": "of these, in Thai, Lao and Tibetan, which do not mark ends of sentences",
     "num_stop_words": "different stop words of the language; null where it has no list",

@@ -27,18 +27,21 @@ _ENDINGS = {
     "'m a": "i",
 }
 """Ending in one or two pieces → stems that take it; with a capital as well; without the apostrophe too, but for `_OTHER`."""
-_OTHER = set("ill hell shell shed well its were whore lets".split())
+_OTHER = {"ill", "hell", "shell", "shed", "well", "its", "were", "whore", "lets"}
 """What is another word without its apostrophe."""
 _CUT = "can|not gon|na got|ta c'm|on y'|all y|all how|'d|'y"
 _WHOLE = """
-a.m. p.m. e.g. i.e. E.G. E.g. I.E. I.e. v.s. vs. co. and/or w/o C++ ma'am Ma'am o'clock O'clock ' '' 's 'S 'd 'll 're 'em 'nuff 'bout
-'Cause 'Cos 'Coz 'Cuz 'cause 'cos 'coz 'cuz ‘s ‘S ä. ö. ü. \\n \\t \\")
+a.m. p.m. e.g. i.e. E.G. E.g. I.E. I.e. v.s. vs. co. and/or w/o C++ ma'am Ma'am o'clock O'clock ' '' 's 'S 'd 'll 're 'em 'nuff
+'bout 'Cause 'Cos 'Coz 'Cuz 'cause 'cos 'coz 'cuz ‘s ‘S ä. ö. ü. \\n \\t \\")
 doin' goin' nothin' nuthin' ol' somethin' lovin' havin' Doin' Goin' Nothin' Nuthin' Ol' Somethin' Lovin' Havin'
 Mt. Ak. Ala. Apr. Ariz. Ark. Aug. Calif. Colo. Conn. Dec. Del. Feb. Fla. Ga. Ia. Id. Ill. Ind. Jan. Jul. Jun. Kan. Kans. Ky. La.
 Mar. Mass. Mich. Minn. Miss. N.C. N.D. N.H. N.J. N.M. N.Y. Neb. Nebr. Nev. Nov. Oct. Okla. Ore. Pa. S.C. Sep. Sept. Tenn. Va.
-Wash. Wis. Adm. Bros. Co. Corp. D.C. Dr. Gen. Gov. Inc. Jr. Ltd. Md. Messrs. Mo. Mont. Mr. Mrs. Ms. Ph.D. Prof. Rep. Rev. Sen. St.
-:) :( :)) :(( :-) :-( :D :-D :P :-P :p :-p :/ :-/ :O :-O :o :-o :x :X :-x :-X :| :-| :* :-* :0 :1 :3 :> :] :} ;) ;-) ;D ;-D (: (; (= ):
-=) =( =D =/ =3 =[ =] =| ]= [= [: 8) 8-) 8D 8-D xD XD <3 </3 <33 >.< >.> <.< ^_^ -_- o_o O_O o.o O.o o.O O.O O_o o_O 0.0 0.o 0_0 :'( :')
+Wash. Wis. Adm. Bros. Co. Corp. D.C. Dr. Gen. Gov. Inc. Jr. Ltd. Md. Messrs. Mo. Mont. Mr. Mrs. Ms. Ph.D. Prof. Rep. Rev.
+Sen. St. :) :( :)) :(( :-) :-( :D :-D :P :-P :p :-p :/ :-/ :O :-O :o :-o :x :X :-x :-X :| :-| :* :-* :0 :1 :3
+:> :] :} ;) ;-) ;D ;-D (:
+(; (= ): =) =( =D =/ =3 =[ =] =| ]= [= [: 8) 8-) 8D 8-D xD XD <3 </3 <33 >.< >.> <.< ^_^ -_- o_o O_O o.o O.o o.O
+O.O O_o o_O 0.0 0.o
+0_0 :'( :')
 """
 
 

@@ -3,12 +3,12 @@
 The bytes are read once, in blocks that stay in the cache, and forty integers a text are stored: 180 bytes for what otherwise
 would be tokenised four times (datatrove's filters each do). Thresholds can be changed without the text.
 
-Words are those of spaCy's English tokenizer, which datatrove uses for English, but for its rarest rules. A character of a script
-without spaces is a word by itself; what that means for each rule says `heuristics`.
+Words are those of spaCy's English tokenizer, which datatrove uses for English, but for its rarest rules. A character of a
+script without spaces is a word by itself; what that means for each rule says `heuristics`.
 
-C4 takes lines out before it counts sentences, so it is also decided here which those are: they are cuts, and FineWeb's counts are
-of what they leave, as in FineWeb's own pipeline. With `quality.c4.enabled = false` nothing is cut and they are of the whole text.
-Blank lines stay, where datatrove's C4 drops them, as they tell paragraphs apart; they are not counted as left.
+C4 takes lines out before it counts sentences, so it is also decided here which those are: they are cuts, and FineWeb's counts
+are of what they leave, as in FineWeb's own pipeline. With `quality.c4.enabled = false` nothing is cut and they are of the whole
+text. Blank lines stay, where datatrove's C4 drops them, as they tell paragraphs apart; they are not counted as left.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ from gyral.curate.text.counts import COUNTS, MAX_LINES, MAX_WORDS
 from gyral.errors import ConfigError
 
 BLOCK_BYTES = 256 << 10
-"""Bytes of texts that are read before their n-grams are counted, unless one text is larger; they stay in the second-level cache."""
+"""Bytes of texts that are read before their n-grams are counted, unless one text is larger: they stay in the cache."""
 CUT_LINES = "cut_c4_lines"
 _PAD = 64
 _WORD = (1 << 64) - 1
 _MIX, _MIX_2, _LENGTH = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93, 0xA24BAED4963EE407
 _MAX_STOP_WORDS = 64
 _UNITS = (
-    "km km² km³ m m² m³ dm dm² dm³ cm cm² cm³ mm mm² mm³ ha µm nm yd in ft kg g mg µg t lb oz m/s km/h kmh mph hPa Pa mbar mb MB kb "
-    "KB gb GB tb TB T G M K км км² км³ м м² м³ дм дм² дм³ см см² см³ мм мм² мм³ нм кг г мг кПа Па Кб КБ кб Мб МБ мб Гб ГБ гб Тб ТБ тб"
+    "km km² km³ m m² m³ dm dm² dm³ cm cm² cm³ mm mm² mm³ ha µm nm yd in ft kg g mg µg t lb oz m/s km/h "
+    "kmh mph hPa Pa mbar mb MB kb KB gb GB tb TB T G M K км км² км³ м м² м³ дм дм² дм³ см см² см³ мм мм² "
+    "мм³ нм кг г мг кПа Па Кб КБ кб Мб МБ мб Гб ГБ гб Тб ТБ тб"
 )
 
 
@@ -45,8 +46,8 @@ _UNITS = (
 class Statistics(Stage):
     """Adds the columns of `counts.COUNTS`, int32, and the lines that C4 cuts, `cut_c4_lines`; null where there is no text.
 
-    Stop words are those of the column `language`: null or a language without a list: not counted, so the rule drops nothing. Without such a
-    column every text counts as English.
+    Stop words are those of the language in the column `language`; where that is null, or has no list, they are not counted and
+    the rule drops nothing. Without such a column every text counts as English.
 
     Source: Rae et al. 2021, table A1 and section A.1.1; Raffel et al. 2020, section 2.2; Penedo et al. 2024, section 3.6.
     """
@@ -141,7 +142,8 @@ class Statistics(Stage):
             line = [np.zeros(size, np.int64) for size in (NUM_LINE, NUM_LINE, NUM_COUNTED, 4)]
             read(text, bounds, languages[first:after], settings, store, room.word_bounds, lists, part, *line)
             repeated(
-                room.hashes, room.ends, room.word_bounds, *room.lists, room.list_bounds, room.table, room.state, part, _INTO, Room(*room.elements)
+                room.hashes, room.ends, room.word_bounds, *room.lists, room.list_bounds, room.table, room.state, part, _INTO,
+                Room(*room.elements),
             )  # fmt: skip
             places = room.list_bounds[: after - first + 1, 3]
             ends[first + 1 : after + 1] = ends[first] + places[1:]
@@ -194,18 +196,19 @@ def hash_bytes(text: bytes) -> int:
 
 
 @lru_cache(1)
-def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bits of characters; hashes of special chunks and units of measure, uint64 [8192], and where they are cut, uint8 [8192, 2]."""
+def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Bits of characters; of special chunks and units of measure: bits of hashes, hashes, where they are cut, [8192] each."""
     from gyral.curate.text.characters import table
 
-    keys, cuts = np.zeros(1 << 13, np.uint64), np.zeros((1 << 13, 2), np.uint8)
+    bits, keys, cuts = np.zeros(1 << 13, np.uint8), np.zeros(1 << 13, np.uint64), np.zeros((1 << 13, 2), np.uint8)
     hashes = {hash_bytes("".join(words).encode()): words for words in special.pieces().values()}
     hashes |= {hash_bytes(unit.encode()) ^ _MIX: (unit,) for unit in _UNITS.split()}
     for key, words in hashes.items():
         slot = _slot(keys, key, key >> 51)
         lengths = [len(word.encode()) for word in words]
         cuts[slot, : len(words) - 1] = np.cumsum(lengths)[:-1]
-    return table(), keys, cuts
+        bits[key >> 51] |= 1 << (key >> 48 & 7)
+    return table(), bits, keys, cuts
 
 
 @lru_cache(8)
