@@ -1,8 +1,11 @@
 """How memory and time of the search for near-duplicates grow with the number of documents: 1, 3 and 10 million synthetic nodes.
 
 A tenth of the nodes are edited copies: they share bands with the node before, and their texts share most words; every other
-band key is random. A process each, its peak resident memory, and its CPU time without the making of nodes and texts. 100
-million are extrapolated by the straight line through the last two, which is an inference.
+band key is random. A process each, its peak resident memory, and its CPU time without the making of nodes and texts.
+
+100 million are inferred: CPU by the straight line through the last two; memory by adding to the largest peak what no
+`memory_bytes` bounds: a partition's keys while it is sorted (14 / 64 of a record of 44 B a node), a byte a node, and 60 B a
+pair that is returned and remembered.
 
 Command: .venv/bin/python benchmarks/curate/near_memory.py (four minutes, 4 GB of disk)
 """
@@ -76,11 +79,14 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(json.loads(timed([PYTHON, "-c", SEARCH, str(size), folder])["stdout"]))
             print(rows[-1], file=sys.stderr)
-    slope = {
-        name: (rows[-1][name] - rows[-2][name]) / (SIZES[-1] - SIZES[-2]) for name in ("peak_mb", "find_cpu_s", "star_cpu_s")
+    more, further = 100_000_000 - SIZES[-1], SIZES[-1] - SIZES[-2]
+    inferred = {
+        name: round(rows[-1][name] + (rows[-1][name] - rows[-2][name]) / further * more)
+        for name in ("find_cpu_s", "star_cpu_s")
     }
-    at = {name: round(rows[-1][name] + each * (100_000_000 - SIZES[-1])) for name, each in slope.items()}
-    write("curate_near_memory", {"sizes": rows, "inferred_for_100_million": at})
+    grows = more * (14 / 64 * 44 + 1 + 60 * rows[-1]["pairs"] / SIZES[-1])
+    inferred["peak_mb"] = round(max(row["peak_mb"] for row in rows) + grows / 1e6)
+    write("curate_near_memory", {"sizes": rows, "inferred_for_100_million": inferred})
 
 
 if __name__ == "__main__":

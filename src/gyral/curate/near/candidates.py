@@ -80,7 +80,10 @@ class Index:
         self._waiting, self._num_waiting = [], 0
 
     def candidates(self, bucket: int) -> Iterator[tuple[np.ndarray, int]]:
-        """Pairs of each partition, `a << 32 | b`, ascending and each once, and how many of its buckets were too large."""
+        """Pairs of each partition, `a << 32 | b`, ascending and each once, and how many of its buckets were too large.
+
+        Keys are let go when all were read.
+        """
         from gyral.curate.near import pairs_kernel
 
         self._scatter()
@@ -89,11 +92,13 @@ class Index:
             keys, nodes = self._keys.read(partition)
             order = np.argsort(keys)
             keys, nodes = keys[order], nodes[order]
+            del order
             num, num_large = pairs_kernel.count_pairs(keys, bucket) if len(keys) else (0, 0)
             pairs, large = np.empty(num, np.uint64), np.empty((num_large, 2), np.int64)
             num = pairs_kernel.fill_pairs(keys, nodes, bucket, pairs, large)
             found = [pairs[:num]] + [_sparse(nodes[begin:end], digests, sizes, bucket // 4) for begin, end in large]
             yield np.unique(np.concatenate(found)), num_large
+        self._keys.close()
 
     def close(self) -> None:
         for each in (self.digests, self.sizes, self._keys):

@@ -2,7 +2,8 @@
 
 14 bands of 8 hashes find a pair of Jaccard .8 with probability .924, of .85 with .988, of .5 with .053 (1 − (1 − J⁸)¹⁴).
 Removals are decided by the true Jaccard, so a band that matches by chance costs time and never a document. A function is
-`(a · x + b) mod 2³²` of a mixed 32-bit x: half the width of a peer's, twice the lanes of a register.
+`(a · x + b) mod 2³²` of a mixed 32-bit x: half the width of a peer's, twice the lanes of a register. Measured on a busy core:
+248 MB of raw text a CPU second, 390 on a quieter one; datatrove .5, rensa 10, Daft 56 to 97 (`benchmarks/curate/minhash.py`).
 """
 
 from __future__ import annotations

@@ -153,6 +153,7 @@ def _look_up(index: Index, known: KnownPairs, pairs: Spill, checked: Spill, coun
         starts = np.zeros(PARTITIONS + 1, np.int64)
         starts[partition + 1 :] = len(codes)
         checked.add(starts, codes, jaccard)
+    pairs.close()
     return np.flatnonzero(is_needed)
 
 
