@@ -61,6 +61,7 @@ def write_warc(path: Path, pages: Sequence[bytes]) -> None:
                 "WARC/1.0\r\nWARC-Type: response\r\nWARC-Date: 2026-01-01T00:00:00Z\r\n"
                 f"WARC-Record-ID: <urn:uuid:00000000-0000-4000-8000-{number:012}>\r\n"
                 f"WARC-Target-URI: https://site{number % 97}.example/{number}\r\n"
+                "WARC-Identified-Payload-Type: text/html\r\n"
                 f"Content-Type: application/http; msgtype=response\r\nContent-Length: {len(http)}\r\n\r\n"
             ).encode()
             file.write(gzip.compress(head + http + b"\r\n\r\n", 6, mtime=0))
