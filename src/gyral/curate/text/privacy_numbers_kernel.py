@@ -342,7 +342,7 @@ def _phone(data: Array, low: int, place: int, stop: int, end: int) -> tuple[int,
     if (size >= 2 or before == 40) and _says(data, low, place - (before == 40), CALL) and not (ALNUM[before] or before == 45):
         count, groups, last = _digits(data, place, end, 15)
         if 7 <= count <= 15 and (groups > 1 or count >= 9):
-            return PHONE, place, last
+            return PHONE, place - (before == 40), last
     return -1, 0, 0
 
 
