@@ -53,6 +53,7 @@ def _wait(port):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("guide", sorted(path.name for path in (ROOT / "docs" / "guides").glob("*.md")))
 def test_a_guide_runs_from_top_to_bottom(guide, shell, tmp_path):
     if guide == "curate.md":
