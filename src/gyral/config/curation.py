@@ -118,8 +118,7 @@ class Gopher(Section, frozen=True):
         tuple[tuple[Literal[2, 3, 4], Share], ...], Meta(description="[n, share of the characters in the most frequent n-gram]")
     ] = ((2, 0.2), (3, 0.18), (4, 0.16))
     dup_n_grams: Annotated[
-        tuple[tuple[Literal[5, 6, 7, 8, 9, 10], Share], ...],
-        Meta(description="[n, share of the characters in repeated n-grams]"),
+        tuple[tuple[Literal[5, 6, 7, 8, 9, 10], Share], ...], Meta(description="[n, share of the characters in repeated ones]")
     ] = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.1))
     min_words: Annotated[int, Meta(ge=0, description="a document with fewer words is dropped")] = 50
     max_words: Annotated[int, Meta(ge=0, description="a document with more words is dropped")] = 100_000

@@ -69,7 +69,7 @@ from gyral.curate.text.words_kernel import (
     kernel,
 )
 
-TOKENIZER = "07a5094d3c5f62ec51fa6b869a02f187"
+TOKENIZER = "5109c828c8c53fbd8a4fcde7cedc1ee5"
 """MD5 of the files of the tokenizer: numba compiles `read` again when this file changes, and looks at no other."""
 TEXT_LINES, PARAGRAPHS, LEFT, CUTS = range(4)
 _EDIT, _NEEDED = np.frombuffer(b"[edit]", np.uint8), np.frombuffer(b"[citation needed]", np.uint8)
