@@ -42,3 +42,18 @@ def test_batches_are_bounded():
     for _ in range(MAX_ROWS - 1):
         assert rows.add(Row("a", 0, "text")) is None
     assert rows.add(Row("a", 0, "text")).num_rows == MAX_ROWS
+
+
+def test_a_batch_holds_what_was_added():
+    added = [
+        Row("ä", 3, "html", "http://a.b/", "a.b", "de", b"raw\xff", None, None),
+        Row("b", -1, "text", None, None, None, None, "Größe 日本", None),
+        Row("c", 0, "text", None, None, None, None, None, "empty"),
+        Row("d", 0, "text", None, None, None, b"", "", None),
+    ]
+    rows = Rows()
+    for row in added:
+        rows.add(row)
+    batch = rows.take()
+    batch.validate(full=True)
+    assert [tuple(row.values()) for row in batch.to_pylist()] == [tuple(row) for row in added]

