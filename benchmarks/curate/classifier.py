@@ -117,7 +117,8 @@ slow = sum(len(text.encode()) for text in plain) / 1e6 / (time.process_time() - 
 same = build({"set": [Item(str(number), text) for number, text in enumerate(items[:500])]}).find(array.slice(0, 200))[0]
 size = sum(len(text.encode()) for text in texts) / 1e6
 print(json.dumps({"same_as_plain_sets": float((abs(same - naive) < 1e-6).mean()), "runs": len(index.keys),
-    "build_cpu_s": built, "mb_per_cpu_s": size / used, "plain_sets_mb_per_cpu_s": slow, "passages_found": float((found == 1).mean()), "contaminated": int((shares > 0.5).sum())}))
+    "build_cpu_s": built, "mb_per_cpu_s": size / used, "plain_sets_mb_per_cpu_s": slow,
+    "passages_found": float((found == 1).mean()), "contaminated": int((shares > 0.5).sum())}))
 """
 
 
