@@ -245,7 +245,7 @@ class Images(Section, frozen=True):
         Meta(ge=1, description="a picture whose long side is more than this times its short side is dropped (DataComp: 3)"),
     ] = 3.0
     max_pixels: Annotated[
-        int, Meta(ge=1, description="a picture of more pixels is never decoded; decoding takes up to 8 bytes a pixel")
+        int, Meta(ge=1, description="a picture of more pixels is never decoded; decoding takes up to 16 bytes a pixel")
     ] = 64_000_000
     min_blur: Annotated[
         float,

@@ -339,6 +339,19 @@ def test_emoji_have_a_row_for_every_language_that_names_them(tmp_path):
     assert {row["raw"] for row in every} == {RED} and {row["domain"] for row in every} == {"twitter"}
 
 
+def test_names_of_emoji_may_be_another_source(tmp_path):
+    emoji_package(tmp_path / "together")
+    put(tmp_path, {"names/old/keep.txt": ""})
+    (tmp_path / "together" / "cldr").rename(tmp_path / "names" / "cldr")
+    folder, other = tmp_path / "together" / "twitter", tmp_path / "names"
+    alone = [row for part in find(folder, listed(folder)) for batch in read(part) for row in batch.to_pylist()]
+    parts = find(folder, listed(folder), [(other, listed(other))])
+    joined = [row for part in parts for batch in read(part) for row in batch.to_pylist()]
+    assert [row["text"] for row in alone] == ["germany flag", None, None, "heavy black heart", "odd one"]
+    assert [row["text"] for row in joined] == ["germany flag", None, "Santa", "rotes Herz", "red heart", "odd one"]
+    assert {row["rejected"] for row in joined} == {None}
+
+
 def test_emoji_without_names_have_their_english_ones_and_damaged_files_are_counted(tmp_path):
     emoji_package(tmp_path)
     put(tmp_path, {"cldr/annotations/en/annotations.json": "[]", "cldr/annotations/de-CH/annotations.json": "{"})

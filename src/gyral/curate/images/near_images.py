@@ -5,11 +5,12 @@ is reported only if the thumbnails correlate and have the same colours; what rem
 
 The search is exact. With `d` bits allowed, a hash is cut into `d + 2` blocks or so: two that differ in `d` bits are equal in
 at least two blocks, so there is a table for every choice of two, and only hashes in one bucket are compared. A million random
-hashes take 1.4 CPU seconds for 6 bits (28 tables of two blocks) and 8.6 for 10 (286 of three), and 120 MB beside them. Since
+hashes take 1.4 CPU seconds for 6 bits (28 tables of two blocks), 9 to 15 for 10 (286 of three), and 120 MB beside them. As
 candidates are verified, more bits may differ than where the hash alone decides: of photographs changed in eleven ways 90 % are
-found at 10 bits, 87 % at 8; 12 would give 92 %. Work is
-bounded where hashes pile up: pictures of one hash are compared with the 8 best different ones among them, and a hash with at
-most 4,096 others in a bucket; what that leaves out is counted. It can only keep a repetition, never remove more.
+found at 10 bits, 87 % at 8, 92 % at 12.
+
+Work is bounded where hashes pile up: pictures of one hash are compared with the 8 best different ones among them, and a hash
+with at most 4,096 others in a bucket; what that leaves out is counted. It can only keep a repetition, never remove more.
 """
 
 from __future__ import annotations

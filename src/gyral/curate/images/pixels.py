@@ -6,9 +6,9 @@ picture of 0.6 megapixels is decoded at 1/4, and photographs blurred by 4 of its
 At 1/8 (64 pixels) the stage is 1.28 times as fast and the AUC is .75; whole pictures give .999. Colour costs 19 % more decode
 than grey, and without it a red heart is a duplicate of a blue one. Decoding is 87 % of the time.
 
-Alpha is laid on white, 16 bits become 8, CMYK becomes RGB, and EXIF turns the picture before it is measured. Memory: 8 bytes
-a pixel at most (a PNG of 16 bits with alpha) and 4 more while it becomes 8 bits, so 768 MB at 64 megapixels, the default of
-`images.max_pixels`. libjpeg and libpng print what is corrupt to stderr, and OpenCV offers no way to stop them.
+Alpha is laid on white, 16 bits become 8, CMYK becomes RGB, and EXIF turns the picture before it is measured. Memory: 16 bytes
+a pixel in the worst case (a PNG of 16 bits with alpha), so a gigabyte at 64 megapixels, the default of `images.max_pixels`.
+libjpeg and libpng print what is corrupt to stderr, and OpenCV offers no way to stop them.
 """
 
 from __future__ import annotations

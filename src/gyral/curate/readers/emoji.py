@@ -1,8 +1,8 @@
 """Packages of emoji as pictures with captions in 156 languages and regions.
 
 `emoji-datasource-*` holds a picture of 64 pixels a concept and its English name, `cldr-annotations-full` names it in every
-locale of CLDR. Both lie below one folder, as `--source 'npm:emoji-datasource-twitter@16.0.0 npm:cldr-annotations-full@48.2.0'`
-unpacks them. They are joined by the emoji itself, without the variation selector U+FE0F, which the two do not write alike.
+locale of CLDR: `--source 'npm:emoji-datasource-twitter@16.0.0 npm:cldr-annotations-full@48.2.0'`. They are joined by the emoji
+itself, without the variation selector U+FE0F, which the two do not write alike.
 A picture that CLDR does not name has its English name, and one of another skin colour has no caption.
 """
 

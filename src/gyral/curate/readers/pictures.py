@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,18 +47,22 @@ class Row(NamedTuple):
     rejected: str | None = None
 
 
-def find(folder: Path, files: list[File]) -> list[Part]:
+def find(folder: Path, files: list[File], beside: Sequence[tuple[Path, list[File]]] = ()) -> list[Part]:
     """Parts of the pictures among the files of a place; others are passed over.
 
     Parameters
     ----------
-    folder : what the paths of the files are relative to. Packages that belong together (emoji and their names) lie below it.
+    folder : what the paths of the files are relative to; for a package of emoji the one that `emoji.json` is in, or above.
+    beside : folders and files of the other sources that were named with it, where names of emoji may be.
     """
     from gyral.curate.readers import emoji
 
     listed = sorted(files, key=lambda file: file.path)
     packages, names = emoji.packages(listed), emoji.named(listed)
-    parts, pictures, beside = [], [], {}
+    for other, those in beside:
+        way = os.path.relpath(other, folder)
+        names += [msgspec.structs.replace(file, path=f"{way}/{file.path}") for file in emoji.named(those)]
+    parts, pictures, captions = [], [], {}
     for file in listed:
         lower = file.path.lower()
         if any(file.path.startswith(package) for package in packages):
@@ -68,13 +73,13 @@ def find(folder: Path, files: list[File]) -> list[Part]:
             pictures.append(file)
         elif lower.endswith((".txt", *METADATA)):
             # What captions stand in belongs to several parts: told by its stamp, and without a size of its own.
-            beside[file.path] = msgspec.structs.replace(file, size_bytes=0)
+            captions[file.path] = msgspec.structs.replace(file, size_bytes=0)
     for package in packages:
         about = [msgspec.structs.replace(file, size_bytes=0) for file in (*emoji.index(package, listed), *names)]
         for some in cut(emoji.pictures(package, listed), PART_BYTES // (_CAPTIONS if names else 1)):
             parts.append(Part("emoji", str(folder), [*some, *about]))
     for some in cut(pictures, PART_BYTES):
-        needed = {path: beside[path] for file in some for path in _beside(file.path, beside)}
+        needed = {path: captions[path] for file in some for path in _beside(file.path, captions)}
         parts.append(Part("images", str(folder), [*some, *needed.values()]))
     return parts
 
