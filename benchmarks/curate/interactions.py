@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measure import PYTHON, peer, write
 
-ROWS, ROUNDS, DAY = 1_000_000, 5, 86_400_000_000
+ROWS, ROUNDS, DAY = 1_000_000, 3, 86_400_000_000
 
 GYRAL = """
 import json, sys, time
@@ -50,9 +50,11 @@ import polars as pl, pyarrow.parquet as pq
 rows = pl.from_arrow(pq.read_table(sys.argv[1]))
 def work():
     time_, who = pl.col("event_time"), pl.col("subject")
-    begins = (time_.diff().over(who) > pl.duration(seconds=1800)).fill_null(True)
-    start = pl.when(begins).then(time_.dt.timestamp("us")).otherwise(None).forward_fill().over(who)
-    named = rows.with_columns(session=pl.concat_str(who, pl.lit("/"), start.cast(pl.String)), begins=begins)
+    pause = time_.diff().over(who) > pl.duration(seconds=1800)
+    named = rows.with_columns(begins=pause.fill_null(True))
+    named = named.with_columns(start=pl.when(pl.col("begins")).then(time_.dt.timestamp("us")))
+    start = pl.col("start").forward_fill().over(who)
+    named = named.with_columns(session=pl.concat_str(who, pl.lit("/"), start.cast(pl.String)))
     made = named["begins"].sum()
     kept = named.filter(pl.int_range(pl.len()).reverse().over("subject", "object") < 3)
     kept = kept.filter(pl.int_range(pl.len()).reverse().over("subject") < 100)
