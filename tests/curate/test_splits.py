@@ -70,13 +70,20 @@ def test_a_length_that_is_none_is_refused_before_anything_is_read(project, split
         project.curate(curate__split=split)
 
 
-@pytest.mark.parametrize("split", [{"train": 0.5}, {"test": 0}, {"test": 1.5}])
-def test_a_part_nobody_knows_and_a_share_that_is_none_are_refused(project, split):
+@pytest.mark.parametrize(("part", "hint"), [("train", "what they leave"), ("tset", "did you mean `test`?")])
+def test_a_part_nobody_knows_is_refused(project, part, hint):
+    with pytest.raises(ConfigError, match=f"`{part}` is no part") as caught:
+        project.curate(curate__split={part: 0.5})
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_a_share_that_is_none_is_refused(project, share):
     with pytest.raises(ConfigError):
-        project.config(curate__split=split)
+        project.config(curate__split={"test": share})
 
 
-def test_a_split_is_a_column_with_facts_and_features_never_look_past_an_event(project, tmp_path):
+def test_a_split_is_a_column_with_facts_and_features_never_look_past_an_event(project, tmp_path, capsys):
     day = 86_400
     rows = [(f"u{n % 4}", f"i{n % 7}", n * day, "view") for n in range(40)]
     rows += [("u0", "i9", 39 * day, "view"), ("u9", "i0", 38 * day, "view")]
@@ -101,6 +108,8 @@ def test_a_split_is_a_column_with_facts_and_features_never_look_past_an_event(pr
         "objects": 6,
         "cold_objects": 1,
     }
+    line = "test: 7 rows from 2020-10-18T12:26:40Z to 2020-10-22T12:26:40Z; 1 of 5 subjects and 1 of 6 objects are in no part"
+    assert line in capsys.readouterr().err
     parts = dict.fromkeys(("train", "valid", "test"), ())
     for row in table.to_pylist():
         now = int(row["event_time"].timestamp()) - 1_600_000_000

@@ -238,6 +238,15 @@ def start(what):
     return child
 
 
+def stranger(address):
+    """What somebody else of this machine is told who would join without the token."""
+    code = "import sys, ray\nray.init(sys.argv[1], log_to_driver=False)"
+    environment = os.environ | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, "-c", code, address]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return done.stderr if done.returncode else "it joined"
+
+
 def test_nothing_listens_beyond_this_machine_and_nothing_is_left_after_close():
     with start("listen") as child:
         pids = tree(child.pid)
@@ -246,6 +255,8 @@ def test_nothing_listens_beyond_this_machine_and_nothing_is_left_after_close():
         assert addresses and addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}
         words = [word for pid in pids for word in Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")]
         folders = {word.partition("=")[2] for word in words if word.startswith("--raylet_socket_name=")}
+        found = {word.partition("=")[2] for word in words if word.startswith("--gcs-address=")} or {""}
+        assert "Authentication token is missing or incorrect" in stranger(found.pop())
         child.stdin.write("\n")
         child.stdin.flush()
         assert child.stdout.readline() == "closed\n"

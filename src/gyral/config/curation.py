@@ -85,7 +85,7 @@ class Curate(Section, frozen=True):
         int, Meta(ge=0, description="the newest rows kept of a subject and an object; 0: all")
     ] = 0
     split: Annotated[
-        dict[Literal["valid", "test"], str | Annotated[float, Meta(gt=0, lt=1)]],
+        dict[str, str | Annotated[float, Meta(gt=0, lt=1)]],
         Meta(
             description='last parts by time, `{ valid = "7d", test = "7d" }`, or shares of the rows; empty: no column `split`'
         ),

@@ -376,3 +376,5 @@ def _report(run: Run, made: Dataset) -> None:
     run.summarize(rows_in=manifest.rows_in, rows_kept=manifest.rows_kept, dropped=manifest.dropped)
     told = ", ".join(f"{reason} {count:,}" for reason, count in manifest.dropped.items()) or "nothing dropped"
     run.note(f"curate   {made.name}: {manifest.rows_kept:,} of {manifest.rows_in:,} rows kept; {told}")
+    for line in splits.told(manifest.facts.get("split", {})):
+        run.note(f"curate   {line}")

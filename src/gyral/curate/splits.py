@@ -8,33 +8,36 @@ part before it, are kept and counted: a served model meets them too, and a score
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from gyral.curate.kept import Kept
-from gyral.errors import ConfigError, InputError
+from gyral.errors import ConfigError, InputError, did_you_mean
 
 COLUMN = "split"
 PARTS = ("train", "valid", "test")
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
-def check(wanted: Mapping[Any, str | float]) -> None:
-    """Refuse lengths that are none.
+def check(wanted: Mapping[str, str | float]) -> None:
+    """Refuse parts that nobody knows, and lengths that are none.
 
     Raises
     ------
     ConfigError : names the part.
     """
     for part, size in wanted.items():
+        if part not in PARTS[1:]:
+            hint = "`train` is what they leave" if part == "train" else did_you_mean(part, PARTS[1:])
+            raise ConfigError(f"`{part}` is no part that can be cut", where="[curate] split", hint=hint)
         if isinstance(size, str):
             _micros(part, size)
 
 
-def assign(kept: Kept, wanted: Mapping[Any, str | float]) -> tuple[np.ndarray, dict[str, Any]]:
+def assign(kept: Kept, wanted: Mapping[str, str | float]) -> tuple[np.ndarray, dict[str, Any]]:
     """The part of each row, as a number of `PARTS`, and what each part holds; rows must be in order of time.
 
     Raises
@@ -64,6 +67,16 @@ def assign(kept: Kept, wanted: Mapping[Any, str | float]) -> tuple[np.ndarray, d
             )
         parts[begin:end] = PARTS.index(part)
     return parts, _facts(kept, bounds)
+
+
+def told(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A line for a person about each part."""
+    for part, fact in facts.items():
+        new = [
+            f"{fact[f'cold_{name}']:,} of {fact[name]:,} {name}" for name in ("subjects", "objects") if f"cold_{name}" in fact
+        ]
+        is_new = f"; {' and '.join(new)} are in no part before" if new else ""
+        yield f"{part}: {fact['rows']:,} rows from {fact['first_event']} to {fact['last_event']}{is_new}"
 
 
 def column(parts: np.ndarray) -> pa.Array:

@@ -1,9 +1,9 @@
 """The cluster engine: Ray Core tasks, one an item, in order, never more in flight than twice the workers.
 
-`ray://` starts Ray on this machine, on 127.0.0.1 alone, without its dashboard, its usage reports and its log lines, and ends it
-with the last engine of the process; `ray://HOST:PORT` and `ray://auto` join a cluster that is there and leave it there. Ray of
-this machine costs seconds and half a gigabyte before the first item, and a call about a millisecond, so `local` stays the
-default and items should be batches. What runs where:
+`ray://` starts Ray on this machine, on 127.0.0.1 alone and behind a token of this process, without its dashboard, its usage
+reports and its log lines, and ends it with the last engine of the process; `ray://HOST:PORT` and `ray://auto` join a cluster
+that is there and leave it there. Ray of this machine costs seconds and half a gigabyte before the first item, and a call about
+a millisecond, so `local` stays the default and items should be batches. What runs where:
 
 - The function is put into the object store once a map; an item travels with its task, and Arrow and numpy data is read where it
   lies in the store. Results are copied out of it, because what a caller keeps would fill it and stop the workers.
@@ -23,8 +23,10 @@ import contextlib
 import importlib
 import logging
 import os
+import secrets
 import shutil
 import socket
+import sys
 import tempfile
 import traceback
 import warnings
@@ -123,11 +125,15 @@ class _Session:
 
 
 _session: _Session | None = None
+_auth: dict[str, str] = {}
+"""How a local Ray is kept from other users of this machine; Ray reads it when it is imported, and once a process."""
 
 
 def _library() -> Any:
     """Import Ray with what it reads at import."""
-    with _environment(_QUIET):
+    if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        _auth.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    with _environment(_QUIET | _auth):
         try:
             import ray
         except ImportError:
@@ -170,7 +176,7 @@ def _start(ray: Any, workers: int | None, note: Callable[[str], None]) -> _Sessi
     folder = tempfile.mkdtemp(prefix="gyral-", dir=None if len(tempfile.gettempdir()) <= 30 else "/tmp")
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]))
     try:
-        with _loopback(), _environment(_QUIET | {"PYTHONPATH": path}):
+        with _loopback(), _environment(_QUIET | _auth | {"PYTHONPATH": path}):
             ray.init("local", num_cpus=workers, include_dashboard=False, _node_ip_address=LOOPBACK, _temp_dir=folder, **_SILENT)
         if services.get_node_ip_address() != LOOPBACK:
             raise UsageError("Ray of this version would listen beyond this machine", hint="pip install 'gyral[ray]'")
@@ -186,7 +192,7 @@ def _join(ray: Any, address: str, note: Callable[[str], None]) -> _Session:
     code = {"py_modules": [str(PACKAGE)], "excludes": ["__pycache__"]}
     try:
         found, is_loopback = _find(address)  # Ray itself would try an address without an answer for minutes
-        with _loopback() if is_loopback else contextlib.nullcontext(), _environment(_QUIET):
+        with _loopback() if is_loopback else contextlib.nullcontext(), _environment(_QUIET | _auth):
             ray.init(found, runtime_env=code, **_SILENT)
     except (OSError, RuntimeError, ValueError) as error:
         ray.shutdown()
