@@ -16,7 +16,6 @@ from typing import NamedTuple, Protocol
 import msgspec
 import pyarrow as pa
 
-from gyral.config import Config
 from gyral.errors import InputError
 
 PART_BYTES = 32 << 20
@@ -49,12 +48,6 @@ class Options(msgspec.Struct, frozen=True):
     url: str = ""
     language: str = ""
     max_document_bytes: int = 20 << 20
-
-
-def options_of(config: Config) -> Options:
-    """What the section `curate` says about reading."""
-    told = config.curate
-    return Options(told.text_field, told.url_field, told.language_field, told.max_document_bytes)
 
 
 class File(msgspec.Struct, frozen=True):
