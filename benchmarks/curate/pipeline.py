@@ -1,9 +1,10 @@
 """The whole text pipeline: WARC.gz → main text → language → rule statistics → MinHash signature, against datatrove's.
 
 datatrove: WarcReader, Trafilatura, GopherQualityFilter, GopherRepetitionFilter, MinhashDedupSignature (14 × 8, 5 words), one
-task in one process; what trafilatura's child process uses is counted. gyral: reader, `extract`, `repair`, and of `language`,
-`statistics` and `minhash` those that are there (the result names them), written to Parquet without the raw bytes. CPU seconds
-are those of the whole command and its children, imports and all; a second figure leaves out what it takes for one page.
+task in one process; what trafilatura's child process uses is counted. gyral: the stages of the recipe `text` but `privacy`
+and `paragraphs`: `extract`, `repair`, `digest`, `language`, `statistics` (the rules of Gopher, C4 and FineWeb), `minhash`,
+written to Parquet without the raw bytes. CPU seconds are those of the whole command and its children, imports and all; a second
+figure leaves out what it takes for one page.
 
 Command: .venv/bin/python benchmarks/curate/pipeline.py (about five minutes)
 """
@@ -22,33 +23,26 @@ from measure import PYTHON, in_turn, peer, timed, write
 
 ROUNDS = 2
 GYRAL = """
-import importlib, json, sys
+import json, sys
 from pathlib import Path
 import pyarrow.parquet as pq
+from gyral.config import Config
+from gyral.curate import pipeline
 from gyral.curate.readers import open_place, read
+from gyral.curate.recipe import stages_of
 warc, out = map(Path, sys.argv[1:])
-names = {"extract": "text.extract.Extract", "repair": "text.repair.Repair", "language": "text.language.Language",
-    "statistics": "text.statistics.Statistics", "minhash": "near.minhash.MinHash"}
-stages, missing = [], []
-for name, place in names.items():
-    module, _, kind = place.rpartition(".")
-    try:
-        stages.append(getattr(importlib.import_module(f"gyral.curate.{module}"), kind)())
-    except (ImportError, AttributeError):
-        missing.append(name)
+stages = [each for each in stages_of("text", Config()) if each.name not in ("privacy", "paragraphs")]
 writer = None
 documents = texts = 0
 for part in open_place(str(warc), warc.parent, lambda line: None).parts:
     for batch in read(part):
-        for stage in stages:
-            batch = stage(batch)
-        batch = batch.drop_columns(["raw"])
+        batch = pipeline.through(batch, stages).drop_columns(["raw"])
         writer = writer or pq.ParquetWriter(out / "documents.parquet", batch.schema, compression="zstd")
         writer.write_batch(batch)
         documents += batch.num_rows
         texts += batch.num_rows - batch["text"].null_count
 writer.close()
-print(json.dumps({"documents": documents, "with_text": texts, "stages": [stage.name for stage in stages], "missing": missing}))
+print(json.dumps({"documents": documents, "with_text": texts, "stages": [stage.name for stage in stages]}))
 """
 DATATROVE = """
 import json, sys

@@ -1,9 +1,9 @@
 """What a stage of curation is: a pure function of a batch that adds columns, and the limits that later decide on them.
 
-A recipe is a list of stages. Each sees every document once, adds *signals* (numbers, hashes, places in the text) and never
-drops a row or changes a text. What is kept is decided afterwards from the stored signals alone: by *limits*, in the order of
-the stages, the first that holds gives the reason; and by *cuts*, the ranges of a text that a reader leaves out or replaces. So
-a threshold can be changed without reading a text again, and whatever was removed can be shown.
+A recipe is a list of stages. The first make the text. All others see every document once, add *signals* (numbers, hashes,
+places in the text) and never drop a row or change a text. What is kept is decided afterwards from the stored signals alone: by
+*limits*, in the order of the stages, the first that holds gives the reason; and by *cuts*, the ranges of a text that a reader
+leaves out or replaces. So a threshold can be changed without reading a text again, and whatever was removed can be shown.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Stage:
     """Raised whenever the same batch would get other signals."""
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Add columns; rows, their order and the columns that are there stay (but `text`, while it is null)."""
+        """Add columns; rows, their order and the columns that are there stay (but for `text`, which the first stages make)."""
         raise NotImplementedError
 
     def limits(self, config: Config) -> Sequence[Limit]:
