@@ -178,7 +178,7 @@ def test_a_million_texts_are_decided_anew_in_a_second():
     dropped = np.zeros(1_000_000, bool)
     for limit in limits(Quality()):
         dropped |= OPS[limit.op](limit.value(signals), limit.threshold)
-    assert time.process_time() - start < 2  # 0.3 s on a machine of its own
+    assert time.process_time() - start < 2  # 0.3 to 0.6 measured
     assert dropped.sum() == 500_000
 
 
