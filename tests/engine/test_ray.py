@@ -1,5 +1,6 @@
 import operator
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -307,6 +308,7 @@ def test_a_cluster_is_joined_by_its_address_and_stays_when_it_is_left(tmp_path):
         for pid in pids:
             if Path(f"/proc/{pid}").exists():
                 os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_where_no_cluster_answers_it_is_said_at_once():
