@@ -36,18 +36,55 @@ def page(folder: Path, report: Data) -> Data:
     return {"samples": samples(folder), "agreement": agreement if pairs else {}, "mislabelled": wrong[:MAX_PAIRS]}
 
 
+class Shown(msgspec.Struct, omit_defaults=True):
+    """A document of `samples.json`; `value` is what its rule looked at, `jaccard` that with the one that was kept."""
+
+    document: str
+    text: str
+    language: str | None = None
+    value: float | None = None
+    jaccard: float = 1.0
+    picture: str = ""
+
+
+class Dropped(msgspec.Struct):
+    """A rule, how many documents it dropped, and some of them."""
+
+    reason: str
+    count: int
+    documents: list[Shown]
+    rule: str = ""
+    threshold: Any = None
+
+
+class Cluster(msgspec.Struct):
+    """A kept document, the number of those around it, itself included, and some of them."""
+
+    kept: Shown
+    size: int
+    members: list[Shown]
+
+
+class Samples(msgspec.Struct):
+    """What `samples.json` holds."""
+
+    kept: list[Shown] = []
+    dropped: list[Dropped] = []
+    clusters: list[Cluster] = []
+
+
 def samples(folder: Path) -> Data:
     """Kept and dropped documents and clusters, with their differences; empty where the file is missing or damaged."""
-    empty: Data = {"kept": [], "dropped": [], "clusters": []}
+    path = folder / FILE
     try:
-        path = folder / FILE
-        found = msgspec.json.decode(path.read_bytes()) if path.stat().st_size <= MAX_BYTES else empty
+        found = msgspec.json.decode(path.read_bytes(), type=Samples) if path.stat().st_size <= MAX_BYTES else Samples()
     except (OSError, msgspec.DecodeError):
-        return empty
-    if not isinstance(found, dict):
-        return empty
-    told = {name: value if isinstance(value := found.get(name), list) else [] for name in empty}
-    return {**told, "clusters": [_cluster(each) for each in told["clusters"] if isinstance(each, dict)]}
+        found = Samples()
+    told: Data = msgspec.to_builtins(found)
+    for cluster in told["clusters"]:
+        for member in cluster["members"]:
+            member["left"], member["right"] = difference(cluster["kept"]["text"], member["text"])
+    return told
 
 
 def difference(left: str, right: str) -> tuple[list[Data], list[Data]]:
@@ -59,12 +96,3 @@ def difference(left: str, right: str) -> tuple[list[Data], list[Data]]:
             if piece:
                 side.append({"same": tag == "equal", "text": "".join(piece)})
     return sides
-
-
-def _cluster(cluster: Data) -> Data:
-    kept = cluster.get("kept", {})
-    members = []
-    for member in cluster.get("members", []):
-        left, right = difference(str(kept.get("text", "")), str(member.get("text", "")))
-        members.append({**member, "left": left, "right": right})
-    return {**cluster, "members": members}
