@@ -1,7 +1,7 @@
 """A threshold on stored signals: a million documents are decided anew without reading their texts.
 
-Documents are made of sentences of `gnome-user-docs` (Debian, 42 languages): three to twelve of one language, drawn with a seed;
-one in ten is a copy of an earlier one, one in ten a copy with a word changed. `gyral curate` computes their signals once. Then
+Documents are made of the words of `gnome-user-docs` (Debian, 42 languages): three to twelve sentences of one language, drawn with
+a seed; one in ten is a copy of an earlier one, one in ten a copy with a word changed. `gyral curate` computes their signals once. Then
 the same command with another threshold decides anew: exact and near-duplicates, repeated paragraphs, languages, samples and
 the whole new version of the dataset included. Timed as whole processes; what a version costs on the disk is that of its own
 files, as texts and signals are the same files under another name. A tenth of the documents tells how the cost grows.
@@ -45,6 +45,16 @@ def sentences() -> dict[str, list[str]]:
     return {language: sorted(pieces) for language, pieces in sorted(found.items()) if len(pieces) > 200}
 
 
+def sentence(chance: random.Random, pieces: list[str]) -> str:
+    """Two or three stretches of up to seven words, so that documents of one language share few of their shingles."""
+    words: list[str] = []
+    for _ in range(chance.randint(2, 3)):
+        piece = chance.choice(pieces).split(" ")
+        begin = chance.randrange(len(piece))
+        words += piece[begin : begin + 7]
+    return " ".join(words).rstrip(".!?,;:") + "."
+
+
 def make(folder: Path, count: int, pool: dict[str, list[str]]) -> int:
     """Write documents as JSON lines; returns their bytes."""
     chance = random.Random(count)
@@ -63,7 +73,7 @@ def make(folder: Path, count: int, pool: dict[str, list[str]]) -> int:
                 text = " ".join(words)
         else:
             pieces = pool[chance.choice(languages)]
-            text = "\n".join(chance.choice(pieces) for _ in range(chance.randint(3, 12)))
+            text = "\n".join(sentence(chance, pieces) for _ in range(chance.randint(3, 12)))
             recent = [*recent[-5_000:], text] if number % 3 == 0 else recent
         line = json.dumps({"id": number, "text": text}, ensure_ascii=False) + "\n"
         files[number % FILES].write(line)

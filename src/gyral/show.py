@@ -191,7 +191,11 @@ def _dataset(manifest: dict[str, Any]) -> str:
         f"{manifest['first_event']} to {manifest['last_event']}",
         f"  objects repeat: {'yes' if manifest['repeats'] else 'no'} ({manifest['repeats_from']})",
     ]
-    return "\n".join([*lines, *(f"  dropped {reason}: {count:,}" for reason, count in manifest["dropped"].items())])
+    lines += [f"  dropped {reason}: {count:,}" for reason, count in manifest["dropped"].items()]
+    for fact, told in manifest["facts"].items():
+        every = told.items() if isinstance(told, dict) else [("", told)]
+        lines += [f"  {' '.join(filter(None, (fact, name)))}: {_short(value)}" for name, value in every]
+    return "\n".join(lines)
 
 
 def _documents(manifest: dict[str, Any]) -> str:

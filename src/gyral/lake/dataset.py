@@ -233,6 +233,7 @@ def erase(made: Dataset, subject: str, stands_for: str, before: Snapshot, after:
     manifest.dropped = {reason: counts[reason] for reason in manifest.dropped if counts[reason]}
     manifest.rows_in, manifest.rows_kept = kept.num_rows + sum(manifest.dropped.values()), kept.num_rows
     manifest.subjects, manifest.objects = (len(kept[name].unique()) for name in ("subject", "object"))
+    manifest.facts = {} if rows.num_rows > kept.num_rows else manifest.facts  # they counted whom they must not tell of
     manifest.erased.append(Erased(stands_for, rows.num_rows - kept.num_rows, now, hashlib.sha256(text).hexdigest()))
     manifest.lake = {"events": {"version": after.version}}
     after.pin(tag_of(manifest))
