@@ -1,7 +1,7 @@
 """How much a text is like those that were called good: a linear classifier over hashed words and pairs of words.
 
 Logistic regression on 2^20 weights sees what fastText does with its pairs of words, and needs one look-up a feature instead of
-a row of a matrix: the kernel scores some 350 MB a CPU second (`benchmarks/curate/classifier.py`). With 2^16 weights, which stay
+a row of a matrix: it scores 200 to 340 MB a CPU second (`benchmarks/curate/classifier.py`). With 2^16 weights, which stay
 in the core's cache, it is a seventh faster, with 2^22 a third slower. What is summed is divided by the root of the number of
 features up to 256 of them, so that a longer text is surer, and beyond counts as a mean. The root alone made long mails certain
 of the wrong thing (AUC .990 instead of .999), the mean alone needed many more passes (.988 after eight).
