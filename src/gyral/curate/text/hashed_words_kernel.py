@@ -112,10 +112,11 @@ def _character(data: Array, at: int, end: int) -> tuple[int, int]:
 
 @kernel
 def sums(data: Array, offsets: Array, weights: Array, seed: int, out: Array) -> None:
-    """Sum of the weights of a text's words and pairs of words, scaled by their number (`_scale`); float32 [n]."""
+    """Sum of the weights of a text's words and pairs of words, scaled by their number; float32 [n], NaN: no word."""
     mask = unsigned(len(weights) - 1)
     for row in range(len(offsets) - 1):
-        out[row] = _sum(data, unsigned(offsets[row]), unsigned(offsets[row + 1]), weights, mask, unsigned(seed))[0]
+        total, count = _sum(data, unsigned(offsets[row]), unsigned(offsets[row + 1]), weights, mask, unsigned(seed))
+        out[row] = total if count else np.float32(np.nan)
 
 
 @kernel

@@ -206,6 +206,9 @@ def _ipv6(data: Array, low: int, place: int, end: int) -> tuple[int, int, int, i
     while last < end and (HEX[data[last]] or data[last] == 58):
         last += 1
     until = last
+    if until < end and data[until] == 46:  # the first number of an address of version 4 is not part of it
+        while data[until - 1] != 58:
+            until -= 1
     if data[last - 1] == 58 and data[last - 2] != 58:
         last -= 1
     before = data[first - 1] if first > low else np.uint8(32)

@@ -1,7 +1,7 @@
 """How much a text is like those that were called good: a linear classifier over hashed words and pairs of words.
 
 Logistic regression on 2^20 weights sees what fastText does with its pairs of words, and needs one look-up a feature instead of
-a row of a matrix: the kernel scores some 350 MB a CPU second (`benchmarks/curate/classifier.py`). With 2^16 weights, which stay
+a row of a matrix: it scores 200 to 340 MB a CPU second (`benchmarks/curate/classifier.py`). With 2^16 weights, which stay
 in the core's cache, it is a seventh faster, with 2^22 a third slower. What is summed is divided by the root of the number of
 features up to 256 of them, so that a longer text is surer, and beyond counts as a mean. The root alone made long mails certain
 of the wrong thing (AUC .990 instead of .999), the mean alone needed many more passes (.988 after eight).
@@ -49,10 +49,7 @@ class Linear:
     def score(self, texts: pa.Array) -> np.ndarray:
         """Probability of each text to be a good one; float32 [n], NaN for a null and for a text without words."""
         data, offsets = utf8(texts)
-        margins = self._margins(data, offsets)
-        chances = _sigmoid(self.slope * margins + self.intercept).astype(np.float32)
-        chances[(margins == self.bias) & ~_has_words(data, offsets)] = np.nan
-        return chances
+        return _sigmoid(self.slope * self._margins(data, offsets) + self.intercept).astype(np.float32)
 
     def save(self, path: Path) -> str:
         """Write the model; returns the digest that `Classifier` wants."""
@@ -144,7 +141,7 @@ def train(positive: Iterable[str], negative: Iterable[str], seed: int = 0, *, bi
         order = chance.permutation(learned)
         loss = _kernel().learn(data, offsets, order, labels, weights, squares, bias, salt, RATE * (1 - number / passes))
     model = Linear(weights, float(bias[0]), 1.0, 0.0, salt)
-    margins = model._margins(data, offsets)[held]
+    margins = np.nan_to_num(model._margins(data, offsets)[held], nan=model.bias)  # a text without words tells nothing
     slope, intercept = _platt(margins, labels[held])
     facts: dict[str, Any] = {
         "texts": len(labels),
@@ -229,12 +226,6 @@ def _platt(margins: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 def _sigmoid(value: np.ndarray) -> np.ndarray:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * value.astype(np.float64))))
-
-
-def _has_words(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    out = np.empty(len(offsets) - 1, np.float32)
-    _kernel().sums(data, offsets, np.ones(2, np.float32), 0, out)
-    return out > 0
 
 
 def _bytes_of(path: Path) -> bytes:
