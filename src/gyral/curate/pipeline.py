@@ -86,8 +86,8 @@ def through(batch: pa.RecordBatch, stages: Sequence[Stage]) -> pa.RecordBatch:
 
 def warm(stages: Sequence[Stage]) -> None:
     """Run every stage once, so that kernels are compiled, and in numba's cache, before workers want them."""
-    text = "Some words to ann@example.org from 9.9.9.9, +49 30 1234567 or 4111 1111 1111 1111.\n\nEine Zeile: ж, 日本語, ไทย.\n" * 9
-    row = {"file": "a", "offset": -1, "media": "text", "text": text}
+    line = "Some words to ann@example.org from 9.9.9.9, +49 30 1234567 or 4111 1111 1111 1111.\n\nEine Zeile: ж, 日本語, ไทย.\n"
+    row = {"file": "a", "offset": -1, "media": "text", "text": line * 9}
     through(pa.RecordBatch.from_pylist([{name: row.get(name) for name in DOCUMENT.names}], DOCUMENT), stages)
 
 
