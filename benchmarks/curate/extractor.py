@@ -26,15 +26,7 @@ ARTICLES, TRAFILATURA = "scrapinghub+article-extraction-benchmark", "adbar+trafi
 HEAD = """
 import gzip, json, sys, time
 from pathlib import Path
-def utf8(raw):
-    from resiliparse.parse.encoding import detect_encoding
-    try:
-        raw.decode()
-        return raw
-    except UnicodeDecodeError:
-        return raw.decode(detect_encoding(raw) or "utf-8", "replace").encode("utf-8", "replace")
-pages = {name: utf8(raw) for name, raw in
-    ((file.name, file.read_bytes()) for file in sorted(Path(sys.argv[1]).iterdir()))}
+pages = {file.name: file.read_bytes() for file in sorted(Path(sys.argv[1]).iterdir())}
 """
 TAIL = """
 for page in list(pages.values())[:10]:
@@ -56,7 +48,7 @@ def extract(page):
     "trafilatura": """
 import trafilatura
 def extract(page):
-    return trafilatura.extract(page, include_comments=False) or ""
+    return trafilatura.extract(page.decode("utf-8", "replace"), include_comments=False) or ""
 """,
 }
 
@@ -65,14 +57,14 @@ def main() -> None:
     root, only = Path(sys.argv[1]), sys.argv[2:]
     pythons = {"gyral": PYTHON, "resiliparse": PYTHON}
     if not only or "trafilatura" in only:
-        pythons["trafilatura"] = peer("curate-trafilatura", ["trafilatura==2.3.*", "resiliparse", "lxml_html_clean"])
+        pythons["trafilatura"] = peer("trafilatura", ["trafilatura==2.3.1", "lxml_html_clean"])
     names = [name for name in EXTRACTORS if not only or name in only]
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind, unpack, rounds in (("articles", _articles, ROUNDS), ("annotated", _annotated, 1)):
             pages = Path(folder) / kind
             pages.mkdir()
-            known = unpack(root, pages)
+            known = unpack(root, pages) or {}
             out = {name: Path(folder) / f"{kind}-{name}.json" for name in names}
 
             def run(name: str, pages: Path = pages, out: dict[str, Path] = out) -> dict[str, float]:
@@ -119,10 +111,18 @@ def _annotated(root: Path, into: Path) -> dict[str, Any]:
         for folder in ("cache", "eval"):
             file = root / TRAFILATURA / "tests" / folder / record["file"]
             if file.exists():
-                (into / str(number)).write_bytes(file.read_bytes())
+                (into / str(number)).write_bytes(_utf8(file.read_bytes()))
                 found[str(number)] = record
                 break
     return found
+
+
+def _utf8(raw: bytes) -> bytes:
+    """Bytes as every extractor gets them, so that none is measured by how it guesses charsets."""
+    from gyral.curate.text.charset import charset_of
+
+    charset, body = charset_of(raw)
+    return body if charset == "utf-8" else body.decode(charset, "replace").encode("utf-8", "replace")
 
 
 def _score_annotated(known: dict[str, Any], texts: dict[str, str]) -> dict[str, float]:

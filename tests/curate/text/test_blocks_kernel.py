@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gyral.curate.text.blocks_kernel import FROM, LINKED, MOST_DEPTH, NODE, NODE_TAG, PARENT, TO, scan
-from gyral.curate.text.tags_kernel import BLOCK_TAGS, SKIP_TAGS, TAGS, packed
+from gyral.curate.text.tags_kernel import BLOCK_TAGS, SKIP_TAGS, TAGS, bucket, packed
 
 
 def read(page: bytes):
@@ -177,12 +177,13 @@ def test_words_of_attributes_are_hashed_in_parts_and_whole() -> None:
         return set(all_tokens[nodes[node, 2] : nodes[node, 3]].tolist())
 
     content = tokens(b"<div class=content>")
-    assert len(content) == 1
+    assert content == {bucket("content")}
     assert content < tokens(b"<div id='entry-content'>")
     assert content < tokens(b"<div CLASS='EntryContent12'>")
     assert len(tokens(b"<div id='entry-content'>")) == 3
     assert not content & tokens(b"<div role=content>")
     assert tokens(b"<div hidden style='color:red; display : none' aria-hidden=true>") == {1, 2, 3}
+    assert tokens(b"<div style='display:none'>") == {3}
     assert tokens(b"<div data-class=content aria-hidden=false>") == set()
 
 
@@ -215,10 +216,10 @@ def test_any_bytes_are_read_within_bounds(page: bytes) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    [b"<div>", b"</div>", b"<p>", b"<svg>", b"<!--", b"<a ", b"<a href='", b"&", b"<textarea>x", b"<li>", b"<td>", b"<script>", b"<", b"</", b"<br>",
-     b"<div></span>", b"<x-y>", b"<title>"],
-)  # fmt: skip
+    b"<div> </div> <p> <svg> <!-- <a_ <a_href=' & <textarea>x <li> <td> <script> < </ <br> <div></span> <x-y> <title>".split(),
+)
 def test_time_is_linear_on_hostile_pages(piece: bytes) -> None:
+    piece = piece.replace(b"_", b" ")
     page = piece * (1_000_000 // len(piece))
     data = np.frombuffer(page, np.uint8)
     text, tokens = np.zeros(len(data) + 8, np.uint8), np.zeros(1 << 16, np.uint16)

@@ -115,8 +115,11 @@ def test_the_weights_are_small_and_say_what_they_were_made_of() -> None:
 def test_a_forest_gives_what_a_walk_in_plain_python_gives() -> None:
     forest = weights().second
     rows = np.random.default_rng(3).normal(0, 30, (50, NUM_ALL)).astype(np.float32)
-    out = np.empty(50, np.float32)
-    score(rows, 50, forest.roots, forest.features, forest.thresholds, forest.children, forest.leaves, out)
+    out = np.full(50, 0.5, np.float32)
+    out[7] = 0.1
+    score(rows, 50, forest.roots, forest.features, forest.thresholds, forest.children, forest.leaves, 0.2, out)
+    assert out[7] == np.float32(0.1)
+    rows, out = np.delete(rows, 7, 0), np.delete(out, 7)
     for row, got in zip(rows.tolist(), out.tolist(), strict=True):
         total = 0.0
         for root in forest.roots.tolist():

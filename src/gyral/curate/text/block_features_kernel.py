@@ -22,7 +22,7 @@ from gyral.curate.text.blocks_kernel import (
     TOKENS_FROM,
     TOKENS_TO,
 )
-from gyral.curate.text.tags_kernel import TAG, TAGS, names
+from gyral.curate.text.tags_kernel import BUCKETS, TAG, TAGS, bucket, names
 
 NAMES = names(
     "bytes words word_bytes link_share commas ends ends_sentence digits capitals first_kind word_mean word_min word_max "
@@ -31,7 +31,8 @@ NAMES = names(
     "node_bytes node_links parent_share parent_links parent_good parent_blocks grand_good grand_links great_good "
     "great_links in_top to_top_up to_top_down place good_before good_after since_heading last_heading h1_seen prev_bytes "
     "prev_links prev_tag next_bytes next_links next_tag prev2_bytes prev2_links next2_bytes next2_links same_as_prev "
-    "same_as_next around_bytes around_links page_good page_blocks page_links wide prev_own next_own"
+    "same_as_next around_bytes around_links page_good page_blocks page_links wide prev_own next_own in_comments "
+    "comment_share top_share page_paragraphs page_articles heading_mean heading_min"
 )
 """Features of a block in their order, the columns of `describe`."""
 NUM_FEATURES = len(NAMES)
@@ -49,42 +50,51 @@ for _bit, _names in enumerate(
     for _name in _names.split():
         _MASKS[TAG[_name]] = 1 << _bit
 _NUM_MASKS = 11
-_IS_HIDDEN = 1 << 10
+_IS_HIDDEN, _IS_COMMENT = 1 << 10, 1 << 11
+_COMMENTS = np.zeros(BUCKETS, np.bool_)
+for _name in names(
+    "comment comments commentlist commentary disqus respond replies kommentar kommentare commentaire commentaires"
+):
+    _COMMENTS[bucket(_name)] = True
+_ARTICLE = TAG["article"]
 _MIX = np.uint64(0x9E3779B97F4A7C15)
+KIND = np.zeros(256, np.uint8)
+"""What a byte of text is: 0 blank or punctuation, 1 small letter or beyond ASCII, 2 capital, 3 digit."""
+KIND[128:], KIND[97:123], KIND[65:91], KIND[48:58] = 1, 1, 2, 3
 
 BYTES, LINKS, GOOD, BLOCKS, OWN_BYTES, OWN_LINKS, OWN_BLOCKS = range(7)
 """Columns of the sums of nodes, int64 [·, 7]: of the text below, and of that right inside."""
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _kind(byte):  # type: ignore[no-untyped-def]
-    """0 blank or punctuation, 1 letter, 2 capital, 3 digit."""
-    if byte >= 128 or 97 <= byte <= 122:
-        return 1
-    if 65 <= byte <= 90:
-        return 2
-    return 3 if 48 <= byte <= 57 else 0
 
 
 @njit(nogil=True, cache=True)
 def word_buckets(text, begin, end, out):  # type: ignore[no-untyped-def]
     """Buckets of up to 14 words of a block, its first ten and its last four; how many."""
     found = 0
-    state = np.uint64(3)
-    length = 0
-    for at in range(begin, end + 1):
-        byte = text[at] if at < end else np.uint8(32)
-        if _kind(byte):
+    at = begin
+    while at < end and found < 14:
+        if found == 10:
+            # What lies between the tenth word and the last four is not looked at.
+            tail, left = end, 0
+            while tail > at and left < 4:
+                while tail > at and KIND[text[tail - 1]] == 0:
+                    tail -= 1
+                left += tail > at
+                while tail > at and KIND[text[tail - 1]] != 0:
+                    tail -= 1
+            at = tail
+        while at < end and KIND[text[at]] == 0:
+            at += 1
+        if at == end:
+            break
+        state = np.uint64(3)
+        while at < end and KIND[text[at]] != 0:
+            byte = text[at]
             state = (state ^ np.uint64(byte | 32 if byte < 128 else byte)) * _MIX
             state ^= state >> np.uint64(29)
-            length += 1
-        elif length:
-            place = found if found < _NUM_WORDS else 10 + (found - 10) % 4
-            out[place] = (state * _MIX) >> np.uint64(50)
-            found += 1
-            state = np.uint64(3)
-            length = 0
-    return min(found, _NUM_WORDS)
+            at += 1
+        out[found] = (state * _MIX) >> np.uint64(50)
+        found += 1
+    return found
 
 
 @njit(nogil=True, cache=True)
@@ -93,7 +103,7 @@ def _title_words(data, begin, end, table):  # type: ignore[no-untyped-def]
     length = 0
     for at in range(begin, min(end, begin + 400) + 1):
         byte = data[at] if at < end else np.uint8(32)
-        if _kind(byte):
+        if KIND[byte]:
             state = (state ^ np.uint64(byte | 32 if byte < 128 else byte)) * _MIX
             state ^= state >> np.uint64(29)
             length += 1
@@ -119,7 +129,7 @@ def _texts(text, blocks, count, word_odds, in_title, rows, facts):  # type: igno
         state = np.uint64(5)
         for at in range(begin, end):
             byte = text[at]
-            kind = _kind(byte)
+            kind = KIND[byte]
             chars += (byte & 0xC0) != 0x80
             words += kind != 0 and last == 0
             digits += kind == 3
@@ -160,7 +170,7 @@ def _texts(text, blocks, count, word_odds, in_title, rows, facts):  # type: igno
         row[0], row[1], row[2], row[3] = size, words, size / max(words, 1), links
         row[4], row[5] = commas, ends
         row[6] = 2 if final in (46, 33, 63) else 1 if final == 58 else 0
-        row[7], row[8], row[9] = digits / size, capitals / max(words, 1), _kind(text[begin])
+        row[7], row[8], row[9] = digits / size, capitals / max(words, 1), KIND[text[begin]]
         row[10], row[11], row[12], row[13] = mean / max(known, 1), lowest, highest, titled / max(known, 1)
         row[14] = times[slot]
         times[slot] += 1
@@ -188,7 +198,9 @@ def _down(nodes, count, tokens, attribute_odds, depth, mask, own, way):  # type:
         hidden = 0
         for at in range(nodes[node, TOKENS_FROM], nodes[node, TOKENS_TO]):
             if 0 < tokens[at] < 4:
-                hidden = _IS_HIDDEN
+                hidden |= _IS_HIDDEN
+            elif _COMMENTS[tokens[at]]:
+                hidden |= _IS_COMMENT
         if up < 0:
             depth[node] = 0
             mask[node] = 0
@@ -269,7 +281,15 @@ def describe(data, title, text, nodes, num_nodes, blocks, num_blocks, tokens, at
     sum_up(nodes, num_nodes, blocks, num_blocks, facts, sums)
     top = _find_top(nodes, num_nodes, sums, on_way)
     whole, good = max(sums[0, BYTES], 1), max(sums[0, GOOD], 1)
+    in_comments = paragraphs = articles = 0
+    for b in range(num_blocks):
+        paragraphs += facts[b, 0] > 0
+        if mask[blocks[b, NODE]] & _IS_COMMENT:
+            in_comments += facts[b, 0]
+    for node in range(num_nodes):
+        articles += nodes[node, NODE_TAG] == _ARTICLE
     so_far = 0
+    heading_mean = heading_min = np.float32(0)
     since, level, h1_seen = 99, 0, 0
     for b in range(num_blocks):
         row = rows[b]
@@ -301,8 +321,12 @@ def describe(data, title, text, nodes, num_nodes, blocks, num_blocks, tokens, at
         if heading:
             since, level = 0, heading
             h1_seen |= heading == 1
+            heading_mean, heading_min = row[10], row[11]
         row[54], row[55], row[56] = since, level, h1_seen
         since += 1
+        row[77], row[78] = mask[node] >> 11 & 1, in_comments / good
+        row[79], row[80], row[81] = sums[top, GOOD] / good, paragraphs, articles
+        row[82], row[83] = heading_mean, heading_min
     _neighbours(blocks, num_blocks, rows)
     for b in range(num_blocks):
         rows[b, 71], rows[b, 72], rows[b, 73] = good, num_blocks, sums[0, LINKS] / whole

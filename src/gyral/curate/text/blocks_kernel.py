@@ -19,6 +19,7 @@ from gyral.curate.text.tags_kernel import (
     TAG_VALUES,
     TAGS,
     attributes,
+    find_byte,
     look_up,
     names,
     reference,
@@ -61,15 +62,15 @@ def _name(data, at, end):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def _behind_end_tag(data, at, end, tag):  # type: ignore[no-untyped-def]
     """Where the next end tag of an element begins; -1: there is none."""
-    while at + 2 < end:
-        if data[at] == 60 and data[at + 1] == 47:
+    while True:
+        at = find_byte(data, at, end, 60)
+        if at + 2 >= end:
+            return -1
+        if data[at + 1] == 47:
             number, _ = _name(data, at + 2, end)
             if number == tag:
                 return at
-            at += 2
-        else:
-            at += 1
-    return -1
+        at += 1
 
 
 @njit(nogil=True, cache=True)
@@ -199,20 +200,16 @@ def scan(data, text, nodes, blocks, tokens):  # type: ignore[no-untyped-def]
             if following == 33 or following == 63 or closing:
                 if at + 3 < end and data[at + 2] == 45 and data[at + 3] == 45 and following == 33:
                     start = at + 4
-                    at = end if missing[0] else start
-                    while at < end and not (data[at] == 62 and data[at - 1] == 45 and data[at - 2] == 45):
-                        at += 1
+                    at = end if missing[0] else find_byte(data, start, end, 62)
+                    while at < end and not (data[at - 1] == 45 and data[at - 2] == 45):
+                        at = find_byte(data, at + 1, end, 62)
                     if at >= end:
                         # Never closed, so it is none: only its tag goes, and no other is looked for.
                         missing[0] = True
-                        at = start
-                        while at < end and data[at] != 62:
-                            at += 1
+                        at = find_byte(data, start, end, 62)
                     at += 1
                 else:
-                    while at < end and data[at] != 62:
-                        at += 1
-                    at += 1
+                    at = find_byte(data, at, end, 62) + 1
             else:
                 if gap and out > begin:
                     text[out] = 10 if gap == _LINE else 32
@@ -242,9 +239,7 @@ def scan(data, text, nodes, blocks, tokens):  # type: ignore[no-untyped-def]
         elif tag == _BR:
             gap = _LINE
         if closing:
-            while at < end and data[at] != 62:
-                at += 1
-            at += 1
+            at = find_byte(data, at, end, 62) + 1
             if tag == _A:
                 in_link = False
             elif is_block and too_deep[tag] > 0:

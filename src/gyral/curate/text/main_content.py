@@ -1,7 +1,7 @@
 """Main content of web pages: a streaming tokenizer, two small forests over blocks of text, no parser's tree.
 
 Others build a DOM and walk it with rules. Here a page is read once by compiled code into blocks of text with the elements
-around them; a block is described by about eighty numbers; a forest scores it, a second one corrects the scores by those around it; the
+around them; about eighty numbers describe a block; a forest scores it, a second one corrects the scores by those around; the
 blocks above `threshold` are the text. Numbers against others are in `benchmarks/README.md`; the weights were learned by
 `benchmarks/curate/train_extractor.py`, and `main_content.json` says from which pages and under what terms.
 """
@@ -53,11 +53,11 @@ def weights() -> Weights:
     with folder.joinpath(f"{_WEIGHTS}.npz").open("rb") as file:
         arrays = dict(np.load(file, allow_pickle=False))
     card = json.loads(folder.joinpath(f"{_WEIGHTS}.json").read_text())
-    forests = [
+    first, second = (
         Forest(*(arrays[f"{name}_{part}"] for part in ("roots", "features", "thresholds", "children", "leaves")))
         for name in ("first", "second")
-    ]
-    return Weights(arrays["attribute_odds"], arrays["word_odds"], *forests, card)
+    )
+    return Weights(arrays["attribute_odds"], arrays["word_odds"], first, second, card)
 
 
 class MainContent:
@@ -94,7 +94,7 @@ class MainContent:
     def _extract(self, html: bytes) -> bytes:
         from gyral.curate.text.block_features_kernel import describe
         from gyral.curate.text.blocks_kernel import scan
-        from gyral.curate.text.main_content_kernel import choose, join, look_around, score
+        from gyral.curate.text.main_content_kernel import FLOOR, choose, join, look_around, score
 
         data = np.frombuffer(html, np.uint8)
         room = self._room(len(data))
@@ -102,7 +102,7 @@ class MainContent:
         if not num_blocks:
             return b""
         known = self._weights
-        rows, sums, scores = room.for_blocks(num_blocks), room.for_nodes(num_nodes), np.empty(num_blocks, np.float32)
+        rows, sums, scores = room.for_blocks(num_blocks), room.for_nodes(num_nodes), np.zeros(num_blocks, np.float32)
         describe(
             data, tuple(title), room.text, room.nodes, num_nodes, room.blocks, num_blocks, room.tokens,
             known.attribute_odds, known.word_odds, rows, sums,
@@ -110,7 +110,8 @@ class MainContent:
         for number, forest in enumerate((known.first, known.second)):
             if number:
                 look_around(room.nodes, num_nodes, room.blocks, num_blocks, scores, rows)
-            score(rows, num_blocks, forest.roots, forest.features, forest.thresholds, forest.children, forest.leaves, scores)
+            arrays = forest.roots, forest.features, forest.thresholds, forest.children, forest.leaves
+            score(rows, num_blocks, *arrays, FLOOR if number else 0.0, scores)
         is_kept = choose(rows, scores, num_blocks, self.threshold, self.titles)
         out = np.empty(int(room.blocks[num_blocks - 1, 1]) + 2 * num_blocks, np.uint8)
         return out[: join(room.text, room.nodes, room.blocks, num_blocks, is_kept, out)].tobytes()

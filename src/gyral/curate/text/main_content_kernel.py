@@ -19,6 +19,8 @@ CONTEXT = names(
 )
 """What the second forest sees beside the features of `describe`."""
 NUM_ALL = NUM_FEATURES + len(CONTEXT)
+FLOOR = 0.02
+"""Blocks that the first forest scores lower are not looked at again: four in ten."""
 _IN_LIST = np.zeros(len(TAGS), np.bool_)
 for _name in names("li dt dd tr td th"):
     _IN_LIST[TAG[_name]] = True
@@ -26,24 +28,36 @@ _TD, _TH, _TR = TAG["td"], TAG["th"], TAG["tr"]
 
 
 @njit(nogil=True, cache=True)
-def score(rows, count, roots, features, thresholds, children, leaves, out):  # type: ignore[no-untyped-def]
+def score(rows, count, roots, features, thresholds, children, leaves, floor, out):  # type: ignore[no-untyped-def]
     """Probabilities of rows by a forest of binary trees.
 
     Parameters
     ----------
     roots : first split of each tree, int32; features int16 [s], thresholds float32 [s]; children int32 [s, 2], where `<=`
         leads and where `>`, below zero: `~` of a leaf; leaves float32.
-    out : float32 [count], filled with 1 / (1 + exp(-sum of leaves)).
+    out : float32 [count]; where it is below `floor` it stays, elsewhere it becomes 1 / (1 + exp(-sum of leaves)).
     """
-    out[:count] = 0
-    for root in roots:
-        for b in range(count):
-            at = np.int64(root)
-            while at >= 0:
-                at = children[at, np.int64(rows[b, features[at]] > thresholds[at])]
-            out[b] += leaves[~at]
+    # Indices are unsigned, so that none is checked for being below zero.
+    some = np.empty(count, np.uint64)
+    chosen = 0
     for b in range(count):
-        out[b] = 1 / (1 + np.exp(-out[b]))
+        if out[b] >= floor:
+            some[chosen] = b
+            out[b] = 0
+            chosen += 1
+    for root in roots:
+        for place in range(chosen):
+            b = some[place]
+            at = np.uint64(root)
+            while True:
+                side = np.uint64(rows[b, np.uint64(features[at])] > thresholds[at])
+                following = children[at, side]
+                if following < 0:
+                    break
+                at = np.uint64(following)
+            out[b] += leaves[np.uint64(~following)]
+    for place in range(chosen):
+        out[some[place]] = 1 / (1 + np.exp(-out[some[place]]))
 
 
 @njit(nogil=True, cache=True)

@@ -64,10 +64,30 @@ _CLASS, _ID, _ROLE, _ITEMPROP, _STYLE, _HIDDEN, _ARIA, _HREF = (
 )
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _ONE = np.uint64(1)
+
+
+def bucket(word: str) -> int:
+    """Token of a word of a `class` or an `id`, as the kernel hashes it."""
+    mask, state = 2**64 - 1, 7
+    for letter in word.encode():
+        state = ((state ^ (letter | 32)) * 0x9E3779B97F4A7C15) & mask
+        state ^= state >> 29
+    return HIDDEN + (((state * 0x9E3779B97F4A7C15) & mask) >> 40) % (BUCKETS - HIDDEN)
+
+
 # What a byte is to a name: 0 its end, 1 a small letter, 2 a capital, 3 a digit, 4 other.
 KIND = np.full(256, 4, np.uint8)
 KIND[[9, 10, 12, 13, 32, 47, 62]] = 0
 KIND[97:123], KIND[65:91], KIND[48:58] = 1, 2, 3
+
+
+@njit(nogil=True, cache=True)
+def find_byte(data, at, end, byte):  # type: ignore[no-untyped-def]
+    """Where a byte is next, `end` if nowhere; unsigned, so that no index is checked for being below zero."""
+    place, stop = np.uint64(at), np.uint64(max(at, end))
+    while place < stop and data[place] != byte:
+        place += _ONE
+    return np.int64(place)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -205,9 +225,7 @@ def attributes(data, at, end, wanted, tokens, count):  # type: ignore[no-untyped
             if at < end and (data[at] == 34 or data[at] == 39):
                 quote = data[at]
                 start = at = at + 1
-                while at < end and data[at] != quote:
-                    at += 1
-                stop = at
+                stop = at = find_byte(data, at, end, quote)
                 at += 1
             else:
                 while at < end and data[at] > 32 and data[at] != 62:
