@@ -29,7 +29,7 @@ FOLDS = 3
 BINS = {"max_bin": 63}
 REQUIREMENTS = ["lightgbm==4.*", "numba==0.6*", "numpy==2.*", "resiliparse", "trafilatura==2.3.*", "lxml_html_clean"]
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "gyral" / "curate" / "text"
-THRESHOLD = 0.5
+THRESHOLD = 0.55
 OTHER_KINDS = 0.6
 """Weight of a page that is no article: shops and lists of links have content of other kinds, and less certain labels."""
 SOURCES = {

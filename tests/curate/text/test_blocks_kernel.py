@@ -150,6 +150,7 @@ def test_elements_that_are_not_closed_or_never_opened(page: str, expected: list[
             "a &lt;b&gt; &amp;amp; &notareference; &#0; &#xD800; AT&T &copy 2020",
             ["a <b> &amp; &notareference; ? ? AT&T © 2020"],
         ),
+        ("&#145;a&#x92; &#128; &#150;", ["‘a’ € –"]),
         ("2 < 3 <3 </> x", ["2 < 3 <3 x"]),
         ("<p title='a>b' data-x=\"<i>\">in</p>", ["in"]),
         ("a<!-- never closed <p>b</p>", ["ab"]),

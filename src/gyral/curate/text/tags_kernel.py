@@ -62,6 +62,8 @@ _NAME_KEYS, _NAME_VALUES = _table(_references(), 8192)
 _CLASS, _ID, _ROLE, _ITEMPROP, _STYLE, _HIDDEN, _ARIA, _HREF = (
     np.uint64(packed(name)) for name in ("class", "id", "role", "itemprop", "style", "hidden", "aria-hidden", "href")
 )
+# References to 128–159 mean what Windows-1252 has there, as the standard says.
+_C1 = np.array([ord(bytes([128 + place]).decode("cp1252", "replace")) for place in range(32)], np.int32)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _ONE = np.uint64(1)
 
@@ -123,9 +125,9 @@ def reference(data, at, end, text, out):  # type: ignore[no-untyped-def]
         if at == digits:
             return 0, 0
         if 128 <= code < 160:
-            code = 0x2019 if code in (145, 146) else 0x2022
-        if code == 0 or code > 0x10FFFF or 0xD800 <= code < 0xE000 or (at - start < 3 and code > 127):
-            code = 0x3F
+            code = np.int64(_C1[code - 128])
+        if code == 0 or code > 0x10FFFF or 0xD800 <= code < 0xE000:
+            code = np.int64(0x3F)
     else:
         key = np.uint64(0)
         shift = np.uint64(0)
@@ -137,7 +139,7 @@ def reference(data, at, end, text, out):  # type: ignore[no-untyped-def]
         if code >= 1 << 24:
             if at >= end or data[at] != 59:
                 return 0, 0
-            code -= 1 << 24
+            code = code - (1 << 24)
         if code == 0:
             return 0, 0
     at += at < end and data[at] == 59
@@ -166,7 +168,7 @@ def reference(data, at, end, text, out):  # type: ignore[no-untyped-def]
 def _words(data, at, end, salt, tokens, count):  # type: ignore[no-untyped-def]
     """Hash the words of an attribute's value: runs of letters, parted where a capital follows a small one, and whole names."""
     word = whole = np.uint64(salt)
-    last = 0
+    last = np.uint8(0)
     length = parts = 0
     limit = min(count + 24, len(tokens))
     while at <= end:
