@@ -75,7 +75,7 @@ def training(root: Path) -> Iterator[Page]:
         url = declared_url(raw) or folder.name
         site = site_of(url) or re.sub(r"-?\d+$", "", folder.name)
         gold = (folder / "expected.html").read_text()
-        yield Page("readability", folder.name, "article", url, site, raw, gold, meta.get("title") or "", 0.7)
+        yield Page("readability", folder.name, "article", url, site, raw, gold, meta.get("title") or "", 1.0)
     for file in sorted((root / NEWSPAPER / "tests/data/html").glob("*.html")):
         text = root / NEWSPAPER / "tests/data/text" / f"{file.stem}.txt"
         raw = file.read_bytes()
@@ -100,7 +100,7 @@ def training(root: Path) -> Iterator[Page]:
             raw = file.read_bytes()
             url = declared_url(raw) or file.stem
             if len(raw) > 5_000:
-                yield Page(source, file.stem, "article", url, site_of(url) or file.stem, raw, None, "", 0.4)
+                yield Page(source, file.stem, "article", url, site_of(url) or file.stem, raw, None, "", 1.0)
 
 
 class Held(NamedTuple):

@@ -39,8 +39,8 @@ SOURCES = {
     "postlight": "postlight/parser fixtures, MIT or Apache-2.0; content as trafilatura (Apache-2.0) finds it",
     "goose3": "goose3/goose3 test pages, Apache-2.0; content as trafilatura (Apache-2.0) finds it",
 }
-FIRST = {"num_leaves": 24, "trees": 60, "learning_rate": 0.12}
-SECOND = {"num_leaves": 32, "trees": 120, "learning_rate": 0.07}
+FIRST = {"num_leaves": 24, "trees": 80, "learning_rate": 0.1}
+SECOND = {"num_leaves": 32, "trees": 160, "learning_rate": 0.06}
 
 
 def main() -> None:
