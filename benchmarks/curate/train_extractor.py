@@ -3,7 +3,7 @@
 CHECKOUTS holds the repositories named there as folders `owner+name`. Two forests (LightGBM): the first sees blocks, the second
 also the first one's scores around each block. Whatever is learned is applied to pages of other sites than it was learned from,
 three folds by site: the tables of words, the first forest's scores that the second learns from, and the figures printed.
-Command: .venv/bin/python benchmarks/curate/train_extractor.py CHECKOUTS (about ten minutes)
+Command: .venv/bin/python benchmarks/curate/train_extractor.py CHECKOUTS (four minutes on an idle machine, twenty on a busy one)
 """
 
 from __future__ import annotations
