@@ -3,7 +3,7 @@
 CHECKOUTS holds `scrapinghub+article-extraction-benchmark` and `adbar+trafilatura`. Quality is computed as their own scripts do:
 F1 of runs of four words on 181 article pages, accuracy on annotated pieces of text of the other's evaluation pages. No page of
 either, nor of a site in either, was trained on. CPU seconds are those of the calls alone, pages in memory, after a warm-up.
-Command: .venv/bin/python benchmarks/curate/extractor.py CHECKOUTS (a minute or two on an idle machine; trafilatura takes most of it)
+Command: .venv/bin/python benchmarks/curate/extractor.py CHECKOUTS (a minute on an idle machine)
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ EXTRACTORS = {
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 def extract(page):
-    return extract_plain_text(HTMLTree.parse_from_bytes(page, "utf-8", "replace"), main_content=True, alt_texts=False, comments=False)
+    tree = HTMLTree.parse_from_bytes(page, "utf-8", "replace")
+    return extract_plain_text(tree, main_content=True, alt_texts=False, comments=False)
 """,
     "trafilatura": """
 import trafilatura

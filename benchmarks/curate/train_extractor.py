@@ -33,8 +33,9 @@ THRESHOLD = 0.55
 OTHER_KINDS = 0.6
 """Weight of a page that is no article: shops and lists of links have content of other kinds, and less certain labels."""
 SOURCES = {
-    "wcxb": "Murrough-Foley/web-content-extraction-benchmark, CC-BY-4.0, Murrough Foley 2026; changed: learned from",
-    "readability": "mozilla/readability test pages, Apache-2.0",
+    "wcxb": "Murrough-Foley/web-content-extraction-benchmark, CC-BY-4.0, Murrough Foley 2026; "
+    "changed: learned from, labels of articles averaged with what trafilatura (Apache-2.0) finds",
+    "readability": "mozilla/readability test pages, Apache-2.0; labels averaged likewise",
     "newspaper": "codelucas/newspaper test pages, MIT",
     "postlight": "postlight/parser fixtures, MIT or Apache-2.0; content as trafilatura (Apache-2.0) finds it",
     "goose3": "goose3/goose3 test pages, Apache-2.0; content as trafilatura (Apache-2.0) finds it",
@@ -126,7 +127,7 @@ def gold_text(page: Page, raw: bytes) -> str | None:
 
 
 def second_opinion(page: Page, raw: bytes) -> str | None:
-    """What trafilatura takes for the content of an article: known contents end early on some pages, and differ in what counts."""
+    """What trafilatura takes for the content of an article; known contents end early on some pages."""
     if page.kind != "article" or page.source not in ("wcxb", "readability"):
         return None
     from trafilatura import extract
