@@ -29,6 +29,9 @@ class Curate(Section, frozen=True):
         ),
     ] = ""
     stages: Annotated[list[str], Meta(description="stages in order, instead of those of the recipe")] = []
+    extractor: Annotated[
+        Literal["gyral", "resiliparse"], Meta(description="what makes main text of HTML: gyral's is faster and better")
+    ] = "gyral"
     text_field: Annotated[
         str, Meta(description="field or column that holds the text, `a.b` for one inside another; empty: the usual names")
     ] = ""

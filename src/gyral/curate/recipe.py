@@ -51,7 +51,7 @@ def stages_of(kind: str, config: Config) -> list[Stage]:
 def extract(config: Config) -> Stage:
     from gyral.curate.text.extract import Extract
 
-    return Extract()
+    return Extract(config.curate.extractor)
 
 
 def repair(config: Config) -> Stage:

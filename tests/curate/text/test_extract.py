@@ -55,7 +55,7 @@ def test_all_that_a_page_shows():
 
 
 def test_every_failure_has_its_reason_and_its_limit():
-    out = Extract()(
+    out = Extract("resiliparse")(
         batch_of(
             ("html", b"<html><body></body></html>"),
             ("html", bytes(range(256)) * 50),

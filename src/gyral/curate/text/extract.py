@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ import pyarrow as pa
 from gyral.config import Config
 from gyral.curate.stage import Limit, Stage, add
 from gyral.curate.text.charset import charset_of, decode, is_binary
+from gyral.curate.text.main_content import MainContent
 from gyral.curate.text.markup import Refused, paragraphs
 
 REASONS = ("no_text", "binary", "broken_xml", "broken_html", "xml_bomb", "too_deep", "too_many_attributes")
@@ -30,12 +32,14 @@ class Extract(Stage):
 
     Attributes
     ----------
-    main_content : only the main content of HTML; else all that a page shows.
-    comments : comments below an article count as content.
+    extractor : of HTML, `gyral` or `resiliparse`.
+    main_content : only the main content of HTML; else all that a page shows, by resiliparse.
+    comments : comments below an article count as content, by resiliparse.
     """
 
     name: ClassVar[str] = "extract"
     version: ClassVar[int] = 2
+    extractor: str = "gyral"
     main_content: bool = True
     comments: bool = False
 
@@ -81,6 +85,8 @@ class Extract(Stage):
         charset, body = charset_of(raw)
         if charset != "utf-8":
             body = body.decode(charset, "replace").encode("utf-8", "replace")
+        if self.extractor == "gyral" and self.main_content:
+            return _main_content().extract(body)
         depth, attributes = shape(np.frombuffer(body, np.uint8))
         if depth > MOST_DEPTH:
             raise Refused("too_deep")
@@ -102,3 +108,9 @@ class Extract(Stage):
             )
         except (ValueError, RuntimeError) as error:
             raise Refused("broken_html") from error
+
+
+@cache
+def _main_content() -> MainContent:
+    """A title is text, so headings that repeat it stay."""
+    return MainContent(titles=True)
