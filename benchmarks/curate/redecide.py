@@ -1,10 +1,11 @@
 """A threshold on stored signals: a million documents are decided anew without reading their texts.
 
-Documents are made of words of `gnome-user-docs` (Debian, 42 languages): three to twelve sentences of one language, drawn
-with a seed; one in ten is a copy of an earlier one, one in ten a copy with a word changed. `gyral curate` computes their signals
+Documents are made of words of `gnome-user-docs` (Debian, 42 languages): three to twelve sentences of one language, drawn with
+a seed; one in ten is a copy of an earlier one, one in ten a copy with a word changed. `gyral curate` computes their signals
 once. Then the same command with another threshold decides anew: exact and near-duplicates, repeated paragraphs, languages,
-samples and the whole new version of the dataset included. Timed as whole processes; what a version costs on the disk is that of
-its own files, as texts and signals are the same files under another name. A tenth of the documents tells how the cost grows.
+samples and the whole new version of the dataset included. Timed as whole processes; what a version costs on the disk is that
+of its own files, as texts and signals are the same files under another name. A tenth of the documents tells how the cost
+grows.
 Caveats: one machine, in the page cache; the bytes of text that are read are those of about sixty samples.
 Command: .venv/bin/python benchmarks/curate/redecide.py (about ten minutes)
 """

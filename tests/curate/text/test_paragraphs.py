@@ -15,7 +15,7 @@ TEXTS = st.lists(st.one_of(st.none(), st.lists(PIECES, max_size=12).map("".join)
 
 
 def batch_of(texts):
-    return pa.RecordBatch.from_arrays([pa.array(texts, pa.string())], ["text"])
+    return pa.RecordBatch.from_arrays([pa.array(["text"] * len(texts)), pa.array(texts, pa.string())], ["media", "text"])
 
 
 def paragraphs_of(text: str, min_chars: int) -> list[tuple[str, str]]:
