@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from gyral.config import Config
 from gyral.curate.decide import Decisions, read
-from gyral.curate.near.minhash import MinHash
+from gyral.curate.near.minhash import MinHash, keys_of
 from gyral.curate.near.pairs import Nodes, Pairs, Settings, find_pairs
 from gyral.curate.near.star import star
 from gyral.curate.pipeline import told_of_kernels
@@ -116,11 +116,9 @@ def _nodes(shards: Sequence[ShardFiles], digests: np.ndarray, texts: Texts) -> I
         low, high = np.searchsorted(texts.first, [at, at + shard.rows])
         mine = texts.first[low:high] - at
         table = read(shard.signals, ["bands", "num_shingles", "num_bytes"]).take(pa.array(mine))
-        bands = table["bands"].combine_chunks()
-        width = bands.type.byte_width // 8
-        keys = np.frombuffer(bands.buffers()[1], np.uint64, width * len(bands), bands.type.byte_width * bands.offset)
+        keys = keys_of(table["bands"].combine_chunks())
         counts, sizes = (table[name].to_numpy() for name in ("num_shingles", "num_bytes"))
-        yield Nodes(digests[mine + at], keys.reshape(-1, width), counts.astype(np.int32), sizes.astype(np.int64))
+        yield Nodes(digests[mine + at], keys, counts.astype(np.int32), sizes.astype(np.int64))
         at += shard.rows
 
 

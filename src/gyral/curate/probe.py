@@ -226,35 +226,6 @@ def probe(
     return _rows(bits, pa.compute.binary_length(held_out).to_numpy().astype(np.float64), seed)
 
 
-def leave_one_out(
-    texts: Callable[[], Iterable[pa.Array]], dropped: Mapping[str, np.ndarray]
-) -> dict[str, Iterator[pa.StringArray]]:
-    """The variants that tell what each stage is worth: all, what none drops, and that with each stage left out.
-
-    Parameters
-    ----------
-    texts : the documents in batches, the same at every call.
-    dropped : stage → which documents it drops, bool [n], whatever the others do.
-
-    Returns
-    -------
-    `raw`, `result`, and `without NAME` for each stage, for `probe`.
-    """
-    number = max((len(each) for each in dropped.values()), default=0)
-    kept = {"raw": None, "result": ~np.logical_or.reduce([*dropped.values(), np.zeros(number, bool)])}
-    for name in dropped:
-        others = [each for other, each in dropped.items() if other != name]
-        kept[f"without {name}"] = ~np.logical_or.reduce([*others, np.zeros(number, bool)])
-    return {name: _kept(texts, mask) for name, mask in kept.items()}
-
-
-def _kept(texts: Callable[[], Iterable[pa.Array]], mask: np.ndarray | None) -> Iterator[pa.StringArray]:
-    begin = 0
-    for batch in texts():
-        yield batch if mask is None else batch.filter(pa.array(mask[begin : begin + len(batch)]))
-        begin += len(batch)
-
-
 def _draw(texts: Iterable[pa.StringArray], shared: Shared, budget_bytes: int, seed: int) -> _Drawn:
     """The documents with the lowest hashes that have the budget together; of equal documents each has a hash of its own."""
     heap: list[tuple[int, int, list[bytes]]] = []

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from gyral.config import load
-from gyral.curate.text.language import CHARS, Language, by_language, confusion, declared_language, identify
+from gyral.curate.text.language import CHARS, Language, declared_language, identify
 
 # Languages that eldc knows, languages of its scripts that it does not, and scripts that it does not
 RIGHTS = {
@@ -96,31 +96,3 @@ def test_limits_keep_what_is_wanted(signals, tmp_path):
     (limit,) = Language().limits(load(tmp_path, ["language.min_score=0.99"]))
     assert (limit.value(columns) < limit.threshold).tolist() == [True, True, True, False, False]
     assert Language().limits(load(tmp_path)) == []
-
-
-def test_the_report_counts_by_language(signals):
-    table = pa.Table.from_batches([signals])
-    rows = by_language(table, pa.array([True, True, False, False, False])).to_pylist()
-    sizes = {name: len(RIGHTS[name].encode()) for name in ("de", "en")}
-    assert rows[0] == {
-        "language": "en",
-        "documents": 2,
-        "kept": 1,
-        "bytes": 2 * sizes["en"],
-        "bytes_kept": sizes["en"],
-        "agree": 1,
-        "disagree": 1,
-    }
-    assert rows[1]["language"] == "und" and rows[1]["bytes"] == 2 and rows[1]["documents"] == 2
-    assert rows[2] == {
-        "language": "de",
-        **dict.fromkeys(("documents", "kept", "agree"), 1),
-        **dict.fromkeys(("bytes", "bytes_kept"), sizes["de"]),
-        "disagree": 0,
-    }
-    assert {(each["declared"], each["language"]): each["documents"] for each in confusion(table).to_pylist()} == {
-        ("de", "de"): 1,
-        ("de", "en"): 1,
-        ("en", "en"): 1,
-        ("en", "und"): 2,
-    }

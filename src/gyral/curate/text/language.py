@@ -24,7 +24,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -139,51 +138,6 @@ def declared_language(declared: str | None) -> str | None:
     """What a source declares (`pt_BR`, `sr@latin`, `en-US`, `deu`, `C`) as the code that `Language` gives; null stays."""
     code = re.split(r"[-_@.]", (declared or "").strip().lower())[0]
     return _DECLARED.get(code, code) or None
-
-
-def by_language(signals: pa.Table, kept: pa.Array | None = None, sizes: pa.Array | None = None) -> pa.Table:
-    """Documents a language, largest first.
-
-    Parameters
-    ----------
-    signals : a table with the columns of `Language`, and `text` unless sizes are given.
-    kept : bool [n], what was kept; all, where it is not given.
-    sizes : bytes of the texts [n].
-
-    Returns
-    -------
-    A table of `language` (`und`: undetermined), `documents`, `kept`, `bytes`, `bytes_kept`, `agree` and `disagree` (with what
-    was declared, where it was).
-    """
-    kept = pa.array(np.ones(signals.num_rows, bool)) if kept is None else kept
-    sizes = pc.binary_length(signals["text"]) if sizes is None else sizes
-    size = pc.fill_null(sizes, 0).cast(pa.int64())
-    said = signals["language_agrees"]
-    table = pa.table(
-        {
-            "language": _or_undetermined(signals["language"]),
-            "kept": pc.cast(kept, pa.int64()),
-            "bytes": size,
-            "bytes_kept": pc.multiply(size, pc.cast(kept, pa.int64())),
-            "agree": pc.cast(pc.fill_null(said, False), pa.int64()),
-            "disagree": pc.cast(pc.fill_null(pc.invert(said), False), pa.int64()),
-        }
-    )
-    sums = ("kept", "bytes", "bytes_kept", "agree", "disagree")
-    found = table.group_by("language").aggregate([([], "count_all"), *((each, "sum") for each in sums)])
-    found = found.select(["language", "count_all", *(f"{each}_sum" for each in sums)])
-    return found.rename_columns(["language", "documents", *sums]).sort_by(
-        [("documents", "descending"), ("language", "ascending")]
-    )
-
-
-def confusion(signals: pa.Table) -> pa.Table:
-    """How many documents declared as one language are found to be in another: `declared`, `language`, `documents`."""
-    said = pa.array([declared_language(each) for each in signals["declared"].to_pylist()], pa.string())
-    table = pa.table({"declared": _or_undetermined(said), "language": _or_undetermined(signals["language"])})
-    found = table.group_by(["declared", "language"]).aggregate([([], "count_all")])
-    found = found.rename_columns(["declared", "language", "documents"])
-    return found.sort_by([("documents", "descending"), ("declared", "ascending"), ("language", "ascending")])
 
 
 @lru_cache(maxsize=1)
