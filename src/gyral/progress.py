@@ -6,6 +6,7 @@ the run keeps the same records in `metrics.jsonl`, from which the pages read. Si
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -137,7 +138,7 @@ class Screen:
 
 def number(value: Any) -> str:
     """Write a number for a person: thousands separated, four significant digits below 1,000."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return str(value)
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"

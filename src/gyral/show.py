@@ -257,7 +257,8 @@ def _why_document(made: datasets.Dataset, document: str) -> tuple[dict[str, Any]
     if answer["rule"]:
         lines.append(f"  rule: {answer['rule']} = {answer['threshold']}, and here it is {number(answer['value'])}")
     if answer["twin"]:
-        lines.append(f"  kept instead: {answer['twin']}, Jaccard {fixed(answer['jaccard'])}")
+        measure = {"images.near_bits": "likeness", "dedup.semantic_min_cosine": "cosine"}.get(answer["rule"], "Jaccard")
+        lines.append(f"  kept instead: {answer['twin']}, {measure} {fixed(answer['jaccard'])}")
     lines += [f"  {name}: {number(value)}" for name, value in answer["signals"].items() if value is not None]
     return msgspec.to_builtins(answer), "\n".join(lines)
 

@@ -185,7 +185,7 @@ class Dedup(Section, frozen=True):
     paragraphs: Annotated[bool, Meta(description="cut paragraphs out that a document before has")] = True
     paragraph_chars: Annotated[int, Meta(ge=1, description="shorter paragraphs are never cut")] = 60
     max_repeated_share: Annotated[
-        float, Meta(gt=0, le=1, description="a document of which more bytes would be cut as repeated paragraphs is dropped")
+        float, Meta(gt=0, le=1, description="a document is dropped of which more bytes repeat paragraphs, of others or its own")
     ] = 0.9
     near: Annotated[bool, Meta(description="find near-duplicates, verify them, keep the best")] = True
     jaccard: Annotated[

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from gyral.config import Config
 from gyral.config.sections import Rule as OwnRule
 from gyral.curate.stage import Columns, Limit, Op, Stage
+from gyral.errors import ConfigError, InputError
 from gyral.lake.dataset import Rule
 from gyral.lake.documents import ShardFiles
 
@@ -63,11 +64,26 @@ class Decisions:
         self.rule[rows] = self.number_of(rule)
         self.value[rows] = value
 
-    def repeat(self, rows: np.ndarray, rule: Rule, twins: np.ndarray, similarity: np.ndarray | float) -> None:
-        """Drop rows as repetitions of others."""
-        self.drop(rows, rule, similarity)
+    def repeat(
+        self, rows: np.ndarray, rule: Rule, twins: np.ndarray, similarity: np.ndarray | float, value: np.ndarray | None = None
+    ) -> None:
+        """Drop rows as repetitions of others; the rule compared their similarity, or another value."""
+        self.drop(rows, rule, similarity if value is None else value)
         self.twin[rows] = twins
         self.jaccard[rows] = similarity
+
+    def follow(self) -> None:
+        """Let twins that were dropped later pass on their own: what is named is kept.
+
+        Behind an exact copy the Jaccard is that of the copy; else that with another twin was never measured, and is not told.
+        """
+        rows = np.flatnonzero(self.twin >= 0)
+        while len(rows):
+            rows = rows[(self.twin[self.twin[rows]] >= 0) & ~self.is_kept[self.twin[rows]]]
+            middle = self.twin[rows]
+            same = self.jaccard[rows] == 1
+            self.jaccard[rows] = np.where(same, self.jaccard[middle], np.nan)
+            self.twin[rows] = self.twin[middle]
 
     def dropped(self) -> dict[str, int]:
         """Documents by reason, in the order in which the rules apply."""
@@ -138,7 +154,11 @@ def digests_of(shards: Sequence[ShardFiles]) -> np.ndarray:
     """Digests of the texts, uint64 [n, 2]; zeros where there is none."""
     parts = [np.zeros((0, 2), np.uint64)]
     for shard in shards:
-        column = read(shard.signals, ["digest"])["digest"].combine_chunks()
+        table = read(shard.signals, ["digest"])
+        if "digest" not in table.schema.names:  # a recipe of the user's without the stage: nothing is a copy of anything
+            parts.append(np.zeros((shard.rows, 2), np.uint64))
+            continue
+        column = table["digest"].combine_chunks()
         filled = pc.fill_null(column, pa.scalar(bytes(16), pa.binary(16)))
         parts.append(np.frombuffer(filled.buffers()[1], np.uint64, 2 * len(filled), 16 * filled.offset).reshape(-1, 2))
     return np.concatenate(parts)
@@ -164,14 +184,26 @@ class Signals(Mapping[str, pa.Array]):
 
 def read(path: Path, columns: Sequence[str]) -> pa.Table:
     """The columns of a file of signals that are in it."""
-    with pq.ParquetFile(path, memory_map=True) as file:
-        there = [name for name in columns if name in file.schema_arrow.names]
-        return file.read(there or ["file"])
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            there = [name for name in columns if name in file.schema_arrow.names]
+            return file.read(there or ["file"])
+    except (OSError, pa.ArrowInvalid) as error:
+        hint = "name the source again: `gyral curate NAME --source PLACE`; where that finds it, too, delete `datasets/.signals`"
+        raise InputError(f"signals cannot be read: `{path.name}`", why=str(error), where=str(path.parent), hint=hint) from None
 
 
 def holds(limit: Limit, columns: Columns) -> tuple[np.ndarray, np.ndarray | pa.Array]:
     """Where a limit drops, and the values it compared."""
-    value = limit.value(columns)
+    try:
+        value = limit.value(columns)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError, TypeError) as error:
+        if not limit.rule.startswith("curate.rules."):
+            raise
+        hint = "numbers are compared with numbers, texts with texts; what there is: `gyral show DATASET --why DOCUMENT`"
+        raise ConfigError(
+            f"`{limit.rule}` cannot look at `{limit.columns[0]}`", why=str(error), where="[[curate.rules]]", hint=hint
+        ) from None
     if limit.op not in COMPARE:
         found = pc.is_valid(value)
         if limit.op != "is":
@@ -185,7 +217,7 @@ def holds(limit: Limit, columns: Columns) -> tuple[np.ndarray, np.ndarray | pa.A
 
 def rule_of(limit: Limit) -> Rule:
     """What a decision by this limit points to."""
-    threshold = list(limit.threshold) if isinstance(limit.threshold, tuple | set | frozenset) else limit.threshold
+    threshold = sorted(limit.threshold) if isinstance(limit.threshold, tuple | set | frozenset) else limit.threshold
     return Rule(limit.reason, limit.rule, threshold, limit.columns[0])
 
 
@@ -206,9 +238,13 @@ def own_limit(rule: OwnRule) -> Limit:
         column = columns[rule.field]
         if rule.op == "is null":
             return pc.if_else(pc.is_null(column), "null", pa.scalar(None, pa.string()))
+        is_number = isinstance(rule.value, int | float) and not isinstance(rule.value, bool)
         texts = column.cast(pa.string())
         if rule.op in ("==", "!="):
-            return texts
+            found = (
+                pc.equal(column.cast(pa.float64()), float(rule.value or 0)) if is_number else pc.equal(texts, str(rule.value))
+            )
+            return pc.if_else(found if rule.op == "==" else pc.invert(found), texts, pa.scalar(None, pa.string()))
         found = pc.match_substring_regex(texts, str(rule.value))
         return pc.if_else(found if rule.op == "matches" else pc.invert(found), texts, pa.scalar(None, pa.string()))
 
@@ -217,6 +253,10 @@ def own_limit(rule: OwnRule) -> Limit:
 
     name = f"curate.rules.{rule.reason}"
     if rule.op in COMPARE:
-        return Limit(rule.reason, name, [rule.field], number, cast(Op, rule.op), float(rule.value or 0))
-    op: Op = {"==": "in", "!=": "not in"}.get(rule.op, "is")  # type: ignore[assignment]
-    return Limit(rule.reason, name, [rule.field], text, op, (str(rule.value),) if op != "is" else rule.value)
+        try:
+            threshold = float(rule.value or 0)
+        except ValueError:
+            hint = 'texts are compared by `op = "=="` or `"matches"`'
+            raise ConfigError(f"`{rule.value}` is no number", where=f"[[curate.rules]], {rule.reason}", hint=hint) from None
+        return Limit(rule.reason, name, [rule.field], number, cast(Op, rule.op), threshold)
+    return Limit(rule.reason, name, [rule.field], text, "is", rule.value)

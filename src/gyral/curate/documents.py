@@ -45,15 +45,15 @@ def curate(root: Path, name: str, config: Config, run: Run) -> Dataset:
         raise NotFound(f"`{name}` has no source", where=str(root / datasets.FOLDER), hint="name one: `--source FOLDER`")
     kind = before.manifest.kind if before and not config.curate.source else ""
     stages = stages_of(kind, config) if kind else []
-    if before and stages and before.manifest.recipe == store.recipe_digest(stages):
+    options = _options(config, before if kind else None)
+    if before and stages and _is_made_so(before, stages, options):
         there = zip(documents.shard_files(before), before.manifest.shards, strict=True)
         shards = [(ShardFiles(*files), shard) for files, shard in there]
         run.reads("dataset", before.name)
         run.note(f"curate   deciding anew about the {before.manifest.rows_in:,} documents of {before.name}")
     else:
-        how = config.curate
-        options = readers.Options(how.text_field, how.url_field, how.language_field, how.max_document_bytes)
-        place = readers.open_place(source, Path(), run.note, kind or (how.recipe if how.recipe in RECIPES else ""), options)
+        named = config.curate.recipe if config.curate.recipe in RECIPES else ""
+        place = readers.open_place(source, Path(), run.note, kind or named, options)
         kind = place.kind
         stages = stages_of(kind, config)
         run.reads("source", source, store.recipe_digest(stages))
@@ -64,6 +64,7 @@ def curate(root: Path, name: str, config: Config, run: Run) -> Dataset:
         source=source,
         stages=[each.name for each in stages],
         recipe=store.recipe_digest(stages),
+        select={"options": msgspec.to_builtins(options)},
         decisions=documents.DECISIONS,
     )
     return _decided(root, name, config, run, [files for files, _ in shards], [shard for _, shard in shards], stages, manifest)
@@ -77,9 +78,24 @@ def is_of_documents(root: Path, name: str, config: Config) -> bool:
 def _before(root: Path, name: str) -> Dataset | None:
     try:
         found = datasets.find(root, name)
-    except (NotFound, InputError):
+    except NotFound:
         return None
     return found if found.manifest.source else None
+
+
+def _options(config: Config, before: Dataset | None) -> readers.Options:
+    """How the source is read: as it is configured, or as it was read before where nothing is."""
+    by = config.curate
+    options = readers.Options(by.text_field, by.url_field, by.language_field, by.max_document_bytes)
+    if before is not None and options == readers.Options():
+        return msgspec.convert(before.manifest.select.get("options", {}), readers.Options)
+    return options
+
+
+def _is_made_so(before: Dataset, stages: Sequence[Stage], options: readers.Options) -> bool:
+    """Whether the signals of a dataset are those that would be computed now."""
+    same = before.manifest.select.get("options") == msgspec.to_builtins(options)
+    return same and before.manifest.recipe == store.recipe_digest(stages)
 
 
 def _computed(

@@ -30,6 +30,13 @@ EDITS = pa.schema(
 )
 
 
+def lost_bytes(table: pa.Table, num_documents: int) -> np.ndarray:
+    """Bytes that each document loses by its edits, int64 [n]; below 0 where it grows."""
+    shrunk = pc.subtract(pc.subtract(table["end"], table["begin"]), pc.binary_length(table["replacement"])).to_numpy()
+    lost: np.ndarray = np.bincount(table["row"].to_numpy(), weights=shrunk, minlength=num_documents).astype(np.int64)
+    return lost
+
+
 class Ranges:
     """Ranges of texts, gathered from several places."""
 
@@ -108,7 +115,12 @@ def of_paragraphs(
         return 0, 0
     every, edges, places = np.concatenate(rows), np.concatenate(bounds).reshape(-1, 2), np.concatenate(starts)
     lengths, left = np.diff(edges, axis=1)[:, 0].astype(np.int64), np.concatenate(sizes).astype(np.int64)
-    is_repeated, is_dropped = paragraphs.keep_first(places, np.concatenate(hashes), lengths, left, max_share)
+    stands = np.zeros(len(decisions.rule), bool)
+    stands[decisions.twin[decisions.twin >= 0]] = True
+    room = np.where(
+        stands[every], np.iinfo(np.int64).max >> 1, left
+    )  # another was dropped for it: it loses paragraphs, and stays
+    is_repeated, is_dropped = paragraphs.keep_first(places, np.concatenate(hashes), lengths, room, max_share)
     owner = np.repeat(np.arange(len(every)), np.diff(places))
     gone = np.bincount(owner, weights=np.where(is_repeated, lengths, 0), minlength=len(every))
     decisions.drop(every[is_dropped], rule, (gone / np.maximum(left, 1))[is_dropped])

@@ -19,6 +19,7 @@ from gyral.config import Config
 from gyral.config.curation import Mix
 from gyral.curate import tokens
 from gyral.curate.decide import read
+from gyral.curate.edits import lost_bytes
 from gyral.curate.mix import Mixture, Sampler, mix
 from gyral.curate.near_texts import signal
 from gyral.curate.packing import write_shards
@@ -54,9 +55,7 @@ def mixed(shards: Sequence[ShardFiles], settled: Settled, config: Config) -> Kep
     ConfigError : the caps cannot hold.
     """
     rows = np.flatnonzero(settled.decisions.is_kept)
-    cut = pa.compute.subtract(settled.edits["end"], settled.edits["begin"]).to_numpy()
-    gone = np.bincount(settled.edits["row"].to_numpy(), weights=cut, minlength=len(settled.decisions.rule))
-    sizes = signal(shards, "num_bytes")[rows] - gone[rows].astype(np.int64)
+    sizes = (signal(shards, "num_bytes") - lost_bytes(settled.edits, len(settled.decisions.rule)))[rows]
     codes, names = zip(*(_coded(shards, name, rows) for name in ("language", "domain")), strict=True)
     return Kept(rows, sizes, mix(codes[0], codes[1], sizes, (names[0], names[1]), config.mix))
 
@@ -68,10 +67,12 @@ def write_tokens(
     by = config.tokens
     edits = edits_of(settled.edits)
     parts = [batch.column("text") for _, batch in content(shards, settled.decisions.is_kept, edits)]
-    texts = pa.chunked_array(parts, pa.string())
+    texts = pa.chunked_array(parts, pa.string()).cast(pa.large_string()).combine_chunks()
     sampler = Sampler(kept.mixture.copies, config.mix.seed)
     source = hashlib.sha256(settled.digests[kept.rows].tobytes() + kept.mixture.copies.tobytes())
-    source.update(msgspec.json.encode([config.mix, by]) + settled.edits["begin"].to_numpy().tobytes())
+    source.update(msgspec.json.encode([config.mix, by, settled.edits["replacement"].to_pylist()]))
+    for name in ("row", "begin", "end"):
+        source.update(settled.edits[name].to_numpy().tobytes())
     folder = root / FOLDER / TOKENS / source.hexdigest()[:32]
     path = Path(by.tokenizer) if by.tokenizer else folder / "trained" / "tokenizer.json"
     if not by.tokenizer and not path.exists():
@@ -95,7 +96,7 @@ def write_tokens(
     few = kept.rows[:: max(1, len(kept.rows) // FERTILITY_DOCUMENTS)]
     sample = texts.take(pa.array(np.searchsorted(kept.rows, few)))
     code, names = _coded(shards, "language", few)
-    fertility = tokens.fertility(tokenizer, sample.to_pylist(), [names[each] for each in code])
+    fertility = tokens.fertility(tokenizer, [text or "" for text in sample.to_pylist()], [names[each] for each in code])
     told = {
         "vocab_size": manifest.vocab_size, "tokens": manifest.tokens, "documents": manifest.documents,
         "padding": manifest.padding, "packing": manifest.packing, "fertility": msgspec.to_builtins(fertility),
@@ -127,6 +128,7 @@ def _coded(shards: Sequence[ShardFiles], name: str, rows: np.ndarray) -> tuple[n
         parts.append(table[name].combine_chunks().cast(pa.string()) if there else pa.nulls(shard.rows, pa.string()))
     values = pa.concat_arrays(parts).take(pa.array(rows)).fill_null("").dictionary_encode()
     names = values.dictionary.to_pylist()
-    ordered = sorted(names)
-    rank = np.array([ordered.index(each) for each in names], np.int64)
-    return rank[values.indices.to_numpy()], ordered
+    order = sorted(range(len(names)), key=names.__getitem__)
+    rank = np.empty(len(names), np.int64)
+    rank[order] = np.arange(len(names))
+    return rank[values.indices.to_numpy()], [names[each] for each in order]

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from gyral.config import Config
 from gyral.curate.decide import Decisions, read, rule_of
-from gyral.curate.images.captions import common, count_pictures
+from gyral.curate.images.captions import common as common_limit
+from gyral.curate.images.captions import count_pictures
 from gyral.curate.images.near_images import best_first, find_pairs, pictures
 from gyral.curate.near.pairs import Pairs
 from gyral.curate.near.star import star
@@ -24,15 +25,18 @@ from gyral.lake.documents import ShardFiles
 COLUMNS = ("image_digest", "image_hash", "thumbnail", "width", "height", "image_bytes")
 
 
-def drop(shards: Sequence[ShardFiles], decisions: Decisions, config: Config, *, near: bool) -> dict[str, Any]:
+def drop(
+    shards: Sequence[ShardFiles], decisions: Decisions, config: Config, *, near: bool, common: bool = True
+) -> dict[str, Any]:
     """Drop rows with common captions, then those whose picture looks like one that is kept; returns what the report says.
 
     Parameters
     ----------
-    near : whether pictures that look alike are looked for.
+    near, common : whether pictures that look alike are looked for, and captions that are common.
     """
     table = pa.concat_tables([_signals(shard) for shard in shards])
-    _drop_common(table, decisions, config)
+    if common:
+        _drop_common(table, decisions, config)
     kept = np.flatnonzero(decisions.is_kept & table["image_digest"].combine_chunks().is_valid().to_numpy(False))
     if not near or not len(kept):
         return {}
@@ -51,7 +55,9 @@ def drop(shards: Sequence[ShardFiles], decisions: Decisions, config: Config, *, 
     twin, similarity = star(len(one), Pairs(found.a, found.b, found.similarity), best, everyone, 0.0)
     gone = np.flatnonzero(twin[picture] >= 0)
     rule = Rule("duplicate_near", "images.near_bits", by.near_bits, "image_hash")
-    decisions.repeat(kept[gone], rule, kept[firsts[twin[picture[gone]]]], similarity[picture[gone]])
+    near_by = similarity[picture[gone]]
+    bits = np.round(64 * (1 - near_by)).astype(np.float64)
+    decisions.repeat(kept[gone], rule, kept[firsts[twin[picture[gone]]]], near_by, bits)
     return {"pictures": len(one), "pairs": len(found.a), "skipped": found.skipped}
 
 
@@ -70,6 +76,6 @@ def _drop_common(table: pa.Table, decisions: Decisions, config: Config) -> None:
     chosen = table.take(pa.array(rows))
     _, picture = pictures(chosen["image_digest"].combine_chunks())
     counts = count_pictures(chosen["caption_hash"].to_numpy(), picture)
-    limit = common(config)
+    limit = common_limit(config)
     over = counts > limit.threshold
     decisions.drop(rows[over], rule_of(limit), counts[over])

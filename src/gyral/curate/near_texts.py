@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gyral.config import Config
@@ -61,7 +62,8 @@ def drop(
     nodes = texts.node_of[rows]
     rule = Rule("duplicate_near", "dedup.jaccard", config.dedup.jaccard, "bands")
     decisions.repeat(rows, rule, stands[twin[nodes]], jaccard[nodes])
-    return {"texts": len(texts.first), "pairs": len(pairs.a), **pairs.counts}
+    stable = ("candidates", "below_floor", "capped_buckets")  # what was known before is no fact of the dataset
+    return {"texts": len(texts.first), "pairs": len(pairs.a), **{name: pairs.counts[name] for name in stable}}
 
 
 def distinct(digests: np.ndarray) -> Texts:
@@ -94,6 +96,7 @@ def _pairs(root: Path, shards: Sequence[ShardFiles], digests: np.ndarray, texts:
     with told_of_kernels(run.note), TemporaryDirectory() as scratch:
         find_pairs(*_sample(config), how, Path(scratch))
     found = find_pairs(_nodes(shards, digests, texts), _reader(shards, texts), how, folder, run.meter("texts"))
+    run.metric("near", **found.counts)
     table = pa.table({"a": found.a, "b": found.b, "jaccard": found.jaccard})
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({b"told": msgspec.json.encode(found.counts)}), sink, compression="zstd")
@@ -138,5 +141,9 @@ def _reader(shards: Sequence[ShardFiles], texts: Texts) -> Callable[[np.ndarray]
 
 def signal(shards: Sequence[ShardFiles], name: str) -> np.ndarray:
     """A signal of all documents that is a whole number for each, int64 [n]."""
-    parts = [read(shard.signals, [name])[name].to_numpy() for shard in shards]
-    return np.concatenate(parts).astype(np.int64)
+    parts = [np.zeros(0, np.int64)]
+    for shard in shards:
+        table = read(shard.signals, [name])
+        there = name in table.schema.names
+        parts.append(pc.fill_null(table[name], 0).to_numpy().astype(np.int64) if there else np.zeros(shard.rows, np.int64))
+    return np.concatenate(parts)

@@ -101,16 +101,16 @@ def privacy(config: Config) -> Stage:
     return Privacy()
 
 
-def minhash(config: Config) -> Stage | None:
+def minhash(config: Config) -> Stage:
     from gyral.curate.near.minhash import MinHash
 
-    return MinHash.of(config.dedup) if config.dedup.near else None
+    return MinHash.of(config.dedup)
 
 
-def paragraphs(config: Config) -> Stage | None:
+def paragraphs(config: Config) -> Stage:
     from gyral.curate.text.paragraphs import Paragraphs
 
-    return Paragraphs(config.dedup.paragraph_chars) if config.dedup.paragraphs else None
+    return Paragraphs(config.dedup.paragraph_chars)
 
 
 def pixels(config: Config) -> Stage:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gyral.curate.decide import Decisions, read
+from gyral.curate.edits import lost_bytes
 from gyral.lake.dataset import Rule
 from gyral.lake.documents import ShardFiles
 
@@ -37,11 +38,12 @@ def of(shards: Sequence[ShardFiles], decisions: Decisions, table: pa.Table) -> d
         rows.append(pa.table(columns))
         at += shard.rows
     every = pa.concat_tables(rows)
-    cut = pc.sum(pc.subtract(table["end"], table["begin"])).as_py() or 0
-    kept = pc.equal(every["rule"], 0)
+    lost = pa.chunked_array([pa.array(lost_bytes(table, every.num_rows))])
+    is_kept = pc.equal(every["rule"], 0)
+    every = every.append_column("kept_bytes", pc.if_else(is_kept, pc.subtract(every["bytes"], lost), 0))
     return {
         "bytes": pc.sum(every["bytes"]).as_py() or 0,
-        "bytes_kept": (pc.sum(every["bytes"].filter(kept)).as_py() or 0) - cut,
+        "bytes_kept": pc.sum(every["kept_bytes"]).as_py() or 0,
         "edits": _edits(table),
         "languages": _groups(every, "language", decisions.rules),
         "domains": _groups(every, "domain", decisions.rules),
@@ -51,8 +53,8 @@ def of(shards: Sequence[ShardFiles], decisions: Decisions, table: pa.Table) -> d
 
 def _groups(every: pa.Table, name: str, rules: Sequence[Rule]) -> dict[str, dict[str, Any]]:
     """For each group: documents, kept, bytes, and what was dropped by reason."""
-    grouped = every.select([name, "rule", "bytes"]).group_by([name, "rule"], use_threads=False)
-    counts = grouped.aggregate([("bytes", "sum"), ("rule", "count")])
+    grouped = every.select([name, "rule", "bytes", "kept_bytes"]).group_by([name, "rule"], use_threads=False)
+    counts = grouped.aggregate([("bytes", "sum"), ("kept_bytes", "sum"), ("rule", "count")])
     result: dict[str, dict[str, Any]] = {}
     for row in counts.sort_by([("rule_count", "descending"), (name, "ascending"), ("rule", "ascending")]).to_pylist():
         group = result.setdefault(row[name] or "", {"documents": 0, "kept": 0, "bytes": 0, "bytes_kept": 0, "dropped": {}})
@@ -60,7 +62,7 @@ def _groups(every: pa.Table, name: str, rules: Sequence[Rule]) -> dict[str, dict
         group["bytes"] += row["bytes_sum"] or 0
         if row["rule"] == 0:
             group["kept"] += row["rule_count"]
-            group["bytes_kept"] += row["bytes_sum"] or 0
+            group["bytes_kept"] += row["kept_bytes_sum"] or 0
         else:
             reason = rules[row["rule"]].reason
             group["dropped"][reason] = group["dropped"].get(reason, 0) + row["rule_count"]

@@ -27,6 +27,8 @@ from gyral.lake.dataset import Rule
 from gyral.lake.documents import ShardFiles, content
 from gyral.run import Run
 
+SAMPLE = "A sentence by whose vector a model is known again."
+
 
 def drop(
     root: Path, shards: Sequence[ShardFiles], decisions: Decisions, digests: np.ndarray, config: Config, run: Run
@@ -57,7 +59,10 @@ def _vectors(
     root: Path, shards: Sequence[ShardFiles], rows: np.ndarray, digests: np.ndarray, function: str, run: Run
 ) -> tuple[np.ndarray, int]:
     """Vectors of the texts of rows, float32 [n, d], and how many of them had to be made."""
-    path = root / FOLDER / "vectors" / f"{hashlib.sha256(function.encode()).hexdigest()[:32]}.parquet"
+    embed = semantic.load(function)
+    told = next(semantic.embed(embed, [pa.array([SAMPLE])]))  # another model, or another version of it, says something else
+    model = hashlib.sha256(function.encode() + np.round(told, 3).tobytes()).hexdigest()[:32]
+    path = root / FOLDER / "vectors" / f"{model}.parquet"
     names = np.ascontiguousarray(digests[rows]).view("V16")[:, 0]
     known = np.zeros(0, "V16")
     made = np.zeros((0, 0), np.float32)
@@ -67,7 +72,6 @@ def _vectors(
         made = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(known), -1)
     missing = rows[~np.isin(names.view("S16"), known.view("S16"))] if len(known) else rows
     if len(missing):
-        embed = semantic.load(function)
         meter = run.meter("texts", len(missing))
         chosen = np.zeros(len(digests), bool)
         chosen[missing] = True

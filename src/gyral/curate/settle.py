@@ -51,21 +51,22 @@ def settle(
     told: dict[str, Any] = {}
     names = {stage.name for stage in stages}
     if "pixels" in names:
-        told["near"] = near_pictures.drop(shards, decisions, config, near=dedup.near)
-    if dedup.near and "minhash" in names:
+        told["near"] = near_pictures.drop(shards, decisions, config, near=dedup.near, common=without != "images")
+    if dedup.near and {"minhash", "digest"} <= names:
         told["near"] = near_texts.drop(root, shards, decisions, digests, config, run)
-    if dedup.semantic:
+    if dedup.semantic and "digest" in names:
         from gyral.curate import same_meaning
 
         told["semantic"] = same_meaning.drop(root, shards, decisions, digests, config, run)
     cuts = [cut for stage in stages for cut in stage.cuts(config)]
     ranges = edits.Ranges()
     edits.of_stages(shards, decisions, cuts, ranges)
-    if dedup.paragraphs and "paragraphs" in names:
+    if dedup.paragraphs and {"paragraphs", "digest"} <= names:
         rule = Rule(REPEATED, "dedup.max_repeated_share", dedup.max_repeated_share, "paragraphs")
         cuts.append(Cut("paragraphs", "dedup.paragraphs", ""))
         seen, repeated = edits.of_paragraphs(shards, decisions, dedup.max_repeated_share, rule, len(cuts) - 1, ranges)
         told["paragraphs"] = {"seen": seen, "repeated": repeated}
+    decisions.follow()
     return Settled(decisions, ranges.table(cuts, decisions.is_kept), digests, told)
 
 

@@ -28,6 +28,7 @@ FOLDER = Path("datasets", ".signals")
 TEXT, SIGNALS = "text.parquet", "signals.parquet"
 CONTENT = ("text", "raw")
 """Columns that are what is learned from; all others are signals."""
+_DIGEST_CHARS = 64
 ROW_GROUP = 1_024
 """Rows of texts that are read to show one of them; more would make files of web pages about 1 % smaller."""
 
@@ -55,8 +56,13 @@ def recipe_digest(stages: Sequence[Stage]) -> str:
 
 
 def key_of(part: Part, recipe: str) -> str:
-    """Name of a part's folder: the same files read in the same way by the same recipe."""
-    told = [recipe, part.reader, part.begin, part.end, *((file.path, file.size_bytes, file.stamp) for file in part.files)]
+    """Name of a part's folder: the same files read in the same way by the same recipe.
+
+    Files of a package are told by its digest, wherever it lies; others by their times, which those of another folder may share.
+    """
+    root = "" if all(len(file.stamp) == _DIGEST_CHARS for file in part.files) else str(Path(part.root).resolve())
+    read = [part.reader, part.begin, part.end, part.options, root, part.prefix, part.below]
+    told = [recipe, *read, *((file.path, file.size_bytes, file.stamp) for file in part.files)]
     return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:32]
 
 
@@ -66,8 +72,12 @@ def find(folder: Path) -> Stored | None:
         stored = msgspec.json.decode((folder / "part.json").read_bytes(), type=Stored)
     except (OSError, ValueError):
         return None
-    there = all((folder / name).exists() for number in range(len(stored.shards)) for name in names(number))
+    there = all(_size_of(folder, number) == shard.size_bytes for number, shard in enumerate(stored.shards))
     return stored if there else None
+
+
+def _size_of(folder: Path, number: int) -> int:
+    return sum(path.stat().st_size for name in names(number) if (path := folder / name).exists())
 
 
 def names(number: int) -> tuple[str, str]:
@@ -87,7 +97,8 @@ def write(folder: Path, key: str, shards: Iterable[Iterator[pa.RecordBatch]]) ->
     for number, batches in enumerate(shards):
         text, signals = (folder / name for name in names(number))
         if not (text.exists() and signals.exists()):
-            table = pa.Table.from_batches(list(batches))
+            parts = [pa.Table.from_batches([batch]) for batch in batches]
+            table = pa.concat_tables(parts, promote_options="default")  # all null in one batch may be a number in the next
             content = [name for name in CONTENT if name in table.schema.names]
             write_atomic(text, _parquet(table.select(content), ROW_GROUP))
             write_atomic(signals, _parquet(table.drop_columns(content), table.num_rows or 1))

@@ -81,14 +81,14 @@ def encoded(engine: Engine, tokenizer: Path, batches: Iterable[pa.Array]) -> Ite
     yield from engine.map(partial(encode, tokenizer), _cut(batches))
 
 
-def drawn(texts: pa.ChunkedArray, sampler: Sampler, passes: int = 1) -> Callable[[int], Iterator[pa.Array]]:
+def drawn(texts: pa.Array, sampler: Sampler, passes: int = 1) -> Callable[[int], Iterator[pa.Array]]:
     """The texts in the order of a mix: position of the first → batches, what `write_shards` numbers documents by."""
 
     def batches(first: int) -> Iterator[pa.Array]:
         mean = max(1, texts.nbytes // max(1, len(texts)))
         count = max(1, min(4_096, BATCH_BYTES // mean))
         for documents in sampler.stream(first, passes * len(sampler), batch=count):
-            yield texts.take(pa.array(documents)).combine_chunks()
+            yield texts.take(pa.array(documents))
 
     return batches
 

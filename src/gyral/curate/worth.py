@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from gyral.config import Config
-from gyral.curate import pipeline, readers
+from gyral.curate import pipeline, readers, recipe
 from gyral.curate.probe import Row, probe
 from gyral.curate.settle import Settled, families, settle
 from gyral.curate.stage import Stage
@@ -36,7 +36,7 @@ def measure(
     ------
     InputError : the clean text cannot be read.
     """
-    held_out = _held_out(config, stages, run)
+    held_out = _held_out(config, run)
     named = families(stages, config)
     meter = run.meter("variants", len(named) + 2)
     every = np.array([rule.reason == "" or bool(rule.rule) for rule in settled.decisions.rules])[settled.decisions.rule]
@@ -59,10 +59,10 @@ def _texts(shards: Sequence[ShardFiles], chosen: np.ndarray, edits: pa.Table | N
     return (batch.column("text") for _, batch in content(shards, chosen, applied))
 
 
-def _held_out(config: Config, stages: Sequence[Stage], run: Run) -> pa.StringArray:
+def _held_out(config: Config, run: Run) -> pa.StringArray:
     """The clean text: made text of by the same stages, and by no rule."""
     place = readers.open_place(config.curate.probe, Path(), run.note, "text")
-    first = [stage for stage in stages if stage.name in ("extract", "repair")]
+    first = [recipe.extract(config), recipe.repair(config)]
     found: list[pa.Array] = []
     size = 0
     for part in place.parts:

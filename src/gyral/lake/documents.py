@@ -180,6 +180,7 @@ def find(made: Dataset, document: str) -> Found:
     """
     match = re.fullmatch(r"(.+)@(\d+)", document)
     wanted = [(document, None)] + ([(match.group(1), int(match.group(2)))] if match else [])
+    exact: list[Found] = []
     ending: list[tuple[Found, str]] = []
     row = 0
     for number, (_, signals, rows) in enumerate(shard_files(made)):
@@ -188,9 +189,7 @@ def find(made: Dataset, document: str) -> Found:
             hit = pc.equal(places["file"], name)
             if offset is not None:
                 hit = pc.and_(hit, pc.equal(places["offset"], offset))
-            found = np.flatnonzero(hit.to_numpy())
-            if len(found):
-                return Found(row + int(found[0]), number, int(found[0]))
+            exact += [Found(row + at, number, at) for at in np.flatnonzero(hit.to_numpy())[:2].tolist()]
         if len(ending) < 2:
             for name, offset in wanted:
                 hit = pc.ends_with(places["file"], "/" + name)
@@ -199,6 +198,11 @@ def find(made: Dataset, document: str) -> Found:
                 for at in np.flatnonzero(hit.to_numpy())[:2].tolist():
                     ending.append((Found(row + at, number, at), places["file"][at].as_py()))
         row += rows
+    if exact:
+        if len(exact) > 1:
+            hint = f"name one: `{name_of(made, exact[0].row)}`, `{name_of(made, exact[1].row)}`, …"
+            raise NotFound(f"`{document}` holds several documents of `{made.name}`", where=str(made.folder), hint=hint)
+        return exact[0]
     if len(ending) == 1:
         return ending[0][0]
     hint = f"`{ending[0][1]}` and `{ending[1][1]}` end so" if ending else "paths count from the source's folder"
@@ -229,7 +233,7 @@ def why(made: Dataset, document: str) -> dict[str, Any]:
     told: dict[str, Any] = {name: values[0].as_py() for name, values in zip(signals.schema.names, signals.columns, strict=True)}
     value = decided["value"]
     if value is None and rule is not None:
-        value = _json_of(told.get(rule.signal))
+        value = _json_of(told.get(rule.signal)) or ("und" if rule.signal == "language" else None)
     return {
         "document": name_of(made, found.row),
         "kept": rule is None,

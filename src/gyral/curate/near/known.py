@@ -7,6 +7,7 @@ segments belongs to one setting of shingles and floor. One process at a time wri
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,10 @@ class KnownPairs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         make_folder(folder)
-        self._segments = {path: _open(path) for path in sorted(folder.glob("*.pairs"))}
+        self._segments = {}
+        for path in sorted(folder.glob("*.pairs")):
+            with suppress(FileNotFoundError):  # another run has just put it into a larger one
+                self._segments[path] = _open(path)
 
     @property
     def num_pairs(self) -> int:

@@ -45,7 +45,7 @@ def find(uri: str, root: Path, note: Callable[[str], None], kind: str, options: 
         raise InputError(f"`{uri}` cannot be split into sources", why=str(error), hint="close the quotes") from None
     if not uris:
         raise InputError("no source is named", hint="name a file, a folder or a package, `apt:NAME`")
-    sources = [_source(each, root, note) for each in uris]
+    sources = _with_own_names([_source(each, root, note) for each in uris])
     kind = kind or _kind(sources)
     parts: list[Part] = []
     for source in sources if kind == "text" else ():
@@ -59,6 +59,17 @@ def find(uri: str, root: Path, note: Callable[[str], None], kind: str, options: 
     if kind == "images" and any(part.reader != "images" or len(part.files) > len(_shown(part)) for part in parts):
         kind = "pairs"
     return Place("+".join(source.name for source in sources), kind, parts)
+
+
+def _with_own_names(sources: list[Source]) -> list[Source]:
+    """Sources whose names differ: `train`, `train-2`."""
+    met: Counter[str] = Counter()
+    result = []
+    for source in sources:
+        met[source.name] += 1
+        number = met[source.name]
+        result.append(source._replace(name=f"{source.name}-{number}") if number > 1 else source)
+    return result
 
 
 def _source(uri: str, root: Path, note: Callable[[str], None]) -> Source:

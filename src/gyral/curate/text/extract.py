@@ -17,10 +17,10 @@ import pyarrow as pa
 from gyral.config import Config
 from gyral.curate.stage import Limit, Stage, add
 from gyral.curate.text.charset import charset_of, decode, is_binary
-from gyral.curate.text.main_content import MainContent
+from gyral.curate.text.main_content import MOST_BYTES, MainContent
 from gyral.curate.text.markup import Refused, paragraphs
 
-REASONS = ("no_text", "binary", "broken_xml", "broken_html", "xml_bomb", "too_deep", "too_many_attributes")
+REASONS = ("no_text", "binary", "broken_xml", "broken_html", "xml_bomb", "too_deep", "too_many_attributes", "page_too_large")
 """Why a record has no text, beside the reasons that readers give."""
 
 
@@ -85,6 +85,8 @@ class Extract(Stage):
         charset, body = charset_of(raw)
         if charset != "utf-8":
             body = body.decode(charset, "replace").encode("utf-8", "replace")
+        if len(body) > MOST_BYTES:
+            raise Refused("page_too_large")
         if self.extractor == "gyral" and self.main_content:
             return _main_content().extract(body)
         depth, attributes = shape(np.frombuffer(body, np.uint8))
