@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gyral.curate.readers import BATCH_BYTES, File, emoji
-from gyral.curate.readers.pictures import batches, cut, find, read
+from gyral.curate.readers import BATCH_BYTES, File, emoji, open_place
+from gyral.curate.readers.pictures import cut, find, read
+from gyral.curate.readers.rows import in_batches
 from gyral.curate.stage import DOCUMENT
 
 
@@ -145,7 +146,7 @@ def test_batches_are_bounded(tmp_path):
     put(tmp_path, {f"{number}.png": bytes(3 << 20) for number in range(8)})
     sizes = [batch.nbytes for part in find(tmp_path, listed(tmp_path)) for batch in read(part)]
     assert 2 <= len(sizes) <= 4 and max(sizes) <= BATCH_BYTES + 4096
-    assert list(batches([])) == []
+    assert list(in_batches([])) == []
 
 
 SAMPLES = {
@@ -345,7 +346,7 @@ def test_names_of_emoji_may_be_another_source(tmp_path):
     (tmp_path / "together" / "cldr").rename(tmp_path / "names" / "cldr")
     folder, other = tmp_path / "together" / "twitter", tmp_path / "names"
     alone = [row for part in find(folder, listed(folder)) for batch in read(part) for row in batch.to_pylist()]
-    parts = find(folder, listed(folder), [(other, listed(other))])
+    parts = open_place(f"{folder} {other}", tmp_path, print, "pairs").parts
     joined = [row for part in parts for batch in read(part) for row in batch.to_pylist()]
     assert [row["text"] for row in alone] == ["germany flag", None, None, "heavy black heart", "odd one"]
     assert [row["text"] for row in joined] == ["germany flag", None, "Santa", "rotes Herz", "red heart", "odd one"]

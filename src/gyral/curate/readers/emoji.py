@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 
 from gyral.curate.readers import File, Part
-from gyral.curate.readers.pictures import CORRUPT, Row, read_picture
+from gyral.curate.readers.pictures import picture_row, read_picture
+from gyral.curate.readers.rows import CORRUPT, Row
 
 _PICTURE = re.compile(r"^(?P<package>(?:.*/)?)img/[^/]+/64/[^/]+\.png$")
 _ANNOTATIONS = re.compile(r"(?:^|/)annotations/(?P<locale>[^/]+)/annotations\.json$")
@@ -78,17 +79,17 @@ def read(part: Part) -> Iterator[Row]:
     try:
         concepts = msgspec.json.decode((root / index).read_bytes(), type=list[_Concept])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        yield Row(index, -1, rejected=CORRUPT)
+        yield picture_row(index, -1, rejected=CORRUPT)
         return
     by_picture = {concept.image: concept for concept in concepts}
     names, damaged = _names(part.root, locales)
     for path in damaged:
-        yield Row(path, -1, rejected=CORRUPT)
+        yield picture_row(path, -1, rejected=CORRUPT)
     for file in part.files:
         if not _PICTURE.match(file.path):
             continue
         raw, rejected = read_picture(root / file.path)
-        row = Row(file.path, -1, domain=file.path.split("/")[-3], raw=raw, rejected=rejected)
+        row = picture_row(file.path, -1, domain=file.path.split("/")[-3], raw=raw, rejected=rejected)
         concept = by_picture.get(file.path.rpartition("/")[2])
         captions = names.get(_character(concept.unified), ()) if concept else ()
         if not captions and concept and concept.name:

@@ -18,7 +18,7 @@ from gyral.curate.readers import File, Options, Part
 from gyral.curate.readers.declared import by_path, language_code
 from gyral.curate.readers.forms import by_name
 from gyral.curate.readers.packed import CHUNK_BYTES, Damaged, chunks
-from gyral.curate.readers.rows import CORRUPT, EMPTY, NO_TEXT_FIELD, TOO_LARGE, UNREADABLE, Row, Rows, first_folder, host
+from gyral.curate.readers.rows import CORRUPT, EMPTY, NO_TEXT_FIELD, TOO_LARGE, UNREADABLE, Row, first_folder, host, in_batches
 
 TEXT_FIELDS = ("text", "content", "raw_content", "body", "document", "markdown", "article")
 HTML_FIELDS = ("html", "raw_html")
@@ -39,15 +39,8 @@ class Found(NamedTuple):
 
 def read(part: Part) -> Iterator[pa.RecordBatch]:
     """Read the lines of a part's files, or those that begin in its range of one file."""
-    rows, decode = Rows(), decoder(part.options)
-    for file in part.files:
-        for row in _rows(file, part, decode):
-            batch = rows.add(row)
-            if batch is not None:
-                yield batch
-    last = rows.take()
-    if last is not None:
-        yield last
+    decode = decoder(part.options)
+    return in_batches(row for file in part.files for row in _rows(file, part, decode))
 
 
 def decoder(options: Options) -> Callable[[bytes], Found | None]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from gyral.curate.readers import BATCH_BYTES, PART_BYTES, File, Options, Part
 from gyral.curate.readers.declared import by_path, language_code
 from gyral.curate.readers.jsonl import HTML_FIELDS, LANGUAGE_FIELDS, TEXT_FIELDS, URL_FIELDS
-from gyral.curate.readers.rows import CORRUPT, EMPTY, NO_TEXT_FIELD, TOO_LARGE, UNREADABLE, Row, Rows, first_folder, host
+from gyral.curate.readers.rows import CORRUPT, EMPTY, NO_TEXT_FIELD, TOO_LARGE, UNREADABLE, Row, first_folder, host, in_batches
 from gyral.curate.stage import DOCUMENT
 
 _ROWS_AT_ONCE = 4096
@@ -44,20 +44,14 @@ def read(part: Part) -> Iterator[pa.RecordBatch]:
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             name = part.prefix + file.path
             reason = UNREADABLE if isinstance(error, PermissionError | FileNotFoundError) else CORRUPT
-            yield _single(Row(name, -1, "text", None, first_folder(name), None, None, None, reason))
-
-
-def _single(row: Row) -> pa.RecordBatch:
-    rows = Rows()
-    rows.add(row)
-    return rows.take()
+            yield from in_batches([Row(name, -1, "text", None, first_folder(name), None, None, None, reason)])
 
 
 def _batches(opened: pq.ParquetFile, file: File, part: Part) -> Iterator[pa.RecordBatch]:
     columns, media = _columns(opened.schema_arrow, part.options)
     name = part.prefix + file.path
     if not columns.get("body"):
-        yield _single(Row(name, -1, "text", None, first_folder(name), None, None, None, NO_TEXT_FIELD))
+        yield from in_batches([Row(name, -1, "text", None, first_folder(name), None, None, None, NO_TEXT_FIELD)])
         return
     end = opened.num_row_groups if part.end < 0 else min(part.end, opened.num_row_groups)
     row = sum(opened.metadata.row_group(number).num_rows for number in range(min(part.begin, end)))

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 
-from gyral.curate.readers import BATCH_BYTES, PART_BYTES, File, Part
-from gyral.curate.stage import DOCUMENT
+from gyral.curate.readers import PART_BYTES, File, Part
+from gyral.curate.readers.rows import CORRUPT, TOO_LARGE, UNREADABLE, Row, in_batches
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 TARS = (".tar", ".tar.gz", ".tgz")
@@ -28,40 +27,28 @@ CAPTION_FIELDS = ("text", "caption", "captions")
 MAX_PICTURE_BYTES = 64 << 20
 MAX_CAPTION_BYTES = 64 << 10
 """Of a caption no more than this is read: one so long is dropped by its length."""
-MAX_ROWS = 16_384
 _CAPTIONS = 25
 """Parts of emoji are smaller by this, because a picture comes again with each of its names."""
-TOO_LARGE, NO_PICTURE, CORRUPT = "too_large", "no_picture", "corrupt_record"
+NO_PICTURE = "no_picture"
 
 
-class Row(NamedTuple):
-    """A row of `DOCUMENT`; the caption is `text`."""
-
-    file: str
-    offset: int
-    url: str | None = None
-    domain: str | None = None
-    declared: str | None = None
-    raw: bytes | None = None
-    text: str | None = None
-    rejected: str | None = None
+def picture_row(file: str, offset: int, **values: Any) -> Row:
+    """A row of a picture; the caption is its `text`."""
+    return Row(file, offset, "image", **values)
 
 
-def find(folder: Path, files: list[File], beside: Sequence[tuple[Path, list[File]]] = ()) -> list[Part]:
+def find(folder: Path, files: list[File]) -> list[Part]:
     """Parts of the pictures among the files of a place; others are passed over.
 
     Parameters
     ----------
-    folder : what the paths of the files are relative to; for a package of emoji the one that `emoji.json` is in, or above.
-    beside : folders and files of the other sources that were named with it, where names of emoji may be.
+    folder : what the paths of the files are relative to; of several sources, one of which may hold names of emoji, the folder
+        above all.
     """
     from gyral.curate.readers import emoji
 
     listed = sorted(files, key=lambda file: file.path)
     packages, names = emoji.packages(listed), emoji.named(listed)
-    for other, those in beside:
-        way = os.path.relpath(other, folder)
-        names += [msgspec.structs.replace(file, path=f"{way}/{file.path}") for file in emoji.named(those)]
     parts, pictures, captions = [], [], {}
     for file in listed:
         lower = file.path.lower()
@@ -96,7 +83,7 @@ def read(part: Part) -> Iterator[pa.RecordBatch]:
         rows = emoji.read(part)
     else:
         rows = _read_folder(part)
-    return batches(row._replace(file=part.prefix + row.file.removeprefix(part.below)) for row in rows)
+    return in_batches(row._replace(file=part.prefix + row.file.removeprefix(part.below)) for row in rows)
 
 
 def cut(files: Iterable[File], part_bytes: int) -> Iterator[list[File]]:
@@ -112,27 +99,6 @@ def cut(files: Iterable[File], part_bytes: int) -> Iterator[list[File]]:
             some, size = [], 0
     if some:
         yield some
-
-
-def batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
-    """Rows as batches of bounded size."""
-    some: list[Row] = []
-    size = 0
-    for row in rows:
-        bytes_of_row = len(row.raw or b"") + len(row.text or "")
-        if some and (size + bytes_of_row > BATCH_BYTES or len(some) >= MAX_ROWS):
-            yield _batch(some)
-            some, size = [], 0
-        some.append(row)
-        size += bytes_of_row
-    if some:
-        yield _batch(some)
-
-
-def _batch(rows: list[Row]) -> pa.RecordBatch:
-    columns: dict[str, Any] = dict(zip(Row._fields, zip(*rows, strict=True), strict=True))
-    columns["media"] = ["image"] * len(rows)
-    return pa.RecordBatch.from_arrays([pa.array(columns[field.name], field.type) for field in DOCUMENT], schema=DOCUMENT)
 
 
 def with_captions(row: Row, captions: list[str]) -> Iterator[Row]:
@@ -156,7 +122,7 @@ def read_picture(path: Path) -> tuple[bytes | None, str | None]:
         with open(path, "rb") as file:
             raw = file.read(MAX_PICTURE_BYTES + 1)
     except OSError:
-        return None, "unreadable_file"
+        return None, UNREADABLE
     return (raw, None) if len(raw) <= MAX_PICTURE_BYTES else (None, TOO_LARGE)
 
 
@@ -189,13 +155,13 @@ def _read_folder(part: Part) -> Iterator[Row]:
             try:
                 _read_metadata(root, path, wanted, captions)
             except (OSError, ValueError, csv.Error, pa.ArrowException):
-                yield Row(path, -1, rejected=CORRUPT)
+                yield picture_row(path, -1, rejected=CORRUPT)
     for path in pictures:
         raw, rejected = read_picture(root / path)
         side = path.rpartition(".")[0] + ".txt"
         texts = captions.get(path) or (_side_caption(root / side) if side in known else [])
         domain = path.partition("/")[0] if "/" in path else None
-        yield from with_captions(Row(path, -1, domain=domain, raw=raw, rejected=rejected), texts)
+        yield from with_captions(picture_row(path, -1, domain=domain, raw=raw, rejected=rejected), texts)
 
 
 def _side_caption(path: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,6 +66,18 @@ class Rows:
         ]
         self._rows, self._size = [], 0
         return pa.RecordBatch.from_arrays(arrays, schema=DOCUMENT)
+
+
+def in_batches(rows: Iterable[Row]) -> Iterator[pa.RecordBatch]:
+    """Rows in batches of bounded size, in their order."""
+    collected = Rows()
+    for row in rows:
+        batch = collected.add(row)
+        if batch is not None:
+            yield batch
+    last = collected.take()
+    if last is not None:
+        yield last
 
 
 def _joined(values: Sequence[bytes | str | None], kind: pa.DataType) -> pa.Array:

@@ -12,23 +12,21 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 
 from gyral.curate.readers import Part
 from gyral.curate.readers.pictures import (
     CAPTION_FIELDS,
-    CORRUPT,
     ENDINGS,
     MAX_CAPTION_BYTES,
     MAX_PICTURE_BYTES,
     NO_PICTURE,
-    TOO_LARGE,
-    Row,
     captions_of,
+    picture_row,
     with_captions,
 )
+from gyral.curate.readers.rows import CORRUPT, TOO_LARGE, UNREADABLE, Row, host
 
 BLOCK = 512
 MAX_JSON_BYTES = 1 << 20
@@ -64,12 +62,12 @@ def read(part: Part) -> Iterator[Row]:
                     yield from _sample(file.path, domain, sample)
                     key, sample = name, {}
                 if not member.name:
-                    yield Row(file.path, member.place, domain=domain, rejected=member.rejected)
+                    yield picture_row(file.path, member.place, domain=domain, rejected=member.rejected)
                 else:
                     sample.setdefault(ending, member)
             yield from _sample(file.path, domain, sample)
     except OSError:
-        yield Row(file.path, -1, domain=domain, rejected="unreadable_file")
+        yield picture_row(file.path, -1, domain=domain, rejected=UNREADABLE)
 
 
 def members(stream: Any, limit: int) -> Iterator[Member]:
@@ -186,7 +184,7 @@ def _sample(path: str, domain: str | None, sample: dict[str, Member]) -> Iterato
     first = picture or next(iter(sample.values()))
     rejected = first.rejected if picture else NO_PICTURE
     raw = first.data if picture and not rejected else None
-    row = Row(path, first.place, url, _host(url) or domain, None, raw, None, rejected)
+    row = picture_row(path, first.place, url=url, domain=host(url) or domain, raw=raw, rejected=rejected)
     yield from with_captions(row, [each[:MAX_CAPTION_BYTES] for each in texts])
 
 
@@ -196,10 +194,3 @@ def _fields(data: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _host(url: str | None) -> str | None:
-    try:
-        return (urlsplit(url).hostname or "").removeprefix("www.") or None if url else None
-    except ValueError:
-        return None

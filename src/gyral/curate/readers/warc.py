@@ -19,7 +19,7 @@ from gyral.curate.readers import File, Part
 from gyral.curate.readers.bodies import TooLarge, unpacked
 from gyral.curate.readers.declared import by_root, language_code
 from gyral.curate.readers.forms import by_head, by_name, head_of
-from gyral.curate.readers.rows import CORRUPT, EMPTY, TOO_LARGE, UNREADABLE, Row, Rows, first_folder, host
+from gyral.curate.readers.rows import CORRUPT, EMPTY, TOO_LARGE, UNREADABLE, Row, first_folder, host, in_batches
 from gyral.curate.text.charset import is_utf8, python_name
 
 _HTML = ("text/html", "application/xhtml+xml")
@@ -31,15 +31,7 @@ _OVERHEAD = 4
 
 def read(part: Part) -> Iterator[pa.RecordBatch]:
     """Read the records of a part's files, or those whose member begins in its range of one file."""
-    rows = Rows()
-    for file in part.files:
-        for row in _rows(file, part):
-            batch = rows.add(row)
-            if batch is not None:
-                yield batch
-    last = rows.take()
-    if last is not None:
-        yield last
+    return in_batches(row for file in part.files for row in _rows(file, part))
 
 
 def _rows(file: File, part: Part) -> Iterator[Row]:

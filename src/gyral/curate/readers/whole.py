@@ -14,19 +14,13 @@ from gyral.curate.readers import File, Part
 from gyral.curate.readers.declared import by_path, by_root
 from gyral.curate.readers.forms import HEAD_BYTES, by_head, by_name, xml_form
 from gyral.curate.readers.packed import Damaged, read_bounded
-from gyral.curate.readers.rows import CORRUPT, EMPTY, TOO_LARGE, UNREADABLE, Row, Rows, first_folder
+from gyral.curate.readers.rows import CORRUPT, EMPTY, TOO_LARGE, UNREADABLE, Row, first_folder, in_batches
 
 
 def read(part: Part) -> Iterator[pa.RecordBatch]:
     """Read the files of a part, one row each, in their order."""
-    rows, root = Rows(), Path(part.root)
-    for file in part.files:
-        batch = rows.add(_row(root, file, part))
-        if batch is not None:
-            yield batch
-    last = rows.take()
-    if last is not None:
-        yield last
+    root = Path(part.root)
+    return in_batches(_row(root, file, part) for file in part.files)
 
 
 def _row(root: Path, file: File, part: Part) -> Row:
