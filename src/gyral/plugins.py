@@ -17,10 +17,11 @@ are named by import path, so looking up a source loads no trainer.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
-from gyral.errors import UsageError, did_you_mean
+from gyral.errors import ConfigError, UsageError, did_you_mean
 
 KINDS = ("source", "layout", "family", "trainer", "compressor", "stage", "engine")
 
@@ -100,6 +101,27 @@ def find(kind: str, name: str) -> Any:
     for point in entry_points(group=f"gyral.{kind}", name=name):
         return point.load()
     check(kind, name)
-    path = _BUILTIN[kind][name]
+    return _imported(_BUILTIN[kind][name])
+
+
+def load(path: str, setting: str) -> Callable[..., Any]:
+    """The function of the user's that a setting names, `module:function`.
+
+    Raises
+    ------
+    ConfigError : it cannot be imported, or is none.
+    """
+    try:
+        found = _imported(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        hint = "write `module:function`; the module must be importable: installed, or in a folder of PYTHONPATH"
+        raise ConfigError(f"`{path}` cannot be imported", where=setting, why=str(error), hint=hint) from None
+    if not callable(found):
+        raise ConfigError(f"`{path}` is no function", where=setting, hint="write it as `module:function`")
+    function: Callable[..., Any] = found
+    return function
+
+
+def _imported(path: str) -> Any:
     module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)

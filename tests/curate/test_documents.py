@@ -14,6 +14,7 @@ import pytest
 from gyral import config as configs
 from gyral.curate import documents as verb
 from gyral.curate import readers, store
+from gyral.curate.verb import curate as run_verb
 from gyral.curate.verb import name_of
 from gyral.errors import ConfigError, InputError, NotFound
 from gyral.lake import dataset as datasets
@@ -392,3 +393,13 @@ def test_rules_that_cannot_look_say_so(project, tmp_path):
     with pytest.raises(InputError) as error:
         curate(root)
     assert "mine 3" in error.value.why and "duplicate" not in error.value.why
+
+
+def test_a_damaged_manifest_hides_neither_what_a_dataset_is_nor_its_making_anew(project, pages, tmp_path):
+    root = tmp_path / "damaged_manifest"
+    shutil.copytree(project, root)
+    (root / "datasets/pages@1/manifest.json").write_text("{")
+    config = configs.load(root, ['curate.name="pages"'])
+    with Run.start(root, "curate", config) as run, pytest.raises(InputError, match="cannot be read"):
+        run_verb(root, config, run)
+    assert curate(root, pages).name == "pages@2"

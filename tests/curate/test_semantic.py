@@ -5,8 +5,9 @@ import pyarrow as pa
 import pytest
 
 from gyral.curate import semantic
-from gyral.curate.semantic import centroids, duplicates, embed, find_pairs, load, nearest_clusters
+from gyral.curate.semantic import centroids, duplicates, embed, find_pairs, nearest_clusters
 from gyral.errors import ConfigError, InputError
+from gyral.plugins import load
 
 
 def unit(vectors):
@@ -150,11 +151,11 @@ def test_a_wrong_embedding_is_said(wrong):
 def test_a_function_that_is_not_there_is_said(tmp_path, monkeypatch):
     (tmp_path / "mine_embeds.py").write_text("def embed(texts):\n    return [[1.0, 0.0]] * len(texts)\nnumber = 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    vectors = list(embed(load("mine_embeds:embed"), [pa.array(["a", "b"])]))
+    vectors = list(embed(load("mine_embeds:embed", "dedup.semantic"), [pa.array(["a", "b"])]))
     assert vectors[0].tolist() == [[1.0, 0.0]] * 2
     for name in ("mine_embeds:none", "no_such_module:embed", "mine_embeds", "mine_embeds:number"):
         with pytest.raises(ConfigError, match=r"dedup\.semantic"):
-            load(name)
+            load(name, "dedup.semantic")
 
 
 def test_nothing_has_no_pairs():

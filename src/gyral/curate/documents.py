@@ -39,13 +39,13 @@ def curate(root: Path, name: str, config: Config, run: Run) -> Dataset:
     InputError : the source cannot be read, or no document is left.
     NotFound : no source is named, and there is no dataset to decide anew.
     """
-    before = _before(root, name)
+    before = None if config.curate.source else _before(root, name)
     source = config.curate.source or (before.manifest.source if before else "")
     if not source:
         raise NotFound(f"`{name}` has no source", where=str(root / datasets.FOLDER), hint="name one: `--source FOLDER`")
-    kind = before.manifest.kind if before and not config.curate.source else ""
+    kind = before.manifest.kind if before else ""
     stages = stages_of(kind, config) if kind else []
-    options = _options(config, before if kind else None)
+    options = _options(config, before)
     if before and stages and _is_made_so(before, stages, options):
         there = zip(documents.shard_files(before), before.manifest.shards, strict=True)
         shards = [(ShardFiles(*files), shard) for files, shard in there]
@@ -68,11 +68,6 @@ def curate(root: Path, name: str, config: Config, run: Run) -> Dataset:
         decisions=documents.DECISIONS,
     )
     return _decided(root, name, config, run, [files for files, _ in shards], [shard for _, shard in shards], stages, manifest)
-
-
-def is_of_documents(root: Path, name: str, config: Config) -> bool:
-    """Whether `curate NAME` is about documents: a source is named, or the newest version has one."""
-    return bool(config.curate.source) or _before(root, name) is not None
 
 
 def _before(root: Path, name: str) -> Dataset | None:

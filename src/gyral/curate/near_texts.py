@@ -24,7 +24,7 @@ from gyral.curate.near.minhash import MinHash, keys_of
 from gyral.curate.near.pairs import Nodes, Pairs, Settings, find_pairs
 from gyral.curate.near.star import star
 from gyral.curate.pipeline import told_of_kernels
-from gyral.curate.store import FOLDER
+from gyral.curate.store import FOLDER, parquet
 from gyral.files import make_folder, write_atomic
 from gyral.lake.dataset import Rule
 from gyral.lake.documents import ShardFiles
@@ -98,9 +98,7 @@ def _pairs(root: Path, shards: Sequence[ShardFiles], digests: np.ndarray, texts:
     found = find_pairs(_nodes(shards, digests, texts), _reader(shards, texts), how, folder, run.meter("texts"))
     run.metric("near", **found.counts)
     table = pa.table({"a": found.a, "b": found.b, "jaccard": found.jaccard})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata({b"told": msgspec.json.encode(found.counts)}), sink, compression="zstd")
-    write_atomic(path, memoryview(sink.getvalue()))
+    write_atomic(path, parquet(table.replace_schema_metadata({b"told": msgspec.json.encode(found.counts)})))
     return found
 
 

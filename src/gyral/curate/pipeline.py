@@ -127,36 +127,38 @@ def _engine_for(on: str, jobs: Sequence[Job]) -> str:
 @contextmanager
 def told_of_kernels(note: Callable[[str], None]) -> Iterator[None]:
     """Say so while kernels are being compiled, which happens once on a machine."""
-    ended, began = threading.Event(), time.monotonic()
+    began = time.monotonic()
 
-    def tell() -> None:
+    def tell(ended: threading.Event) -> None:
         wait_s = NOTE_AFTER_S
         while not ended.wait(wait_s):
             took = duration(time.monotonic() - began)
             note(f"curate   compiling kernels into numba's cache, once on this machine: {took}")
             wait_s = NOTE_EVERY_S
 
-    thread = threading.Thread(target=tell, daemon=True)
-    thread.start()
-    try:
+    with _meanwhile(tell):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 @contextmanager
 def _beating(meter: Meter, folders: Sequence[Path]) -> Iterator[None]:
     """Keep the progress alive while large parts take long: what was stored of them so far is counted."""
-    ended = threading.Event()
 
-    def beat() -> None:
+    def beat(ended: threading.Event) -> None:
         while not ended.wait(1.0):
             if time.monotonic() - meter.last_update > 5.0:
                 shards = sum(1 for folder in folders for _ in folder.glob(f"*.{store.SIGNALS}"))
                 meter.update(meter.record.done, shards=shards)
 
-    thread = threading.Thread(target=beat, daemon=True)
+    with _meanwhile(beat):
+        yield
+
+
+@contextmanager
+def _meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run `work` in a thread beside the block; the event tells it that the block has ended."""
+    ended = threading.Event()
+    thread = threading.Thread(target=work, args=(ended,), daemon=True)
     thread.start()
     try:
         yield

@@ -6,8 +6,7 @@ A recipe is a list of stages. `curate.stages` names others, in TOML; `curate.rec
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,13 @@ def stages_of(kind: str, config: Config) -> list[Stage]:
     """
     named = config.curate.recipe
     if ":" in named:
-        return [_checked(each, named) for each in _imported(named, "curate.recipe")(config)]
+        return [_checked(each, named) for each in plugins.load(named, "curate.recipe")(config)]
     if named and named not in RECIPES:
         hint = f"one of {', '.join(f'`{each}`' for each in RECIPES)}, or `module:function`"
         raise ConfigError(f"`{named}` is not a recipe", where="curate.recipe", hint=hint)
     made = []
     for name in config.curate.stages or RECIPES[named or kind]:
-        make = _imported(name, "curate.stages") if ":" in name else plugins.find("stage", name)
+        make = plugins.load(name, "curate.stages") if ":" in name else plugins.find("stage", name)
         stage = make(config)
         if stage is not None:
             made.append(_checked(stage, name))
@@ -131,16 +130,6 @@ def score(config: Config) -> Stage | None:
     from gyral.curate.images.score import Score
 
     return Score(config.images.encoder, max_pixels=config.images.max_pixels)
-
-
-def _imported(path: str, where: str) -> Callable[[Config], Any]:
-    module, _, name = path.partition(":")
-    try:
-        found: Callable[[Config], Any] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        hint = "the module must be importable: installed, or in a folder of PYTHONPATH"
-        raise ConfigError(f"`{path}` cannot be imported", where=where, why=str(error), hint=hint) from None
-    return found
 
 
 def _checked(stage: Any, name: str) -> Stage:

@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gyral import plugins
 from gyral.config import Config
 from gyral.curate import semantic
 from gyral.curate.decide import Decisions
 from gyral.curate.near.pairs import Pairs
 from gyral.curate.near.star import star
 from gyral.curate.near_texts import signal
-from gyral.curate.store import FOLDER
+from gyral.curate.store import FOLDER, parquet
 from gyral.files import write_atomic
 from gyral.lake.dataset import Rule
 from gyral.lake.documents import ShardFiles, content
@@ -59,7 +60,7 @@ def _vectors(
     root: Path, shards: Sequence[ShardFiles], rows: np.ndarray, digests: np.ndarray, function: str, run: Run
 ) -> tuple[np.ndarray, int]:
     """Vectors of the texts of rows, float32 [n, d], and how many of them had to be made."""
-    embed = semantic.load(function)
+    embed = plugins.load(function, "dedup.semantic")
     told = next(semantic.embed(embed, [pa.array([SAMPLE])]))  # another model, or another version of it, says something else
     model = hashlib.sha256(function.encode() + np.round(told, 3).tobytes()).hexdigest()[:32]
     path = root / FOLDER / "vectors" / f"{model}.parquet"
@@ -97,6 +98,4 @@ def _keep(path: Path, digests: np.ndarray, vectors: np.ndarray) -> None:
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
         }
     )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_atomic(path, memoryview(sink.getvalue()))
+    write_atomic(path, parquet(table))

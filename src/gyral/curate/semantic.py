@@ -15,14 +15,13 @@ Source: Abbas et al. 2023, "SemDeDup", section 3 (k-means, then cosines within a
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from gyral.errors import ConfigError, InputError
+from gyral.errors import InputError
 
 Embed = Callable[[list[str]], np.ndarray]
 Star = Callable[[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, float], tuple[np.ndarray, np.ndarray]]
@@ -39,25 +38,6 @@ class Pairs(NamedTuple):
     a: np.ndarray
     b: np.ndarray
     cosine: np.ndarray
-
-
-def load(name: str) -> Embed:
-    """The user's function `module:function`.
-
-    Raises
-    ------
-    ConfigError : it cannot be imported, or is none.
-    """
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        hint = "write `module:function` of a module that Python finds from here"
-        raise ConfigError(f'`dedup.semantic = "{name}"` cannot be imported', why=str(error), hint=hint) from None
-    if not callable(found):
-        raise ConfigError(f'`dedup.semantic = "{name}"` is no function')
-    embed: Embed = found
-    return embed
 
 
 def embed(function: Embed, batches: Iterable[pa.Array]) -> Iterator[np.ndarray]:

@@ -100,8 +100,8 @@ def write(folder: Path, key: str, shards: Iterable[Iterator[pa.RecordBatch]]) ->
             parts = [pa.Table.from_batches([batch]) for batch in batches]
             table = pa.concat_tables(parts, promote_options="default")  # all null in one batch may be a number in the next
             content = [name for name in CONTENT if name in table.schema.names]
-            write_atomic(text, _parquet(table.select(content), ROW_GROUP))
-            write_atomic(signals, _parquet(table.drop_columns(content), table.num_rows or 1))
+            write_atomic(text, parquet(table.select(content), ROW_GROUP))
+            write_atomic(signals, parquet(table.drop_columns(content)))
         bodies = [path.read_bytes() for path in (text, signals)]
         digests = [hashlib.sha256(body).hexdigest() for body in bodies]
         rows = pq.read_metadata(pa.BufferReader(bodies[1])).num_rows
@@ -119,9 +119,11 @@ def link(source: Path, target: Path) -> None:
         target.write_bytes(source.read_bytes())
 
 
-def _parquet(table: pa.Table, row_group: int) -> memoryview:
+def parquet(table: pa.Table, row_group: int = 0) -> memoryview:
+    """A table as a file: in one row group, unless their rows are given."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table.combine_chunks(), sink, compression="zstd", row_group_size=row_group, write_statistics=False)
+    size = row_group or table.num_rows or 1
+    pq.write_table(table.combine_chunks(), sink, compression="zstd", row_group_size=size, write_statistics=False)
     return memoryview(sink.getvalue())
 
 

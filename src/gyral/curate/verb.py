@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from gyral.config import Config
+from gyral.errors import NotFound
+from gyral.files import find_version
+from gyral.lake import dataset as datasets
 from gyral.lake.dataset import Dataset
+from gyral.lake.documents import EDITS
 from gyral.run import Run
 
 
 def curate(root: Path, config: Config, run: Run) -> Dataset:
     """Make the next version of the dataset that the configuration names; without a name, that of what it is made of."""
     name = config.curate.name or name_of(config.curate.source)
-    from gyral.curate import documents
+    if config.curate.source or _is_of_documents(root, name):
+        from gyral.curate import documents
 
-    if documents.is_of_documents(root, name, config):
         return documents.curate(root, name, config, run)
     from gyral.curate import interactions
 
     return interactions.curate(root, name, config, run)
+
+
+def _is_of_documents(root: Path, name: str) -> bool:
+    """Whether the newest version of a dataset is of documents, by the files beside its manifest, which may be damaged."""
+    with suppress(NotFound):
+        return (find_version(root / datasets.FOLDER, "dataset", name, "") / EDITS).exists()
+    return False
 
 
 def name_of(source: str) -> str:

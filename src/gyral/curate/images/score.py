@@ -6,7 +6,6 @@ their captions, that gives a number a pair: the higher, the better they fit. It 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from gyral import plugins
 from gyral.config import Config
 from gyral.curate.images.headers import Unusable, read_header
 from gyral.curate.images.pixels import decode
@@ -45,7 +45,7 @@ class Score(Stage):
     max_pixels: int = 64_000_000
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        encode = load(self.encoder)
+        encode = plugins.load(self.encoder, "images.encoder")
         scores = np.full(batch.num_rows, np.nan, np.float32)
         rejected, media = batch.column("rejected").to_pylist(), batch.column("media").to_pylist()
         texts, raws = batch.column("text").to_pylist(), batch.column("raw")
@@ -92,21 +92,3 @@ class Score(Stage):
                 hint="it must return one number a pair",
             )
         return scores
-
-
-def load(encoder: str) -> Encoder:
-    """The function that `module:function` names.
-
-    Raises
-    ------
-    ConfigError : there is none.
-    """
-    module, _, name = encoder.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name) if module and name else None
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"there is no encoder `{encoder}`", where="images.encoder", why=str(error)) from None
-    if not callable(found):
-        raise ConfigError(f"`{encoder}` is no encoder", where="images.encoder", hint="write it as `module:function`")
-    function: Encoder = found
-    return function
