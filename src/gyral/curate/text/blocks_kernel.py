@@ -110,6 +110,20 @@ def _to_close(tag, stack, depth, opened):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def _end_block(blocks, num_blocks, begin, end, node, linked, inline_from, num_tokens):  # type: ignore[no-untyped-def]
+    """Write a block down, as long as there is room; returns how many there are."""
+    if num_blocks == len(blocks):
+        return num_blocks
+    blocks[num_blocks, FROM] = begin
+    blocks[num_blocks, TO] = end
+    blocks[num_blocks, NODE] = node
+    blocks[num_blocks, LINKED] = linked
+    blocks[num_blocks, INLINE_FROM] = inline_from
+    blocks[num_blocks, INLINE_TO] = max(inline_from, min(num_tokens, inline_from + 24))
+    return num_blocks + 1
+
+
+@njit(nogil=True, cache=True)
 def scan(data, text, nodes, blocks, tokens):  # type: ignore[no-untyped-def]
     """Read one page.
 
@@ -224,14 +238,7 @@ def scan(data, text, nodes, blocks, tokens):  # type: ignore[no-untyped-def]
         # A block ends where an element of its kind begins or ends, and at two line breaks.
         if is_block or tag == _HR or (tag == _BR and gap == _LINE and opened[_PRE] == 0):
             if out > begin:
-                if num_blocks < len(blocks):
-                    blocks[num_blocks, FROM] = begin
-                    blocks[num_blocks, TO] = out
-                    blocks[num_blocks, NODE] = node
-                    blocks[num_blocks, LINKED] = linked
-                    blocks[num_blocks, INLINE_FROM] = inline_from
-                    blocks[num_blocks, INLINE_TO] = max(inline_from, min(num_tokens, inline_from + 24))
-                    num_blocks += 1
+                num_blocks = _end_block(blocks, num_blocks, begin, out, node, linked, inline_from, num_tokens)
                 begin = out
             linked = 0
             inline_from = num_tokens
@@ -285,12 +292,6 @@ def scan(data, text, nodes, blocks, tokens):  # type: ignore[no-untyped-def]
                 missing[tag] = True
                 if tag in (_SCRIPT, _STYLE):
                     at = end
-    if out > begin and num_blocks < len(blocks):
-        blocks[num_blocks, FROM] = begin
-        blocks[num_blocks, TO] = out
-        blocks[num_blocks, NODE] = node
-        blocks[num_blocks, LINKED] = linked
-        blocks[num_blocks, INLINE_FROM] = inline_from
-        blocks[num_blocks, INLINE_TO] = max(inline_from, min(num_tokens, inline_from + 24))
-        num_blocks += 1
+    if out > begin:
+        num_blocks = _end_block(blocks, num_blocks, begin, out, node, linked, inline_from, num_tokens)
     return num_nodes, num_blocks, title_from, title_to

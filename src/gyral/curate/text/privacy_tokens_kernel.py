@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gyral.curate.text.compile_kernel import DIGITS, LETTERS, Array, byte_table, kernel, packed, signed
+from gyral.curate.text.compile_kernel import DIGITS, LETTERS, Array, byte_table, kernel, packed, signed, skipper
 
 EMAIL, SECRET = range(2)
 _MAX_KEY = 16 << 10
@@ -85,20 +85,7 @@ def scan(data: Array, offsets: Array, rows: Array, kinds: Array, begins: Array, 
     return count
 
 
-@kernel
-def _skip(data: Array, place: int, end: int) -> int:
-    """The next byte at which a rule looks around, or `end`."""
-    at, stop, eight, one = np.uint64(place), np.uint64(end), np.uint64(8), np.uint64(1)
-    while at + eight <= stop:
-        found = TRIGGER[data[at]] | TRIGGER[data[at + one]] | TRIGGER[data[at + np.uint64(2)]]
-        found |= TRIGGER[data[at + np.uint64(3)]] | TRIGGER[data[at + np.uint64(4)]] | TRIGGER[data[at + np.uint64(5)]]
-        found |= TRIGGER[data[at + np.uint64(6)]] | TRIGGER[data[at + np.uint64(7)]]
-        if found:
-            break
-        at += eight
-    while at < stop and TRIGGER[data[at]] == 0:
-        at += one
-    return signed(at)  # type: ignore[no-any-return]
+_skip = skipper(TRIGGER)
 
 
 @kernel
