@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import glob
+import hashlib
 import os
 import platform
 import re
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from gyral.errors import ConflictError, NotFound, did_you_mean
+from gyral.errors import ConflictError, InputError, NotFound, did_you_mean
 
 
 def fsync_path(path: Path) -> None:
@@ -67,6 +68,29 @@ def write_atomic(path: Path, data: bytes | str | memoryview) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     fsync_path(path.parent)
+
+
+def read_known(path: Path, what: str, digest: str, hint: str) -> bytes:
+    """Read a whole file, if it is the one that is meant.
+
+    Parameters
+    ----------
+    what : is in it, for the error.
+    digest : sha256 in hexadecimal; empty: whatever is there.
+
+    Raises
+    ------
+    InputError : it cannot be read, or is another one.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"`{path}` cannot be read", why=error.strerror or str(error), hint=hint) from None
+    actual = hashlib.sha256(data).hexdigest()
+    if digest and actual != digest:
+        why = f"its sha256 is {actual}, not {digest}"
+        raise InputError(f"`{path.name}` is not the {what} that was asked for", where=str(path), why=why, hint=hint)
+    return data
 
 
 def publish(staging: Path, target: Path) -> None:

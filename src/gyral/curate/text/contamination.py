@@ -27,7 +27,7 @@ from gyral.config import Config
 from gyral.curate.stage import Limit, Stage, add, numbers, utf8
 from gyral.curate.text.evaluation_sets import Item, bytes_of, items_of
 from gyral.errors import InputError
-from gyral.files import write_atomic
+from gyral.files import read_known, write_atomic
 
 LONG, SHORT = 13, 8
 """Words of a run, and of one of items that have fewer than `LONG` words."""
@@ -203,15 +203,7 @@ def load(path: Path | str, digest: str = "") -> Index:
     InputError : there is no such file, it is none of ours, or its digest is not the one that was asked for.
     """
     path = Path(path)
-    data = bytes_of("index", path)
-    actual = hashlib.sha256(data).hexdigest()
-    if digest and actual != digest:
-        raise InputError(
-            f"`{path.name}` is not the index that was asked for",
-            where=str(path),
-            why=f"its sha256 is {actual}, not {digest}",
-            hint="delete it and run the recipe anew",
-        )
+    data = read_known(path, "index", digest, "delete it and run the recipe anew")
     try:
         batch = pa.ipc.open_file(pa.py_buffer(data)).get_batch(0)
         facts = json.loads((batch.schema.metadata or {})[b"gyral"])

@@ -26,7 +26,7 @@ import pyarrow as pa
 from gyral.config import Config
 from gyral.curate.stage import Limit, Stage, add, numbers, utf8
 from gyral.errors import InputError
-from gyral.files import write_atomic
+from gyral.files import read_known, write_atomic
 
 BITS, PASSES, RATE, HELD_OUT = 20, 8, 0.3, 0.1
 _FORMAT = "gyral-linear-1"
@@ -83,7 +83,7 @@ class Classifier(Stage):
     @classmethod
     def of(cls, path: Path | str) -> Classifier:
         """The stage for a model's file as it is now."""
-        return cls(str(path), hashlib.sha256(_bytes_of(Path(path))).hexdigest())
+        return cls(str(path), hashlib.sha256(read_known(Path(path), "model", "", "`quality.model` is a file")).hexdigest())
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         scores = _model(self.model, self.digest).score(batch.column("text"))
@@ -162,15 +162,7 @@ def load(path: Path | str, digest: str = "") -> Linear:
     InputError : there is no such file, it is none of ours, or its digest is not the one that was asked for.
     """
     path = Path(path)
-    data = _bytes_of(path)
-    actual = hashlib.sha256(data).hexdigest()
-    if digest and actual != digest:
-        raise InputError(
-            f"`{path.name}` is not the model that was asked for",
-            where=str(path),
-            why=f"its sha256 is {actual}, not {digest}",
-            hint="put the file back, or run the recipe anew with this one",
-        )
+    data = read_known(path, "model", digest, "`quality.model` is a file: put it back, or run the recipe anew with this one")
     try:
         table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
         facts = json.loads((table.schema.metadata or {})[b"gyral"])
@@ -226,15 +218,6 @@ def _platt(margins: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 def _sigmoid(value: np.ndarray) -> np.ndarray:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * value.astype(np.float64))))
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"`{path}` cannot be read", why=error.strerror or str(error), hint="`quality.model` is a file"
-        ) from None
 
 
 @lru_cache(maxsize=2)
