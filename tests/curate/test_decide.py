@@ -171,3 +171,15 @@ def test_documents_that_repeat_paragraphs_lose_them(tmp_path):
     assert reasons(decisions) == ["", "duplicate_paragraphs", ""]
     rows = ranges.table([Cut("paragraphs", "dedup.paragraphs", "")], decisions.is_kept).to_pylist()
     assert [(row["row"], texts[2][row["begin"] : row["end"]]) for row in rows] == [(2, note)]
+
+
+def test_who_stands_for_another_loses_paragraphs_and_stays(tmp_path):
+    note = "This note stands at the end of every page of the whole manual, word for word."
+    shards = shards_of(tmp_path, [f"First page.\n\n{note}", note, f"{note} "], [Digest(), Paragraphs()])
+    decisions = Decisions(3)
+    decisions.repeat(np.array([2]), Rule("duplicate_near"), np.array([1]), 0.9)
+    ranges = edits.Ranges()
+    edits.of_paragraphs(shards, decisions, 0.9, PARAGRAPH, 0, ranges)
+    assert reasons(decisions) == ["", "", "duplicate_near"]
+    rows = ranges.table([Cut("paragraphs", "dedup.paragraphs", "")], decisions.is_kept).to_pylist()
+    assert [(row["row"], row["begin"], row["end"]) for row in rows] == [(1, 0, len(note))]
