@@ -9,7 +9,6 @@ models. Events of others that name the subject as their object, or in their prop
 
 from __future__ import annotations
 
-import mmap
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -49,6 +48,8 @@ NOBODY = "false"
 """Condition of no row: what an erasure that was cut off left to be counted is counted all the same."""
 SEARCHABLE_BYTES = 8
 """A shorter name is in most files by chance; it is looked for as a JSON text and in the columns only."""
+SEARCHED_BYTES = 4 << 20
+"""At a time; more than the longest subject."""
 
 
 class Receipt(msgspec.Struct):
@@ -266,8 +267,14 @@ def _search(root: Path, lake: Lake, subject: str) -> Iterator[str]:
 
 
 def _holds(path: Path, needle: bytes) -> bool:
-    with suppress(OSError, ValueError), open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body:
-        return body.find(needle) >= 0
+    """Whether a file holds these bytes. It is read, not mapped: another process may cut a log short meanwhile."""
+    with suppress(OSError), open(path, "rb") as file:
+        rest = b""
+        while block := file.read(SEARCHED_BYTES):
+            block = rest + block
+            if needle in block:
+                return True
+            rest = block[1 - len(needle) :]
     return False
 
 
