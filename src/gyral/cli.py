@@ -163,6 +163,7 @@ def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, *
 @click.option("--family", help="Kind of model.")
 @click.option("--budget", metavar="TIME", help="Training time: 90s, 3m, 1h.")
 @click.option("--seed", type=int, help="Same data, configuration and seed: same bytes.")
+@click.option("--parallel", metavar="MESH", help="Ranks along axes: `data=2`, `data=2,tensor=2`, `pipeline=2,shard=2`.")
 @on_option
 @common
 def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str, **flags: Any) -> None:
@@ -173,7 +174,7 @@ def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str, **flag
 
     with start_run(root, "train", config, as_json, seed=config.train.seed) as run:
         card = run_train(root, dataset, config, run, budget_s=budget_seconds(config.train.budget))
-    print_result(as_json, {"model": card.model, "candidates": card.candidates})
+    print_result(as_json, {"model": card.model, "candidates": card.candidates, **card.training})
 
 
 @commands.command()

@@ -9,6 +9,7 @@
     ├── ConflictError         somebody else committed first (compare-and-set lost)
     ├── QualityError          a result is worse than its stated limit, so it is refused
     ├── ServeError            a server did not start, answer or swap
+    ├── RankError             one of the processes that train together failed
     └── Interrupted           exit 130: stopped by the user; the hint is the line that resumes
 
 The library raises; only `cli.py` renders and exits.
@@ -34,6 +35,7 @@ OPTIONAL = {
     "cv2": "images",
     "tokenizers": "tokens",
     "ray": "ray",
+    "torch": "torch",
 }
 """Optional modules, and an extra that brings each."""
 
@@ -100,6 +102,10 @@ class QualityError(GyralError):
 
 class ServeError(GyralError):
     """A server did not start, answer or swap."""
+
+
+class RankError(GyralError):
+    """One of the processes that train together failed, or waited too long for another."""
 
 
 class Interrupted(GyralError):

@@ -6,6 +6,7 @@
 | `layout` | a `Layout`: the column names, types and dirt of one well-known file |
 | `family` | a `Family`: how one kind of model is stored, loaded and asked |
 | `trainer` | a function `fit(dataset, …) -> Fitted` that trains the family of the same name |
+| `task` | a function `(dataset, config) -> Task`: what a neural model is to learn; its name is `FAMILY` or `FAMILY/TASK` |
 | `compressor` | a function `(weights, matrices) -> weights` that makes the named matrices smaller |
 | `stage` | a function `(config) -> Stage`, or None where it has nothing to do: signals of documents |
 | `engine` | an `Engine`: where a map of pure functions runs |
@@ -23,7 +24,7 @@ from typing import Any
 
 from gyral.errors import ConfigError, UsageError, did_you_mean
 
-KINDS = ("source", "layout", "family", "trainer", "compressor", "stage", "engine")
+KINDS = ("source", "layout", "family", "trainer", "task", "compressor", "stage", "engine")
 
 _BUILTIN: dict[str, dict[str, str]] = {
     "source": {
@@ -37,8 +38,9 @@ _BUILTIN: dict[str, dict[str, str]] = {
         "recbole": "gyral.event.layout:RECBOLE",
         "envelope": "gyral.event.layout:ENVELOPE",
     },
-    "family": {"recommender": "gyral.model.family:RECOMMENDER"},
-    "trainer": {"recommender": "gyral.train.recommender:fit"},
+    "family": {"recommender": "gyral.model.family:RECOMMENDER", "lm": "gyral.model.lm:LM"},
+    "trainer": {"recommender": "gyral.train.recommender:fit", "lm": "gyral.train.neural:fit"},
+    "task": {"lm": "gyral.train.tasks:next_token", "lm/next_token": "gyral.train.tasks:next_token"},
     "compressor": {"int8": "gyral.compress.quantize:int8"},
     "stage": {
         name: f"gyral.curate.recipe:{name}"

@@ -27,8 +27,8 @@ from gyral.config.sections import (
     Loop,
     Section,
     Serve,
-    Train,
 )
+from gyral.config.training import Lm, Train
 from gyral.errors import ConfigError, did_you_mean
 from gyral.toml import key as toml_key
 from gyral.toml import toml
@@ -65,6 +65,7 @@ class Config(Section, frozen=True):
     mix: Mix = Mix()
     tokens: Tokens = Tokens()
     train: Train = Train()
+    lm: Lm = Lm()
     compress: Compress = Compress()
     serve: Serve = Serve()
     loop: Loop = Loop()

@@ -96,14 +96,6 @@ class Kafka(Section, frozen=True):
     ] = {}
 
 
-class Train(Section, frozen=True):
-    """Dataset → Model."""
-
-    family: Annotated[str, Meta(min_length=1, description="kind of model")] = "recommender"
-    budget: Annotated[str, Meta(description="time (`90s`, `3m`, `1h`) or work (`1e12flop`)")] = "3m"
-    seed: Annotated[int, Meta(ge=0, description="same data, config and seed: same bytes")] = 0
-
-
 class Compress(Section, frozen=True):
     """Model → Model."""
 

@@ -7,6 +7,7 @@ models/<name>@<n>/weights.safetensors   arrays, and the family's own settings as
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +65,7 @@ class Card(msgspec.Struct):
     num_interactions: int = 0
     size_bytes: int = 0
     candidates: list[dict[str, Any]] = []
+    training: dict[str, Any] = {}
     compression: Compression | None = None
 
     @property
@@ -75,13 +77,24 @@ class Card(msgspec.Struct):
         return value if isinstance(value, int | float) else None
 
 
-def publish(root: Path, name: str, weights: Weights, inputs: Inputs, card: Card) -> Card:
-    """Write the next version of a model; nothing is visible before everything is on the disk."""
+def publish(
+    root: Path, name: str, weights: Weights, inputs: Inputs | None, card: Card, files: Mapping[str, bytes] | None = None
+) -> Card:
+    """Write the next version of a model; nothing is visible before everything is on the disk.
+
+    Parameters
+    ----------
+    inputs : the vocabulary of a recommender.
+    files : further files of its folder: name → bytes.
+    """
     with new_version(root / FOLDER, name) as (folder, number):
         card.model = f"{name}@{number}"
         card.created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         card.size_bytes = write_weights(folder, weights)
-        model_inputs.save(inputs, folder)
+        if inputs is not None:
+            model_inputs.save(inputs, folder)
+        for file, body in (files or {}).items():
+            write_atomic(folder / file, body)
         write_atomic(folder / "card.json", msgspec.json.format(msgspec.json.encode(card)))
     return card
 

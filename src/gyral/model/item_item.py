@@ -43,7 +43,7 @@ def transitions(subject: np.ndarray, item: np.ndarray, size: int) -> np.ndarray:
     return out
 
 
-def ease(gram_MM: np.ndarray, lam: float) -> np.ndarray:  # noqa: N803
+def ease(gram_MM: np.ndarray, lam: float) -> np.ndarray:
     """Ridge regression of every object on all others with a zero diagonal, float32 [M, M].
 
     Row h, column i is what having met h says for i.
@@ -58,7 +58,7 @@ def ease(gram_MM: np.ndarray, lam: float) -> np.ndarray:  # noqa: N803
     return np.asarray(weights, dtype=np.float32)
 
 
-def cosine(gram_MM: np.ndarray, shrink: float = 10.0) -> np.ndarray:  # noqa: N803
+def cosine(gram_MM: np.ndarray, shrink: float = 10.0) -> np.ndarray:
     """Cosine between objects with shrinkage towards 0 for rare pairs, zero diagonal, float32 [M, M]."""
     length = np.sqrt(np.diag(gram_MM))
     weights = np.empty(gram_MM.shape, dtype=np.float32)
@@ -68,9 +68,9 @@ def cosine(gram_MM: np.ndarray, shrink: float = 10.0) -> np.ndarray:  # noqa: N8
     return weights
 
 
-def markov(counts_MM: np.ndarray, shrink: float = 5.0) -> np.ndarray:  # noqa: N803
+def markov(counts_MM: np.ndarray, shrink: float = 5.0) -> np.ndarray:
     """Share of each next object, shrunk towards 0 for objects rarely left; float32 [M, M], made in place."""
-    counts_MM /= counts_MM.sum(axis=1, keepdims=True) + np.float32(shrink)  # noqa: N806
+    counts_MM /= counts_MM.sum(axis=1, keepdims=True) + np.float32(shrink)
     return counts_MM
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def ranking_metrics(ranked_Bk: np.ndarray, relevant: Sequence[np.ndarray], k: int = 10) -> dict[str, np.ndarray]:  # noqa: N803
+def ranking_metrics(ranked_Bk: np.ndarray, relevant: Sequence[np.ndarray], k: int = 10) -> dict[str, np.ndarray]:
     """Score ranked objects against what each subject really met.
 
     Parameters
@@ -25,7 +25,7 @@ def ranking_metrics(ranked_Bk: np.ndarray, relevant: Sequence[np.ndarray], k: in
 
     Source: Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, ACM TOIS 2002.
     """
-    ranked_Bk = ranked_Bk[:, :k]  # noqa: N806
+    ranked_Bk = ranked_Bk[:, :k]
     discount = 1.0 / np.log2(np.arange(2, k + 2))
     ideal = np.concatenate([[np.inf], np.cumsum(discount)])
     counts = np.array([len(each) for each in relevant], dtype=np.int64)

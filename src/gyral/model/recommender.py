@@ -356,7 +356,7 @@ def _relative(values: np.ndarray) -> np.ndarray:
 
 def item_weights(data: Interactions, spec: Spec, head: np.ndarray) -> np.ndarray:
     """B of the module docstring, float32 [M, M]."""
-    gram_MM = gram_of(data, head)  # noqa: N806
+    gram_MM = gram_of(data, head)
     return item_item.ease(gram_MM, spec.lam) if spec.kind == "ease" else item_item.cosine(gram_MM)
 
 

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from pathlib import Path
 
+from gyral.config import Config
 from gyral.lake.dataset import Dataset
 from gyral.model import inputs as model_inputs
 from gyral.model.card import Weights
 from gyral.model.holdout import HELD_OUT, hold_out
-from gyral.model.inputs import Inputs
 from gyral.run import Run
 from gyral.train.closed_form import choose
+from gyral.train.fitted import Fitted
 
 
-class Fitted(NamedTuple):
-    """What the trainer publishes."""
-
-    weights: Weights
-    inputs: Inputs
-    candidates: list[dict[str, Any]]
-    measured_on: str
-
-
-def fit(data: Dataset, *, seed: int, budget_s: float, run: Run) -> Fitted:
+def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) -> Fitted:
     """Number the names, let the candidates compete on the last part of the events, fit the winner on all of them."""
+    seed = config.train.seed
     repeats = data.require("interactions", "a recommender").manifest.repeats
     inputs, interactions = model_inputs.encode(data.read())
     split = hold_out(interactions, repeats=repeats, seed=seed)

@@ -28,7 +28,10 @@ def train(root: Path, dataset: str, config: Config, run: Run, *, budget_s: float
     family = plugins.find("family", config.train.family)
     data = datasets.find(root, dataset)
     run.reads("dataset", data.name)
-    fitted = plugins.find("trainer", family.name)(data, seed=config.train.seed, budget_s=budget_s, run=run)
+    fit = plugins.find("trainer", family.name)
+    if config.train.task:  # what is learned by gradients is trained in one way, whatever it is
+        from gyral.train.neural import fit
+    fitted = fit(root, data, config, run, budget_s)
     card = Card(
         family=family.name,
         dataset=data.name,
@@ -42,8 +45,9 @@ def train(root: Path, dataset: str, config: Config, run: Run, *, budget_s: float
         num_objects=data.manifest.objects,
         num_interactions=data.manifest.rows_kept,
         candidates=fitted.candidates,
+        training=fitted.training,
     )
-    cards.publish(root, name or data.name.partition("@")[0], fitted.weights, fitted.inputs, card)
+    cards.publish(root, name or data.name.partition("@")[0], fitted.weights, fitted.inputs, card, fitted.files)
     run.writes("model", card.model)
     chosen = next(each for each in card.candidates if each["chosen"])
     run.summarize(

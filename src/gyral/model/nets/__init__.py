@@ -1,0 +1,1 @@
+"""The networks: plain `nn.Module`s that know nothing of ranks; beside each, its roles."""

@@ -1,0 +1,170 @@
+"""The one loop: settle, take the step's data, compute, reduce, update, record. Read this first of all in `train/`.
+
+Every step is either done by everybody or done again by whoever is left: nothing is learned twice and nothing is lost. What a
+step trains on is a function of the seed and the step (`loader`), so a run has one position, an integer. The ledger gets one
+line a committed step: from it a single process can replay and judge the run.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from gyral.errors import InputError, QualityError
+from gyral.model.task import Batch, Task
+from gyral.train.loader import Order
+from gyral.train.optim import Optimizer
+from gyral.train.parallel.strategy import Strategy, Totals
+
+MAX_RETRIES = 100
+"""Attempts at one step before the run is given up: members go and come, but not for ever."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the loop itself is told.
+
+    Attributes
+    ----------
+    steps : to be done in all, those before a resume included.
+    batch : rows of a step, all ranks together.
+    microbatch : rows computed at once; 0: all of a rank's.
+    clip : largest norm of a gradient; 0: no limit.
+    evaluate_every, checkpoint_every : steps; 0: at the end only.
+    max_skipped : steps in a row whose loss or gradient is not finite, which are left out, before the run is refused.
+    """
+
+    steps: int
+    batch: int
+    microbatch: int = 0
+    clip: float = 1.0
+    evaluate_every: int = 0
+    checkpoint_every: int = 0
+    max_skipped: int = 3
+
+
+@dataclass(frozen=True)
+class Step:
+    """One committed step, as the ledger has it.
+
+    Attributes
+    ----------
+    first, last : places of the stream of examples that it trained on, [first, last).
+    members : how many processes computed it.
+    retries : attempts that failed before.
+    skipped : its gradient was not finite, so nothing was updated.
+    """
+
+    step: int
+    first: int
+    last: int
+    members: int
+    retries: int
+    loss: float
+    weight: float
+    norm: float
+    rate: float
+    seconds: float
+    skipped: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Position:
+    """Where a run stands; `step` is the number of steps that are done."""
+
+    step: int = 0
+    skipped: int = 0
+
+
+Watch = Callable[[Step], None]
+
+
+def train(
+    task: Task,
+    model: nn.Module,
+    strategy: Strategy,
+    optimizer: Optimizer,
+    settings: Settings,
+    order: Order,
+    position: Position,
+    watches: Sequence[Watch] = (),
+    every: Sequence[tuple[int, Callable[[int], Any]]] = (),
+) -> None:
+    """Train until `settings.steps` are done.
+
+    Parameters
+    ----------
+    model : as `strategy.place` gave it; `optimizer` holds its parameters.
+    position : where to begin; it is moved on with each committed step.
+    watches : called with every committed step: ledger, meter, guards. An exception ends the run.
+    every : (n, function): the function is called with the number of steps done after each n-th, and after the last; n = 0 only
+        after the last. All ranks call it.
+
+    Raises
+    ------
+    QualityError : steps after steps without a finite gradient.
+    """
+    model.train()
+    while position.step < settings.steps:
+        step, begun = position.step, time.perf_counter()
+        totals, retries = _compute(task, strategy, optimizer, settings, order, step)
+        norm = strategy.clip(settings.clip)
+        is_sound = math.isfinite(norm) and math.isfinite(totals.loss)
+        if is_sound:
+            optimizer.step(step)
+            task.after_step(model, step)
+        optimizer.zero_grad()
+        position.skipped = 0 if is_sound else position.skipped + 1
+        if position.skipped > settings.max_skipped:
+            raise QualityError(
+                f"the loss is not finite since step {step - settings.max_skipped}",
+                why=f"loss {totals.loss}, gradient norm {norm}",
+                hint="a smaller `train.rate`, a longer `train.warmup`, or look at the rows the ledger names",
+            )
+        strategy.commit(step)
+        position.step = step + 1
+        first = step * order.batch
+        record = Step(
+            step, first, first + order.batch, strategy.num_ranks, retries, totals.loss, totals.weight, norm,
+            optimizer.rate(step), time.perf_counter() - begun, not is_sound, totals.metrics,
+        )  # fmt: skip
+        for watch in watches:
+            watch(record)
+        for interval, function in every:
+            if position.step == settings.steps or (interval and position.step % interval == 0):
+                function(position.step)
+                model.train()
+
+
+def _compute(
+    task: Task, strategy: Strategy, optimizer: Optimizer, settings: Settings, order: Order, step: int
+) -> tuple[Totals, int]:
+    """Gradients of one step's global batch, however often the members change meanwhile."""
+    examples = order.examples(step)
+    for retries in range(MAX_RETRIES):
+        low, high = strategy.settle(step).cut(len(examples))
+        size = settings.microbatch if settings.microbatch and not task.cross_sample else max(high - low, 1)
+        batches: list[Batch] = [task.batch(examples[start : min(start + size, high)], step) for start in range(low, high, size)]
+        totals = strategy.reduce(strategy.forward_backward(batches))
+        if totals is not None:
+            return totals, retries
+        optimizer.zero_grad()
+    raise InputError(f"step {step} failed {MAX_RETRIES} times", why="members were lost in each", hint="look at their logs")
+
+
+@torch.no_grad()
+def evaluate(task: Task, model: nn.Module) -> dict[str, float]:
+    """Metrics of a model as it is; it is left in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        return dict(task.evaluate(model))
+    finally:
+        model.train(was_training)

@@ -1,0 +1,1 @@
+"""How ranks compute one step together: strategies behind one seam, composed by a mesh of named axes."""

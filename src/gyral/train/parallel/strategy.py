@@ -1,0 +1,154 @@
+"""The seam between the loop and how one step is computed, by one process or many.
+
+    settle(step)              who takes part, and so which part of the global batch is ours; fixed before data is chosen
+    forward_backward(batches) gradients of our part, *summed* over its targets, and the sums
+    reduce(sums)              sums over everybody; gradients become those of the global mean. None: somebody was lost, and the
+                              same step is done again by whoever is there
+    clip(limit)               norm of the whole gradient, and the gradient scaled down to the limit
+    commit(step)              after the update: what strategies do between steps (outer steps, healing a member that came back)
+    state() / load(state)     what such a strategy must keep over a restart
+
+`place` shards the plain model before the optimizer is made. A strategy never knows a family: it asks the roles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gyral.model.task import Batch, Sums, Task, alone
+from gyral.train.loader import Part
+
+
+class Totals(NamedTuple):
+    """Sums of a step over everybody, as plain numbers; `loss` and `metrics` are means over `weight` targets."""
+
+    loss: float
+    weight: float
+    metrics: dict[str, float]
+
+
+class Strategy(Protocol):
+    """How one step is computed.
+
+    Attributes
+    ----------
+    is_first : whether this process is the one that writes and tells: checkpoints, metrics, evaluation.
+    num_ranks : processes that train together.
+    """
+
+    is_first: bool
+    num_ranks: int
+
+    def place(self, task: Task, model: nn.Module) -> nn.Module: ...
+
+    def settle(self, step: int) -> Part: ...
+
+    def forward_backward(self, batches: Sequence[Batch]) -> Sums: ...
+
+    def reduce(self, sums: Sums) -> Totals | None: ...
+
+    def clip(self, limit: float) -> float: ...
+
+    def commit(self, step: int) -> None: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load(self, state: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Alone:
+    """One process, no communication; the base of strategies that differ in a few of the steps."""
+
+    is_first = True
+    num_ranks = 1
+
+    def place(self, task: Task, model: nn.Module) -> nn.Module:
+        """Keep the model as it is."""
+        self.task, self.model = task, model
+        return model
+
+    def settle(self, step: int) -> Part:
+        """All of it is ours."""
+        return Part(0, 1)
+
+    def forward_backward(self, batches: Sequence[Batch]) -> Sums:
+        """One micro-batch after the other; gradients add up in `.grad`."""
+        return accumulate(self.task, self.model, batches)
+
+    def reduce(self, sums: Sums) -> Totals | None:
+        """Divide by the weight."""
+        return divided(self.model, sums)
+
+    def clip(self, limit: float) -> float:
+        """As torch does it."""
+        params = [param for param in self.model.parameters() if param.grad is not None]
+        return float(nn.utils.clip_grad_norm_(params, limit or float("inf"), foreach=True))
+
+    def commit(self, step: int) -> None:
+        """Nothing happens between steps."""
+
+    def state(self) -> dict[str, Any]:
+        """Nothing is kept."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Nothing was kept."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def accumulate(task: Task, model: nn.Module, batches: Sequence[Batch], gather: Any = alone, autocast: Any = None) -> Sums:
+    """Forward and backward of micro-batches; their sums together, without graph."""
+    total: Sums | None = None
+    for batch in batches:
+        sums = task.loss(model, batch, gather)
+        sums.loss.backward()
+        total = added(total, sums)
+    if total is None:  # fewer rows than ranks
+        zero = torch.zeros(())
+        return Sums(zero, zero)
+    return total
+
+
+def added(total: Sums | None, sums: Sums) -> Sums:
+    """The sum of two, detached."""
+    loss, weight = sums.loss.detach(), sums.weight.detach()
+    metrics = {name: value.detach() for name, value in sums.metrics.items()}
+    if total is None:
+        return Sums(loss, weight, metrics)
+    return Sums(
+        total.loss + loss, total.weight + weight, {name: total.metrics[name] + value for name, value in metrics.items()}
+    )
+
+
+def divided(model: nn.Module, sums: Sums) -> Totals:
+    """Turn summed gradients into those of the mean, and sums into numbers."""
+    weight = float(sums.weight)
+    if weight > 0:
+        grads = [param.grad for param in model.parameters() if param.grad is not None]
+        torch._foreach_div_(grads, weight)
+    return totals_of(sums)
+
+
+def totals_of(sums: Sums) -> Totals:
+    """Sums as numbers."""
+    weight = float(sums.weight)
+    by = weight or 1.0
+    return Totals(float(sums.loss) / by, weight, {name: float(value) / by for name, value in sums.metrics.items()})
+
+
+def flat_sums(sums: Sums) -> Tensor:
+    """Sums as one vector of float64, to be reduced: loss, weight, metrics in order."""
+    return torch.stack([each.detach().double().reshape(()) for each in (sums.loss, sums.weight, *sums.metrics.values())])
+
+
+def from_flat(flat: Tensor, like: Sums) -> Sums:
+    """The way back."""
+    return Sums(flat[0], flat[1], dict(zip(like.metrics, flat[2:], strict=True)))

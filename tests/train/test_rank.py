@@ -1,0 +1,47 @@
+"""Training end to end by gradients, alone and by several ranks: the same losses."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+TEXT = "The gyre turns, and what it carries comes back another day. Number {} of many is written here.\n"
+RULES = ["--set", "curate.stages=['extract', 'repair', 'digest']"]
+"""Nothing is dropped but copies."""
+
+
+def gyral(root, *words):
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "gyral", *words, "--root", str(root)], capture_output=True, text=True, timeout=240
+    )
+    return done
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A dataset of small documents."""
+    root = tmp_path_factory.mktemp("project")
+    pages = root / "pages"
+    pages.mkdir()
+    for number in range(60):
+        (pages / f"{number}.txt").write_text("".join(TEXT.format(number * 100 + line) for line in range(12)))
+    done = gyral(root, "curate", "docs", "--source", str(pages), *RULES, "--json")
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def trained(root, parallel, *words):
+    sizes = ["lm.depth=2", "lm.length=32", "train.batch=8", "train.steps=12"]
+    sets = [word for size in sizes for word in ("--set", size)]
+    done = gyral(root, "train", "docs", "--family", "lm", *sets, "--parallel", parallel, *words, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_two_ranks_learn_what_one_learns(project):
+    one, two = trained(project, ""), trained(project, "data=2")
+    assert one["ranks"] == 1 and two["ranks"] == 2 and one["steps"] == 12
+    assert len(one["loss"]) == 12 and one["loss"][-1] < one["loss"][0] - 0.5
+    assert max(abs(a - b) for a, b in zip(one["loss"], two["loss"], strict=True)) <= 2e-6
+    assert 0 < one["metrics"]["bits_per_byte"] < 8
