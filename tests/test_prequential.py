@@ -45,7 +45,8 @@ class Stub:
 
     def ask(self, requests, model):
         self.asked.append((model, requests))
-        return Answers([["x", "y", "z"]] * len(requests), [0.5] * len(requests), 1.0)
+        items = [{"object": name} for name in "xyz"]
+        return Answers([{"items": items}] * len(requests), [0.5] * len(requests), 1.0)
 
 
 @pytest.mark.parametrize("repeats", [True, False])

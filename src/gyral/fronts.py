@@ -14,6 +14,7 @@ from gyral.ingest import listen as ingest
 from gyral.lake.table import Lake
 from gyral.run import Run
 from gyral.serve import server
+from gyral.serve.said import FeedbackRoute
 
 if TYPE_CHECKING:
     from gyral.http import AsgiApp
@@ -36,12 +37,16 @@ def serve(root: Path, model: str, config: Config, run: Run, is_child: bool, read
 
     def on_ready(url: str) -> None:
         run.summarize(url=url)
-        ready({"url": url, "pid": os.getpid()}, f"{model} answers at {url}/v1/recommend; pages at {url}/")
+        ready({"url": url, "pid": os.getpid()}, f"{model} answers at {url}; pages at {url}/")
 
     run.reads("model", model)
     lake = Lake.of(root, config)
     with ingest.collecting(root, config, run, drains="never" if is_child else "once used") as collector:
-        mounts: dict[str, AsgiApp] = {"/": pages(root, lake.overview), collector.path: collector}
+        mounts: dict[str, AsgiApp] = {
+            "/": pages(root, lake.overview),
+            collector.path: collector,
+            FeedbackRoute.path: FeedbackRoute(collector, collector.path, config.serve.max_body_bytes),
+        }
         told = server.serve(root, model, config.serve, lake, mounts=mounts, on_ready=on_ready, note=run.note)
     run.summarize(**told.counts)
     if told.was_interrupted:

@@ -25,11 +25,9 @@ from gyral.ingest.files import Slice
 from gyral.lake.dataset import Dataset
 from gyral.model.evaluate import mean, not_met_before, score
 from gyral.serve.slots import POPULARITY
-from gyral.served import ServedModel
+from gyral.served import FROZEN, Models, ServedModel
 
 K = 10
-FROZEN = "frozen"
-"""The slot of the model of turn 1, kept."""
 MAX_RECENT = 500
 MAX_RECENT_BYTES = 32_768
 """Half of what a request may have by default."""
@@ -42,13 +40,6 @@ class Truth(NamedTuple):
     subjects: list[str]
     countries: list[str | None]
     objects: list[list[str]]
-
-
-class Models(NamedTuple):
-    """Names of the model that learned everything so far, and of the one of turn 1."""
-
-    looped: str
-    frozen: str
 
 
 class Scored(NamedTuple):

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 
 from gyral.config import Config
@@ -24,19 +25,40 @@ from gyral.ingest.keys import new_key
 from gyral.model.card import FOLDER as MODELS
 from gyral.progress import Meter
 from gyral.run import Run
-from gyral.serve.client import ask_many, send_batches, wait_for_model
+from gyral.serve.client import RECOMMEND, ask_many, post, send_batches, wait_for_model
 from gyral.toml import toml
 
 START_TIMEOUT_S = 60.0
 SEND_ROWS = 8_192
 
 
-class Answers(NamedTuple):
-    """Objects for each subject asked, best first; seconds each answer took; when the first came (`time.monotonic`)."""
+FROZEN = "frozen"
+"""The slot of the model of turn 1, kept."""
 
-    objects: list[list[str]]
+
+class Models(NamedTuple):
+    """Names of the model that learned everything so far, and of the one of turn 1."""
+
+    looped: str
+    frozen: str
+
+
+class Answers(NamedTuple):
+    """Bodies in the order of the requests; seconds each answer took; when the first came (`time.monotonic`)."""
+
+    bodies: list[dict[str, Any]]
     latencies_s: list[float]
     first_at: float | None
+
+    @property
+    def objects(self) -> list[list[str]]:
+        """Objects that each request was recommended, best first."""
+        return [[item["object"] for item in each["items"]] for each in self.bodies]
+
+    @property
+    def p99_ms(self) -> float | None:
+        """Latency that one in a hundred was over; None when nobody was asked."""
+        return 1e3 * float(np.quantile(self.latencies_s, 0.99)) if self.latencies_s else None
 
 
 class ServedModel:
@@ -86,11 +108,12 @@ class ServedModel:
                 error.what, why=error.why or self._last_line(), where=str(self._log_path), hint=error.hint
             ) from None
 
-    def ask(self, requests: Sequence[dict[str, Any]], model: str) -> Answers:
+    def ask(self, requests: Sequence[dict[str, Any]], model: str, path: str = RECOMMEND) -> Answers:
         """Send all requests, some at a time; answers in order.
 
         Parameters
         ----------
+        path : of the route.
         model : the one that must answer: another process may have published a newer version meanwhile.
 
         Raises
@@ -105,7 +128,7 @@ class ServedModel:
                 first_at.append(time.monotonic())
             meter.update(done)
 
-        responses, latencies = asyncio.run(ask_many(self.url, requests, on_progress=on_progress))
+        responses, latencies = asyncio.run(ask_many(self.url, requests, path, on_progress=on_progress))
         failed = [response for response in responses if response.status != 200]
         if failed:
             raise ServeError(
@@ -117,8 +140,7 @@ class ServedModel:
         if other is not None:
             why = "another process publishes models of this name"
             raise ServeError(f"`{other}` answered instead of `{model}`", why=why, hint="give each its own folder: `--root NEW`")
-        objects = [[item["object"] for item in each["items"]] for each in answered]
-        return Answers(objects, latencies, first_at[0] if first_at else None)
+        return Answers(answered, latencies, first_at[0] if first_at else None)
 
     def send(self, events: pa.Table, meter: Meter) -> None:
         """Send what people did to the server's `POST /v1/events`; returns once all of it is on the disk.
@@ -144,6 +166,18 @@ class ServedModel:
         headers = [f"authorization: Bearer {self._secret}"] if self._secret else []
         media = "application/vnd.apache.arrow.stream"
         asyncio.run(send_batches(self.url, bodies, *headers, media=media, on_answer=on_answer))
+
+    def tell(self, said: Sequence[dict[str, Any]]) -> None:
+        """Send feedback on answers; returns once it is on the disk.
+
+        Raises
+        ------
+        ServeError : it was refused.
+        """
+        headers = [f"authorization: Bearer {self._secret}"] if self._secret else []
+        step = self._config.collect.max_events
+        for start in range(0, len(said), min(step, 200)):
+            asyncio.run(post(self.url, "/v1/feedback", msgspec.json.encode(said[start : start + min(step, 200)]), *headers))
 
     @property
     def _log_path(self) -> Path:
@@ -174,7 +208,7 @@ class ServedModel:
             self.url = msgspec.json.decode(line)["url"]
         except (msgspec.DecodeError, KeyError, TypeError):
             raise ServeError("the server did not start", why=self._last_line(), where=str(self._log_path)) from None
-        self._run.note(f"serve    answers at {self.url}/v1/recommend, pages at {self.url}/ while the loop runs")
+        self._run.note(f"serve    answers at {self.url}, pages at {self.url}/ while the loop runs")
 
     def _first_line(self, output: IO[bytes] | None) -> bytes:
         """What the server says once it answers; empty when it ends or is too slow."""

@@ -73,6 +73,8 @@ def export_lake(root: Path, what: str | None, folder: Path | None, where: str | 
 
 def turn_table(result: dict[str, Any]) -> str:
     """The closing table of a loop: what each turn's model was worth, and what closing the loop gained."""
+    if result["turns"][-1].get("metric", "ndcg_at_10") != "ndcg_at_10":
+        return _score_table(result)
     rows = []
     for row in result["turns"]:
         every, known = row["ndcg_at_10"], row["known"]["ndcg_at_10"]
@@ -95,6 +97,29 @@ def turn_table(result: dict[str, Any]) -> str:
     gain = f" ({100 * (last['looped'] / last['frozen'] - 1):+.0f} %)" if last["frozen"] else ""
     closing = f"closing the loop: {looped} against {frozen} frozen after turn 1{gain}, {popularity} by popularity"
     return f"{group}\n{text}\n\n{closing}; model {result['model']}"
+
+
+def _score_table(result: dict[str, Any]) -> str:
+    """The same for families that are asked one number."""
+    last = result["turns"][-1]
+    metric, names = last["metric"], list(last["scores"])
+    rows = [
+        [
+            str(row["turn"]),
+            f"{row['events']:,}",
+            f"{row['num_asked']:,}",
+            *(fixed(row["scores"][name], 3) for name in names),
+            "–" if row["freshness_s"] is None else f"{row['freshness_s']:.1f} s",
+            "–" if row["p99_ms"] is None else f"{row['p99_ms']:.1f} ms",
+        ]
+        for row in result["turns"]
+    ]
+    text = table(["turn", "events", "asked", *names, "fresh", "p99"], rows, right=True)
+    told = {name: fixed(value, 3) for name, value in last["scores"].items()}
+    by = last["baseline"]
+    shown = metric.replace("_at_", "@").replace("_", " ")
+    closing = f"closing the loop: {shown} {told['looped']} against {told['frozen']} frozen after turn 1, {told[by]} by {by}"
+    return f"{text}\n\n{closing}; model {result['model']}"
 
 
 def eval_table(result: dict[str, Any]) -> str:

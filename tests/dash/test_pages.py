@@ -97,7 +97,7 @@ def test_the_headline_is_the_looped_model_against_the_frozen_one(project, overvi
     gain = ask(dash, "/index.json").json()["loop"]["gain"]
     last = turn_lines(project)[-1]["ndcg_at_10"]
     assert gain["over_frozen"] == pytest.approx(last["looped"] / last["frozen"] - 1)
-    assert gain["over_popularity"] == pytest.approx(last["looped"] / last["popularity"] - 1)
+    assert gain["over_baseline"] == pytest.approx(last["looped"] / last["popularity"] - 1)
     assert f"{100 * gain['over_frozen']:+.1f} %" in parse(ask(dash, "/").text).text
 
 

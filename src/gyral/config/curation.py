@@ -292,6 +292,9 @@ class Mix(Section, frozen=True):
     ] = 1.0
     max_epochs: Annotated[int, Meta(ge=1, le=255, description="how often a document is read in one pass at most")] = 4
     max_domain_share: Annotated[float, Meta(gt=0, le=1, description="of the bytes, what one domain may have; 1: all")] = 1.0
+    rejected_copies: Annotated[
+        int, Meta(ge=0, le=100, description="more copies in a pass of what answers were rejected about, one for each, at most")
+    ] = 1
     seed: Annotated[int, Meta(ge=0, description="of the order, and of which documents are read once more")] = 0
 
 

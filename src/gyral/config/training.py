@@ -32,6 +32,7 @@ class Train(Section, frozen=True):
     task: Annotated[str, Meta(description="what a neural model is to learn; empty: the family's own way")] = ""
     budget: Annotated[str, Meta(description="time (`90s`, `3m`, `1h`) or work (`1e12flop`)")] = "3m"
     seed: Annotated[int, Meta(ge=0, description="same data, config and seed: same bytes")] = 0
+    start: Annotated[str, Meta(description="model whose weights training begins from; empty: from nothing")] = ""
     steps: Annotated[int, Meta(ge=0, description="updates; 0: as many as the budget pays by a nominal rate")] = 0
     batch: Annotated[int, Meta(ge=1, description="examples a step, all ranks together")] = 32
     microbatch: Annotated[int, Meta(ge=0, description="examples computed at once; 0: all of a rank's")] = 0

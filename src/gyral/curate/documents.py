@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from gyral.config import Config
 from gyral.curate import mixed, pipeline, readers, report, samples, store
+from gyral.curate.readers import lake as in_lake
 from gyral.curate.recipe import RECIPES, stages_of
 from gyral.curate.settle import settle
 from gyral.curate.stage import Stage
@@ -28,6 +29,7 @@ from gyral.lake import dataset as datasets
 from gyral.lake import documents
 from gyral.lake.dataset import Dataset, Manifest, Shard
 from gyral.lake.documents import ShardFiles
+from gyral.lake.table import Lake
 from gyral.run import Run
 
 
@@ -53,7 +55,10 @@ def curate(root: Path, name: str, config: Config, run: Run) -> Dataset:
         run.note(f"curate   deciding anew about the {before.manifest.rows_in:,} documents of {before.name}")
     else:
         named = config.curate.recipe if config.curate.recipe in RECIPES else ""
-        place = readers.open_place(source, Path(), run.note, kind or named, options)
+        if source.startswith(in_lake.SCHEME):
+            place = in_lake.find(Lake.of(root, config), source)
+        else:
+            place = readers.open_place(source, Path(), run.note, kind or named, options)
         kind = place.kind
         stages = stages_of(kind, config)
         run.reads("source", source, store.recipe_digest(stages))
@@ -139,8 +144,9 @@ def _decided(
         manifest.report["probe"] = worth.measure(root, files, settled, stages, config, run)
     shown = samples.take(files, decisions, settled.digests)
     decided, packed = decisions.table(), None
-    if mixed.is_wanted(config):
-        kept = mixed.mixed(files, settled, config)
+    rejected = in_lake.rejected(Lake.of(root, config)) if manifest.source.startswith(in_lake.SCHEME) else {}
+    if mixed.is_wanted(config, rejected):
+        kept = mixed.mixed(files, settled, config, rejected)
         decided = decided.append_column("copies", mixed.copies_of(kept, manifest.rows_in))
         manifest.report["mix"] = msgspec.to_builtins(kept.mixture.ledger)
         if config.tokens.write:

@@ -1,8 +1,8 @@
 """Who met what, when: behaviour events of the lake → a dataset of interactions.
 
-A row is dropped by the first reason that holds, in this order: no subject, no object, only shown, the rules of its layout and
-of the project, exact duplicate, robot, returned, over a cap. Everything is decided from the pinned lake version alone, so the
-same version and configuration give the same dataset.
+A row is dropped by the first reason that holds, in this order: no subject, no object, only shown, rejected or corrected, the
+rules of its layout and of the project, exact duplicate, robot, returned, over a cap. Everything is decided from the pinned lake
+version alone, so the same version and configuration give the same dataset.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ ALWAYS = (
     Rule("missing_subject", "subject", "is null"),
     Rule("missing_object", "object", "is null"),
     Rule("impression", "kind", "==", "impression"),  # shown to somebody, which is not met by them
+    Rule("feedback_rejected", "kind", "==", "feedback_rejected"),  # what was chosen is met, what was not wanted is not
+    Rule("feedback_corrected", "kind", "==", "feedback_corrected"),
 )
 TITLE = "title"
 """The prop that holds an object's name for people where no layout names another."""

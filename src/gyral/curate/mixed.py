@@ -7,7 +7,7 @@ its last whole shard, and the dataset gets its own links to them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,13 +42,17 @@ class Kept(NamedTuple):
     mixture: Mixture
 
 
-def is_wanted(config: Config) -> bool:
-    """Whether somebody set a mixture, or wants tokens, which come in its order."""
-    return config.tokens.write or config.mix != Mix()
+def is_wanted(config: Config, rejected: Mapping[str, int]) -> bool:
+    """Whether somebody set a mixture, wants tokens, which come in its order, or rejected answers."""
+    return config.tokens.write or config.mix != Mix() or bool(rejected)
 
 
-def mixed(shards: Sequence[ShardFiles], settled: Settled, config: Config) -> Kept:
+def mixed(shards: Sequence[ShardFiles], settled: Settled, config: Config, rejected: Mapping[str, int]) -> Kept:
     """Decide how often each kept document is read in one pass.
+
+    Parameters
+    ----------
+    rejected : document → how many answers about it people rejected.
 
     Raises
     ------
@@ -57,7 +61,13 @@ def mixed(shards: Sequence[ShardFiles], settled: Settled, config: Config) -> Kep
     rows = np.flatnonzero(settled.decisions.is_kept)
     sizes = (signal(shards, "num_bytes") - lost_bytes(settled.edits, len(settled.decisions.rule)))[rows]
     codes, names = zip(*(_coded(shards, name, rows) for name in ("language", "domain")), strict=True)
-    return Kept(rows, sizes, mix(codes[0], codes[1], sizes, (names[0], names[1]), config.mix))
+    mixture = mix(codes[0], codes[1], sizes, (names[0], names[1]), config.mix)
+    if rejected and config.mix.rejected_copies:
+        code, files = _coded(shards, "file", rows)
+        more = np.array([min(rejected.get(file, 0), config.mix.rejected_copies) for file in files], np.int64)[code]
+        copies = np.minimum(mixture.copies + more, np.iinfo(np.uint8).max).astype(np.uint8)
+        mixture = mixture._replace(copies=copies)
+    return Kept(rows, sizes, mixture)
 
 
 def write_tokens(

@@ -22,12 +22,12 @@ MAX_NODE_TEXT = 14
 Rows = Sequence[Mapping[str, Any]]
 
 
-def turn_chart(turns: Rows, metric: str = "ndcg_at_10", known: bool = False, title: str = "") -> Markup:
+def turn_chart(turns: Rows, metric: str = "scores", known: bool = False, title: str = "") -> Markup:
     """Draw a metric of the three lines over the turns; `known` takes only the subjects that the model has met."""
     values = [(turn["turn"], (turn["known"] if known else turn).get(metric, {})) for turn in turns]
     names = list(dict.fromkeys([*LINES, *(name for _, row in values for name in row)]))
     series = [
-        Series(name, [(turn, row.get(name)) for turn, row in values], name if name in LINES else "one")
+        Series(name, [(turn, row.get(name)) for turn, row in values], name if name in LINES else "popularity")
         for name in names
         if any(name in row for _, row in values)
     ]

@@ -37,6 +37,7 @@ MAX_POINTS = 240
 MAX_LOG_LINES = 200
 NUM_RECENT = 8
 
+LOWER_IS_BETTER = ("bits_per_byte",)
 Data = dict[str, Any]
 LakeOverview = Callable[[], dict[str, Any]]
 
@@ -201,23 +202,28 @@ def lake(root: Path, lake_overview: LakeOverview) -> Data:
 
 
 def gain(turns: list[Turn]) -> Data | None:
-    """Say what closing the loop was worth: looped against frozen and popularity, on the last turn and as mean of all."""
-    complete = [turn for turn in turns if turn.ndcg_at_10.get("looped") is not None and turn.ndcg_at_10.get("frozen")]
+    """Say what closing the loop was worth: looped against frozen and the baseline, on the last turn and as mean of all."""
+    complete = [turn for turn in turns if turn.scores.get("looped") is not None and turn.scores.get("frozen")]
     if not complete:
         return None
-    last = complete[-1].ndcg_at_10
-    mean = {name: _mean([turn.ndcg_at_10.get(name) for turn in complete]) for name in ("looped", "frozen", "popularity")}
+    last = complete[-1]
+    mean = {name: _mean([turn.scores.get(name) for turn in complete]) for name in last.scores}
+    sign = -1.0 if last.metric in LOWER_IS_BETTER else 1.0
+
+    def better(scores: Mapping[str, float | None], than: str) -> float | None:
+        value = _relative(scores["looped"], scores.get(than))
+        return None if value is None else sign * value
+
     return {
-        "metric": "ndcg_at_10",
-        "turn": complete[-1].turn,
+        "metric": last.metric,
+        "turn": last.turn,
         "num_turns": len(complete),
-        "looped": last["looped"],
-        "frozen": last["frozen"],
-        "popularity": last.get("popularity"),
-        "over_frozen": _relative(last["looped"], last["frozen"]),
-        "over_popularity": _relative(last["looped"], last.get("popularity")),
-        "mean_over_frozen": _relative(mean["looped"], mean["frozen"]),
-        "mean_over_popularity": _relative(mean["looped"], mean["popularity"]),
+        "baseline": last.baseline,
+        "scores": last.scores,
+        "over_frozen": better(last.scores, "frozen"),
+        "over_baseline": better(last.scores, last.baseline),
+        "mean_over_frozen": better(mean, "frozen"),
+        "mean_over_baseline": better(mean, last.baseline),
     }
 
 

@@ -33,6 +33,9 @@ class Turn(msgspec.Struct):
     time: float | None = None
     events: int | None = None
     num_asked: int | None = None
+    metric: str = "ndcg_at_10"
+    baseline: str = "popularity"
+    scores: dict[str, float | None] = {}
     ndcg_at_10: dict[str, float | None] = {}
     recall_at_10: dict[str, float | None] = {}
     hit_at_10: dict[str, float | None] = {}
@@ -117,6 +120,7 @@ def read_turns(lines: list[dict[str, Any]], summary: dict[str, Any]) -> list[Tur
             turn = msgspec.convert(row, Turn)
         except msgspec.ValidationError:
             continue
+        turn.scores = turn.scores or turn.ndcg_at_10
         turns[turn.turn] = turn  # a resumed loop writes a turn again: the last one counts
     return [turns[number] for number in sorted(turns)]
 

@@ -58,7 +58,7 @@ def ingest(root: Path, config: Config, run: Run) -> dict[str, Any]:
             if first is not None:
                 app_of(lake, first.events, layout, source.name)
             parts = ((part.events, part.quarantine) for part in chain([first] if first else [], every))
-            rows_in, known = _append(lake, log, f"{source.digest}:{layout.digest}", parts, meter)
+            rows_in, known = append(lake, log, f"{source.digest}:{layout.digest}", parts, meter)
         drained = Drain.of(lake, log, config).run()
     drained.duplicate += known
     summary = report(run, rows_in, drained, meter)
@@ -96,7 +96,7 @@ def ingest_slice(
         ((batch, None) for batch in events.to_batches(max_chunksize=step)),
         ((None, batch) for batch in slice_.quarantine.to_batches(max_chunksize=step)),
     )
-    rows_in, known = _append(lake, log, f"{source.digest}:{name}", parts, meter, rows_sent)
+    rows_in, known = append(lake, log, f"{source.digest}:{name}", parts, meter, rows_sent)
     drained = drain.run()
     drained.duplicate += known
     return report(run, rows_in, drained, meter)
@@ -255,7 +255,7 @@ def _first_appearance(group_start: np.ndarray, subjects: np.ndarray) -> np.ndarr
     return np.asarray(first[inverse])
 
 
-def _append(
+def append(
     lake: Lake,
     log: EventLog,
     name: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -67,10 +68,25 @@ class Snapshot:
         with self._readable():
             yield from self._dataset.scanner(columns=columns, filter=where, scan_in_order=True).to_batches()
 
-    def read(self, columns: list[str] | None = None, where: str | None = None) -> pa.Table:
-        """Read rows into one table."""
+    def read(
+        self, columns: list[str] | None = None, where: str | None = None, fragment: int | None = None, limit: int | None = None
+    ) -> pa.Table:
+        """Read rows into one table: all, or those of one of `fragments`, or the first few."""
+        some = None if fragment is None else [each for each in [self._dataset.get_fragment(fragment)] if each is not None]
         with self._readable():
-            return self._dataset.scanner(columns=columns, filter=where, scan_in_order=True).to_table()
+            return self._dataset.scanner(
+                columns=columns, filter=where, limit=limit, scan_in_order=True, fragments=some
+            ).to_table()
+
+    def fragments(self) -> list[tuple[int, int, str]]:
+        """Number, bytes and digest of each fragment: what has the same digest has the same rows, in any version."""
+        found = []
+        for each in self._dataset.get_fragments():
+            data = each.metadata
+            size = sum(file.file_size_bytes or 0 for file in data.files)
+            told = repr(([file.path for file in data.files], data.deletion_file))
+            found.append((each.fragment_id, size, hashlib.sha256(told.encode()).hexdigest()))
+        return found
 
     def take(self, indices: list[int], columns: list[str] | None = None) -> pa.Table:
         """Read single rows by their position in table order."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -32,17 +33,51 @@ class Answer(msgspec.Struct, frozen=True):
     items: list[Item]
 
 
+class Told(NamedTuple):
+    """What a route of a family answers: the body that goes back, and the event that the log keeps of it.
+
+    Attributes
+    ----------
+    kind : of the event: `search`, `score`, `completion`.
+    props : what was asked and answered, as far as it is worth keeping: feedback joins it by the request's id.
+    """
+
+    body: dict[str, Any]
+    kind: str
+    subject: str | None = None
+    object: str | None = None
+    props: dict[str, Any] = {}
+
+
+class Route(NamedTuple):
+    """One way to ask a model: `POST` of a body that `request` describes (its field `model`, if any, names the slot)."""
+
+    request: type[msgspec.Struct]
+    answer: Callable[[Any], Told]
+    example: str
+
+
 class Servable(Protocol):
-    """A loaded model. Calls come from one thread and cost well under a millisecond."""
+    """A loaded model, called from one thread.
+
+    Attributes
+    ----------
+    routes : path → how it is asked. What answers in well under a millisecond has a route of the server's own instead.
+    """
 
     name: str
     card: dict[str, Any]
+    routes: Mapping[str, Route]
+
+    def warm(self) -> None: ...
+
+
+class Recommends(Servable, Protocol):
+    """A loaded recommender; calls cost well under a millisecond."""
 
     def recommend(self, subject: str, k: int, context: dict[str, Any]) -> Answer: ...
 
     def popular(self, subject: str, k: int, context: dict[str, Any]) -> Answer: ...
-
-    def warm(self) -> None: ...
 
 
 class Twin(Protocol):
@@ -77,6 +112,8 @@ class Family(Protocol):
 
 class ServableRecommender:
     """A recommender with its vocabulary: names in, names out."""
+
+    routes: Mapping[str, Route] = {}
 
     def __init__(self, folder: Path) -> None:
         card = cards.read_card(folder)

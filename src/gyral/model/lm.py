@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from gyral.lake.dataset import Dataset
 from gyral.model import card as cards
+from gyral.model.lm_routes import routes_of
 from gyral.model.nets.llama import Llama, Shape
 from gyral.model.tasks.next_token import NextToken, Text
 
@@ -26,6 +28,20 @@ class ServableLm:
         self.model = Llama(self.shape)
         self.model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.arrays.items()})
         self.model.eval()
+        self.routes = routes_of(self)
+
+    @torch.inference_mode()
+    def score(self, texts: list[str]) -> list[tuple[float, int]]:
+        """Bits that each text takes, and its bytes."""
+        found = []
+        for text in texts:
+            body = text.encode()
+            tokens = torch.tensor([Text.END, *body])[None]
+            positions = torch.arange(len(body))[None] % self.length
+            logits = self.model(tokens[:, :-1], positions)
+            nats = torch.nn.functional.cross_entropy(logits[0], tokens[0, 1:], reduction="sum")
+            found.append((float(nats) / math.log(2), len(body)))
+        return found
 
     @torch.inference_mode()
     def bits_per_byte(self, texts: list[str]) -> float:

@@ -6,19 +6,22 @@ error is JSON in four parts; no input makes a 500. What a family raises does, wi
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from urllib.parse import parse_qs
 
 import msgspec
 from msgspec import Meta
 
 from gyral.config.sections import Serve
+from gyral.errors import InputError
 from gyral.event.clock import now_us
 from gyral.http import AsgiApp, Receive, Refused, Scope, Send, allow, read_body, reply, routed
-from gyral.model.family import Answer, Item, Servable
-from gyral.serve.feedback import Impression, Impressions, RequestIds
+from gyral.model.family import Answer, Item, Recommends, Route, Servable
+from gyral.serve.feedback import Impression, Impressions, Logged, RequestIds
 from gyral.serve.slots import DEFAULT, POPULARITY, Slots
 
 
@@ -75,6 +78,7 @@ class App:
         )
         self._note = note
         self._noted = ""
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="answers")
         self._ids = RequestIds()
         self._decoder = msgspec.json.Decoder(Recommend)
         self._encoder = msgspec.json.Encoder()
@@ -89,8 +93,34 @@ class App:
         elif path == "/v1/model":
             allow(scope, "GET")
             await reply(send, 200, self._encoder.encode(self._describe(scope)))
+        elif (route := self._slots.default.routes.get(path)) is not None:
+            allow(scope, "POST")
+            await self._ask(path, route, await read_body(scope, receive, self._config.max_body_bytes), send)
         else:
             await self._mounted(path)(scope, receive, send)
+
+    async def _ask(self, path: str, route: Route, body: bytes, send: Send) -> None:
+        """A route that the family has: decoded here, answered in a thread of its own, so that the others go on."""
+        try:
+            request = msgspec.json.decode(body, type=route.request)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Refused(400, "the body is not a request", why=str(error), hint=f"send {route.example}") from None
+        slot = getattr(request, "model", None) or DEFAULT
+        model = self._model(slot)
+        if path not in model.routes:
+            raise Refused(404, f"`{model.name}` is not asked at `{path}`", hint=_asked_at(model))
+        try:
+            told = await asyncio.get_running_loop().run_in_executor(self._worker, model.routes[path].answer, request)
+        except InputError as error:  # what the client sent
+            raise Refused(400, error.what, why=error.why, hint=error.hint) from None
+        except Exception as error:  # a family's fault, not the client's
+            raise self._failed(error) from None
+        request_id = self._ids.next()
+        if self._impressions is not None:
+            props = {"model": model.name, "slot": slot, **told.props}
+            self._impressions.add(Logged(request_id, now_us(), told.kind, told.subject, told.object, None, props))
+        answered = {"request_id": request_id, "model": model.name, **told.body}
+        await reply(send, 200, self._encoder.encode(answered), (b"x-model-version", model.name.rpartition("@")[2].encode()))
 
     def answer(self, request: Recommend) -> Recommended:
         """Answer one decoded request, and log the impression."""
@@ -98,14 +128,16 @@ class App:
             raise Refused(400, f"`k` is {request.k:,}", hint=f"at most {self._config.max_k:,}")
         slot = request.model or DEFAULT
         model = self._model(slot)
+        if model.routes:
+            raise Refused(404, f"`{model.name}` recommends nothing", hint=_asked_at(model))
         context: dict[str, Any] = {}
         if request.context is not None:
             context = {"country": request.context.country, "recent": request.context.recent}
         answer: Answer
         if slot == POPULARITY:
-            answer = model.popular(request.subject, request.k, context)
+            answer = cast(Recommends, model).popular(request.subject, request.k, context)
         else:
-            answer = model.recommend(request.subject, request.k, context)
+            answer = cast(Recommends, model).recommend(request.subject, request.k, context)
         request_id = self._ids.next()
         if self._impressions is not None:
             shown, scores = [item.object for item in answer.items], [item.score for item in answer.items]
@@ -162,8 +194,16 @@ class App:
             "card": model.card,
         }
 
+    def close(self) -> None:
+        """End the thread; may be called twice."""
+        self._worker.shutdown(cancel_futures=True)
+
     def _mounted(self, path: str) -> AsgiApp:
         for prefix, app in self._mounts:
             if path == prefix or path.startswith(prefix + "/"):
                 return app
         raise Refused(404, f"there is nothing at `{path[:200]}`", hint="POST /v1/recommend, GET /v1/model, GET /healthz")
+
+
+def _asked_at(model: Servable) -> str:
+    return f"it is asked at {', '.join(f'`POST {path}`' for path in model.routes)}" if model.routes else ""

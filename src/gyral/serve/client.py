@@ -17,6 +17,7 @@ import msgspec
 
 from gyral.errors import ServeError
 
+RECOMMEND = "/v1/recommend"
 REQUEST_TIMEOUT_S = 30.0
 SEND_TIMEOUT_S = 300.0
 
@@ -91,10 +92,31 @@ class Connection:
         return Response(status, await self._reader.readexactly(length), retry_s)
 
 
+async def post(url: str, path: str, body: bytes, *headers: str) -> Any:
+    """Send one JSON body; its decoded answer.
+
+    Raises
+    ------
+    ServeError : it was refused.
+    """
+    connection = Connection(url)
+    try:
+        answer = await connection.post(path, body, *headers)
+    finally:
+        await connection.close()
+    if answer.status != 200:
+        raise ServeError(f"`POST {path}` was answered {answer.status}", why=answer.body[:500].decode("utf-8", "replace"))
+    return answer.json()
+
+
 async def ask_many(
-    url: str, requests: Sequence[dict[str, Any]], concurrency: int = 8, on_progress: Callable[[int], None] | None = None
+    url: str,
+    requests: Sequence[dict[str, Any]],
+    path: str = RECOMMEND,
+    concurrency: int = 8,
+    on_progress: Callable[[int], None] | None = None,
 ) -> tuple[list[Response], list[float]]:
-    """Ask `/v1/recommend` for every request, `concurrency` at a time.
+    """Ask one route for every request, `concurrency` at a time.
 
     Returns
     -------
@@ -113,7 +135,7 @@ async def ask_many(
             for number in waiting:
                 body = encode(requests[number])
                 start = time.perf_counter()
-                responses[number] = await connection.post("/v1/recommend", body)
+                responses[number] = await connection.post(path, body)
                 latencies[number] = time.perf_counter() - start
                 done += 1
                 if on_progress is not None:

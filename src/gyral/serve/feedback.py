@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -46,6 +46,31 @@ class Impression(NamedTuple):
     objects: Sequence[str]
     scores: Sequence[float]
     num_recent: int = 0
+
+    def logged(self) -> Logged:
+        """As it goes into the log."""
+        scores = [round(score, 6) for score in self.scores]
+        props = {"model": self.model, "slot": self.slot, "k": self.k, "items": list(self.objects), "scores": scores}
+        if self.num_recent:
+            props["num_recent"] = self.num_recent
+        first = self.objects[0] if self.objects else None
+        return Logged(self.request_id, self.time_us, "impression", self.subject, first, self.country, props)
+
+
+class Logged(NamedTuple):
+    """One answer of any kind, as the event that it becomes."""
+
+    request_id: str
+    time_us: int
+    kind: str
+    subject: str | None
+    object: str | None
+    country: str | None
+    props: dict[str, Any]
+
+    def logged(self) -> Logged:
+        """Itself."""
+        return self
 
 
 class RequestIds:
@@ -88,13 +113,13 @@ class Impressions:
         lake.check(self._log)
         self._partition = self._log.free_partition("serve")
         self._trim_at = time.monotonic() + TRIM_EVERY_S
-        self._waiting: deque[Impression] = deque()
+        self._waiting: deque[Impression | Logged] = deque()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="impressions", daemon=True)
         self._thread.start()
 
-    def add(self, impression: Impression) -> None:
-        """Queue one impression; never blocks."""
+    def add(self, impression: Impression | Logged) -> None:
+        """Queue one answer; never blocks."""
         if len(self._waiting) < MAX_WAITING:
             self._waiting.append(impression)
         else:
@@ -119,7 +144,7 @@ class Impressions:
                 waiting -= len(group)
                 self._append(group)
 
-    def _append(self, group: list[Impression]) -> None:
+    def _append(self, group: list[Impression | Logged]) -> None:
         try:
             self._log.append(self._partition, group[0].request_id, encode_payload(_to_events(group)), len(group))
             self.appended += len(group)
@@ -135,24 +160,19 @@ class Impressions:
             self._log.trim(self._partition, self._lake.settled().get(self._partition, 0))
 
 
-def _to_events(group: list[Impression]) -> pa.RecordBatch:
-    count, now = len(group), now_us()
+def _to_events(group: Sequence[Impression | Logged]) -> pa.RecordBatch:
+    rows = [each.logged() for each in group]
+    count, kinds = len(rows), [each.kind for each in rows]
     columns: dict[str, pa.Array] = {
-        "event_id": pa.array([each.request_id for each in group]),
-        "event_time": pa.array([each.time_us for each in group]),
-        "ingest_time": pa.repeat(now, count),
-        "kind": pa.repeat("impression", count),
-        "subject": pa.array([each.subject for each in group]),
-        "object": pa.array([each.objects[0] if each.objects else None for each in group], pa.string()),
-        "country": pa.array([each.country for each in group], pa.string()),
-        "schema_id": pa.repeat("impression", count),
-        "props": pa.array([msgspec.json.encode(_props(each)).decode() for each in group]),
+        "event_id": pa.array([each.request_id for each in rows]),
+        "event_time": pa.array([each.time_us for each in rows]),
+        "ingest_time": pa.repeat(now_us(), count),
+        "kind": pa.array(kinds),
+        "subject": pa.array([each.subject for each in rows], pa.string()),
+        "object": pa.array([each.object for each in rows], pa.string()),
+        "country": pa.array([each.country for each in rows], pa.string()),
+        "schema_id": pa.array(kinds),
+        "props": pa.array([msgspec.json.encode(each.props).decode() for each in rows]),
     }
     arrays = [columns.get(field.name, pa.nulls(count, field.type)).cast(field.type) for field in EVENT]
     return pa.RecordBatch.from_arrays(arrays, schema=EVENT)
-
-
-def _props(each: Impression) -> dict[str, object]:
-    scores = [round(score, 6) for score in each.scores]
-    props = {"model": each.model, "slot": each.slot, "k": each.k, "items": list(each.objects), "scores": scores}
-    return {**props, "num_recent": each.num_recent} if each.num_recent else props

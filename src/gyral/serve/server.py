@@ -71,7 +71,11 @@ def serve(
         impressions = None
         try:
             impressions = Impressions(lake, note) if config.impressions else None
-            was_interrupted = run_app(App(slots, config, impressions, mounts, note), address, port, on_ready)
+            app = App(slots, config, impressions, mounts, note)
+            try:
+                was_interrupted = run_app(app, address, port, on_ready)
+            finally:
+                app.close()
         finally:
             slots.close()
             if impressions is not None:

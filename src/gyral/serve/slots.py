@@ -71,10 +71,16 @@ class Slots:
         loaded = self._loaded.get(slot or DEFAULT)
         return loaded.model if loaded is not None else None
 
+    @property
+    def default(self) -> Servable:
+        """The model of the default slot, which is always there."""
+        return self._loaded[DEFAULT].model
+
     def names(self) -> dict[str, str]:
         """Slot → model."""
         loaded = list(self._loaded.items())  # one step, the thread may add and remove meanwhile
-        return {slot: each.model.name for slot, each in sorted(loaded)} | {POPULARITY: self._loaded[DEFAULT].model.name}
+        named = {slot: each.model.name for slot, each in sorted(loaded)}
+        return named | ({} if self.default.routes else {POPULARITY: self.default.name})
 
     def loaded_at(self, slot: str = DEFAULT) -> float:
         """When the slot's model began to answer, seconds since the epoch; 0 when there is no such slot."""

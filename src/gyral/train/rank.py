@@ -21,9 +21,10 @@ import torch
 import torch.distributed as dist
 
 from gyral.config import Config
-from gyral.errors import GyralError, UsageError, render
+from gyral.errors import GyralError, InputError, UsageError, render
 from gyral.files import write_atomic
-from gyral.model.card import Weights, write_weights
+from gyral.model import card as cards
+from gyral.model.card import Weights, read_weights, write_weights
 from gyral.model.task import Task
 from gyral.train import loop
 from gyral.train.loader import Order
@@ -76,7 +77,10 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
     strategy = mesh.strategy_of(axes)
     if config.train.batch < strategy.num_ranks:
         raise UsageError(f"a batch of {config.train.batch} is less than {strategy.num_ranks} ranks", hint="raise `train.batch`")
-    model = strategy.place(task, task.build(config.train.seed))
+    model = task.build(config.train.seed)
+    if config.train.start:
+        begin_from(model, Path(job.root), config.train.start)
+    model = strategy.place(task, model)
     optimizer = Optimizer(model, config.train.optim, job.steps)
     settings = loop.Settings(
         job.steps, config.train.batch, config.train.microbatch, config.train.optim.clip,
@@ -106,6 +110,23 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
     strategy.close()
     result = Result(job.steps, losses, metrics, strategy.num_ranks, time.monotonic() - begun)
     return Trained(task, model, result)
+
+
+def begin_from(model: torch.nn.Module, root: Path, start: str) -> None:
+    """Give a model the weights of a published one.
+
+    Raises
+    ------
+    InputError : it has other weights, or others of this name.
+    """
+    arrays = read_weights(cards.find(root, start)).arrays
+    given = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    try:
+        model.load_state_dict(given)
+    except RuntimeError as error:
+        why = str(error).strip().splitlines()[-1].strip()
+        hint = "give it the same sizes, or begin from nothing: `--set train.start=''`"
+        raise InputError(f"`{start}` is another kind of model", why=why, where="train.start", hint=hint) from None
 
 
 def publishable(trained: Trained) -> Weights:

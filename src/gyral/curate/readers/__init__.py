@@ -31,6 +31,7 @@ READERS = {
     "images": "gyral.curate.readers.pictures",
     "tar": "gyral.curate.readers.pictures",
     "emoji": "gyral.curate.readers.pictures",
+    "lake": "gyral.curate.readers.lake",
 }
 """Readers, and the module whose `read` each is."""
 
