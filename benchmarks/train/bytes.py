@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measure import PYTHON, ROOT, write
 
 WORKER = str(Path(__file__).with_name("mesh_worker.py"))
