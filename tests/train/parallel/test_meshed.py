@@ -68,6 +68,15 @@ def test_meshes_of_four_learn_what_one_learns(tmp_path):
 
 
 @pytest.mark.slow
+def test_bf16_stays_near_what_f32_learns(tmp_path):
+    cases = [{**LM, "parallel": parallel, "precision": "bf16"} for parallel in ("data=2", "shard=2", "tensor=2")]
+    cases += [{**TOWERS, "parallel": parallel, "precision": "bf16"} for parallel in ("data=2", "shard=2", "tensor=2")]
+    for case, found in zip(cases, launched(tmp_path, 2, cases), strict=True):
+        differences = [abs(a - b) for a, b in zip(found["losses"], found["expected"]["losses"], strict=True)]
+        assert 1e-5 < max(differences) < 1e-2, case  # rounded, and no more
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("num", "cases"), [(2, TWO), (4, FOUR)])
 def test_every_mesh_learns_what_one_learns(tmp_path, num, cases):
     for case, found in zip(cases, launched(tmp_path, num, cases), strict=True):

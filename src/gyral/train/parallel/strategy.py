@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from gyral.model.task import Batch, Gather, Sums, Task, alone
-from gyral.train.device import device, moved
+from gyral.model.task import Batch, Gather, Sums, Task, alone, moved
+from gyral.train.device import device
 from gyral.train.loader import Part
 
 Autocast = Callable[[], AbstractContextManager[object]]
