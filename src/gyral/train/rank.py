@@ -21,15 +21,15 @@ import torch
 import torch.distributed as dist
 
 from gyral.config import Config
-from gyral.errors import GyralError, InputError, UsageError, render
+from gyral.errors import GyralError, UsageError, render
 from gyral.files import write_atomic
-from gyral.model import card as cards
-from gyral.model.card import Weights, read_weights, write_weights
+from gyral.model.card import Weights, write_weights
 from gyral.model.task import Task
-from gyral.train import loop
+from gyral.train import device, loop
 from gyral.train.loader import Order
 from gyral.train.optim import Optimizer
 from gyral.train.parallel import mesh
+from gyral.train.start import begin_from
 from gyral.train.tasks import open_task
 
 TIMEOUT_S = 120.0
@@ -58,10 +58,10 @@ class Result(msgspec.Struct):
 
 
 class Trained:
-    """What training leaves in the process of the first rank."""
+    """What training leaves in the process of the first rank; weights are those of the whole model."""
 
-    def __init__(self, task: Task, model: torch.nn.Module, result: Result) -> None:
-        self.task, self.model, self.result = task, model, result
+    def __init__(self, task: Task, weights: dict[str, torch.Tensor], result: Result) -> None:
+        self.task, self.weights, self.result = task, weights, result
 
 
 def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> Trained:
@@ -74,13 +74,13 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
     config = job.config
     axes = mesh.parse(config.train.parallel)
     task = open_task(Path(job.root), job.dataset, config)
-    strategy = mesh.strategy_of(axes)
-    if config.train.batch < strategy.num_ranks:
-        raise UsageError(f"a batch of {config.train.batch} is less than {strategy.num_ranks} ranks", hint="raise `train.batch`")
-    model = task.build(config.train.seed)
+    strategy = mesh.strategy_of(axes, config.train)
+    if config.train.batch < (parts := mesh.num_parts(axes)):
+        raise UsageError(f"a batch of {config.train.batch} has no row for each of {parts} ranks", hint="raise `train.batch`")
+    built = task.build(config.train.seed)
     if config.train.start:
-        begin_from(model, Path(job.root), config.train.start)
-    model = strategy.place(task, model)
+        begin_from(built, Path(job.root), config.train.start)
+    model = strategy.place(task, built)
     optimizer = Optimizer(model, config.train.optim, job.steps)
     settings = loop.Settings(
         job.steps, config.train.batch, config.train.microbatch, config.train.optim.clip,
@@ -92,7 +92,7 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
     begun = time.monotonic()
 
     def evaluate(_: int) -> None:
-        if strategy.is_first:
+        if strategy.evaluates:
             metrics.update(loop.evaluate(task, model))
 
     with open(Path(job.folder) / LEDGER, "ab", buffering=0) as ledger:
@@ -107,31 +107,15 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
         loop.train(
             task, model, strategy, optimizer, settings, order, loop.Position(), [watch], [(settings.evaluate_every, evaluate)]
         )
+    weights = strategy.weights()
     strategy.close()
     result = Result(job.steps, losses, metrics, strategy.num_ranks, time.monotonic() - begun)
-    return Trained(task, model, result)
-
-
-def begin_from(model: torch.nn.Module, root: Path, start: str) -> None:
-    """Give a model the weights of a published one.
-
-    Raises
-    ------
-    InputError : it has other weights, or others of this name.
-    """
-    arrays = read_weights(cards.find(root, start)).arrays
-    given = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    try:
-        model.load_state_dict(given)
-    except RuntimeError as error:
-        why = str(error).strip().splitlines()[-1].strip()
-        hint = "give it the same sizes, or begin from nothing: `--set train.start=''`"
-        raise InputError(f"`{start}` is another kind of model", why=why, where="train.start", hint=hint) from None
+    return Trained(task, weights, result)
 
 
 def publishable(trained: Trained) -> Weights:
     """Arrays and settings of a trained model; one that appears under two names is stored once."""
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in trained.model.state_dict().items()}
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in trained.weights.items()}
     return Weights(arrays, trained.task.settings())
 
 
@@ -140,7 +124,7 @@ def main(path: str) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     job = msgspec.json.decode(Path(path).read_bytes(), type=Job)
     dist.init_process_group(
-        "gloo",
+        device.backend(),
         init_method=os.environ.get("GYRAL_MEET", "env://"),
         timeout=timedelta(seconds=TIMEOUT_S),
         rank=int(os.environ["RANK"]),
