@@ -1,0 +1,125 @@
+"""The axis `context`: each rank has a part of every sequence; attention sees the keys and values of all.
+
+A sequence of T is cut into 2 W pieces and rank r has pieces r and 2 W − 1 − r. A piece attends to what lies before its end and
+no further, so every rank computes (2 W + 1) / 4 W of the square: 5/8 for W = 2, where a plain cut keeps the last rank busy
+with all of it. Keys and values are gathered (B T K E numbers each a block; backward sums what every rank says of them): torch's
+own experimental `context_parallel` has no sharding rule for attention on processors.
+
+Source: the two-ended cut is that of Dubey et al. 2024 (Llama 3), section 3.3.2; so is gathering keys and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gyral.errors import ConfigError
+from gyral.model.nets.moe import Experts
+from gyral.model.roles import Roles, pattern_of
+from gyral.model.task import Batch, Task
+
+
+def check(task: Task, size: int) -> None:
+    """Refuse what cannot be cut.
+
+    Raises
+    ------
+    ConfigError : the task has no sequence, its model no attention, or the length is no multiple of two pieces a rank.
+    """
+    where = "train.parallel.context"
+    if not task.sequence or not task.roles.attention:
+        raise ConfigError(f"the task {task.name} has no sequence that could be cut", where=where, hint="use `data` or `shard`")
+
+
+def cut(batch: Batch, names: tuple[str, ...], rank: int, size: int) -> Batch:
+    """Our two pieces of each sequence; a batch without sequences of this name is left as it is.
+
+    Raises
+    ------
+    ConfigError : the length is no multiple of 2 W.
+    """
+    found = dict(batch)
+    for name in names:
+        if name not in batch:
+            continue
+        length = batch[name].shape[1]
+        if length % (2 * size):
+            hint = f"a length of {length // (2 * size) * 2 * size or 2 * size}, or another mesh"
+            raise ConfigError(f"a sequence of {length} cannot be cut into {2 * size} equal pieces", where="train.parallel.context", hint=hint)  # fmt: skip
+        pieces = batch[name].chunk(2 * size, dim=1)
+        found[name] = torch.cat([pieces[rank], pieces[2 * size - 1 - rank]], dim=1)
+    return found
+
+
+def place(model: nn.Module, roles: Roles, group: dist.ProcessGroup) -> None:
+    """Let attention see the whole sequence, and the balance of experts count it."""
+    pattern = pattern_of(roles.attention)
+    for name, module in model.named_modules():
+        if pattern.fullmatch(name):
+            module.attend = _attend_over(group)  # type: ignore[assignment]
+        if isinstance(module, Experts):
+            module.whole_rows = _whole_rows_over(group)  # type: ignore[method-assign]
+
+
+def _attend_over(group: dist.ProcessGroup) -> Callable[..., Tensor]:
+    """Causal attention of two pieces to the whole sequence."""
+    size, rank = dist.get_world_size(group), dist.get_rank(group)
+
+    def attend(query_BHTE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, *more: Any, **options: Any) -> Tensor:
+        if any(each is not None for each in (*more, *options.values())):
+            raise ConfigError(
+                "attention with a mask cannot be cut", where="train.parallel.context", hint="use `data` or `shard`"
+            )
+        key, value = _in_order(whole(torch.stack([key_BKTE, value_BKTE]), group))
+        is_grouped = query_BHTE.shape[1] != key.shape[1]
+        length = query_BHTE.shape[2] // 2
+        seen = []
+        for piece, query in zip((rank, 2 * size - 1 - rank), query_BHTE.chunk(2, dim=2), strict=True):
+            end = (piece + 1) * length
+            mask = torch.ones(length, end, dtype=torch.bool, device=query.device).tril(end - length)
+            seen.append(F.scaled_dot_product_attention(query, key[:, :, :end], value[:, :, :end], mask, enable_gqa=is_grouped))
+        return torch.cat(seen, dim=2)
+
+    return attend
+
+
+def _whole_rows_over(group: dist.ProcessGroup) -> Callable[[Tensor, int], tuple[Tensor, int]]:
+    def whole_rows(num_BE: Tensor, length: int) -> tuple[Tensor, int]:
+        dist.all_reduce(num_BE, group=group)
+        return num_BE, length * dist.get_world_size(group)
+
+    return whole_rows
+
+
+def _in_order(parts_W2BKTE: Tensor) -> Tensor:
+    """Pieces of all ranks as one sequence."""
+    first, second = parts_W2BKTE.chunk(2, dim=4)
+    return torch.cat([*first.unbind(), *second.flip(0).unbind()], dim=3)
+
+
+def whole(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Every rank's tensor, [W, …]; the gradient of ours is the sum of what all say of it."""
+    found: Tensor = _Whole.apply(x, group)
+    return found
+
+
+class _Whole(torch.autograd.Function):
+    """All-gather, backward reduce-scatter."""
+
+    @staticmethod
+    def forward(context, x, group):  # type: ignore[no-untyped-def]
+        context.group = group
+        found = x.new_empty(dist.get_world_size(group) * x.shape[0], *x.shape[1:])
+        dist.all_gather_single(found, x.contiguous(), group=group)
+        return found.view(-1, *x.shape)
+
+    @staticmethod
+    def backward(context, gradient):  # type: ignore[no-untyped-def]
+        summed = gradient.new_empty(gradient.shape[1:])
+        dist.reduce_scatter_single(summed, gradient.flatten(0, 1).contiguous(), group=context.group)
+        return summed, None

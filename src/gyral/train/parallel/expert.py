@@ -1,0 +1,60 @@
+"""The axis `expert`: ranks have different rows and different experts; tokens go where their experts are and come back.
+
+Whole experts lie on one rank each, so a step sends 4 N K D numbers a rank and mixture forth and back (forward and backward), less
+the 1 / W that stays, and no gradient of an expert at all. Everything else of the model is as with `data`.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gyral.errors import ConfigError
+from gyral.model.nets.moe import Experts
+from gyral.train.parallel.exchange import exchanged, exchanged_counts
+
+
+def place(model: nn.Module, group: dist.ProcessGroup) -> None:
+    """Keep our experts of each mixture, and reach the others by exchange.
+
+    Raises
+    ------
+    ConfigError : there are none, or they cannot be spread evenly.
+    """
+    size, rank = dist.get_world_size(group), dist.get_rank(group)
+    mixtures = [module for module in model.modules() if isinstance(module, Experts)]
+    if not mixtures:
+        raise ConfigError(
+            "this model has no experts", where="train.parallel.expert", hint="`--set lm.experts=8`, or no such axis"
+        )
+    for mixture in mixtures:
+        if mixture.num % size:
+            allowed = ", ".join(str(number) for number in range(1, mixture.num + 1) if mixture.num % number == 0)
+            what = f"`train.parallel.expert = {size}` does not divide the model's {mixture.num} experts"
+            raise ConfigError(what, hint=f"use one of {allowed}")
+        share = mixture.num // size
+        for number in range(mixture.num):
+            if number // share != rank:
+                del mixture.experts[str(number)]
+        mixture.exchange = MethodType(_exchange_over(group), mixture)  # type: ignore[method-assign]
+
+
+def _exchange_over(group: dist.ProcessGroup):  # type: ignore[no-untyped-def]
+    """`Experts.exchange` where experts lie on the ranks of a group."""
+    size = dist.get_world_size(group)
+
+    def exchange(self: Experts, x_SD: Tensor, num_E: Tensor) -> Tensor:
+        num_here = self.num // size
+        send_WE = num_E.view(size, num_here)
+        receive_WE = exchanged_counts(send_WE, group)
+        send, receive = send_WE.sum(1).tolist(), receive_WE.sum(1).tolist()
+        x_RD = exchanged(x_SD, send, receive, group)
+        expert_R = torch.arange(num_here, device=x_SD.device).repeat(size).repeat_interleave(receive_WE.reshape(-1))
+        order_R = expert_R.argsort(stable=True)
+        y_RD = self.compute(x_RD[order_R], receive_WE.sum(0).tolist())
+        return exchanged(y_RD[order_R.argsort()], receive, send, group)
+
+    return exchange
