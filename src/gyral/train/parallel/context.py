@@ -11,7 +11,7 @@ Source: the two-ended cut is that of Dubey et al. 2024 (Llama 3), section 3.3.2;
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -20,20 +20,30 @@ from torch import Tensor, nn
 
 from gyral.errors import ConfigError
 from gyral.model.nets.moe import Experts
-from gyral.model.roles import Roles, pattern_of
-from gyral.model.task import Batch, Task
+from gyral.model.roles import pattern_of
+from gyral.model.task import Batch
+
+if TYPE_CHECKING:
+    from gyral.train.parallel.meshed import Plan
 
 
-def check(task: Task, size: int) -> None:
-    """Refuse what cannot be cut.
+def place(model: nn.Module, plan: Plan) -> None:
+    """Let attention see the whole sequence, and the balance of experts count it.
 
     Raises
     ------
-    ConfigError : the task has no sequence, its model no attention, or the length is no multiple of two pieces a rank.
+    ConfigError : the task has no sequence, or its model no attention.
     """
-    where = "train.parallel.context"
+    task, mesh = plan.task, plan.mesh["context"]
     if not task.sequence or not task.roles.attention:
-        raise ConfigError(f"the task {task.name} has no sequence that could be cut", where=where, hint="use `data` or `shard`")
+        raise ConfigError(f"the task {task.name} has no sequence that could be cut", where="train.parallel", hint="use `data`")
+    pattern = pattern_of(task.roles.attention)
+    for name, module in model.named_modules():
+        if pattern.fullmatch(name):
+            module.attend = _attend_over(mesh.get_group())  # type: ignore[assignment]
+        if isinstance(module, Experts):
+            module.whole_rows = _whole_rows_over(mesh.get_group())  # type: ignore[method-assign]
+    plan.cuts.append(lambda batch: cut(batch, task.sequence, mesh.get_local_rank(), mesh.size()))
 
 
 def cut(batch: Batch, names: tuple[str, ...], rank: int, size: int) -> Batch:
@@ -50,20 +60,10 @@ def cut(batch: Batch, names: tuple[str, ...], rank: int, size: int) -> Batch:
         length = batch[name].shape[1]
         if length % (2 * size):
             hint = f"a length of {length // (2 * size) * 2 * size or 2 * size}, or another mesh"
-            raise ConfigError(f"a sequence of {length} cannot be cut into {2 * size} equal pieces", where="train.parallel.context", hint=hint)  # fmt: skip
+            raise ConfigError(f"a sequence of {length} cannot be cut into {2 * size} equal pieces", where="train.parallel", hint=hint)  # fmt: skip
         pieces = batch[name].chunk(2 * size, dim=1)
         found[name] = torch.cat([pieces[rank], pieces[2 * size - 1 - rank]], dim=1)
     return found
-
-
-def place(model: nn.Module, roles: Roles, group: dist.ProcessGroup) -> None:
-    """Let attention see the whole sequence, and the balance of experts count it."""
-    pattern = pattern_of(roles.attention)
-    for name, module in model.named_modules():
-        if pattern.fullmatch(name):
-            module.attend = _attend_over(group)  # type: ignore[assignment]
-        if isinstance(module, Experts):
-            module.whole_rows = _whole_rows_over(group)  # type: ignore[method-assign]
 
 
 def _attend_over(group: dist.ProcessGroup) -> Callable[..., Tensor]:
@@ -73,7 +73,7 @@ def _attend_over(group: dist.ProcessGroup) -> Callable[..., Tensor]:
     def attend(query_BHTE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, *more: Any, **options: Any) -> Tensor:
         if any(each is not None for each in (*more, *options.values())):
             raise ConfigError(
-                "attention with a mask cannot be cut", where="train.parallel.context", hint="use `data` or `shard`"
+                "attention with a mask cannot be cut", where="train.parallel", hint="use `data` or `shard`"
             )
         key, value = _in_order(whole(torch.stack([key_BKTE, value_BKTE]), group))
         is_grouped = query_BHTE.shape[1] != key.shape[1]

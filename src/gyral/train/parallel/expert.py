@@ -7,6 +7,7 @@ the 1 / W that stays, and no gradient of an expert at all. Everything else of th
 from __future__ import annotations
 
 from types import MethodType
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -16,30 +17,35 @@ from gyral.errors import ConfigError
 from gyral.model.nets.moe import Experts
 from gyral.train.parallel.exchange import exchanged, exchanged_counts
 
+if TYPE_CHECKING:
+    from gyral.train.parallel.meshed import Plan
 
-def place(model: nn.Module, group: dist.ProcessGroup) -> None:
+
+def place(model: nn.Module, plan: Plan) -> None:
     """Keep our experts of each mixture, and reach the others by exchange.
 
     Raises
     ------
     ConfigError : there are none, or they cannot be spread evenly.
     """
-    size, rank = dist.get_world_size(group), dist.get_rank(group)
-    mixtures = [module for module in model.modules() if isinstance(module, Experts)]
+    mesh = plan.mesh["expert"]
+    group, size, rank = mesh.get_group(), mesh.size(), mesh.get_local_rank()
+    mixtures = [(name, module) for name, module in model.named_modules() if isinstance(module, Experts)]
     if not mixtures:
-        raise ConfigError(
-            "this model has no experts", where="train.parallel.expert", hint="`--set lm.experts=8`, or no such axis"
-        )
-    for mixture in mixtures:
+        raise ConfigError("this model has no experts", where="train.parallel", hint="`--set lm.experts=8`, or no axis `expert`")
+    for name, mixture in mixtures:
         if mixture.num % size:
             allowed = ", ".join(str(number) for number in range(1, mixture.num + 1) if mixture.num % number == 0)
             what = f"`train.parallel.expert = {size}` does not divide the model's {mixture.num} experts"
-            raise ConfigError(what, hint=f"use one of {allowed}")
+            raise ConfigError(what, where="train.parallel", hint=f"use one of {allowed}")
         share = mixture.num // size
         for number in range(mixture.num):
             if number // share != rank:
                 del mixture.experts[str(number)]
+        for parameter, _ in mixture.experts.named_parameters():
+            plan.split[f"{name}.experts.{parameter}"] = ("expert",)
         mixture.exchange = MethodType(_exchange_over(group), mixture)  # type: ignore[method-assign]
+    plan.together.add("expert")
 
 
 def _exchange_over(group: dist.ProcessGroup):  # type: ignore[no-untyped-def]

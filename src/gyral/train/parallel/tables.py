@@ -17,7 +17,7 @@ table, as experts and stages are: a checkpoint is resharded without knowing any 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -28,36 +28,44 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from gyral.errors import ConfigError
 from gyral.model.nets.tables import Table
-from gyral.model.roles import Roles
 from gyral.train.parallel.exchange import exchanged, exchanged_counts
 
-Layout = Literal["replicate", "row", "column", "table"]
+if TYPE_CHECKING:
+    from gyral.train.parallel.meshed import Plan
+
+WHERE = "train.tables"
+AXES = ("data", "shard")
 Lookup = Callable[[Tensor], Tensor]
 
 
-def place(model: nn.Module, roles: Roles, layout: Layout, mesh: DeviceMesh) -> None:
-    """Spread all tables of a model over a mesh of one axis.
+def place(model: nn.Module, plan: Plan) -> None:
+    """Spread all tables of a model over the ranks that have different rows.
 
     Raises
     ------
-    ConfigError : there are none, one is used by two modules, or its columns do not divide.
+    ConfigError : there are none, one is used by two modules, its columns do not divide, or the mesh has other axes.
     """
-    tables = roles.named(model, "table")
-    where = "train.tables"
+    tables, layout = plan.task.roles.named(model, "table"), plan.train.tables
+    if others := [axis for axis in plan.axes if axis not in AXES]:
+        raise ConfigError(f"tables cannot be spread over a mesh with `{others[0]}`", where=WHERE, hint="use `data` and `shard`")
     if not tables:
-        raise ConfigError("this model has no tables to spread", where=where, hint="`--set train.tables=replicate`")
-    size = mesh.size()
-    shared = _shared(model)
+        raise ConfigError("this model has no tables to spread", where=WHERE, hint="`--set train.tables=replicate`")
+    mesh = plan.mesh[plan.axes]._flatten("_".join(plan.axes)) if len(plan.axes) > 1 else plan.mesh
+    size, shared = mesh.size(), _shared(model)
     load = [0] * size
     for name, module in sorted(tables, key=lambda each: (-_weight(each[1]).numel(), each[0])):
         num, width = _weight(module).shape
         if f"{name}.weight" in shared:
-            raise ConfigError(f"the table {name} is also read as a matrix", where=where, hint="`--set train.tables=replicate`")
+            raise ConfigError(f"the table {name} is also read as a matrix", where=WHERE, hint="`--set train.tables=replicate`")
         if layout == "column" and width % size:
-            raise ConfigError(f"{size} ranks do not divide the {width} columns of {name}", where=where, hint="use `row`")
+            raise ConfigError(f"{size} ranks do not divide the {width} columns of {name}", where=WHERE, hint="use `row`")
         owner = load.index(min(load))
         load[owner] += num * width
         _replace(module, _spread(module, layout, owner, mesh))
+        plan.split[f"{name}.weight"] = plan.axes
+        if module.weight is not None:
+            plan.apart.add(module.get_parameter("weight"))
+    plan.together.update(AXES)
 
 
 def _weight(module: nn.Module) -> Tensor:
@@ -80,10 +88,10 @@ def _replace(module: nn.Module, lookup: Lookup) -> None:
     elif isinstance(module, nn.Embedding) and module.max_norm is None:
         module.forward = lookup  # type: ignore[method-assign]
     else:
-        raise ConfigError(f"a {type(module).__name__} cannot be spread", where="train.tables", hint="`train.tables=replicate`")
+        raise ConfigError(f"a {type(module).__name__} cannot be spread", where=WHERE, hint="`train.tables=replicate`")
 
 
-def _spread(module: nn.Module, layout: Layout, owner: int, mesh: DeviceMesh) -> Lookup:
+def _spread(module: nn.Module, layout: str, owner: int, mesh: DeviceMesh) -> Lookup:
     """Cut a table, and give the way to read it."""
     weight = _weight(module)
     num, width = weight.shape
