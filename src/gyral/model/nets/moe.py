@@ -12,8 +12,8 @@ Experts are modules by number; a rank that holds some of them has the same modul
 
 Shapes: B rows, T positions, D width, N = B T tokens, E experts, K chosen for each token, S = N K pairs of token and expert.
 
-Source: Shazeer et al. 2017; Jiang et al. 2024 (Mixtral): weights are those of the chosen, made to add up to one; DeepSeek-AI 2024
-(DeepSeek-V3), equations 17-20: the balance of a sequence.
+Source: Shazeer et al. 2017; Jiang et al. 2024 (Mixtral): the weights of those chosen are made to add up to one; DeepSeek-AI
+2024 (DeepSeek-V3), equations 17-20: the balance of a sequence.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 BALANCE = 0.01

@@ -40,9 +40,9 @@ def place(model: nn.Module, plan: Plan) -> None:
     pattern = pattern_of(task.roles.attention)
     for name, module in model.named_modules():
         if pattern.fullmatch(name):
-            module.attend = _attend_over(mesh.get_group())  # type: ignore[assignment]
+            module.attend = _attend_over(mesh.get_group())
         if isinstance(module, Experts):
-            module.whole_rows = _whole_rows_over(mesh.get_group())  # type: ignore[method-assign]
+            module.whole_rows = _whole_rows_over(mesh.get_group())  # type: ignore[assignment, method-assign]
     plan.cuts.append(lambda batch: cut(batch, task.sequence, mesh.get_local_rank(), mesh.size()))
 
 
@@ -59,8 +59,8 @@ def cut(batch: Batch, names: tuple[str, ...], rank: int, size: int) -> Batch:
             continue
         length = batch[name].shape[1]
         if length % (2 * size):
-            hint = f"a length of {length // (2 * size) * 2 * size or 2 * size}, or another mesh"
-            raise ConfigError(f"a sequence of {length} cannot be cut into {2 * size} equal pieces", where="train.parallel", hint=hint)  # fmt: skip
+            what = f"a sequence of {length} cannot be cut into {2 * size} equal pieces"
+            raise ConfigError(what, where="train.parallel", hint=f"use a length that {2 * size} divides, or another mesh")
         pieces = batch[name].chunk(2 * size, dim=1)
         found[name] = torch.cat([pieces[rank], pieces[2 * size - 1 - rank]], dim=1)
     return found
@@ -72,9 +72,7 @@ def _attend_over(group: dist.ProcessGroup) -> Callable[..., Tensor]:
 
     def attend(query_BHTE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, *more: Any, **options: Any) -> Tensor:
         if any(each is not None for each in (*more, *options.values())):
-            raise ConfigError(
-                "attention with a mask cannot be cut", where="train.parallel", hint="use `data` or `shard`"
-            )
+            raise ConfigError("attention with a mask cannot be cut", where="train.parallel", hint="use `data` or `shard`")
         key, value = _in_order(whole(torch.stack([key_BKTE, value_BKTE]), group))
         is_grouped = query_BHTE.shape[1] != key.shape[1]
         length = query_BHTE.shape[2] // 2

@@ -1,7 +1,7 @@
 """The axis `expert`: ranks have different rows and different experts; tokens go where their experts are and come back.
 
-Whole experts lie on one rank each, so a step sends 4 N K D numbers a rank and mixture forth and back (forward and backward), less
-the 1 / W that stays, and no gradient of an expert at all. Everything else of the model is as with `data`.
+Whole experts lie on one rank each, so a step sends 4 N K D numbers a rank and mixture (there and back, forward and backward),
+less the 1 / W that stays, and no gradient of an expert at all. Everything else of the model is as with `data`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def place(model: nn.Module, plan: Plan) -> None:
             plan.split[f"{name}.experts.{parameter}"] = ("expert",)
         mixture.exchange = MethodType(_exchange_over(group), mixture)  # type: ignore[method-assign]
     plan.together.add("expert")
+    plan.missing.add("expert")
 
 
 def _exchange_over(group: dist.ProcessGroup):  # type: ignore[no-untyped-def]

@@ -2,15 +2,15 @@
 
 | `train.schedule` | stages a rank | idle share of P ranks and M micro-batches |
 |---|---|---|
-| `gpipe`, `1f1b` | 1 | (P − 1) / (M + P − 1); 1f1b keeps P activations instead of M |
+| `gpipe`, `1f1b` | 1 | (P − 1) / (M + P − 1); 1f1b keeps P activations, not M |
 | `interleaved` | 2 | half of that |
 | `zero-bubble` | 2 | less: gradients of weights fill the gaps |
 | `zbv` | 2, as a V | none in the steady state; first and last stage lie on one rank |
 
-A boundary sends B T D numbers a micro-batch each way and nothing of the weights: 16x fewer bytes than `data` at 8.4M parameters.
-Losses are sums, so micro-batches with unequal numbers of targets need no weights. All micro-batches have the same shape, so the
-last is filled up with rows that are left out of the loss. What is tied over stages (embedding and output matrix) exists on the
-first and the last rank, which add their gradients; the norm counts it once.
+A boundary sends B T D numbers a micro-batch each way and nothing of the weights. Losses are sums, so micro-batches with unequal
+numbers of targets need no weights. All micro-batches have the same shape: the last is filled up with rows that are left out of
+the loss. What is tied over stages (embedding and output matrix) exists on the first and the last stage, which add their
+gradients; the norm counts it once.
 
 Everything else is `Meshed`, on the stages: the other axes place, reduce and clip as they do without a pipeline.
 
@@ -33,7 +33,8 @@ from gyral.model.nets.moe import Experts
 from gyral.model.task import BaseTask, Batch, Sums, Task
 from gyral.train import device
 from gyral.train.parallel import context, gathering, stages
-from gyral.train.parallel.meshed import Meshed, local
+from gyral.train.parallel.local import local
+from gyral.train.parallel.meshed import Meshed
 from gyral.train.parallel.strategy import Autocast, Totals, added
 
 SCHEDULES: dict[str, Any] = {
@@ -43,6 +44,8 @@ SCHEDULES: dict[str, Any] = {
     "zero-bubble": schedules.ScheduleInterleavedZeroBubble,
     "zbv": schedules.ScheduleZBVZeroBubble,
 }
+SPLIT_BACKWARD = ("zero-bubble", "zbv")
+"""Schedules that compute the gradients of weights apart from those of inputs."""
 
 
 class Pipeline(Meshed):
@@ -59,6 +62,11 @@ class Pipeline(Meshed):
         """
         if task.cross_sample or getattr(type(task), "loss", None) is not BaseTask.loss:
             raise ConfigError(f"the task {task.name} cannot be piped", where=stages.WHERE, hint="use `data` or `shard`")
+        if self.train.schedule in SPLIT_BACKWARD and "shard" in self.groups.names:
+            why = "gradients of weights that are computed apart are lost there in torch 2.13"
+            raise ConfigError(
+                "zero-bubble schedules cannot be sharded", where="train.schedule", why=why, hint="use `interleaved`"
+            )
         self.group = self.groups.of(("pipeline",))
         rank, size = dist.get_rank(self.group), dist.get_world_size(self.group)
         numbers = stages.owned_stages(self.train.schedule, rank, size)
@@ -77,7 +85,7 @@ class Pipeline(Meshed):
         self._tied = stages.untied(model, every)
         placed = [super(Pipeline, self).place(task, every[number]) for number in numbers]
         self.model = stages.held(model, task.roles, placed, numbers, num)
-        self.counted_twice = {last for _, last in self._tied} if self._has_last else set()
+        self.counted_elsewhere = {last for _, last in self._tied} if self._has_last else set()
         self._schedule = self._made(placed, numbers, *examples)
         return self.model
 
@@ -102,7 +110,7 @@ class Pipeline(Meshed):
         totals = super().reduce(sums)
         params = dict(self.model.named_parameters(remove_duplicate=False))
         for names in self._tied:
-            grads = [local(params[name].grad) for name in names if name in params]
+            grads = [local(grad) for name in names if name in params and (grad := params[name].grad) is not None]
             if len(grads) == 2:
                 grads[0].copy_(grads[0] + grads[1])
                 grads[1].copy_(grads[0])

@@ -1,8 +1,8 @@
-"""A plain model → the stages of a pipeline, by its roles: the same class with other blocks left out and `first` or `last` None.
+"""A plain model → the stages of a pipeline, by its roles: the same class with other blocks left out, `first` or `last` None.
 
-Names stay what they are in the whole model, so checkpoints and exports know no stages. A stage shares its modules with the model
-it was cut from; what holds all of a rank's stages (`held`) shares them too. A parameter that the first and the last stage have
-(an embedding that is the output matrix) becomes one of each.
+Names stay what they are in the whole model, so checkpoints and exports know no stages. A stage shares its modules with the
+model it was cut from; what holds all of a rank's stages (`held`) shares them too. A parameter that the first and the last stage
+have (an embedding that is the output matrix) becomes one of each.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ def stages_of(model: nn.Module, roles: Roles, num: int) -> list[nn.Module]:
     bounds = [-(-len(names) * number // num) for number in range(num + 1)]
     return [
         _part(model, roles, names[low:high], number == 0, number == num - 1)
-        for number, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False))
+        for number, (low, high) in enumerate(pairwise(bounds))
     ]
 
 

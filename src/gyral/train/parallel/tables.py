@@ -66,6 +66,8 @@ def place(model: nn.Module, plan: Plan) -> None:
         if module.weight is not None:
             plan.apart.add(module.get_parameter("weight"))
     plan.together.update(AXES)
+    if layout == "table":
+        plan.missing.update(plan.axes)
 
 
 def _weight(module: nn.Module) -> Tensor:
@@ -84,9 +86,9 @@ def _shared(model: nn.Module) -> set[str]:
 def _replace(module: nn.Module, lookup: Lookup) -> None:
     """Let a module read its table another way."""
     if isinstance(module, Table):
-        module.rows = lookup  # type: ignore[method-assign]
+        module.rows = lookup  # type: ignore[assignment, method-assign]
     elif isinstance(module, nn.Embedding) and module.max_norm is None:
-        module.forward = lookup  # type: ignore[method-assign]
+        module.forward = lookup  # type: ignore[assignment, method-assign]
     else:
         raise ConfigError(f"a {type(module).__name__} cannot be spread", where=WHERE, hint="`train.tables=replicate`")
 
