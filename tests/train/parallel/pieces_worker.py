@@ -26,7 +26,7 @@ from gyral.model.tasks.next_token import NextToken, Text
 from gyral.train import loop
 from gyral.train.loader import Order
 from gyral.train.optim import Optimizer
-from gyral.train.parallel import mesh
+from gyral.train.parallel import context, mesh
 from gyral.train.parallel.strategy import Alone
 
 STEPS, BATCH, LENGTH = 12, 8, 24
@@ -108,7 +108,34 @@ def trained(task, strategy, case, train):
     return found | {"right": [step.metrics.get("right", 0.0) for step in steps]}, weights
 
 
+def attended(group):
+    """How far attention of cut sequences with documents, and its gradients, are from torch's own on whole ones."""
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    drawn = torch.Generator().manual_seed(1)
+    heads = (4, 2, 2)
+    whole = {name: torch.randn(3, 24, num, 8, generator=drawn) for name, num in zip(("q", "k", "v"), heads, strict=True)}
+    documents = torch.tensor([0] * 5 + [1] * 12 + [2] * 7).expand(3, 24)
+    cut = {
+        name: part.transpose(1, 2).requires_grad_() for name, part in context.cut(whole, ("q", "k", "v"), rank, size).items()
+    }
+    mask = context._mask_over(group)(context.cut({"d": documents}, ("d",), rank, size)["d"])
+    seen = context._attend_over(group)(*cut.values(), mask)
+    seen.square().sum().backward()
+    expected = {name: part.transpose(1, 2).requires_grad_() for name, part in whole.items()}
+    same = (documents[:, :, None] == documents[:, None]) & torch.ones(24, 24).tril().bool()
+    other = F.scaled_dot_product_attention(*expected.values(), same[:, None], enable_gqa=True)
+    other.square().sum().backward()
+    pairs = {"seen": (seen, other)} | {name: (cut[name].grad, expected[name].grad) for name in whole}
+    apart = {}
+    for name, (ours, theirs) in pairs.items():
+        own = context.cut({name: theirs.transpose(1, 2)}, (name,), rank, size)[name].transpose(1, 2)
+        apart[name] = float((ours - own).detach().abs().max())
+    return {"apart": apart}
+
+
 def run(case):
+    if case["task"] == "attention":
+        return attended(dist.group.WORLD)
     words = {key: case[key] for key in TRAIN & set(case)}
     train = Train(batch=case.get("batch", BATCH), parallel=case["parallel"], **words)
     strategy = mesh.strategy_of(mesh.parse(case["parallel"]), train)

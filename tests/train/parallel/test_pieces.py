@@ -153,7 +153,9 @@ def test_what_cannot_be_cut_is_refused(by_two):
 
 
 def test_four_ranks_learn_what_one_process_learns(tmp_path):
-    for case, found in zip(FOUR, launch(tmp_path, 4, FOUR), strict=True):
+    attention, *results = launch(tmp_path, 4, [{"task": "attention"}, *FOUR])
+    assert max(attention["apart"].values()) < 2e-6, "documents of a cut sequence see what they see in a whole one"
+    for case, found in zip(FOUR, results, strict=True):
         judge(case, found)
 
 

@@ -101,7 +101,7 @@ class Pipeline(Meshed):
         self._sums: Sums | None = None
         inputs = (first,) if self._has_first else ()
         last = {"target": torch.arange(self._num), "losses": []} if self._has_last else {}
-        self._schedule.step(*inputs, return_outputs=False, **last, **dict(zip(self._further, further, strict=True)))
+        self._schedule.step(*inputs, return_outputs=False, **last, **dict(zip(self._further, further, strict=False)))
         return self._told(self._sums)
 
     @torch.no_grad()

@@ -107,15 +107,17 @@ def _spread(module: nn.Module, layout: str, owner: int, mesh: DeviceMesh) -> Loo
         module.register_parameter("weight", nn.Parameter(cut))
         share = -(-num // size)
         bounds = torch.tensor([min(each * share, num) for each in range(size)] + [num])
-    first = int(bounds[rank])
+    first = 0 if layout == "column" else int(bounds[rank])
+    unlearned: int | None = getattr(module, "padding_idx", None)
 
     def rows(ids: Tensor) -> Tensor:
         """Our part of the vectors of ids, [M, width or columns of it]."""
-        found = module.weight
-        if found is None:
+        if module.weight is None:
             return torch.zeros(len(ids), width, dtype=weight.dtype).requires_grad_()
+        found = _weight(module)
         local = found.to_local() if isinstance(found, DTensor) else found
-        return F.embedding(ids if layout == "column" else ids - first, local)  # type: ignore[arg-type]
+        place = -1 if unlearned is None else unlearned - first
+        return F.embedding(ids - first, local, padding_idx=place if 0 <= place < len(local) else None)
 
     def lookup(ids: Tensor) -> Tensor:
         distinct_M, at = ids.unique(return_inverse=True)
