@@ -72,22 +72,26 @@ class Experts(nn.Module):
         return num_BE, length
 
     def _balance(self, probability_NE: Tensor, chosen_NK: Tensor, num_rows: int) -> Tensor:
-        """Sum over rows of E / (K T) Σ_e (tokens of e) Σ_t (probability of e): one a token if all is even."""
+        """Of each row E / (K T) Σ_e (tokens of e) Σ_t (probability of e), [B]: one a token if all is even."""
         probability_BTE = probability_NE.view(num_rows, -1, self.num)
-        num_BE = torch.zeros(num_rows, self.num, device=chosen_NK.device)
         chosen_BS = chosen_NK.view(num_rows, -1)
-        num_BE, length = self.whole_rows(num_BE.scatter_add(1, chosen_BS, torch.ones_like(chosen_BS, dtype=num_BE.dtype)),
-                                         probability_BTE.shape[1])  # fmt: skip
-        return self.balance * self.num / (self.used * length) * (num_BE[:, None] * probability_BTE).sum()
+        num_BE = torch.zeros(num_rows, self.num, device=chosen_NK.device)
+        num_BE = num_BE.scatter_add(1, chosen_BS, torch.ones_like(chosen_BS, dtype=num_BE.dtype))
+        num_BE, length = self.whole_rows(num_BE, probability_BTE.shape[1])
+        return self.balance * self.num / (self.used * length) * (num_BE[:, None] * probability_BTE).sum(dim=(1, 2))
 
 
 class _Also(torch.autograd.Function):
-    """A tensor as it is; backward, the loss beside it has the gradient one, as every summed loss has."""
+    """A tensor as it is; backward, each row's further loss has the gradient one, as every summed loss has.
+
+    A row that nobody learns from (it fills up a micro-batch, or has no target) has none.
+    """
 
     @staticmethod
-    def forward(context, tensor, loss):  # type: ignore[no-untyped-def]
+    def forward(context, tensor, loss_B):  # type: ignore[no-untyped-def]
+        context.num_rows = len(loss_B)
         return tensor.view_as(tensor)
 
     @staticmethod
     def backward(context, gradient):  # type: ignore[no-untyped-def]
-        return gradient, torch.ones((), dtype=gradient.dtype, device=gradient.device)
+        return gradient, gradient.view(context.num_rows, -1).ne(0).any(dim=1).to(gradient.dtype)

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, schedules
 
 from gyral.errors import ConfigError
-from gyral.model.nets.moe import Experts
 from gyral.model.task import BaseTask, Batch, Sums, Task
 from gyral.train import device
 from gyral.train.parallel import context, gathering, stages
@@ -72,7 +71,7 @@ class Pipeline(Meshed):
         numbers = stages.owned_stages(self.train.schedule, rank, size)
         self._num_stages = num = size * len(numbers)
         self._has_first, self._has_last = 0 in numbers, num - 1 in numbers
-        self._set_rows(model)
+        self._set_rows()
         self._template = template = task.batch(np.zeros(1, np.int64), 0)
         if "context" in self.groups.names:
             template = context.cut(template, task.sequence, 0, self.groups.size("context"))
@@ -119,20 +118,12 @@ class Pipeline(Meshed):
                 grads[0].add_(gathering.swapped(grads[0], other, self.group))
         return totals
 
-    def _set_rows(self, model: nn.Module) -> None:
+    def _set_rows(self) -> None:
         """Shapes are fixed for the run: the most rows that a rank can have, cut into micro-batches, the last one filled up."""
         size, count = dist.get_world_size(self.group), self.settle(0).count
         rows = -(-self.train.batch // count)
         self._rows = self.train.microbatch or -(-rows // (2 * self._num_stages))
         self._num = -(-max(-(-rows // self._rows), self._num_stages) // size) * size
-        if (
-            any(isinstance(module, Experts) for module in model.modules())
-            and self._num * self._rows * count != self.train.batch
-        ):
-            why = (
-                f"{self._num} micro-batches of {self._rows} on each of {count} parts; rows that fill up would count for experts"
-            )
-            raise ConfigError("this batch does not fill the pipeline", where="train.batch", why=why, hint="train.microbatch")
 
     def _made(self, placed: list[nn.Module], numbers: list[int], first: Tensor, stream: Tensor, outputs: Tensor) -> Any:
         """The schedule over our stages."""
