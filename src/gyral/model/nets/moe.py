@@ -42,6 +42,8 @@ class Experts(nn.Module):
         self.num, self.used, self.balance = num, used, balance
         self.router = nn.Linear(width, num, bias=False)
         self.experts = nn.ModuleDict({str(number): expert() for number in range(num)})
+        for module in self.experts.modules():
+            module.share_used = used / num  # type: ignore[assignment]
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Each token's sum over its experts, by the router's weights."""
