@@ -92,8 +92,8 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
     begun = time.monotonic()
 
     def evaluate(_: int) -> None:
-        if strategy.evaluates:
-            metrics.update(loop.evaluate(task, model))
+        if (evaluated := strategy.to_evaluate()) is not None:
+            metrics.update(loop.evaluate(task, evaluated))
 
     with open(Path(job.folder) / LEDGER, "ab", buffering=0) as ledger:
 

@@ -18,7 +18,7 @@ from gyral.train import device
 from gyral.train.parallel.strategy import Alone, Strategy
 
 AXES = ("pipeline", "data", "shard", "context", "expert", "tensor")
-BATCH_AXES = ("data", "shard")
+BATCH_AXES = ("data", "shard", "expert")
 """Axes along which ranks have different rows."""
 
 
@@ -63,7 +63,11 @@ def strategy_of(axes: dict[str, int], train: Train) -> Strategy:
     strategy: Alone
     if not axes:
         strategy = Alone()
-    elif set(axes) == {"data"}:
+    elif "pipeline" in axes:
+        from gyral.train.parallel.pipeline import Pipeline
+
+        strategy = Pipeline(axes, train)
+    elif set(axes) == {"data"} and train.tables == "replicate":
         from gyral.train.parallel.data import Data
 
         strategy = Data()
