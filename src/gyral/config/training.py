@@ -40,7 +40,8 @@ class Train(Section, frozen=True):
         Literal["auto", "f32", "bf16"], Meta(description="of matrix products; `auto`: bf16 where it is fast")
     ] = "f32"
     evaluate_every: Annotated[int, Meta(ge=0, description="steps; 0: at the end only")] = 0
-    checkpoint_every: Annotated[int, Meta(ge=0, description="steps; 0: at the end only")] = 0
+    checkpoint_every: Annotated[int, Meta(ge=0, description="steps; 0: about once a minute, by a nominal rate")] = 0
+    keep_checkpoints: Annotated[int, Meta(ge=1, description="how many are left of those made")] = 2
     optim: Optim = Optim()
 
 
