@@ -39,6 +39,13 @@ class Train(Section, frozen=True):
     precision: Annotated[
         Literal["auto", "f32", "bf16"], Meta(description="of matrix products; `auto`: bf16 where it is fast")
     ] = "f32"
+    sharding: Annotated[
+        Literal["weights", "states"],
+        Meta(description="what ranks of `shard` hold apart: `weights` too (least memory), or `states` (fewest bytes)"),
+    ] = "weights"
+    recompute: Annotated[bool, Meta(description="blocks run again in the backward pass: less memory, a third more work")] = (
+        False
+    )
     evaluate_every: Annotated[int, Meta(ge=0, description="steps; 0: at the end only")] = 0
     checkpoint_every: Annotated[int, Meta(ge=0, description="steps; 0: about once a minute, by a nominal rate")] = 0
     keep_checkpoints: Annotated[int, Meta(ge=1, description="how many are left of those made")] = 2

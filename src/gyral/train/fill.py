@@ -75,7 +75,7 @@ def slots(
                 inner.state[param][slot] = numbers[key]
                 continue
             inner.state[param][slot] = filled[key] = layout.slot_like(
-                param, tuple(shapes[key].size), shapes[key].properties.dtype
+                param, slot, tuple(shapes[key].size), shapes[key].properties.dtype
             )
     return filled
 

@@ -157,11 +157,13 @@ def exchanged(text: bytes) -> list[bytes]:
     return [part[: int(each)].cpu().numpy().tobytes() for part, each in zip(parts, sizes, strict=True)]
 
 
-def slot_like(param: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def slot_like(param: Tensor, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Room for what an optimizer keeps of a parameter: spread as the parameter is, where their leading dims agree.
 
-    Values of the parameter's shape, one a row ([R] or [R, 1] of [R, D]), or one in all.
+    Values of the parameter's shape, one a row ([R] or [R, 1] of [R, D]), or one in all, as `step` always is.
     """
+    if name == "step":
+        return torch.zeros(shape, dtype=dtype)
     is_rowwise = len(shape) in (1, param.dim()) and shape[:1] == tuple(param.shape[:1]) and all(each == 1 for each in shape[1:])
     if tuple(shape) == tuple(param.shape):
         return torch.zeros_like(param.detach(), dtype=dtype)

@@ -25,7 +25,7 @@ from gyral.errors import GyralError, UsageError, render
 from gyral.files import write_atomic
 from gyral.model.card import Weights, write_weights
 from gyral.model.task import Task
-from gyral.train import loop, saved
+from gyral.train import device, loop, saved
 from gyral.train.checkpoint import Checkpoints, versions
 from gyral.train.loader import Order
 from gyral.train.optim import Optimizer
@@ -70,10 +70,10 @@ class Result(msgspec.Struct):
 
 
 class Trained:
-    """What training leaves in the process of the first rank."""
+    """What training leaves in the process of the first rank; weights are those of the whole model."""
 
-    def __init__(self, task: Task, model: torch.nn.Module, result: Result) -> None:
-        self.task, self.model, self.result = task, model, result
+    def __init__(self, task: Task, weights: dict[str, torch.Tensor], result: Result) -> None:
+        self.task, self.weights, self.result = task, weights, result
 
 
 def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> Trained:
@@ -86,9 +86,9 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
     config = job.config
     axes = mesh.parse(config.train.parallel)
     task = open_task(Path(job.root), job.dataset, config)
-    strategy = mesh.strategy_of(axes)
-    if config.train.batch < strategy.num_ranks:
-        raise UsageError(f"a batch of {config.train.batch} is less than {strategy.num_ranks} ranks", hint="raise `train.batch`")
+    strategy = mesh.strategy_of(axes, config.train)
+    if config.train.batch < (parts := mesh.num_parts(axes)):
+        raise UsageError(f"a batch of {config.train.batch} has no row for each of {parts} ranks", hint="raise `train.batch`")
     model = strategy.place(task, task.build(config.train.seed))
     optimizer = Optimizer(model, config.train.optim, job.steps)
     settings = loop.Settings(
@@ -108,7 +108,7 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
     begun = time.monotonic()
 
     def evaluate(_: int) -> None:
-        if strategy.is_first:
+        if strategy.evaluates:
             metrics.update(loop.evaluate(task, model))
 
     def save(step: int) -> None:
@@ -127,14 +127,15 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
         every: list[tuple[int, Callable[[int], Any]]] = [(settings.checkpoint_every, save), (settings.evaluate_every, evaluate)]
         loop.train(task, model, strategy, optimizer, settings, order, position, [watch], every)
     checkpoints.wait()
+    weights = strategy.weights()
     strategy.close()
     result = Result(job.steps, losses, metrics, strategy.num_ranks, time.monotonic() - begun)
-    return Trained(task, model, result)
+    return Trained(task, weights, result)
 
 
 def publishable(trained: Trained) -> Weights:
     """Arrays and settings of a trained model; one that appears under two names is stored once."""
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in trained.model.state_dict().items()}
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in trained.weights.items()}
     return Weights(arrays, trained.task.settings())
 
 
@@ -158,7 +159,7 @@ def main(path: str) -> None:
     job = msgspec.json.decode(Path(path).read_bytes(), type=Job)
     check_versions(job.versions, versions())
     dist.init_process_group(
-        "gloo",
+        device.backend(),
         init_method=os.environ.get("GYRAL_MEET", "env://"),
         timeout=timedelta(seconds=TIMEOUT_S),
         rank=int(os.environ["RANK"]),

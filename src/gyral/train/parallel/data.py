@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gyral.model.task import Batch, Sums, Task
 from gyral.train.loader import Part
+from gyral.train.parallel.mesh import refuse_batch_norm
 from gyral.train.parallel.strategy import Alone, Totals, accumulate, divided, flat_sums, from_flat
 
 BUCKET_BYTES = 4 << 20
@@ -31,11 +32,12 @@ class Data(Alone):
         self.group = group
         self.num_ranks = dist.get_world_size(group)
         self.rank = dist.get_rank(group)
-        self.is_first = self.rank == 0
+        self.is_first = self.evaluates = self.rank == 0
 
     def place(self, task: Task, model: nn.Module) -> nn.Module:
         """All begin with the values of the first."""
-        super().place(task, model)
+        refuse_batch_norm(model)
+        model = super().place(task, model)
         with torch.no_grad():
             for tensor in [*model.parameters(), *model.buffers()]:
                 dist.broadcast(tensor, group_src=0, group=self.group)
@@ -47,7 +49,7 @@ class Data(Alone):
 
     def forward_backward(self, batches: Sequence[Batch]) -> Sums:
         """As alone; what compares rows sees those of all ranks."""
-        return accumulate(self.task, self.model, batches, self.gather)
+        return accumulate(self.task, self.model, batches, self.gather, self.autocast)
 
     def reduce(self, sums: Sums) -> Totals | None:
         """Sum gradients and sums over the ranks."""
@@ -57,13 +59,7 @@ class Data(Alone):
                 if param.grad is None:
                     param.grad = torch.zeros_like(param)
                 grads.append(param.grad)
-        for bucket in buckets(grads, BUCKET_BYTES):
-            flat = torch.cat([grad.reshape(-1) for grad in bucket])
-            dist.all_reduce(flat, group=self.group)
-            start = 0
-            for grad in bucket:
-                grad.copy_(flat[start : start + grad.numel()].view_as(grad))
-                start += grad.numel()
+        add_over(grads, self.group)
         flat = flat_sums(sums)
         dist.all_reduce(flat, group=self.group)
         return divided(self.model, from_flat(flat, sums))
@@ -75,6 +71,17 @@ class Data(Alone):
     def close(self) -> None:
         """Wait for each other, then part."""
         dist.barrier(group=self.group)
+
+
+def add_over(tensors: Sequence[Tensor], group: dist.ProcessGroup | None) -> None:
+    """Replace each tensor by its sum over the ranks of a group, which hold alike ones."""
+    for bucket in buckets(tensors, BUCKET_BYTES):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        dist.all_reduce(flat, group=group)
+        start = 0
+        for tensor in bucket:
+            tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
+            start += tensor.numel()
 
 
 def buckets(tensors: Sequence[Tensor], size_bytes: int) -> list[list[Tensor]]:
@@ -97,11 +104,11 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(context, tensor, group):  # type: ignore[no-untyped-def]
         context.group, context.num_rows = group, tensor.shape[0]
-        counts = [torch.zeros((), dtype=torch.int64) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(counts, torch.tensor(tensor.shape[0]), group=group)
+        counts = [torch.zeros((), dtype=torch.int64, device=tensor.device) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(counts, torch.tensor(tensor.shape[0], device=tensor.device), group=group)
         context.counts = [int(count) for count in counts]
         longest = max(context.counts)
-        padded = torch.zeros(longest, *tensor.shape[1:], dtype=tensor.dtype)
+        padded = torch.zeros(longest, *tensor.shape[1:], dtype=tensor.dtype, device=tensor.device)
         padded[: tensor.shape[0]] = tensor
         parts = [torch.empty_like(padded) for _ in context.counts]
         dist.all_gather(parts, padded, group=group)

@@ -6,9 +6,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 
+from torch import nn
+
+from gyral.config.training import Train
 from gyral.errors import ConfigError, did_you_mean
+from gyral.train import device
 from gyral.train.parallel.strategy import Alone, Strategy
 
 AXES = ("pipeline", "data", "shard", "context", "expert", "tensor")
@@ -39,17 +44,46 @@ def num_ranks(axes: dict[str, int]) -> int:
     return prod(axes.values())
 
 
-def strategy_of(axes: dict[str, int]) -> Strategy:
+def num_parts(axes: dict[str, int]) -> int:
+    """Parts a batch is cut in."""
+    return prod(size for axis, size in axes.items() if axis in BATCH_AXES)
+
+
+def strategy_of(axes: dict[str, int], train: Train) -> Strategy:
     """The strategy of a mesh; with more than one rank `torch.distributed` must have been started.
 
     Raises
     ------
     ConfigError : no strategy knows this combination.
     """
+    strategy: Alone
     if not axes:
-        return Alone()
-    if set(axes) == {"data"}:
+        strategy = Alone()
+    elif set(axes) == {"data"}:
         from gyral.train.parallel.data import Data
 
-        return Data()
-    raise ConfigError(f"the axes {', '.join(axes)} cannot be combined", where="train.parallel")
+        strategy = Data()
+    else:
+        from gyral.train.parallel.meshed import Meshed, placers
+
+        if unknown := [axis for axis in axes if axis != "data" and axis not in placers()]:
+            raise ConfigError(f"no strategy knows the axis {', '.join(unknown)}", where="train.parallel")
+        strategy = Meshed(axes, train)
+    strategy.autocast = partial(device.autocast, train.precision)
+    return strategy
+
+
+def refuse_batch_norm(model: nn.Module) -> None:
+    """Raise where rows of other ranks would change what a layer gives.
+
+    Raises
+    ------
+    ConfigError : a layer takes means over the rows it sees.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ConfigError(
+                f"`{name}` is a {type(module).__name__}: its result depends on how a batch is split over ranks",
+                where="train.parallel",
+                hint="use LayerNorm, RMSNorm or GroupNorm, or train with one rank",
+            )

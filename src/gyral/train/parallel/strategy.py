@@ -13,14 +13,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from gyral.model.task import Batch, Sums, Task, alone
+from gyral.model.task import Batch, Gather, Sums, Task, alone
+from gyral.train.device import device, moved
 from gyral.train.loader import Part
+
+Autocast = Callable[[], AbstractContextManager[object]]
+"""Makes what a forward pass runs under: nothing, or matrix products in bf16."""
 
 
 class Totals(NamedTuple):
@@ -38,10 +43,12 @@ class Strategy(Protocol):
     ----------
     is_first : whether this process is the one that writes and tells: checkpoints, metrics, evaluation.
     num_ranks : processes that train together.
+    evaluates : whether this process takes part when the model is evaluated; results of the first one count.
     """
 
     is_first: bool
     num_ranks: int
+    evaluates: bool
 
     def place(self, task: Task, model: nn.Module) -> nn.Module: ...
 
@@ -59,6 +66,8 @@ class Strategy(Protocol):
 
     def load(self, state: dict[str, Any]) -> None: ...
 
+    def weights(self) -> dict[str, Tensor]: ...
+
     def close(self) -> None: ...
 
 
@@ -67,11 +76,13 @@ class Alone:
 
     is_first = True
     num_ranks = 1
+    evaluates = True
+    autocast: Autocast = nullcontext
 
     def place(self, task: Task, model: nn.Module) -> nn.Module:
-        """Keep the model as it is."""
-        self.task, self.model = task, model
-        return model
+        """Move the model to this rank's device."""
+        self.task, self.model = task, model.to(device())
+        return self.model
 
     def settle(self, step: int) -> Part:
         """All of it is ours."""
@@ -79,7 +90,7 @@ class Alone:
 
     def forward_backward(self, batches: Sequence[Batch]) -> Sums:
         """One micro-batch after the other; gradients add up in `.grad`."""
-        return accumulate(self.task, self.model, batches)
+        return accumulate(self.task, self.model, batches, autocast=self.autocast)
 
     def reduce(self, sums: Sums) -> Totals | None:
         """Divide by the weight."""
@@ -100,17 +111,44 @@ class Alone:
     def load(self, state: dict[str, Any]) -> None:
         """Nothing was kept."""
 
+    def weights(self) -> dict[str, Tensor]:
+        """All tensors of the whole model by name; every rank calls it together with the others."""
+        return dict(self.model.state_dict())
+
     def close(self) -> None:
         """Nothing is open."""
 
 
-def accumulate(task: Task, model: nn.Module, batches: Sequence[Batch], gather: Any = alone, autocast: Any = None) -> Sums:
-    """Forward and backward of micro-batches; their sums together, without graph."""
+def accumulate(
+    task: Task,
+    model: nn.Module,
+    batches: Sequence[Batch],
+    gather: Gather = alone,
+    autocast: Autocast = nullcontext,
+    passes: int = 0,
+    between: Sequence[Callable[[bool], None]] = (),
+) -> Sums:
+    """Forward and backward of micro-batches; their sums together, without graph.
+
+    Parameters
+    ----------
+    passes : to be made, at least as many as there are batches: the last one is repeated without weight, for the company of
+        ranks that have more.
+    between : called before each pass with whether it is the last.
+    """
     total: Sums | None = None
-    for batch in batches:
-        sums = task.loss(model, batch, gather)
-        sums.loss.backward()
-        total = added(total, sums)
+    passes = max(passes, len(batches))
+    for number in range(passes):
+        for each in between:
+            each(number == passes - 1)
+        batch = moved(batches[min(number, len(batches) - 1)], model)
+        with autocast():
+            sums = task.loss(model, batch, gather)
+        if number < len(batches):
+            sums.loss.backward()
+            total = added(total, sums)
+        else:
+            (sums.loss * 0.0).backward()
     if total is None:  # fewer rows than ranks
         zero = torch.zeros(())
         return Sums(zero, zero)

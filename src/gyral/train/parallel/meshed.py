@@ -1,0 +1,246 @@
+"""One strategy for every mesh whose ranks run the whole forward pass: `data`, `shard`, `tensor`, and what is placed beside
+them.
+
+An axis is a *placer*: a function that changes the plain model for its axis. They run from the inside out, so that each sees
+what the ones before have left: tensor, context, expert, recomputation, shard. `data` changes nothing. The rest follows from
+two facts:
+
+* Over some axes the *sums* differ, because ranks have other rows or other positions (`SUM_AXES`).
+* A parameter is split over the axes its DTensor says, and whole over the others.
+
+So a gradient is added over the axes along which sums differ and the parameter is not split: what is split was added by whoever
+split it (reduce-scatter, all-to-all). And the norm adds squares over the axes a parameter is split along, each counted once.
+
+A pipeline has this for each stage: `Meshed.place` on the stage's module, `forward_backward` of its own, and `private_axes =
+("pipeline",)`, over which every parameter is another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from gyral.config.training import Train
+from gyral.model.task import Batch, Sums, Task
+from gyral.train import device
+from gyral.train.loader import Part
+from gyral.train.parallel import recompute, shard, tensor
+from gyral.train.parallel.data import add_over, gathered
+from gyral.train.parallel.local import local, split_axes, whole
+from gyral.train.parallel.mesh import AXES, BATCH_AXES, refuse_batch_norm
+from gyral.train.parallel.strategy import Alone, Totals, accumulate, flat_sums, from_flat, totals_of
+
+SUM_AXES = ("data", "shard", "context", "expert")
+"""Axes along which ranks compute other terms of the loss."""
+
+
+@dataclass
+class Plan:
+    """What a placer is given beside the model.
+
+    Attributes
+    ----------
+    mesh : with the names of its axes; only those of more than one rank.
+    cuts : functions that a batch goes through before each pass, to which a placer may add (a context axis cuts the sequence).
+    between : functions called before each pass with whether it is the step's last; sharding adds the gradients up by it.
+    """
+
+    task: Task
+    mesh: DeviceMesh
+    train: Train
+    cuts: list[Callable[[Batch], Batch]] = field(default_factory=list)
+    between: list[Callable[[bool], None]] = field(default_factory=list)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names, outermost first."""
+        return tuple(self.mesh.mesh_dim_names or ())
+
+
+Placer = Callable[[nn.Module, Plan], None]
+
+
+def placers() -> dict[str, Placer]:
+    """A function for each axis, in the order they run."""
+    return {"tensor": tensor.place, "recompute": recompute.place, "shard": shard.place}
+
+
+class Meshed(Alone):
+    """The composed strategy.
+
+    Parameters
+    ----------
+    axes : name → ranks, outermost first; their product is the number of ranks.
+
+    Attributes
+    ----------
+    private_axes : over which every parameter is another one (a pipeline's stages).
+    """
+
+    private_axes: tuple[str, ...] = ()
+
+    def __init__(self, axes: dict[str, int], train: Train | None = None) -> None:
+        self.train = train or Train()
+        self.autocast = partial(device.autocast, self.train.precision)
+        names = tuple(axis for axis in AXES if axis in axes)
+        self.mesh = init_device_mesh(device.kind(), tuple(axes[name] for name in names), mesh_dim_names=names)
+        self.num_ranks = dist.get_world_size()
+        self.is_first = dist.get_rank() == 0
+        self.evaluates = "data" not in names or self.mesh.get_local_rank("data") == 0
+        self.groups = Groups(self.mesh)
+
+    def place(self, task: Task, model: nn.Module) -> nn.Module:
+        """Run the placers of the mesh's axes.
+
+        Raises
+        ------
+        ConfigError : an axis does not divide the model.
+        """
+        if any(axis in BATCH_AXES for axis in self.groups.names):
+            refuse_batch_norm(model)
+        self.task, self.model = task, model.to(device.device())
+        self.plan = Plan(task, self.mesh, self.train)
+        for axis, place in placers().items():
+            if axis in self.groups.names or (axis == "recompute" and self.train.recompute):
+                place(self.model, self.plan)
+        return self.model
+
+    def settle(self, step: int) -> Part:
+        """Parts in the order of ranks along the axes whose ranks have other rows."""
+        index, count = 0, 1
+        for axis in self.groups.present(BATCH_AXES):
+            size = self.groups.size(axis)
+            index, count = index * size + self.mesh.get_local_rank(axis), count * size
+        return Part(index, count)
+
+    def forward_backward(self, batches: Sequence[Batch]) -> Sums:
+        """One pass after the other; every rank makes as many, because passes talk."""
+        cut = [self.cut(batch) for batch in batches]
+        return accumulate(self.task, self.model, cut, self.gather, self.autocast, self.passes(len(batches)), self.plan.between)
+
+    def cut(self, batch: Batch) -> Batch:
+        """What placers cut off a batch."""
+        for each in self.plan.cuts:
+            batch = each(batch)
+        return batch
+
+    def passes(self, own: int) -> int:
+        """Passes of this step: the most that a rank has, where their forward passes wait for each other."""
+        if not self.train.microbatch or not (together := self.groups.present(("shard", "expert"))):
+            return own
+        most = torch.tensor(own, device=device.device())
+        dist.all_reduce(most, dist.ReduceOp.MAX, group=self.groups.of(together))
+        return int(most)
+
+    def reduce(self, sums: Sums) -> Totals | None:
+        """Add what nobody added yet, and divide by the weight."""
+        flat = flat_sums(sums)
+        if differing := self.groups.present((*SUM_AXES, *self.private_axes)):
+            dist.all_reduce(flat, group=self.groups.of(differing))
+        sums = from_flat(flat, sums)
+        add_gradients(self.model, self.groups)
+        weight = float(sums.weight)
+        if weight > 0:
+            torch._foreach_div_(local_gradients(self.model), weight)
+        return totals_of(sums)
+
+    def clip(self, limit: float) -> float:
+        """The norm over everything, each number counted once."""
+        norm = gradient_norm(self.model, self.groups, self.private_axes)
+        if limit and norm > limit - 1e-6:
+            torch._foreach_mul_(local_gradients(self.model), limit / (norm + 1e-6))
+        return norm
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Rows of all ranks that have other rows."""
+        together = self.groups.present(BATCH_AXES)
+        return gathered(tensor, self.groups.of(together)) if together else tensor
+
+    def weights(self) -> dict[str, Tensor]:
+        """The whole model, on every rank."""
+        shard.release(self.model)
+        return {name: whole(tensor.detach()) for name, tensor in self.model.state_dict().items()}
+
+    def close(self) -> None:
+        """Wait for each other, then part."""
+        dist.barrier()
+
+
+class Groups:
+    """Process groups of any axes of a mesh together."""
+
+    def __init__(self, mesh: DeviceMesh) -> None:
+        self.mesh, self.names = mesh, tuple(mesh.mesh_dim_names or ())
+        self._made: dict[tuple[str, ...], dist.ProcessGroup] = {}
+
+    def present(self, axes: Sequence[str]) -> tuple[str, ...]:
+        """Those of some axes that the mesh has, in its order."""
+        return tuple(name for name in self.names if name in axes)
+
+    def size(self, axis: str) -> int:
+        """Ranks along an axis."""
+        return self.mesh.size(self.names.index(axis))
+
+    def of(self, axes: tuple[str, ...]) -> dist.ProcessGroup:
+        """The group of the ranks that differ along these axes only; the first call for axes is made by all ranks together."""
+        if axes not in self._made:
+            part = self.mesh[axes] if len(axes) > 1 else self.mesh[axes[0]]
+            self._made[axes] = (part._flatten("_".join(axes)) if len(axes) > 1 else part).get_group()
+        return self._made[axes]
+
+
+def local_gradients(model: nn.Module) -> list[Tensor]:
+    """What this rank holds of each gradient."""
+    return [local(param.grad) for param in model.parameters() if param.grad is not None]
+
+
+@torch.no_grad()
+def add_gradients(model: nn.Module, groups: Groups) -> None:
+    """Add each gradient over the axes along which sums differ and its parameter is not split."""
+    pending: dict[tuple[str, ...], list[Tensor]] = {}
+    for param in model.parameters():
+        if not param.requires_grad:
+            continue
+        missing = tuple(axis for axis in groups.present(SUM_AXES) if axis not in split_axes(param))
+        if missing:
+            if param.grad is None:
+                param.grad = torch.zeros_like(param)
+            pending.setdefault(missing, []).append(local(param.grad))
+    for axes, grads in pending.items():
+        add_over(grads, groups.of(axes))
+
+
+@torch.no_grad()
+def gradient_norm(model: nn.Module, groups: Groups, private: tuple[str, ...] = ()) -> float:
+    """Euclidean norm of the whole gradient.
+
+    Squares are added on each rank by the set of axes their parameters are split along, one number a set; then each axis adds
+    the numbers of the sets it is in. Every rank asks for the same sums, also one that holds no parameter of a kind (another
+    stage, an uneven shard).
+
+    Parameters
+    ----------
+    private : axes along which every parameter is another one.
+    """
+    axes = tuple(axis for axis in groups.names if axis != "data")
+    squares = torch.zeros(1 << len(axes), dtype=torch.float64, device=device.device())
+    by_set: dict[int, list[Tensor]] = {}
+    for param in model.parameters():
+        if param.grad is not None:
+            split = (*split_axes(param), *private)
+            by_set.setdefault(sum(1 << bit for bit, axis in enumerate(axes) if axis in split), []).append(local(param.grad))
+    for number, grads in by_set.items():
+        squares[number] = torch.stack(torch._foreach_norm(grads)).double().square().sum()
+    numbers = torch.arange(len(squares), device=squares.device)
+    for bit, axis in enumerate(axes):
+        is_split = (numbers >> bit) % 2 == 1
+        added = torch.where(is_split, squares, 0.0)
+        dist.all_reduce(added, group=groups.of((axis,)))
+        squares = torch.where(is_split, added, squares)
+    return float(squares.sum().sqrt())
