@@ -32,7 +32,9 @@ BEFORE, AFTER, BATCH = 4, 3, 8
 
 def task_of():
     drawn = np.random.default_rng(0)
-    return NextToken(Shape(257, 32, 2, 4, 4, 44, True), 24, Text([bytes(drawn.integers(97, 120, 200, np.uint8)) for _ in range(60)]))
+    return NextToken(
+        Shape(257, 32, 2, 4, 4, 44, True), 24, Text([bytes(drawn.integers(97, 120, 200, np.uint8)) for _ in range(60)])
+    )
 
 
 def training(layout, folder, seed):
