@@ -25,7 +25,8 @@ from gyral.train.parallel import mesh
 
 LAYOUTS = {
     "alone": "", "data2": "data=2", "shard2": "shard=2", "shard4": "shard=4", "shard2-tensor2": "shard=2,tensor=2",
-    "data2-shard2": "data=2,shard=2", "tensor2": "tensor=2", "pipeline2": "pipeline=2", "pipeline2-tensor2": "pipeline=2,tensor=2",
+    "data2-shard2": "data=2,shard=2", "tensor2": "tensor=2", "pipeline2": "pipeline=2",
+    "pipeline2-tensor2": "pipeline=2,tensor=2",
 }  # fmt: skip
 BEFORE, AFTER, BATCH = 4, 3, 8
 

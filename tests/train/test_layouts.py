@@ -40,9 +40,9 @@ def check(saved, loaded, pairs):
 
 
 def test_two_ranks_and_one_load_what_either_saved(tmp_path):
-    names = ",".join(TWO)
+    names = "alone,shard2,tensor2"
     saved = launch(tmp_path, 2, "save", names)
-    check(saved, launch(tmp_path, 2, "load", names, names), len(TWO) ** 2)
+    check(saved, launch(tmp_path, 2, "load", names, names), 9)
 
 
 @pytest.mark.slow
