@@ -159,21 +159,27 @@ def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, *
 
 
 @commands.command()
-@click.argument("dataset")
+@click.argument("dataset", required=False)
 @click.option("--family", help="Kind of model.")
 @click.option("--budget", metavar="TIME", help="Training time: 90s, 3m, 1h.")
 @click.option("--seed", type=int, help="Same data, configuration and seed: same bytes.")
 @click.option("--parallel", metavar="MESH", help="Ranks along axes: `data=2`, `data=2,tensor=2`, `pipeline=2,shard=2`.")
+@click.option("--resume", type=int, metavar="RUN", help="Go on with an interrupted training, on any mesh.")
 @on_option
 @common
-def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str, **flags: Any) -> None:
+def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str | None, resume: int | None, **flags: Any) -> None:
     """Train a model on DATASET; candidates compete on its last part."""
-    config = configure(root, sets, flags)
+    if dataset is None and resume is None:
+        raise UsageError("no dataset is named", hint="`gyral train DATASET`, or `gyral train --resume RUN`")
+    from gyral.train.resume import settings_of
+
+    config = configure(root, sets, flags, base=settings_of(root, resume) if resume is not None else None)
     from gyral.config import budget_seconds
     from gyral.train.trainer import train as run_train
 
+    budget_s = budget_seconds(config.train.budget)
     with start_run(root, "train", config, as_json, seed=config.train.seed) as run:
-        card = run_train(root, dataset, config, run, budget_s=budget_seconds(config.train.budget))
+        card = run_train(root, dataset or "", config, run, budget_s=budget_s, resume_from=resume)
     print_result(as_json, {"model": card.model, "candidates": card.candidates, **card.training})
 
 

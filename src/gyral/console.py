@@ -139,7 +139,13 @@ _FLAGS = {
 
 
 def configure(
-    root: Path, sets: tuple[str, ...], flags: dict[str, Any], mapping: str | None = None, *, need_source: bool = False
+    root: Path,
+    sets: tuple[str, ...],
+    flags: dict[str, Any],
+    mapping: str | None = None,
+    *,
+    need_source: bool = False,
+    base: dict[str, Any] | None = None,
 ) -> Config:
     """Resolve the configuration and refuse what no verb could use, before anything is made."""
     from gyral import config as configs
@@ -149,7 +155,7 @@ def configure(
     named = {_FLAGS.get(key, f"{verb}.{key}"): value for key, value in flags.items()}
     if mapping is not None:
         named["ingest.map"] = _mapping(mapping)
-    config = configs.load(root, sets, named)
+    config = configs.load(root, sets, named, base)
     configs.budget_seconds(config.train.budget)
     plugins.check("engine", config.on.partition("://")[0])
     plugins.check("family", config.train.family)

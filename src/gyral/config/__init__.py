@@ -72,7 +72,9 @@ class Config(Section, frozen=True):
     dash: Dash = Dash()
 
 
-def load(root: Path, sets: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> Config:
+def load(
+    root: Path, sets: Sequence[str] = (), flags: Mapping[str, Any] | None = None, base: Mapping[str, Any] | None = None
+) -> Config:
     """Resolve the configuration of a project folder.
 
     Parameters
@@ -80,6 +82,7 @@ def load(root: Path, sets: Sequence[str] = (), flags: Mapping[str, Any] | None =
     root : the folder that may hold a `gyral.toml`.
     sets : `section.key=value` strings in TOML syntax, as given by `--set`; a bare word is a string.
     flags : dotted key → value, from the command's own options; they win over everything, `None` is skipped.
+    base : dotted key → value, of a run that is gone on with; stands above the file and below `sets`.
 
     Raises
     ------
@@ -96,6 +99,8 @@ def load(root: Path, sets: Sequence[str] = (), flags: Mapping[str, Any] | None =
             hint = "strings need quotes, sections look like `[train]`; a file in another encoding must be saved as UTF-8"
             raise ConfigError(f"`{FILE_NAME}` is not valid TOML", why=str(error), where=str(path), hint=hint) from None
     origin: dict[str, str] = {}
+    for key, value in (base or {}).items():
+        _put(tree, key, value, key)
     for given in sets:
         key, equals, value = given.partition("=")
         if not equals:

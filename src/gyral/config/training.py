@@ -56,7 +56,8 @@ class Train(Section, frozen=True):
         False
     )
     evaluate_every: Annotated[int, Meta(ge=0, description="steps; 0: at the end only")] = 0
-    checkpoint_every: Annotated[int, Meta(ge=0, description="steps; 0: at the end only")] = 0
+    checkpoint_every: Annotated[int, Meta(ge=0, description="steps; 0: about once a minute, by a nominal rate")] = 0
+    keep_checkpoints: Annotated[int, Meta(ge=1, description="how many are left of those made")] = 2
     optim: Optim = Optim()
 
 

@@ -25,26 +25,39 @@ from gyral.errors import GyralError, UsageError, render
 from gyral.files import write_atomic
 from gyral.model.card import Weights, write_weights
 from gyral.model.task import Task
-from gyral.train import device, loop
+from gyral.train import device, loop, saved
+from gyral.train.checkpoint import Checkpoints, versions
 from gyral.train.loader import Order
 from gyral.train.optim import Optimizer
 from gyral.train.parallel import mesh
+from gyral.train.saved import LEDGER, Pins
 from gyral.train.start import begin_from
 from gyral.train.tasks import open_task
 
 TIMEOUT_S = 120.0
-LEDGER = "ledger.jsonl"
 RESULT = "result.json"
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What a rank is told."""
+    """What a rank is told.
+
+    Attributes
+    ----------
+    begin : step of the checkpoint in `folder` to go on from; 0: there is none.
+    checkpoint_every : steps; 0: none is made.
+    pins : what a run that goes on from this one must share with it.
+    versions : of the verb; a rank of others refuses.
+    """
 
     root: str
     dataset: str
     folder: str
     steps: int
     config: Config
+    begin: int = 0
+    checkpoint_every: int = 0
+    pins: Pins = Pins()
+    versions: dict[str, str] = {}
 
 
 class Result(msgspec.Struct):
@@ -84,10 +97,17 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
     optimizer = Optimizer(model, config.train.optim, job.steps)
     settings = loop.Settings(
         job.steps, config.train.batch, config.train.microbatch, config.train.optim.clip,
-        config.train.evaluate_every, config.train.checkpoint_every,
+        config.train.evaluate_every, job.checkpoint_every,
     )  # fmt: skip
     order = Order(task.num_rows, config.train.batch, config.train.seed)
-    losses: list[float] = []
+    path = Path(job.folder) / LEDGER
+    is_grouped = dist.is_available() and dist.is_initialized()
+    checkpoints = Checkpoints(
+        Path(job.folder), model, optimizer, strategy, order, pins=job.pins, mesh=axes, keep=config.train.keep_checkpoints,
+        before=[path], rank=dist.get_rank() if is_grouped else 0, count=dist.get_world_size() if is_grouped else 1,
+    )  # fmt: skip
+    position = checkpoints.begin(job.begin)
+    losses = [msgspec.json.decode(line, type=loop.Step).loss for line in saved.ledger_until(path, position.step)]
     metrics: dict[str, float] = {}
     begun = time.monotonic()
 
@@ -95,7 +115,11 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
         if (evaluated := strategy.to_evaluate()) is not None:
             metrics.update(loop.evaluate(task, evaluated))
 
-    with open(Path(job.folder) / LEDGER, "ab", buffering=0) as ledger:
+    def save(step: int) -> None:
+        if settings.checkpoint_every and (is_grouped or strategy.is_first):
+            checkpoints.save(position)
+
+    with open(path, "ab", buffering=0) as ledger:
 
         def watch(step: loop.Step) -> None:
             losses.append(step.loss)
@@ -104,9 +128,9 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
                 if on_step is not None:
                     on_step(step, task)
 
-        loop.train(
-            task, model, strategy, optimizer, settings, order, loop.Position(), [watch], [(settings.evaluate_every, evaluate)]
-        )
+        every: list[tuple[int, Callable[[int], Any]]] = [(settings.checkpoint_every, save), (settings.evaluate_every, evaluate)]
+        loop.train(task, model, strategy, optimizer, settings, order, position, [watch], every)
+    checkpoints.wait()
     weights = strategy.weights()
     strategy.close()
     result = Result(job.steps, losses, metrics, strategy.num_ranks, time.monotonic() - begun)
@@ -119,10 +143,25 @@ def publishable(trained: Trained) -> Weights:
     return Weights(arrays, trained.task.settings())
 
 
+def check_versions(asked: dict[str, str], here: dict[str, str]) -> None:
+    """Refuse to train with others of another version: they may compute or store something else.
+
+    Raises
+    ------
+    UsageError : names both.
+    """
+    differ = [name for name, version in asked.items() if here.get(name) != version]
+    if differ:
+        told = ", ".join(f"{name} {here.get(name, 'none')} here, {asked[name]} there" for name in differ)
+        hint = "install the same versions everywhere"
+        raise UsageError("this rank has other versions than the run", why=told, where=sys.executable, hint=hint)
+
+
 def main(path: str) -> None:
     """Join the others, train, leave the result."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     job = msgspec.json.decode(Path(path).read_bytes(), type=Job)
+    check_versions(job.versions, versions())
     dist.init_process_group(
         device.backend(),
         init_method=os.environ.get("GYRAL_MEET", "env://"),

@@ -10,9 +10,12 @@ from gyral.lake import dataset as datasets
 from gyral.model import card as cards
 from gyral.model.card import Card
 from gyral.run import Run
+from gyral.train import resume
 
 
-def train(root: Path, dataset: str, config: Config, run: Run, *, budget_s: float, name: str = "") -> Card:
+def train(
+    root: Path, dataset: str, config: Config, run: Run, *, budget_s: float, name: str = "", resume_from: int | None = None
+) -> Card:
     """Train the next version of a model.
 
     Parameters
@@ -20,12 +23,15 @@ def train(root: Path, dataset: str, config: Config, run: Run, *, budget_s: float
     dataset : name or name@n of a dataset.
     budget_s : seconds of one laptop core that candidates may cost together.
     name : name of the model; empty takes the dataset's.
+    resume_from : number of an interrupted run to go on with; `dataset` may be empty then.
 
     Raises
     ------
     NotFound : no such dataset.  UsageError : no such family.
     """
     family = plugins.find("family", config.train.family)
+    if resume_from is not None:
+        dataset = resume.adopt(root, resume_from, dataset, config, run)
     data = datasets.find(root, dataset)
     run.reads("dataset", data.name)
     fit = plugins.find("trainer", family.name)

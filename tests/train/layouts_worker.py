@@ -1,0 +1,95 @@
+"""One rank of the checkpoint matrix: saves or loads by some layouts, one after the other, inside one process group.
+
+python layouts_worker.py FOLDER save|load LAYOUT,LAYOUT… …    a layout is one of `LAYOUTS`; words after are those it loads from
+"""
+
+import json
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from gyral.config.training import Optim, Train
+from gyral.model.nets.llama import Shape
+from gyral.model.tasks.next_token import NextToken, Text
+from gyral.train import loop, saved
+from gyral.train.checkpoint import Checkpoints
+from gyral.train.loader import Order
+from gyral.train.optim import Optimizer
+from gyral.train.parallel import mesh
+
+LAYOUTS = {
+    "alone": "", "data2": "data=2", "shard2": "shard=2", "shard4": "shard=4", "shard2-tensor2": "shard=2,tensor=2",
+    "data2-shard2": "data=2,shard=2", "tensor2": "tensor=2", "pipeline2": "pipeline=2",
+    "pipeline2-tensor2": "pipeline=2,tensor=2",
+}  # fmt: skip
+BEFORE, AFTER, BATCH = 4, 3, 8
+
+
+def task_of():
+    drawn = np.random.default_rng(0)
+    return NextToken(
+        Shape(257, 32, 2, 4, 4, 44, True), 24, Text([bytes(drawn.integers(97, 120, 200, np.uint8)) for _ in range(60)])
+    )
+
+
+def training(layout, folder, seed):
+    """A training of one layout, and a function that does some steps of it and gives their losses."""
+    axes = mesh.parse(LAYOUTS[layout])
+    train = msgspec.convert({"parallel": LAYOUTS[layout], "batch": BATCH}, Train)
+    task, strategy = task_of(), mesh.strategy_of(axes, train)
+    model = strategy.place(task, task.build(seed))
+    optimizer = Optimizer(model, Optim(rate=3e-3, clip=0.5, warmup=2), BEFORE + AFTER)
+    order = Order(task.num_rows, BATCH, 5)
+    rank, count = (dist.get_rank(), dist.get_world_size()) if axes else (0, 1)
+    checkpoints = Checkpoints(folder, model, optimizer, strategy, order, mesh=axes, rank=rank, count=count)
+    if not axes:
+        checkpoints._exchange = lambda text: [text]
+
+    def go(position, steps):
+        losses = []
+        settings = loop.Settings(position.step + steps, BATCH, clip=0.5)
+        loop.train(task, model, strategy, optimizer, settings, order, position, [lambda step: losses.append(step.loss)])
+        return losses
+
+    return checkpoints, go
+
+
+def main():
+    folder, what, layouts, *sources = sys.argv[1:]
+    rank = int(os.environ["RANK"])
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet-{what}-{os.environ['WORLD_SIZE']}", rank=rank,
+        world_size=int(os.environ["WORLD_SIZE"]), timeout=timedelta(seconds=120),
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    result = {}
+    for layout in layouts.split(","):
+        if layout == "alone" and rank:
+            continue
+        if what == "save":
+            checkpoints, go = training(layout, Path(folder, layout), 3)
+            position = loop.Position()
+            go(position, BEFORE)
+            checkpoints.save(position)
+            result[layout] = go(position, AFTER)
+            checkpoints.wait()
+            continue
+        for source in sources[0].split(","):
+            checkpoints, go = training(layout, Path(folder, source), 77)
+            position = checkpoints.load(saved.read(Path(folder, source), BEFORE))
+            result[f"{source}>{layout}"] = go(position, AFTER)
+    dist.barrier()
+    if rank == 0:
+        Path(folder, f"{what}-{os.environ['WORLD_SIZE']}.json").write_text(json.dumps(result))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
