@@ -110,7 +110,10 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
 
 def publishable(trained: Trained) -> Weights:
     """Arrays and settings of a trained model; one that appears under two names is stored once."""
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in trained.model.state_dict().items()}
+    named = {name for name, _ in trained.model.named_parameters()}  # of tied ones the first name
+    tied = {name for name, _ in trained.model.named_parameters(remove_duplicate=False)} - named
+    state = trained.model.state_dict()
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in state.items() if name not in tied}
     return Weights(arrays, trained.task.settings())
 
 
