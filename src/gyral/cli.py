@@ -238,7 +238,10 @@ def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, 
 @click.argument("what", required=False)
 @click.option("--why", metavar="ID", help="Why a dataset kept or dropped this event, or document (its path).")
 @click.option(
-    "--export", type=click.Path(path_type=Path), metavar="DIR", help="With `lake`: write its events as Parquet there."
+    "--export",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write there: the lake's events as Parquet; a model for transformers.",
 )
 @click.option("--where", metavar="SQL", help="With `--export`: only these events.")
 @into_option
@@ -256,10 +259,10 @@ def show(
     """Show the project, or WHAT: lake, config, a run's number, a dataset, a model."""
     config = configure(root, sets, flags)
     if export is not None or where is not None:
-        from gyral.show import export_lake
+        from gyral.show import export_noun
 
-        rows = export_lake(root, what, export, where, config, screen_meter(as_json, "export", "rows"))
-        return print_result(as_json, {"rows": rows, "folder": str(export)}, lambda: f"{rows:,} rows in {export}")
+        data, text = export_noun(root, what, export, where, config, lambda: screen_meter(as_json, "export", "rows"))
+        return print_result(as_json, data, lambda: text)
     from gyral.show import show as look
 
     data, text = look(root, what, why, config)

@@ -40,7 +40,7 @@ _BUILTIN: dict[str, dict[str, str]] = {
     },
     "family": {"recommender": "gyral.model.family:RECOMMENDER", "lm": "gyral.model.lm:LM"},
     "trainer": {"recommender": "gyral.train.recommender:fit", "lm": "gyral.train.neural:fit"},
-    "task": {"lm": "gyral.train.tasks:next_token", "lm/next_token": "gyral.train.tasks:next_token"},
+    "task": {"lm": "gyral.train.open_lm:next_token", "lm/next_token": "gyral.train.open_lm:next_token"},
     "compressor": {"int8": "gyral.compress.quantize:int8"},
     "stage": {
         name: f"gyral.curate.recipe:{name}"

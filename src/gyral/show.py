@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +59,27 @@ def show(root: Path, what: str | None, why: str | None, config: Config) -> tuple
     raise NotFound(f"there is nothing called `{what}` here", where=str(root.absolute()), hint=did_you_mean(what, known))
 
 
-def export_lake(root: Path, what: str | None, folder: Path | None, where: str | None, config: Config, meter: Meter) -> int:
-    """Write the events of the lake as Parquet files; returns how many.
+def export_noun(
+    root: Path, what: str | None, folder: Path | None, where: str | None, config: Config, meter: Callable[[], Meter]
+) -> tuple[dict[str, Any], str]:
+    """Write the events of the lake as Parquet files, or a language model as a folder that transformers loads.
 
     Raises
     ------
-    UsageError : it is not the lake that is to be exported, or it is not said whereto.
+    UsageError : it is neither, or it is not said whereto.
     """
-    if what != "lake" or folder is None:
-        raise UsageError("only the lake can be exported", hint="gyral show lake --export DIR [--where SQL]")
-    return export(Lake.of(root, config).snapshot("events"), folder, where, meter)
+    if what == "lake" and folder is not None:
+        rows = export(Lake.of(root, config).snapshot("events"), folder, where, meter())
+        return {"rows": rows, "folder": str(folder)}, f"{rows:,} rows in {folder}"
+    if what is None or folder is None or where is not None or not versions(root / "models", what.partition("@")[0]):
+        hint = "gyral show lake --export DIR [--where SQL], or gyral show MODEL --export DIR"
+        raise UsageError("only the lake and language models can be exported", hint=hint)
+    from gyral.model import card as cards
+    from gyral.model import decoder, hf
+
+    found = cards.find(root, what)
+    hf.write(decoder.read(found), folder)
+    return {"model": found.name, "folder": str(folder)}, f"{found.name} in {folder}, for `AutoModelForCausalLM.from_pretrained`"
 
 
 def turn_table(result: dict[str, Any]) -> str:
@@ -248,9 +259,14 @@ def _model(root: Path, name: str) -> tuple[dict[str, Any], str]:
     from gyral.model import card as cards
 
     card = msgspec.to_builtins(cards.read_card(cards.find(root, name)))
+    learned = f"{card['num_interactions']:,} documents"
+    if card["learned_until"]:
+        learned = (
+            f"{card['num_interactions']:,} interactions of {card['num_subjects']:,} subjects with {card['num_objects']:,} "
+        )
+        learned += f"objects until {card['learned_until']}"
     lines = [
-        f"{card['model']}: {card['family']}, learned {card['num_interactions']:,} interactions of {card['num_subjects']:,} "
-        f"subjects with {card['num_objects']:,} objects until {card['learned_until']}",
+        f"{card['model']}: {card['family']}, learned {learned}",
         f"  made of {card['dataset']} by run {card['run']}, seed {card['seed']}, {card['size_bytes']:,} bytes",
         f"  {card['metric']} measured on {card['measured_on']}:",
     ]

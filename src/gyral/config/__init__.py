@@ -137,7 +137,7 @@ def describe(config: Section, above: str = "") -> list[tuple[str, Any, str]]:
         if isinstance(value, Section):
             rows += describe(value, f"{above}{field.name}.")
         else:
-            rows.append((above + field.name, value, _meaning(type(config), field.name)))
+            rows.append((above + field.encode_name, value, _meaning(type(config), field.encode_name)))
     return rows
 
 
@@ -241,7 +241,7 @@ def _field_types(struct: type) -> dict[str, type]:
         kind = field.type
         while typing.get_origin(kind) in (Annotated, list):
             kind = typing.get_args(kind)[0]
-        result[field.name] = kind
+        result[field.encode_name] = kind
     return result
 
 
@@ -252,7 +252,7 @@ def _allowed(struct: type, name: str) -> list[str]:
 
 def _meaning(struct: type, name: str) -> str:
     for field in msgspec.structs.fields(struct):
-        if field.name == name and typing.get_origin(field.type) is Annotated:
+        if field.encode_name == name and typing.get_origin(field.type) is Annotated:
             for extra in typing.get_args(field.type)[1:]:
                 if isinstance(extra, Meta) and extra.description:
                     return extra.description

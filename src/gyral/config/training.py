@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from gyral.config.sections import Section
@@ -58,6 +59,9 @@ class Train(Section, frozen=True):
     evaluate_every: Annotated[int, Meta(ge=0, description="steps; 0: at the end only")] = 0
     checkpoint_every: Annotated[int, Meta(ge=0, description="steps; 0: about once a minute, by a nominal rate")] = 0
     keep_checkpoints: Annotated[int, Meta(ge=1, description="how many are left of those made")] = 2
+    distill: Annotated[str, Meta(description="a model of this project that teaches the new one; empty: none")] = ""
+    distill_weight: Annotated[float, Meta(ge=0, le=1, description="share of the loss that the teacher has")] = 0.5
+    distill_temperature: Annotated[float, Meta(gt=0, description="by which both divide their logits")] = 1.0
     optim: Optim = Optim()
 
 
@@ -71,5 +75,19 @@ class Lm(Section, frozen=True):
     hidden: Annotated[int, Meta(ge=0, description="width inside the feed-forward part; 0: 8/3 of the width")] = 0
     length: Annotated[int, Meta(ge=2, description="tokens of a sequence")] = 256
     tied: Annotated[bool, Meta(description="the output matrix is the embedding")] = True
+    layout: Annotated[Literal["llama", "gpt2"], Meta(description="`gpt2`: learned positions, LayerNorm, GELU")] = "llama"
+    tokens: Annotated[
+        Literal["auto", "bytes", "shards"],
+        Meta(description="of the text; `auto`: those that `curate` wrote (`tokens.write`), else bytes"),
+    ] = "auto"
+    mask: Annotated[
+        Literal["documents", "causal"],
+        Meta(description="whether documents of one sequence are hidden from each other, or just follow one another"),
+    ] = "documents"
+    held_out: Annotated[float, Meta(gt=0, lt=1, description="share of documents that is measured on, by their digests")] = 0.1
+    held_out_bytes: Annotated[int, Meta(ge=1, description="of text measured on at most; the rest is not trained on")] = 200_000
+    from_: Annotated[
+        str, Meta(description="where training begins: a model of this project, or a folder of transformers; empty: anew")
+    ] = msgspec.field(default="", name="from")
     experts: Annotated[int, Meta(ge=0, description="of each feed-forward part; 0: it is dense")] = 0
     experts_used: Annotated[int, Meta(ge=1, description="by each token")] = 2

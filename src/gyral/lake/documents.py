@@ -101,14 +101,24 @@ def read(made: Dataset) -> pa.Table:
     ------
     InputError : a file is missing or is not what was written.
     """
+    verify(made)
+    found = list(batches(made))
+    return pa.Table.from_batches(found) if found else pa.table({"text": pa.array([], pa.string())})
+
+
+def verify(made: Dataset) -> None:
+    """Compare every file with its digest.
+
+    Raises
+    ------
+    InputError : a file is missing or is not what was written.
+    """
     for shard in made.manifest.shards:
         for path, digest in zip(_pair(made, shard.file), (shard.sha256, shard.signals_sha256), strict=True):
             body = path.read_bytes() if path.exists() else b""
             if hashlib.sha256(body).hexdigest() != digest:
                 hint = f"make it again: `gyral curate {made.name.partition('@')[0]} --source {made.manifest.source}`"
                 raise InputError(f"`{path.name}` of `{made.name}` is not what was written", where=str(path), hint=hint)
-    found = list(batches(made))
-    return pa.Table.from_batches(found) if found else pa.table({"text": pa.array([], pa.string())})
 
 
 def decisions(made: Dataset, columns: Sequence[str] | None = None) -> pa.Table:

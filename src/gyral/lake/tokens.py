@@ -124,6 +124,13 @@ class TokenShards:
             return found[0]
         return np.concatenate(found) if found else np.empty(0, self.manifest.dtype)
 
+    def pieces(self) -> np.ndarray:
+        """All pieces in the order of the stream, `begin` counted from its start; in memory, 16 bytes each."""
+        found = [np.array(each) for each in self._pieces]
+        for shard, first in zip(found, self._ends[:-1].tolist(), strict=True):
+            shard["begin"] += first
+        return np.concatenate(found) if found else np.empty(0, PIECE)
+
     def documents(self, begin: int, end: int) -> np.ndarray:
         """Number of the document that each token [begin, end) of the stream is of, int64; -1: padding."""
         found = []

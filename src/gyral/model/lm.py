@@ -1,59 +1,162 @@
-"""The family `lm`: how a language model is stored, loaded and asked."""
+"""The family `lm`: how a language model is stored, loaded and asked.
+
+Quality is bits per byte of text that was kept aside: less is better, and it compares models of any tokens.
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import torch
+from torch import Tensor
 
+from gyral.errors import InputError, UsageError
 from gyral.lake.dataset import Dataset
 from gyral.model import card as cards
+from gyral.model import decoder
+from gyral.model.decoder import Decoder
+from gyral.model.generate import Completion, Sampler, Utf8, generate
 from gyral.model.lm_routes import routes_of
-from gyral.model.nets.llama import Llama, Shape
-from gyral.model.tasks.next_token import NextToken, Text
+from gyral.model.shards import encoded
+from gyral.model.stream import Stream, Text, rows_of
+from gyral.model.tasks.next_token import bits_of, inputs_of
+from gyral.model.tokenizer import Tokenizer
+
+MAX_TOKENS = 65_536
+"""Of one completion."""
 
 
-class ServableLm:
-    """A language model over bytes."""
+class Scores(NamedTuple):
+    """Bits that each text takes, its end included, float64 [n], and the bytes it has, int64 [n]."""
+
+    bits: np.ndarray
+    size_bytes: np.ndarray
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Of all texts together."""
+        return float(self.bits.sum() / max(int(self.size_bytes.sum()), 1))
+
+
+class Reader:
+    """Text in, text out, of a decoder with its tokens. Calls come from one thread."""
+
+    def __init__(self, found: Decoder) -> None:
+        self.shape, self.length, self.end = found.shape, found.length, found.end
+        self.tokenizer = Tokenizer(found.tokenizer) if found.tokens != "bytes" else None
+        self.model = found.build()
+
+    @torch.inference_mode()
+    def score(self, texts: Sequence[str], stride: int = 0) -> Scores:
+        """How well it foretells texts.
+
+        Parameters
+        ----------
+        stride : tokens that a window adds to the one before; 0: half of it, so that a token is foretold from the half window
+            before it at least.
+        """
+        stream = self._stream(texts)
+        bits = bits_of(self.model, stream, self.length, self.shape.vocab, stride=stride or max(self.length // 2, 1))
+        return Scores(bits, stream.sizes)
+
+    def complete(
+        self,
+        prompt: str,
+        max_tokens: int = 256,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ) -> Completion:
+        """Go on writing after a prompt; an empty one begins a text.
+
+        Parameters
+        ----------
+        temperature : 0 takes the likeliest token each time.
+        stop : texts before which the answer ends.
+
+        Raises
+        ------
+        UsageError : a setting is out of its range.
+        """
+        if not 0 <= max_tokens <= MAX_TOKENS or temperature < 0 or not 0 < top_p <= 1 or not all(stop):
+            hint = f"`max_tokens` 0 to {MAX_TOKENS:,}, `temperature` from 0, `top_p` above 0 to 1, no empty `stop`"
+            raise UsageError("the completion cannot be made as asked", hint=hint)
+        sampler, letters = Sampler(temperature, top_p, seed), Utf8()
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        ended_by, text = "length", ""
+
+        def draw(logits: np.ndarray) -> int | None:
+            nonlocal ended_by, text
+            token, logprob = sampler(logits, letters.allowed(len(logits)) if self.tokenizer is None else None)
+            tokens.append(token)
+            logprobs.append(logprob)
+            if token == self.end:
+                ended_by = "end"
+                return None
+            if self.tokenizer is None:
+                letters.push(token)
+            text = self._text(tokens, letters)
+            found = [at for each in stop if (at := text.find(each)) >= 0]
+            if found:
+                ended_by, text = "stop", text[: min(found)]
+                return None
+            return token
+
+        generate(self.model, [self.end, *self._tokens(prompt)], self.length, draw, max_tokens)
+        return Completion(text, tokens, logprobs, ended_by)  # type: ignore[arg-type]
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """A vector for each text, float32 [n, D]: the mean of the last stream over its first `length` tokens."""
+        vectors = np.zeros((len(texts), self.shape.width), np.float32)
+        for row, text in enumerate(texts):
+            tokens = np.array([self.end, *self._tokens(text)][: self.length + 1], np.uint32)
+            batch = rows_of(np.append(tokens, self.end)[None], np.zeros((1, len(tokens) + 1), np.int64))
+            stream: Tensor = self.model.stream(*inputs_of(batch))  # type: ignore[operator]
+            norm = self.model.norm
+            vectors[row] = norm(stream)[0].mean(0).numpy()  # type: ignore[operator]
+        return vectors
+
+    def warm(self) -> None:
+        """Run once."""
+        self.complete("", max_tokens=2)
+
+    def _stream(self, texts: Sequence[str]) -> Stream:
+        if self.tokenizer is None:
+            return Text([text.encode() for text in texts])
+        return encoded(texts, self.tokenizer, self.end)
+
+    def _tokens(self, text: str) -> list[int]:
+        if self.tokenizer is None:
+            return list(text.encode())
+        found: list[int] = self.tokenizer.encode([text]).tokens.tolist()
+        return found
+
+    def _text(self, tokens: list[int], letters: Utf8) -> str:
+        if self.tokenizer is None:
+            return letters.text.decode()
+        return self.tokenizer.decode(tokens).rstrip("\ufffd")
+
+
+class ServableLm(Reader):
+    """A language model of a folder."""
 
     def __init__(self, folder: Path) -> None:
         card = cards.read_card(folder)
         self.name = card.model
         self.card: dict[str, Any] = msgspec.to_builtins(card)
-        weights = cards.read_weights(folder)
-        self.shape, self.length = Shape(**weights.settings["shape"]), int(weights.settings["length"])
-        self.model = Llama(self.shape)
-        self.model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.arrays.items()})
-        self.model.eval()
+        super().__init__(decoder.read(folder))
         self.routes = routes_of(self)
 
-    @torch.inference_mode()
-    def score(self, texts: list[str]) -> list[tuple[float, int]]:
-        """Bits that each text takes, and its bytes."""
-        found = []
-        for text in texts:
-            body = text.encode()
-            tokens = torch.tensor([Text.END, *body])[None]
-            positions = torch.arange(len(body))[None] % self.length
-            logits = self.model(tokens[:, :-1], positions)
-            nats = torch.nn.functional.cross_entropy(logits[0], tokens[0, 1:], reduction="sum")
-            found.append((float(nats) / math.log(2), len(body)))
-        return found
-
-    @torch.inference_mode()
     def bits_per_byte(self, texts: list[str]) -> float:
-        """How well it foretells texts."""
-        task = NextToken(self.shape, self.length, Text([]), Text([text.encode() for text in texts]))
-        return task.evaluate(self.model)["bits_per_byte"]
-
-    def warm(self) -> None:
-        """Run once."""
-        with torch.inference_mode():
-            zeros = torch.zeros(1, 2, dtype=torch.int64)
-            self.model(zeros, zeros)
+        """How well it foretells texts, as training measures it: each window begins anew."""
+        return self.score(texts, stride=self.length).bits_per_byte
 
 
 class LmFamily:
@@ -68,8 +171,13 @@ class LmFamily:
         return ServableLm(folder)
 
     def twin(self, data: Dataset, settings: dict[str, Any], seed: int) -> Any:
-        """Not yet."""
-        raise NotImplementedError
+        """Not yet.
+
+        Raises
+        ------
+        InputError : always.
+        """
+        raise InputError("language models cannot be compressed yet", hint="`gyral show MODEL --export DIR` for other tools")
 
     def erase(self, folder: Path, subject: str) -> bool:
         """It holds nobody's name."""

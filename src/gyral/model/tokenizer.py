@@ -92,6 +92,18 @@ class Tokenizer:
             raise UsageError(f"the tokenizer has no token `{token}`", hint="name one of its own: `--set tokens.eos=…`")
         return int(number)
 
+    def token_of(self, number: int) -> str:
+        """The token of a number.
+
+        Raises
+        ------
+        UsageError : there is no such number.
+        """
+        token = self._library.id_to_token(number)
+        if token is None:
+            raise UsageError(f"the tokenizer has no token {number}")
+        return str(token)
+
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Tokens of each text; none is added, and what looks like a special token in a text is plain text."""
         found = self._library.encode_batch_fast(list(texts), add_special_tokens=False)

@@ -93,6 +93,8 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
     built = task.build(config.train.seed)
     if config.train.start:
         begin_from(built, Path(job.root), config.train.start)
+    once = {name for name, _ in built.named_parameters()}
+    twice = {name for name, _ in built.named_parameters(remove_duplicate=False)} - once
     model = strategy.place(task, built)
     optimizer = Optimizer(model, config.train.optim, job.steps)
     settings = loop.Settings(
@@ -131,7 +133,7 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
         every: list[tuple[int, Callable[[int], Any]]] = [(settings.checkpoint_every, save), (settings.evaluate_every, evaluate)]
         loop.train(task, model, strategy, optimizer, settings, order, position, [watch], every)
     checkpoints.wait()
-    weights = strategy.weights()
+    weights = {name: tensor for name, tensor in strategy.weights().items() if name not in twice}
     strategy.close()
     result = Result(job.steps, losses, metrics, strategy.num_ranks, time.monotonic() - begun)
     return Trained(task, weights, result)

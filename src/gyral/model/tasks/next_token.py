@@ -1,7 +1,8 @@
 """The family `lm`: each token is foretold from those before it in its document; quality is bits per byte of text kept aside.
 
-A row of a batch holds `inputs`, `targets` (−100: no loss) and `positions`, each [B, T]. Positions begin anew with each
-document.
+A row of a batch holds `inputs`, `targets` (−100: no loss) and `positions`, each [B, T], and `documents` where a row holds
+several, which then do not see each other (see `gyral.model.stream`). Bits per byte are exact: every token of every text that
+is kept aside is foretold once, its end too, and the nats are divided by ln 2 and the bytes of the text, whatever the tokens.
 """
 
 from __future__ import annotations
@@ -9,27 +10,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gyral.model.nets.llama import ROLES, Llama, Shape
+from gyral.model.nets import gpt2, llama
+from gyral.model.nets.llama import Shape
+from gyral.model.stream import IGNORED, Sequences, Stream, Text, rows_of
 from gyral.model.task import BaseTask, Batch, Gather, Sums, seeded
 
-IGNORED = -100
-EVALUATED_ROWS = 16
-"""At once."""
+__all__ = ["IGNORED", "Layout", "NextToken", "Sequences", "Text", "bits_of", "build_net", "rows_of"]
 
-
-class Sequences(Protocol):
-    """Tokens that training or evaluation reads: `gyral.lake.tokens.TokenShards`, or `Text`."""
-
-    def num_sequences(self, length: int) -> int: ...
-
-    def sequences(self, positions: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]: ...
+Layout = Literal["llama", "gpt2"]
+EVALUATED_LOGITS = 1 << 22
+"""Numbers that are held at once when text is measured."""
 
 
 class NextToken(BaseTask):
@@ -37,33 +34,52 @@ class NextToken(BaseTask):
 
     Parameters
     ----------
-    bytes_per_token : of the text kept aside, to tell bits per byte.
+    held_out : what quality is measured on; None: nothing is.
+    is_masked : documents of a row do not see each other; False: positions begin anew and no more.
+    settings : what is stored with the shape: which tokens these are.
+    files : of the model's folder, a tokenizer.
     """
 
     name = "next_token"
-    sequence: tuple[str, ...] = ("inputs", "targets", "positions")
-    roles = ROLES
     unit = "tokens"
+    signal = "logits"
+    """What a teacher is asked for (`gyral.train.distill`)."""
 
     def __init__(
-        self, shape: Shape, length: int, trained: Sequences, held_out: Sequences | None = None, bytes_per_token: float = 1.0
+        self,
+        shape: Shape,
+        length: int,
+        trained: Sequences,
+        held_out: Stream | None = None,
+        *,
+        layout: Layout = "llama",
+        is_masked: bool = True,
+        settings: Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.shape, self.length = shape, length
+        self.shape, self.length, self.layout, self.is_masked = shape, length, layout, is_masked
         self.num_rows = trained.num_sequences(length)
         self.unit_per_row = length
-        self._trained, self._held_out, self._bytes_per_token = trained, held_out, bytes_per_token
+        self.roles = gpt2.ROLES if layout == "gpt2" else llama.ROLES
+        self.sequence = ("inputs", "targets", "positions", "documents")
+        self._trained, self._held_out, self._start = trained, held_out, start
+        self._settings, self._files = dict(settings or {"tokens": "bytes"}), dict(files or {})
 
     def build(self, seed: int) -> nn.Module:
-        """A Llama of this shape."""
-        return seeded(seed, lambda: Llama(self.shape))
+        """A decoder of this shape, or the one to start from."""
+        model = seeded(seed, lambda: build_net(self.layout, self.shape, self.length))
+        if self._start is not None:
+            model.load_state_dict(dict(self._start), strict=False)  # a tied matrix is there once; `hf.read` has looked at all
+        return model
 
     def batch(self, examples: np.ndarray, step: int) -> Batch:
         """Sequences at these places."""
-        return rows_of(*self._trained.sequences(examples, self.length))
+        return rows_of(*self._trained.sequences(examples, self.length), self.is_masked)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Tokens and their positions."""
-        return batch["inputs"], batch["positions"]
+        """Tokens, their positions, and their documents where a row holds several."""
+        return inputs_of(batch)
 
     def sums(self, outputs: Tensor, batch: Batch, gather: Gather) -> Sums:
         """Cross-entropy in nats, summed over targets."""
@@ -71,18 +87,21 @@ class NextToken(BaseTask):
         loss = F.cross_entropy(outputs.reshape(-1, outputs.shape[-1]).float(), targets, ignore_index=IGNORED, reduction="sum")
         return Sums(loss, (targets != IGNORED).sum().float())
 
+    def signal_of(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """What a student is to give as its teacher does: the logits [B, T, V]."""
+        return outputs
+
+    def taught(self, batch: Batch) -> Tensor:
+        """Where it is to: positions that have a target, bool [B, T]."""
+        return batch["targets"] != IGNORED
+
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """Bits per byte and loss a token of the text kept aside."""
         held_out = self._held_out
-        if held_out is None or (rows := held_out.num_sequences(self.length)) == 0:
+        if held_out is None or not len(held_out):
             return {}
-        total, weight = 0.0, 0.0
-        for start in range(0, rows, EVALUATED_ROWS):
-            batch = rows_of(*held_out.sequences(np.arange(start, min(start + EVALUATED_ROWS, rows)), self.length))
-            sums = self.loss(model, batch, lambda tensor: tensor)
-            total, weight = total + float(sums.loss), weight + float(sums.weight)
-        loss = total / max(weight, 1.0)
-        return {"loss": loss, "bits_per_byte": loss / math.log(2) / self._bytes_per_token}
+        bits = float(bits_of(model, held_out, self.length, self.shape.vocab, is_masked=self.is_masked).sum())
+        return {"loss": bits * math.log(2) / len(held_out), "bits_per_byte": bits / max(held_out.num_bytes, 1)}
 
     def flops(self, model: nn.Module) -> float:
         """Six a multiplied parameter and a token; attention adds 6 D T a token and block, half of 12 because it is causal."""
@@ -91,45 +110,40 @@ class NextToken(BaseTask):
         return self.length * float(6 * num + attention)
 
     def settings(self) -> dict[str, Any]:
-        """The shape."""
-        return {"shape": asdict(self.shape), "length": self.length, "tokens": "bytes"}
+        """The shape, and which tokens."""
+        return {"shape": asdict(self.shape), "length": self.length, "layout": self.layout, **self._settings}
+
+    def files(self) -> dict[str, bytes]:
+        """The tokenizer, where there is one."""
+        return self._files
 
 
-class Text:
-    """Texts as bytes, one document after the other, each ended by `END`; held in memory."""
-
-    END = 256
-    VOCAB = 257
-
-    def __init__(self, texts: list[bytes]) -> None:
-        sizes = np.array([len(text) + 1 for text in texts], np.int64)
-        self._ends = np.cumsum(sizes)
-        self._tokens = np.full(int(sizes.sum()), self.END, np.uint16)
-        for text, end in zip(texts, self._ends.tolist(), strict=True):
-            self._tokens[end - 1 - len(text) : end - 1] = np.frombuffer(text, np.uint8)
-
-    def num_sequences(self, length: int) -> int:
-        """How many of this length there are."""
-        return max(0, (len(self._tokens) - 1) // length)
-
-    def sequences(self, positions: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `TokenShards.sequences`."""
-        at = positions[:, None] * length + np.arange(length + 1)
-        return self._tokens[at].astype(np.uint32), np.searchsorted(self._ends, at, side="right")
+def build_net(layout: str, shape: Shape, length: int) -> nn.Module:
+    """A decoder with random values; `length` bounds the positions of a `gpt2`."""
+    return gpt2.Gpt2(shape, length) if layout == "gpt2" else llama.Llama(shape)
 
 
-def rows_of(tokens: np.ndarray, documents: np.ndarray) -> Batch:
-    """Inputs, targets and positions of sequences [B, T + 1]."""
-    length = tokens.shape[1] - 1
-    inside = documents[:, :-1]
-    begins = np.ones(inside.shape, bool)
-    begins[:, 1:] = inside[:, 1:] != inside[:, :-1]
-    at = np.arange(length)
-    positions = at - np.maximum.accumulate(np.where(begins, at, 0), axis=1)
-    targets = tokens[:, 1:].astype(np.int64)
-    targets[(documents[:, 1:] < 0) | (documents[:, 1:] != inside)] = IGNORED
-    return {
-        "inputs": torch.from_numpy(tokens[:, :-1].astype(np.int64)),
-        "targets": torch.from_numpy(targets),
-        "positions": torch.from_numpy(positions),
-    }
+def inputs_of(batch: Batch) -> tuple[Tensor, ...]:
+    """What a decoder is called with."""
+    named = (batch["inputs"], batch["positions"])
+    return (*named, batch["documents"]) if "documents" in batch else named
+
+
+@torch.no_grad()
+def bits_of(
+    model: nn.Module, stream: Stream, length: int, vocab: int, *, stride: int = 0, is_masked: bool = True
+) -> np.ndarray:
+    """Bits that each document takes, its end included, float64 [n].
+
+    Parameters
+    ----------
+    stride : see `Stream.windows`; 0: the length, so each target is computed once.
+    """
+    bits = np.zeros(len(stream.ends))
+    rows = max(1, EVALUATED_LOGITS // (length * vocab))
+    for tokens, documents, counted in stream.windows(length, stride or length, rows):
+        batch = rows_of(tokens, documents, is_masked)
+        logits = model(*inputs_of(batch)).float()
+        nats = F.cross_entropy(logits.transpose(1, 2), batch["targets"], ignore_index=IGNORED, reduction="none")
+        np.add.at(bits, documents[:, 1:][counted], nats.double().numpy()[counted])
+    return bits / math.log(2)

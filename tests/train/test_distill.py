@@ -1,0 +1,119 @@
+"""A teacher helps: the student's loss is the formula's, the teacher is not changed, and what is learned is more."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gyral.config.training import Optim
+from gyral.errors import UsageError
+from gyral.model.nets.llama import Shape
+from gyral.model.roles import Roles
+from gyral.model.task import BaseTask, Sums, alone
+from gyral.model.tasks.next_token import NextToken, Text
+from gyral.train.distill import Distilled, taught_by
+from gyral.train.optim import Optimizer
+
+WORDS = ["gyre", "widening", "falcon", "centre", "hold", "things", "apart", "loosed", "tide", "dimmed"]
+
+
+def text(seed, words):
+    """A Markov chain of words, so that there is much to learn and something that cannot be."""
+    random = np.random.default_rng(seed)
+    found, at = [], 0
+    for _ in range(words):
+        at = (3 * at + 1 + int(random.random() < 0.4)) % len(WORDS)
+        found.append(WORDS[at])
+    return " ".join(found).encode()
+
+
+def task(width, text_bytes=None, seed=0):
+    trained = Text([text(seed, 4_000) if text_bytes is None else text(seed, 4_000)[:text_bytes]])
+    return NextToken(Shape(257, width, 2, 2, 2, 2 * width), 32, trained, Text([text(99, 300)]))
+
+
+def learned(task, steps, seed=0, rate=5e-3):
+    torch.set_num_threads(1)
+    model = task.build(seed)
+    optimizer = Optimizer(model, Optim(rate=rate, warmup=5), steps)
+    random = np.random.default_rng(seed)
+    for step in range(steps):
+        sums = task.loss(model, task.batch(random.integers(0, task.num_rows, 8), step), alone)
+        (sums.loss / sums.weight).backward()
+        optimizer.step(step)
+        optimizer.zero_grad()
+    return model
+
+
+def test_the_loss_is_the_formula():
+    plain, teacher = task(16), learned(task(32), 10)
+    distilled = Distilled(plain, teacher, weight=0.3, temperature=4.0)
+    model = plain.build(1)
+    batch = distilled.batch(np.array([5, 2]), 0)
+    sums = distilled.loss(model, batch, alone)
+    with torch.no_grad():
+        student, told = (net(*plain.inputs(batch)).double().reshape(-1, 257) for net in (model, teacher))
+        wanted, given = F.softmax(told / 4, -1), F.softmax(student / 4, -1)
+        apart = float((wanted * (wanted / given).log()).sum()) * 16
+        own = float(F.cross_entropy(student, batch["targets"].reshape(-1), reduction="sum"))
+    assert abs(sums.metrics["teacher_loss"].item() - apart) < 1e-4 * apart
+    assert abs(sums.loss.item() - (0.7 * own + 0.3 * apart)) < 1e-3
+    assert float(sums.weight) == 64
+    parts = [distilled.loss(model, {name: rows[at : at + 1] for name, rows in batch.items()}, alone) for at in (0, 1)]
+    assert abs(sum(part.loss.item() for part in parts) - sums.loss.item()) < 1e-3  # any split adds up
+    assert all(param.grad is None for param in teacher.parameters())
+    assert distilled.evaluate(model) == plain.evaluate(model) and distilled.settings() == plain.settings()
+
+
+@pytest.mark.slow
+def test_a_student_with_a_teacher_learns_more_from_little_text():
+    """Equal steps, equal text, three seeds: 1.5 kB of text overfit, and the teacher has read 30 kB."""
+    alone_, taught = [], []
+    teacher = learned(task(64), 250)
+    for seed in range(3):
+        plain = task(24, text_bytes=1_500, seed=seed + 10)
+        alone_.append(plain.evaluate(learned(plain, 250, seed))["bits_per_byte"])
+        taught.append(plain.evaluate(learned(Distilled(plain, teacher), 250, seed))["bits_per_byte"])
+    assert all(with_teacher < without for with_teacher, without in zip(taught, alone_, strict=True)), (alone_, taught)
+    assert np.mean(alone_) - np.mean(taught) > 0.02
+
+
+class Vectors(BaseTask):
+    """Rows → vectors: nothing but a signal."""
+
+    name, num_rows, roles, signal = "vectors", 8, Roles(), "embeddings"
+
+    def build(self, seed):
+        torch.manual_seed(seed)
+        return nn.Linear(4, 3)
+
+    def batch(self, examples, step):
+        return {"inputs": torch.from_numpy(np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)[examples])}
+
+    def sums(self, outputs, batch, gather):
+        return Sums(outputs.square().sum() * 0, torch.tensor(float(len(outputs))))
+
+    def signal_of(self, outputs, batch):
+        return outputs
+
+    def taught(self, batch):
+        return torch.ones(len(batch["inputs"]), dtype=torch.bool)
+
+
+def test_embeddings_turn_to_the_teachers():
+    plain = Vectors()
+    distilled = Distilled(plain, plain.build(1), weight=1.0)
+    model = plain.build(2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for step in range(200):
+        sums = distilled.loss(model, distilled.batch(np.arange(8), step), alone)
+        (sums.loss / sums.weight).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert sums.loss.item() / 8 < 0.01
+
+
+def test_a_task_without_a_signal_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="cannot be taught"):
+        taught_by(tmp_path, BaseTask(), None)
