@@ -52,7 +52,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
         seen.look()
         meet.unlink(missing_ok=True)
         result = msgspec.json.decode((folder / RESULT).read_bytes(), type=Result)
-    weights = read_weights(folder)
+    weights = task.finished(read_weights(folder))
     (folder / WEIGHTS).unlink()
     candidate = {"name": task.name, **result.metrics, "chosen": True}
     training = {"steps": result.steps, "loss": result.loss, "metrics": result.metrics, "ranks": result.ranks}
