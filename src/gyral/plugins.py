@@ -38,9 +38,24 @@ _BUILTIN: dict[str, dict[str, str]] = {
         "recbole": "gyral.event.layout:RECBOLE",
         "envelope": "gyral.event.layout:ENVELOPE",
     },
-    "family": {"recommender": "gyral.model.family:RECOMMENDER", "lm": "gyral.model.lm:LM"},
-    "trainer": {"recommender": "gyral.train.recommender:fit", "lm": "gyral.train.neural:fit"},
-    "task": {"lm": "gyral.train.open_lm:next_token", "lm/next_token": "gyral.train.open_lm:next_token"},
+    "family": {
+        "recommender": "gyral.model.family:RECOMMENDER",
+        "lm": "gyral.model.lm:LM",
+        "vision": "gyral.model.vision:VISION",
+    },
+    "trainer": {
+        "recommender": "gyral.train.recommender:fit",
+        "lm": "gyral.train.neural:fit",
+        "vision": "gyral.train.neural:fit",
+    },
+    "task": {
+        "lm": "gyral.train.open_lm:next_token",
+        "lm/next_token": "gyral.train.open_lm:next_token",
+        "vision": "gyral.train.open_vision:contrastive",
+        "vision/contrastive": "gyral.train.open_vision:contrastive",
+        "vision/masked": "gyral.train.open_vision:masked",
+        "vision/self_distilled": "gyral.train.open_vision:self_distilled",
+    },
     "compressor": {"int8": "gyral.compress.quantize:int8"},
     "stage": {
         name: f"gyral.curate.recipe:{name}"

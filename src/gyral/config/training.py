@@ -91,3 +91,33 @@ class Lm(Section, frozen=True):
     ] = msgspec.field(default="", name="from")
     experts: Annotated[int, Meta(ge=0, description="of each feed-forward part; 0: it is dense")] = 0
     experts_used: Annotated[int, Meta(ge=1, description="by each token")] = 2
+
+
+class Vision(Section, frozen=True):
+    """The family `vision`: a vision transformer, alone or with a tower of captions."""
+
+    side: Annotated[int, Meta(ge=4, le=1024, description="pixels of a picture's side")] = 32
+    patch: Annotated[int, Meta(ge=1, description="pixels of a patch's side")] = 4
+    channels: Annotated[Literal[1, 3], Meta(description="3: colour, 1: grey")] = 3
+    depth: Annotated[int, Meta(ge=1, description="blocks of the tower of pictures")] = 4
+    width: Annotated[int, Meta(ge=4, description="of its stream; divisible by `heads` and by 4")] = 128
+    heads: Annotated[int, Meta(ge=1, description="of attention, in both towers")] = 4
+    positions: Annotated[Literal["sine", "learned"], Meta(description="where a patch is")] = "sine"
+    concept: Annotated[
+        Literal["picture", "name"],
+        Meta(description="what pictures of a concept share: pixels, or the name of their file without folder and ending"),
+    ] = "picture"
+    loss: Annotated[Literal["siglip", "clip"], Meta(description="of `contrastive`")] = "siglip"
+    embed: Annotated[int, Meta(ge=2, description="numbers of a vector of the space where captions meet pictures")] = 128
+    caption_width: Annotated[int, Meta(ge=4, description="of the tower of captions")] = 128
+    caption_depth: Annotated[int, Meta(ge=0, description="its blocks")] = 1
+    buckets: Annotated[int, Meta(ge=2, description="rows that n-grams of captions are hashed to")] = 32_768
+    crop: Annotated[float, Meta(gt=0, le=1, description="smallest share of its area that a crop of a picture keeps")] = 0.6
+    flip: Annotated[float, Meta(ge=0, le=1, description="how probable a mirror image is; captions may say left or right")] = 0.0
+    jitter: Annotated[float, Meta(ge=0, le=1, description="how probable changed colours are")] = 0.5
+    hidden: Annotated[float, Meta(gt=0, lt=1, description="share of patches that `masked` hides")] = 0.75
+    decoder_width: Annotated[int, Meta(ge=4, description="of what paints them; divisible by 4")] = 64
+    decoder_depth: Annotated[int, Meta(ge=1, description="its blocks")] = 1
+    prototypes: Annotated[int, Meta(ge=2, description="of `self_distilled`: answers that a teacher chooses from")] = 1024
+    parts: Annotated[int, Meta(ge=0, description="its small views of each picture")] = 4
+    momentum: Annotated[float, Meta(ge=0, lt=1, description="what its teacher keeps of itself in a step")] = 0.99

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gyral.model.card import Weights
 from gyral.model.roles import Roles
 
 Batch = dict[str, Tensor]
@@ -93,6 +94,9 @@ class Task(Protocol):
     def files(self) -> dict[str, bytes]:
         """Further files of the model's folder, such as a tokenizer."""
 
+    def finished(self, weights: Weights) -> Weights:
+        """Weights as they are published, with what follows from them, such as vectors of all pictures."""
+
 
 class BaseTask:
     """What most tasks have in common."""
@@ -136,6 +140,10 @@ class BaseTask:
     def files(self) -> dict[str, bytes]:
         """None."""
         return {}
+
+    def finished(self, weights: Weights) -> Weights:
+        """As they are."""
+        return weights
 
 
 def alone(tensor: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
             if isinstance(error, RankError):
                 error.hint = f"continue with `gyral train --resume {run.number}`; {error.hint}"
         raise
-    weights = read_weights(folder)
+    weights = task.finished(read_weights(folder))
     (folder / WEIGHTS).unlink()
     candidate = {"name": task.name, **result.metrics, "chosen": True}
     training = {"steps": result.steps, "loss": result.loss, "metrics": result.metrics, "ranks": result.ranks}
