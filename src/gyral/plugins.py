@@ -40,7 +40,13 @@ _BUILTIN: dict[str, dict[str, str]] = {
     },
     "family": {"recommender": "gyral.model.family:RECOMMENDER", "lm": "gyral.model.lm:LM"},
     "trainer": {"recommender": "gyral.train.recommender:fit", "lm": "gyral.train.neural:fit"},
-    "task": {"lm": "gyral.train.tasks:next_token", "lm/next_token": "gyral.train.tasks:next_token"},
+    "task": {
+        "lm": "gyral.train.tasks:next_token",
+        "lm/next_token": "gyral.train.tasks:next_token",
+        "recommender/sequence": "gyral.train.open_recommender:sequence",
+        "recommender/two_tower": "gyral.train.open_recommender:two_tower",
+        "recommender/ranking": "gyral.train.open_recommender:ranking",
+    },
     "compressor": {"int8": "gyral.compress.quantize:int8"},
     "stage": {
         name: f"gyral.curate.recipe:{name}"

@@ -90,6 +90,9 @@ class Task(Protocol):
     def settings(self) -> dict[str, Any]:
         """What the model is built anew from when it is loaded: stored in the header of its weights."""
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a model answers from besides what it learned, such as histories: stored with its weights."""
+
     def files(self) -> dict[str, bytes]:
         """Further files of the model's folder, such as a tokenizer."""
 
@@ -130,6 +133,10 @@ class BaseTask:
 
     def settings(self) -> dict[str, Any]:
         """Nothing."""
+        return {}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """None."""
         return {}
 
     def files(self) -> dict[str, bytes]:

@@ -111,7 +111,7 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
 def publishable(trained: Trained) -> Weights:
     """Arrays and settings of a trained model; one that appears under two names is stored once."""
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in trained.model.state_dict().items()}
-    return Weights(arrays, trained.task.settings())
+    return Weights({**arrays, **trained.task.arrays()}, trained.task.settings())
 
 
 def main(path: str) -> None:
