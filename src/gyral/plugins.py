@@ -55,6 +55,9 @@ _BUILTIN: dict[str, dict[str, str]] = {
         "vision/contrastive": "gyral.train.open_vision:contrastive",
         "vision/masked": "gyral.train.open_vision:masked",
         "vision/self_distilled": "gyral.train.open_vision:self_distilled",
+        "recommender/sequence": "gyral.train.open_recommender:sequence",
+        "recommender/two_tower": "gyral.train.open_recommender:two_tower",
+        "recommender/ranking": "gyral.train.open_recommender:ranking",
     },
     "compressor": {"int8": "gyral.compress.quantize:int8"},
     "stage": {

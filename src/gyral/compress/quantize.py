@@ -56,7 +56,7 @@ def compress(root: Path, name: str, config: Config, run: Run) -> Card:
     data = datasets.find(root, card.dataset)
     run.reads("dataset", data.name)
     meter = run.meter("steps", 3)
-    twin = family.twin(data, weights.settings, card.seed)
+    twin = family.twin(data, weights, card.seed)
     meter.update(1)
     before, after = twin.measure(twin.weights), twin.measure(shrink(twin.weights, family.matrices))
     meter.update(2)

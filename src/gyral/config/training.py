@@ -121,3 +121,30 @@ class Vision(Section, frozen=True):
     prototypes: Annotated[int, Meta(ge=2, description="of `self_distilled`: answers that a teacher chooses from")] = 1024
     parts: Annotated[int, Meta(ge=0, description="its small views of each picture")] = 4
     momentum: Annotated[float, Meta(ge=0, lt=1, description="what its teacher keeps of itself in a step")] = 0.99
+
+
+class Recommend(Section, frozen=True):
+    """The family `recommender`, where it learns by gradients."""
+
+    candidate: Annotated[
+        Literal["auto", "never"], Meta(description="a sequence model competes with the closed forms where the budget pays it")
+    ] = "auto"
+    net: Annotated[Literal["hstu", "sasrec"], Meta(description="layers of the task `sequence`")] = "hstu"
+    width: Annotated[int, Meta(ge=1, description="of the stream, and of the vectors of both towers")] = 64
+    depth: Annotated[int, Meta(ge=1, description="layers")] = 2
+    heads: Annotated[int, Meta(ge=1, description="of attention")] = 2
+    hidden: Annotated[int, Meta(ge=0, description="width inside feed-forward parts; 0: four times the width")] = 0
+    length: Annotated[int, Meta(ge=2, description="events of a subject that are looked at, the last ones")] = 100
+    dropout: Annotated[float, Meta(ge=0, lt=1, description="share of elements dropped")] = 0.3
+    negatives: Annotated[int, Meta(ge=0, description="objects a row is compared with; 0: all (`sequence`)")] = 0
+    closed: Annotated[float, Meta(ge=0, description="weight of the closed form beside the net; 0: the net alone")] = 0.0
+    hold_out: Annotated[Literal["time", "last"], Meta(description="the last part of all events, or of each subject's one")] = (
+        "time"
+    )
+    temperature: Annotated[float, Meta(gt=0, description="of the softmax over a batch (`two_tower`)")] = 0.1
+    interaction: Annotated[Literal["dcn", "dlrm"], Meta(description="how features meet (`ranking`)")] = "dcn"
+    crosses: Annotated[int, Meta(ge=1, description="cross layers of `dcn`")] = 2
+    table_width: Annotated[int, Meta(ge=1, description="of embeddings (`ranking`)")] = 16
+    drawn: Annotated[
+        int, Meta(ge=1, description="objects drawn beside each one met, as examples of not meeting (`ranking`)")
+    ] = 4

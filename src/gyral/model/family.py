@@ -9,13 +9,15 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import numpy as np
 
+from gyral.errors import InputError
 from gyral.lake.dataset import Dataset
 from gyral.model import card as cards
 from gyral.model import inputs as model_inputs
 from gyral.model.card import Weights
 from gyral.model.holdout import hold_out, measure
 from gyral.model.inputs import Codes
-from gyral.model.recommender import Recommender, Spec, fit_with, without_history
+from gyral.model.recommender import Interactions, Recommender, Spec, fit_with, without_history
+from gyral.model.sequences import without_sequence
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -104,7 +106,7 @@ class Family(Protocol):
 
     def load(self, folder: Path) -> Servable: ...
 
-    def twin(self, data: Dataset, settings: dict[str, Any], seed: int) -> Twin: ...
+    def twin(self, data: Dataset, weights: Weights, seed: int) -> Twin: ...
 
     def erase(self, folder: Path, subject: str) -> bool:
         """Take a subject's name and their own data out of a model folder; whether they were in it. Nothing is unlearned."""
@@ -119,7 +121,7 @@ class ServableRecommender:
         card = cards.read_card(folder)
         self.name = card.model
         self.card: dict[str, Any] = msgspec.to_builtins(card)
-        self.model = Recommender(*cards.read_weights(folder))
+        self.model = recommender_of(cards.read_weights(folder))
         self.codes = Codes(model_inputs.load(folder))
 
     def recommend(self, subject: str, k: int, context: dict[str, Any]) -> Answer:
@@ -151,19 +153,42 @@ class ServableRecommender:
         return [Item(names[code], score, titles[code]) for code, score in pairs]
 
 
+def recommender_of(weights: Weights) -> Recommender:
+    """The closed form, or, where the settings name a net, what answers by one; only then torch is loaded."""
+    if "net" not in weights.settings:
+        return Recommender(*weights)
+    from gyral.model.neural_recommender import NeuralRecommender
+
+    return NeuralRecommender(*weights)
+
+
 class RecommenderTwin:
     """Asked about the last part of the events, which it has not learned."""
 
-    def __init__(self, data: Dataset, settings: dict[str, Any], seed: int) -> None:
+    def __init__(self, data: Dataset, weights: Weights, seed: int) -> None:
         _, interactions = model_inputs.encode(data.read())
-        spec = Spec(**settings["spec"])
+        spec = Spec(**weights.settings["spec"])
         self._split = hold_out(interactions, repeats=spec.repeats, seed=seed)
         fitted = fit_with(self._split.before, spec)
         self.weights = Weights(fitted.arrays, fitted.meta)
+        if "net" in weights.settings:
+            self.weights = _net_twin(weights, self._split.before, fitted)
 
     def measure(self, weights: Weights) -> float:
         """NDCG@10 by full ranking."""
-        return measure(Recommender(*weights), self._split)[RecommenderFamily.metric]
+        return measure(recommender_of(weights), self._split)[RecommenderFamily.metric]
+
+
+def _net_twin(weights: Weights, before: Interactions, fitted: Recommender) -> Weights:
+    """A net cannot be fitted anew here: the one that was judged lies beside it, or it never learned the last part itself."""
+    from gyral.model.neural_recommender import arrays_of, net_arrays
+
+    net = net_arrays(weights)
+    if len(weights.arrays["popular"]) != before.num_objects:
+        why = "somebody was erased, or the dataset is another one"
+        raise InputError("the net knows other objects than its dataset has now", why=why, hint="train the model again")
+    kept = arrays_of(before, fitted, int(weights.settings["shape"]["length"]))
+    return Weights({**net, **kept}, weights.settings)
 
 
 class RecommenderFamily:
@@ -171,15 +196,15 @@ class RecommenderFamily:
 
     name = "recommender"
     metric = "ndcg_at_10"
-    matrices = ("item_item", "transition")
+    matrices = ("item_item", "transition", "objects.weight", "subjects.weight", "words.weight")
 
     def load(self, folder: Path) -> ServableRecommender:
         """Read a model folder."""
         return ServableRecommender(folder)
 
-    def twin(self, data: Dataset, settings: dict[str, Any], seed: int) -> RecommenderTwin:
+    def twin(self, data: Dataset, weights: Weights, seed: int) -> RecommenderTwin:
         """Fit the same hyper-parameters without the last part of the events."""
-        return RecommenderTwin(data, settings, seed)
+        return RecommenderTwin(data, weights, seed)
 
     def erase(self, folder: Path, subject: str) -> bool:
         """Empty the history of a subject, then their name."""
@@ -188,7 +213,8 @@ class RecommenderFamily:
             return False
         code = inputs.subjects.index(subject)
         weights = cards.read_weights(folder)
-        cards.write_weights(folder, Weights(without_history(weights.arrays, code), weights.settings))
+        arrays = without_sequence(without_history(weights.arrays, code), code)
+        cards.write_weights(folder, Weights(arrays, weights.settings))
         names = [*inputs.subjects[:code], "", *inputs.subjects[code + 1 :]]
         model_inputs.save(msgspec.structs.replace(inputs, subjects=names), folder)
         return True

@@ -41,6 +41,18 @@ def hold_out(data: Interactions, *, repeats: bool, seed: int, share: float = HEL
     return Split(before, after, asked, met)
 
 
+def hold_out_last(data: Interactions, back: int = 1) -> Split:
+    """Leave one out: each subject's `back`-th last event is asked about, and those before it are fitted."""
+    order = np.argsort(data.subject, kind="stable")
+    counts = np.bincount(data.subject, minlength=data.num_subjects)
+    left = np.empty(len(data), dtype=np.int64)  # events of the subject that are later
+    left[order] = np.cumsum(counts)[data.subject[order]] - 1 - np.arange(len(data))
+    after = data.where((left == back - 1) & (counts[data.subject] > back))
+    by_subject = np.argsort(after.subject, kind="stable")
+    asked, met = after.subject[by_subject].astype(np.int64), after.object[by_subject].astype(np.int64)
+    return Split(data.where(left >= back), after, asked, list(met[:, None]))
+
+
 def measure(model: Recommender, split: Split) -> dict[str, float]:
     """Ask a model about the held-out part: mean `ndcg_at_10`, `recall_at_10`, `hit_at_10`, full ranking."""
     country = np.full(split.after.num_subjects, -1, dtype=np.int64)

@@ -170,7 +170,7 @@ class LmFamily:
         """Read a model folder."""
         return ServableLm(folder)
 
-    def twin(self, data: Dataset, settings: dict[str, Any], seed: int) -> Any:
+    def twin(self, data: Dataset, weights: cards.Weights, seed: int) -> Any:
         """Not yet.
 
         Raises

@@ -42,3 +42,22 @@ def ranking_metrics(ranked_Bk: np.ndarray, relevant: Sequence[np.ndarray], k: in
         "recall": hits / np.maximum(counts, 1),
         "hit": (hits > 0).astype(np.float64),
     }
+
+
+def area_under_roc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Share of pairs (yes, no) in which the yes has the higher score, ties counted half; nan without both.
+
+    Source: Mann and Whitney 1947, by the sum of ranks.
+    """
+    order = np.argsort(scores, kind="stable")
+    ranked = scores[order]
+    begins = np.r_[True, ranked[1:] != ranked[:-1]]
+    group = np.cumsum(begins) - 1
+    sizes = np.bincount(group)
+    mean_rank = np.cumsum(sizes) - (sizes - 1) / 2
+    ranks = mean_rank[group]
+    num_yes = int(labels.sum())
+    num_no = len(labels) - num_yes
+    if num_yes == 0 or num_no == 0:
+        return float("nan")
+    return float((ranks[labels[order]].sum() - num_yes * (num_yes + 1) / 2) / (num_yes * num_no))

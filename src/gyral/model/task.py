@@ -95,7 +95,7 @@ class Task(Protocol):
         """Further files of the model's folder, such as a tokenizer."""
 
     def finished(self, weights: Weights) -> Weights:
-        """Weights as they are published, with what follows from them, such as vectors of all pictures."""
+        """Weights as they are published, with what else the model answers from: vectors of all pictures, histories."""
 
 
 class BaseTask:

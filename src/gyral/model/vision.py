@@ -136,7 +136,7 @@ class VisionFamily:
         """Read a model folder."""
         return ServableVision(folder)
 
-    def twin(self, data: Dataset, settings: dict[str, Any], seed: int) -> Any:
+    def twin(self, data: Dataset, weights: cards.Weights, seed: int) -> Any:
         """Not yet."""
         raise NotImplementedError
 

@@ -98,12 +98,12 @@ def choose(
     """
     split = split or hold_out(data, repeats=repeats, seed=seed)
     one_s = candidate_s(split)
-    num_head = plan_head(split.before.num_objects, budget_s - (len(FLOORS) + len(_starts(repeats))) * one_s)
+    num_head = plan_head(split.before.num_objects, budget_s - (len(FLOORS) + len(starts(repeats))) * one_s)
     judge = _Judge(split, repeats, num_head)
     best: dict[str, dict[str, Any]] = {}
     is_empty = len(split.before) == 0 or len(split.asked) == 0
     purse = Purse(0.0 if is_empty else budget_s - len(FLOORS) * one_s, one_s, num_head)
-    planned = len(FLOORS) + min(purse.affords, len(_starts(repeats)) + sum(len(values) for _, values in _steps(repeats)))
+    planned = len(FLOORS) + min(purse.affords, len(starts(repeats)) + sum(len(values) for _, values in _steps(repeats)))
     for done, spec in enumerate(_search(repeats, purse, best), start=1):
         entry = judge.entry(spec)
         if spec.name not in best or entry["ndcg_at_10"] > best[spec.name]["ndcg_at_10"] * (1 + MIN_GAIN):
@@ -176,7 +176,8 @@ class _Judge:
         return self._weights[key]
 
 
-def _starts(repeats: bool) -> tuple[Spec, ...]:
+def starts(repeats: bool) -> tuple[Spec, ...]:
+    """What is tried after the floors; the last one is what the search begins with."""
     return (EASE, SUM, PRODUCT) if repeats else (EASE, ONCE_SUM, ONCE_PRODUCT)
 
 
@@ -188,7 +189,7 @@ def _search(repeats: bool, purse: Purse, best: dict[str, dict[str, Any]]) -> Ite
     """Yield what to try next until the purse is empty; `best` is filled by the caller between two steps."""
     yield from FLOORS
     tried = set()
-    for spec in _starts(repeats):
+    for spec in starts(repeats):
         if not purse.pay(spec):
             return
         tried.add(spec)

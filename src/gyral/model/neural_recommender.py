@@ -1,0 +1,202 @@
+"""A recommender that learned by gradients, answering as the closed form does: the net for known subjects, sums for new ones.
+
+    score(subject, i) = log softmax net(subject, what they met)[i]  +  closed · log score_closed(subject, i)
+
+The second term is there where a closed form was fitted beside the net (`closed` > 0): the net knows the order in which things
+are met, the closed form how often, when and by whom. Somebody new has no sequence: what everybody meets answers, as it does
+`popular`, so the baseline is the same for both kinds.
+
+Arrays are those of the closed form, the net's by their names in its `state_dict`, and `sequence_indptr`, `sequence`,
+`sequence_time`; under `twin.` a net of the same sizes that never learned the last part of the data, to measure on
+(`gyral.model.family`). This module loads torch, and is imported when a model's settings name a net.
+
+Shapes: B subjects, T positions, V objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Many
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from gyral.errors import InputError
+from gyral.model import item_item
+from gyral.model.card import Weights
+from gyral.model.counted import Counted
+from gyral.model.nets import interaction, sequence, two_tower
+from gyral.model.nets.asked import Asked
+from gyral.model.recommender import Interactions, Recommender
+from gyral.model.sequences import Sequences
+
+ASKED_AT_ONCE = 128
+SCALE = "_scale"
+TWIN = "twin."
+FLOOR = 1e-6
+"""Added to scores of the closed form before their logarithm."""
+
+Met = tuple[np.ndarray, np.ndarray]
+"""Objects, oldest first, and their times in seconds."""
+
+NETS: dict[str, tuple[Any, Callable[[Any, dict[str, np.ndarray]], nn.Module]]] = {
+    "sequence": (sequence.Shape, lambda shape, _: sequence.Sequence(shape)),
+    "two_tower": (
+        two_tower.Shape,
+        lambda shape, arrays: two_tower.TwoTower(shape, torch.empty(arrays["words_VW"].shape, dtype=torch.int64)),
+    ),
+    "ranking": (interaction.Shape, lambda shape, _: interaction.Interaction(shape)),
+}
+"""The task a net was trained by → its sizes, and how it is made."""
+
+
+class NeuralRecommender(Recommender):
+    """Answers from arrays and settings.
+
+    Parameters
+    ----------
+    meta : `net` (its kind), `shape`, `closed`, and the closed form's `spec`.
+    net : one that is being trained; None makes it from the arrays.
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray], meta: dict[str, Any], net: nn.Module | None = None) -> None:
+        super().__init__(arrays, meta)
+        self.shape = NETS[meta["net"]][0](**meta["shape"])
+        self.closed = float(meta["closed"])
+        self.sequences = Sequences(arrays["sequence_indptr"], arrays["sequence"], arrays["sequence_time"], self.shape.length)
+        self.net = net if net is not None else net_of(meta, arrays)
+
+    def recommend_many(
+        self, subjects: Many[int] | np.ndarray, k: int, countries: Many[int] | np.ndarray | None = None
+    ) -> np.ndarray:
+        """The codes that `recommend` gives each subject, int32 [B, k], padded with −1."""
+        everybody = np.asarray(subjects, dtype=np.int64)
+        unknown = np.full(len(everybody), -1, dtype=np.int64)
+        ranked = np.full((len(everybody), k), -1, dtype=np.int32)
+        for start in range(0, len(everybody), ASKED_AT_ONCE):
+            some = everybody[start : start + ASKED_AT_ONCE]
+            where = unknown if countries is None else np.asarray(countries, dtype=np.int64)
+            where = where[start : start + ASKED_AT_ONCE]
+            from_net = self._from_net(some, where, [self.sequences.last(int(one), self.shape.length) for one in some])
+            for row, (subject, country, scores) in enumerate(zip(some.tolist(), where.tolist(), from_net, strict=True), start):
+                codes = item_item.top_k(self._joined(scores, subject, country, None), min(k, self.num_objects))
+                ranked[row, : len(codes)] = codes
+        return ranked
+
+    def scores(self, subject: int, country: int = -1, recent: np.ndarray | None = None) -> np.ndarray:
+        """Score of every object, float32; −inf where it may not be recommended."""
+        from_net = self._from_net(np.array([subject]), np.array([country]), [self._met(subject, recent)])
+        return self._joined(from_net[0], subject, country, recent)
+
+    def _met(self, subject: int, recent: np.ndarray | None) -> Met:
+        objects, times = self.sequences.last(subject, self.shape.length)
+        if recent is not None and len(recent):  # just met: at the time of the newest event anybody had
+            objects = np.concatenate([objects, recent])[-self.shape.length :]
+            times = np.concatenate([times, np.full(len(recent), self._now)])[-self.shape.length :]
+        return objects, times
+
+    def _joined(self, from_net: np.ndarray | None, subject: int, country: int, recent: np.ndarray | None) -> np.ndarray:
+        if from_net is None:
+            return super().scores(subject, country, recent)
+        if self.closed:
+            told = super().scores(subject, country, recent)
+            from_net = from_net + np.float32(self.closed) * np.log(np.maximum(told, 0) + np.float32(FLOOR))
+            from_net[told == -np.inf] = -np.inf
+        elif not self.spec.repeats:
+            from_net[self.history(subject, recent)[0]] = -np.inf
+        return from_net
+
+    @torch.inference_mode()
+    def _from_net(self, subjects: np.ndarray, countries: np.ndarray, met: list[Met]) -> list[np.ndarray | None]:
+        """log softmax over all objects, float32 [V] each; None for who has met nothing."""
+        sizes = np.array([len(objects) for objects, _ in met], dtype=np.int64)
+        told: list[np.ndarray | None] = [None] * len(met)
+        there = np.flatnonzero(sizes)
+        if len(there) == 0:
+            return told
+        longest = int(sizes.max())
+        objects_BT, times_BT = np.zeros((len(there), longest), np.int64), np.zeros((len(there), longest), np.int64)
+        for row, place in enumerate(there):
+            objects_BT[row, : sizes[place]], times_BT[row, : sizes[place]] = met[place]
+        arrays = (subjects[there], countries[there], objects_BT, times_BT, sizes[there])
+        who, where, objects, times, counts = (torch.from_numpy(each) for each in arrays)
+        asked = Asked(who, where, objects, times, counts, self._numbers(subjects[there]))
+        was_training = self.net.training
+        self.net.eval()
+        scores = self.net.score(asked).float().log_softmax(-1).numpy()  # type: ignore[operator]
+        self.net.train(was_training)
+        for row, place in enumerate(there):
+            told[place] = scores[row]
+        return told
+
+    def _numbers(self, subjects: np.ndarray) -> torch.Tensor | None:
+        if self.meta["net"] != "ranking":
+            return None
+        size = self.num_objects
+        everything, who = np.tile(np.arange(size), len(subjects)), np.repeat(subjects, size)
+        after = np.full(len(who), self._counted.num)
+        numbers = self._counted.numbers(after, who, everything, np.full(len(who), self._now))
+        return torch.from_numpy(numbers.reshape(len(subjects), size, -1))
+
+    @cached_property
+    def _now(self) -> int:
+        """The newest event anybody had, in seconds."""
+        return int(self.sequences.times.max(initial=0))
+
+    @cached_property
+    def _counted(self) -> Counted:
+        order = np.argsort(self.sequences.times, kind="stable")
+        subject = np.repeat(np.arange(len(self.sequences.indptr) - 1), np.diff(self.sequences.indptr))
+        return Counted(subject[order], self.sequences.objects[order], self.sequences.times[order], self.num_objects)
+
+
+def net_of(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> nn.Module:
+    """The net with its weights; a matrix in int8 is made float again by its scales.
+
+    Raises
+    ------
+    InputError : an array is missing or of another shape than the settings say.
+    """
+    with torch.device("meta"):
+        net = _built(meta, arrays)
+    try:
+        state = {name: torch.from_numpy(_whole(arrays, name)) for name in net.state_dict()}
+        net.load_state_dict(state, assign=True)
+    except (KeyError, RuntimeError) as error:
+        raise InputError("the net's weights do not fit its settings", why=str(error), hint="train the model again") from None
+    return net.eval()
+
+
+def net_arrays(weights: Weights) -> dict[str, np.ndarray]:
+    """The arrays of the net that never learned the last part of the events: the twin's, or where there is none its own."""
+    with torch.device("meta"):
+        names = list(_built(weights.settings, weights.arrays).state_dict())
+    twin = {name: weights.arrays[TWIN + name] for name in names if TWIN + name in weights.arrays}
+    return twin or {name: weights.arrays[name] for name in names}
+
+
+def meta_of(net: str, shape: dict[str, Any], closed_form: Recommender, closed: float) -> dict[str, Any]:
+    """Settings of a model: enough to make it anew from arrays."""
+    return {"net": net, "shape": shape, "closed": closed, **closed_form.meta}
+
+
+def arrays_of(data: Interactions, closed_form: Recommender, length: int) -> dict[str, np.ndarray]:
+    """All arrays but the net's."""
+    made = Sequences.of(data, length)
+    kept = {"sequence_indptr": made.indptr, "sequence": made.objects, "sequence_time": made.times}
+    return {**closed_form.arrays, **kept}
+
+
+def _built(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> nn.Module:
+    shape_type, build = NETS[meta["net"]]
+    return build(shape_type(**meta["shape"]), arrays)
+
+
+def _whole(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
+    values = arrays[name]
+    if values.dtype != np.int8:
+        return values
+    return np.asarray(values * arrays[name + SCALE][:, None], dtype=np.float32)

@@ -1,0 +1,137 @@
+"""A dataset of interactions and the configuration → the recommender's tasks.
+
+What is held out is never learned by the net, the published model included: its weights know the first part, its histories all
+of it. The trainer of the family (`gyral.train.recommender`) does otherwise: it learns everything once a candidate has won.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from torch import nn
+
+from gyral.config import Config
+from gyral.errors import ConfigError, InputError
+from gyral.lake.dataset import Dataset
+from gyral.model import inputs as model_inputs
+from gyral.model.counted import NUM
+from gyral.model.holdout import Split, hold_out, hold_out_last, measure
+from gyral.model.inputs import Inputs
+from gyral.model.nets import interaction
+from gyral.model.nets import sequence as sequence_net
+from gyral.model.nets import two_tower as two_tower_net
+from gyral.model.neural_recommender import NeuralRecommender, arrays_of, meta_of
+from gyral.model.recommender import Interactions, Recommender, Spec, fit_with
+from gyral.model.sequences import Sequences
+from gyral.model.task import Task
+from gyral.model.tasks.ranking import Ranking
+from gyral.model.tasks.recommending import Judge, Kept
+from gyral.model.tasks.retrieval import Retrieval
+from gyral.model.tasks.sequence import NextObject
+from gyral.train.closed_form import FLOORS, starts
+
+MAX_WORDS = 12
+
+
+class Opened(NamedTuple):
+    """What all three tasks begin with."""
+
+    inputs: Inputs
+    data: Interactions
+    split: Split
+    spec: Spec
+
+
+def sequence(data: Dataset, config: Config) -> Task:
+    """`recommender/sequence`."""
+    opened, own = _opened(data, config), config.recommend
+    shape = shape_of(config, opened.data.num_objects)
+    trained = Sequences.of(opened.split.before, shape.length)
+    judge, kept = _around("sequence", shape, opened, config)
+    return NextObject(shape, trained, config.train.seed, own.negatives, judge, kept)
+
+
+def two_tower(data: Dataset, config: Config) -> Task:
+    """`recommender/two_tower`."""
+    opened, own = _opened(data, config), config.recommend
+    before = opened.split.before
+    sizes = (before.num_subjects, before.num_countries, before.num_objects)
+    shape = two_tower_net.Shape(*sizes, own.width, own.length, own.hidden or 4 * own.width, own.dropout)
+    words = words_of(opened.inputs.titles, before.num_objects)
+    country = np.full(before.num_subjects, -1, dtype=np.int64)
+    country[before.subject] = before.country
+    judge, kept = _around("two_tower", shape, opened, config)
+    trained = Sequences.of(before, shape.length)
+    return Retrieval(shape, trained, country, words, config.train.seed, own.temperature, judge, kept)
+
+
+def ranking(data: Dataset, config: Config) -> Task:
+    """`recommender/ranking`: the first part of the events is learned, whatever `hold_out` says: its numbers go by time."""
+    if config.recommend.hold_out != "time":
+        raise ConfigError("`ranking` is judged on the last part of all events", where="recommend.hold_out", hint='use "time"')
+    opened, own = _opened(data, config), config.recommend
+    sizes = (opened.data.num_subjects, opened.data.num_countries, opened.data.num_objects, NUM)
+    hidden = own.hidden or 4 * own.width
+    shape = interaction.Shape(*sizes, own.table_width, hidden, own.length, own.dropout, own.crosses, own.interaction)
+    judge, kept = _around("ranking", shape, opened, config)
+    return Ranking(shape, opened.data, len(opened.split.before), config.train.seed, own.drawn, None, judge, kept)
+
+
+def shape_of(config: Config, num_objects: int) -> sequence_net.Shape:
+    """Sizes of a sequence net.
+
+    Raises
+    ------
+    ConfigError : the width cannot be parted among the heads.
+    """
+    own = config.recommend
+    if own.width % own.heads:
+        raise ConfigError(f"{own.heads} heads do not divide a width of {own.width}", where="recommend.heads")
+    hidden = own.hidden or 4 * own.width
+    return sequence_net.Shape(num_objects, own.width, own.depth, own.heads, own.length, hidden, own.dropout, own.net)
+
+
+def words_of(titles: list[str], num_objects: int) -> np.ndarray:
+    """Hashed words of each object's title, int64 [V, W]; 0 is no word."""
+    words = np.zeros((num_objects, MAX_WORDS), dtype=np.int64)
+    for row, title in enumerate(titles):
+        found = dict.fromkeys(re.findall(r"\w+", title.lower()))
+        for place, word in enumerate(list(found)[:MAX_WORDS]):
+            words[row, place] = 1 + zlib.crc32(word.encode()) % (two_tower_net.NUM_WORDS - 1)
+    return words
+
+
+def _opened(data: Dataset, config: Config) -> Opened:
+    repeats = data.require("interactions", "a recommender").manifest.repeats
+    inputs, interactions = model_inputs.encode(data.read())
+    is_last = config.recommend.hold_out == "last"
+    split = hold_out_last(interactions) if is_last else hold_out(interactions, repeats=repeats, seed=config.train.seed)
+    if len(split.before) == 0:
+        raise InputError(
+            f"`{data.name}` has nothing left to learn from", why="all of it was held out", hint="ingest more events"
+        )
+    spec = starts(repeats)[-1] if config.recommend.closed else FLOORS[0]
+    return Opened(inputs, interactions, split, replace(spec, repeats=repeats))
+
+
+def _around(net: str, shape: Any, opened: Opened, config: Config) -> tuple[Judge, Kept]:
+    closed = config.recommend.closed
+    before = fit_with(opened.split.before, opened.spec)
+    judge = judge_of(net, shape, opened.split, before, closed)
+    everything = fit_with(opened.data, opened.spec)
+    arrays = arrays_of(opened.data, everything, shape.length)
+    files = {model_inputs.FILE: msgspec.json.encode(opened.inputs)}
+    return judge, Kept(arrays, meta_of(net, asdict(shape), everything, closed), files)
+
+
+def judge_of(net: str, shape: Any, split: Split, before: Recommender, closed: float) -> Callable[[nn.Module], dict[str, float]]:
+    """Full ranking of what was held out, by a net that learned the rest."""
+    arrays = arrays_of(split.before, before, shape.length)
+    meta = meta_of(net, asdict(shape), before, closed)
+    return lambda model: measure(NeuralRecommender(arrays, meta, model), split)

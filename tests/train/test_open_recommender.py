@@ -1,0 +1,86 @@
+"""The recommender's tasks end to end, alone and by two ranks, from a dataset to an answer."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gyral.model import card as cards
+from gyral.model.family import RECOMMENDER
+
+DAY_S = 86_400
+NUM_SUBJECTS, NUM_OBJECTS = 40, 30
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """Everybody walks around a ring of objects, two steps at a time: only the order tells what is next."""
+    root = tmp_path_factory.mktemp("project")
+    rng = np.random.default_rng(0)
+    rows = []
+    for subject in range(NUM_SUBJECTS):
+        at, time = int(rng.integers(NUM_OBJECTS)), float(rng.integers(10 * DAY_S))
+        for _ in range(int(rng.integers(12, 30))):
+            rows.append((f"s{subject}", f"o{at:02d}", 1.3e9 + time, ("NL", "FI")[subject % 2], f"object number {at}"))
+            at, time = (at + 2) % NUM_OBJECTS, time + DAY_S
+    rows.sort(key=lambda row: row[2])
+    names = ("subject", "object", "event_time", "country", "title")
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    columns["event_time"] = pa.array([int(time * 1e6) for time in columns["event_time"]], pa.timestamp("us", "UTC"))
+    path = root / "walks.parquet"
+    pq.write_table(pa.table(columns), path)
+    run(root, "ingest", "--source", str(path), "--map", "subject=subject,object=object,time=event_time,country=country")
+    run(root, "curate", "walks")
+    return root
+
+
+def sets(*values):
+    return [word for value in values for word in ("--set", value)]
+
+
+def run(root, *words):
+    command = [sys.executable, "-P", "-m", "gyral", *words, "--root", str(root), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def trained(root, task, parallel, *values):
+    sizes = ["recommend.width=16", "recommend.length=8", "train.batch=16", "train.steps=12", "recommend.drawn=2"]
+    words = sets(f"train.task={task}", *sizes, *values)
+    return run(root, "train", "walks", "--family", "recommender", *words, "--parallel", parallel)
+
+
+@pytest.mark.parametrize(
+    ("task", "values"),
+    [
+        ("sequence", ()),
+        ("sequence", ("recommend.net=sasrec", "recommend.negatives=7")),
+        ("two_tower", ()),
+        ("ranking", ()),
+        ("ranking", ("recommend.interaction=dlrm",)),
+    ],
+    ids=["hstu", "sasrec_sampled", "two_tower", "dcn", "dlrm"],
+)
+def test_two_ranks_learn_what_one_learns(project, task, values):
+    one, two = trained(project, task, "", *values), trained(project, task, "data=2", *values)
+    assert one["ranks"] == 1 and two["ranks"] == 2 and len(one["loss"]) == 12
+    assert one["loss"][-1] < one["loss"][0]
+    assert max(abs(a - b) for a, b in zip(one["loss"], two["loss"], strict=True)) <= 2e-6
+    assert one["metrics"] == pytest.approx(two["metrics"], abs=0.02)
+    model = RECOMMENDER.load(cards.find(project, "walks"))
+    answer = model.recommend("s0", 5, {})
+    assert answer.known and len(answer.items) == 5
+    assert len(model.recommend("nobody", 5, {}).items) == 5
+
+
+def test_the_order_is_learned(project):
+    trained(project, "sequence", "", "train.steps=150", "train.optim.rate=0.01", "recommend.dropout=0.1")
+    model = RECOMMENDER.load(cards.find(project, "walks"))
+    for at in range(0, NUM_OBJECTS, 5):
+        met = [f"o{(at + 2 * step) % NUM_OBJECTS:02d}" for step in range(4)]
+        assert model.recommend("nobody", 1, {"recent": met}).items[0].object == f"o{(at + 8) % NUM_OBJECTS:02d}"
