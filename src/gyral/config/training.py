@@ -12,7 +12,9 @@ from gyral.config.sections import Section
 class Optim(Section, frozen=True):
     """How gradients become updates: `[train.optim]`."""
 
-    name: Annotated[Literal["adamw"], Meta(description="the optimizer")] = "adamw"
+    name: Annotated[
+        Literal["adamw", "muon"], Meta(description="the optimizer; `muon`: of the matrices inside blocks, `adamw` of the rest")
+    ] = "adamw"
     rate: Annotated[float, Meta(gt=0, description="largest learning rate")] = 1e-3
     weight_decay: Annotated[float, Meta(ge=0, description="of matrices; vectors do not decay")] = 0.1
     beta1: Annotated[float, Meta(ge=0, lt=1, description="decay of the mean of gradients")] = 0.9
@@ -23,6 +25,18 @@ class Optim(Section, frozen=True):
     decay: Annotated[float, Meta(gt=0, le=1, description="share of all steps over which `wsd` falls")] = 0.3
     final: Annotated[float, Meta(ge=0, le=1, description="share of the rate at the end")] = 0.0
     clip: Annotated[float, Meta(ge=0, description="largest norm of the whole gradient; 0: no limit")] = 1.0
+    base_width: Annotated[
+        int,
+        Meta(
+            ge=0, description="width of the stream at which `rate` was chosen; rates follow the width from it; 0: they do not"
+        ),
+    ] = 0
+    spike: Annotated[
+        float, Meta(ge=0, description="a loss so many robust deviations above the last ones is not learned from; 0: any is")
+    ] = 0.0
+    snapshot_every: Annotated[
+        int, Meta(ge=1, description="steps between copies in memory to which a run goes back after several spikes in a row")
+    ] = 50
 
 
 class Train(Section, frozen=True):
@@ -41,6 +55,21 @@ class Train(Section, frozen=True):
     ] = "f32"
     evaluate_every: Annotated[int, Meta(ge=0, description="steps; 0: at the end only")] = 0
     checkpoint_every: Annotated[int, Meta(ge=0, description="steps; 0: at the end only")] = 0
+    keep: Annotated[
+        Literal["best", "last"], Meta(description="which weights are published: the best of those evaluated, or the last")
+    ] = "best"
+    ema: Annotated[
+        float,
+        Meta(ge=0, lt=1, description="decay of a moving average of the weights, which is evaluated and published; 0: none"),
+    ] = 0.0
+    recompute: Annotated[
+        bool,
+        Meta(
+            description="keep a block's input and compute the rest again in the backward pass: less memory, a third more work"
+        ),
+    ] = False
+    compile: Annotated[bool, Meta(description="compile each block; pays after some ten minutes of training")] = False
+    profile: Annotated[int, Meta(ge=0, description="steps to record for `chrome://tracing` in the run's folder; 0: none")] = 0
     optim: Optim = Optim()
 
 

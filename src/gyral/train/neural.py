@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from gyral.lake.dataset import Dataset
 from gyral.model.card import WEIGHTS, read_weights, write_weights
 from gyral.run import Run
 from gyral.train.fitted import Fitted
+from gyral.train.telling import Teller
 
 NOMINAL_FLOP_PER_S = 30e9
 """What a rank is taken to compute when a budget is turned into steps: by the clock, two runs would not be equal."""
@@ -21,6 +25,8 @@ NOMINAL_FLOP_PER_S = 30e9
 
 def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) -> Fitted:
     """Train, by as many ranks as the mesh has, and read back what the first one wrote."""
+    be_quiet()
+    from gyral.train import held_out, loop
     from gyral.train.parallel import mesh
     from gyral.train.rank import LEDGER, RESULT, Job, Result, publishable, work
     from gyral.train.tasks import open_task
@@ -31,31 +37,32 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     task = open_task(root, data.name, config)
     steps = config.train.steps or planned_steps(task, config, budget_s, num)
     job = Job(str(root.resolve()), data.name, str(folder), steps, config)
-    meter = run.meter(task.unit, steps * config.train.batch * task.unit_per_row)
-    done = config.train.batch * task.unit_per_row
-
-    def tell(step: Any) -> None:
-        values = {"loss": step.loss, "norm": step.norm, "rate": step.rate, **step.metrics}
-        run.metric("step", step=step.step, members=step.members, seconds=step.seconds, **values)
-        meter.update((step.step + 1) * done, loss=step.loss)
+    teller = Teller(run, task, config, steps)
 
     if num == 1:
-        trained = work(job, lambda step, _: tell(step))
+        trained = work(job, lambda step, _: teller.step(step), teller.evaluation)
         write_weights(folder, publishable(trained))
         result = trained.result
     else:
         path = folder / "job.json"
         write_atomic(path, msgspec.json.encode(job))
-        seen = _Follower(folder / LEDGER, tell)
+        steps_seen = _Follower(folder / LEDGER, loop.Step, teller.step)
+        evaluations_seen = _Follower(folder / held_out.FILE, held_out.Evaluation, teller.evaluation)
+
+        def look() -> None:
+            steps_seen.look()
+            evaluations_seen.look()
+
         meet = folder / "meet"
-        ranks.launch(["-m", "gyral.train.rank", str(path)], num, folder, {"GYRAL_MEET": f"file://{meet.resolve()}"}, seen.look)
-        seen.look()
+        ranks.launch(["-m", "gyral.train.rank", str(path)], num, folder, {"GYRAL_MEET": f"file://{meet.resolve()}"}, look)
+        look()
         meet.unlink(missing_ok=True)
         result = msgspec.json.decode((folder / RESULT).read_bytes(), type=Result)
     weights = read_weights(folder)
     (folder / WEIGHTS).unlink()
     candidate = {"name": task.name, **result.metrics, "chosen": True}
     training = {"steps": result.steps, "loss": result.loss, "metrics": result.metrics, "ranks": result.ranks}
+    training |= teller.done(result)
     return Fitted(weights, None, [candidate], "what was kept aside", training, task.files())
 
 
@@ -65,15 +72,24 @@ def planned_steps(task: Any, config: Config, budget_s: float, num: int) -> int:
     return max(1, int(budget_s * num * NOMINAL_FLOP_PER_S / max(flops, 1.0)))
 
 
-class _Follower:
-    """Reads the ledger as it grows."""
+def be_quiet() -> None:
+    """Have OpenMP's threads sleep while they wait; only before torch is loaded, which reads this once.
 
-    def __init__(self, path: Path, tell: Any) -> None:
-        self._path, self._tell, self._at = path, tell, 0
+    With a neighbour on one of two cores, two threads that spin computed a tenth of what they do alone, and half of it when they
+    sleep; without one it is the same.
+    """
+    if "torch" not in sys.modules:
+        for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+            os.environ.setdefault(name, ranks.QUIET[name])
+
+
+class _Follower:
+    """Reads a file of records as it grows."""
+
+    def __init__(self, path: Path, kind: Any, tell: Callable[[Any], None]) -> None:
+        self._path, self._kind, self._tell, self._at = path, kind, tell, 0
 
     def look(self) -> None:
-        from gyral.train.loop import Step
-
         if not self._path.exists():
             return
         with open(self._path, "rb") as file:
@@ -82,4 +98,4 @@ class _Follower:
                 if not line.endswith(b"\n"):
                     break
                 self._at += len(line)
-                self._tell(msgspec.json.decode(line, type=Step))
+                self._tell(msgspec.json.decode(line, type=self._kind))

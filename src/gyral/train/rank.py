@@ -25,10 +25,14 @@ from gyral.errors import GyralError, UsageError, render
 from gyral.files import write_atomic
 from gyral.model.card import Weights, write_weights
 from gyral.model.task import Task
-from gyral.train import loop
+from gyral.train import blocks, hardware, loop
+from gyral.train.ema import Ema
+from gyral.train.guard import Guard
+from gyral.train.held_out import Evaluation, HeldOut
 from gyral.train.loader import Order
-from gyral.train.optim import Optimizer
+from gyral.train.optim import Optimizer, scale_initial
 from gyral.train.parallel import mesh
+from gyral.train.profile import Profile
 from gyral.train.tasks import open_task
 
 TIMEOUT_S = 120.0
@@ -47,13 +51,25 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct):
-    """What the first rank answers."""
+    """What the first rank answers.
+
+    Attributes
+    ----------
+    metrics : of the weights that are published, which were those after `best_step` steps.
+    elapsed_s, stepping_s : from before the first step to the end, and the steps alone.
+    flops : of one step of all ranks together; `peak` and `memory_bytes` are those of one rank.
+    """
 
     steps: int
     loss: list[float]
     metrics: dict[str, float]
     ranks: int
     elapsed_s: float
+    best_step: int = 0
+    stepping_s: float = 0.0
+    flops: float = 0.0
+    peak: hardware.Peak = hardware.Peak(0.0, 0.0, 1)
+    memory_bytes: int = 0
 
 
 class Trained:
@@ -63,48 +79,67 @@ class Trained:
         self.task, self.model, self.result = task, model, result
 
 
-def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> Trained:
+def work(
+    job: Job,
+    on_step: Callable[[loop.Step, Task], Any] | None = None,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
+) -> Trained:
     """Train as one rank; the first one writes the ledger and the result.
 
     Raises
     ------
     GyralError : whatever cannot be used, told by this rank.
     """
-    config = job.config
+    config, folder = job.config, Path(job.folder)
+    optim = config.train.optim
     axes = mesh.parse(config.train.parallel)
     task = open_task(Path(job.root), job.dataset, config)
     strategy = mesh.strategy_of(axes)
     if config.train.batch < strategy.num_ranks:
         raise UsageError(f"a batch of {config.train.batch} is less than {strategy.num_ranks} ranks", hint="raise `train.batch`")
-    model = strategy.place(task, task.build(config.train.seed))
-    optimizer = Optimizer(model, config.train.optim, job.steps)
+    model = task.build(config.train.seed)
+    flops = task.flops(model) * config.train.batch
+    scale_initial(model, optim, task.roles)
+    model = strategy.place(task, blocks.prepare(model, task.roles, config.train))
+    optimizer = Optimizer(model, optim, job.steps, task.roles)
     settings = loop.Settings(
-        job.steps, config.train.batch, config.train.microbatch, config.train.optim.clip,
-        config.train.evaluate_every, config.train.checkpoint_every,
+        job.steps, config.train.batch, config.train.microbatch, optim.clip,
+        config.train.evaluate_every, config.train.checkpoint_every, optim.snapshot_every,
     )  # fmt: skip
     order = Order(task.num_rows, config.train.batch, config.train.seed)
+    ema = Ema(model, config.train.ema) if config.train.ema else None
+    held_out = HeldOut(
+        task, model, strategy, folder, keep=config.train.keep, last_step=job.steps, ema=ema, listener=on_evaluation
+    )
+    profile = Profile(folder, config.train.profile) if config.train.profile and strategy.is_first else None
     losses: list[float] = []
-    metrics: dict[str, float] = {}
+    peak, stepping_s = hardware.measure(), 0.0
     begun = time.monotonic()
 
-    def evaluate(_: int) -> None:
-        if strategy.is_first:
-            metrics.update(loop.evaluate(task, model))
-
-    with open(Path(job.folder) / LEDGER, "ab", buffering=0) as ledger:
+    with open(folder / LEDGER, "ab", buffering=0) as ledger:
 
         def watch(step: loop.Step) -> None:
+            nonlocal stepping_s
             losses.append(step.loss)
+            stepping_s += step.seconds
             if strategy.is_first:
                 ledger.write(msgspec.json.encode(step) + b"\n")
                 if on_step is not None:
                     on_step(step, task)
+            if profile is not None:
+                profile(step)
 
-        loop.train(
-            task, model, strategy, optimizer, settings, order, loop.Position(), [watch], [(settings.evaluate_every, evaluate)]
-        )
+        every = [(settings.evaluate_every, held_out)]
+        guard = Guard(optim.spike)
+        loop.train(task, model, strategy, optimizer, settings, order, loop.Position(), [watch], every, guard, ema)
+    if profile is not None:
+        profile.close()
     strategy.close()
-    result = Result(job.steps, losses, metrics, strategy.num_ranks, time.monotonic() - begun)
+    metrics = held_out.publish()
+    result = Result(
+        job.steps, losses, metrics, strategy.num_ranks, time.monotonic() - begun,
+        held_out.best.step if held_out.best else job.steps, stepping_s, flops, peak, hardware.peak_rss_bytes(),
+    )  # fmt: skip
     return Trained(task, model, result)
 
 
