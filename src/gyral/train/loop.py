@@ -19,7 +19,7 @@ from gyral.errors import InputError
 from gyral.model.task import Batch, Task
 from gyral.train.ema import Ema
 from gyral.train.guard import Copy, Guard
-from gyral.train.loader import Order
+from gyral.train.loader import Ahead, Order
 from gyral.train.optim import Optimizer
 from gyral.train.parallel.strategy import Strategy, Totals
 
@@ -121,9 +121,10 @@ def train(
     model.train()
     guard = guard or Guard()
     guard.num_skipped = position.skipped
+    ahead = Ahead(order)
     while position.step < settings.steps:
         step, begun = position.step, time.perf_counter()
-        totals, retries = _compute(task, strategy, optimizer, settings, order, step)
+        totals, retries = _compute(task, strategy, optimizer, settings, ahead, step)
         norm = strategy.clip(settings.clip)
         verdict = guard.judge(step, totals.loss, norm)
         back = None
@@ -153,10 +154,10 @@ def train(
 
 
 def _compute(
-    task: Task, strategy: Strategy, optimizer: Optimizer, settings: Settings, order: Order, step: int
+    task: Task, strategy: Strategy, optimizer: Optimizer, settings: Settings, ahead: Ahead, step: int
 ) -> tuple[Totals, int]:
     """Gradients of one step's global batch, however often the members change meanwhile."""
-    examples = order.examples(step)
+    examples = ahead.examples(step)
     for retries in range(MAX_RETRIES):
         low, high = strategy.settle(step).cut(len(examples))
         size = settings.microbatch if settings.microbatch and not task.cross_sample else max(high - low, 1)

@@ -66,7 +66,9 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Forget gradients."""
-        self.inner.zero_grad(set_to_none=True)
+        for group in self.inner.param_groups:
+            for param in group["params"]:
+                param.grad = None
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
