@@ -68,7 +68,10 @@ def main() -> None:
     text, found = texts(), {}
     for kind, base_width in (("scaled", WIDTHS[0]), ("standard", 0)):
         found[kind] = {
-            width: [round(sum(loss(text, width, 2.0**-power, base_width, seed) for seed in range(SEEDS)) / SEEDS, 4) for power in POWERS]
+            width: [
+                round(sum(loss(text, width, 2.0**-power, base_width, seed) for seed in range(SEEDS)) / SEEDS, 4)
+                for power in POWERS
+            ]
             for width in WIDTHS
         }
         print(kind, found[kind], file=sys.stderr, flush=True)

@@ -166,7 +166,7 @@ def value_of(key: str, value: Any) -> str:
         return milliseconds(value)
     if key.endswith("_s") or key == "seconds":
         return duration(value)
-    if key == "mfu":
+    if key.startswith("share_"):
         return share(value)
     if "loss" in key:
         return share(value)

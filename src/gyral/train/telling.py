@@ -39,7 +39,7 @@ class Teller:
         """The run is over: a line for a person, and what the card keeps."""
         facts = cost(result, self._units, self._precision)
         self._run.summarize(
-            **{f"{self._unit}_per_s": facts["units_per_s"], "mfu": facts["mfu"], "peak_bytes": result.memory_bytes}
+            **{f"{self._unit}_per_s": facts["units_per_s"], "share_of_peak": facts["mfu"], "memory_bytes": result.memory_bytes}
         )
         self._run.note(
             f"train    {facts['units_per_s']:,.0f} {self._unit}/s, {facts['flop_per_s'] / 1e9:,.1f} GFLOP/s: "
