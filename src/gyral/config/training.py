@@ -13,7 +13,9 @@ from gyral.config.sections import Section
 class Optim(Section, frozen=True):
     """How gradients become updates: `[train.optim]`."""
 
-    name: Annotated[Literal["adamw"], Meta(description="the optimizer")] = "adamw"
+    name: Annotated[
+        Literal["adamw", "muon"], Meta(description="the optimizer; `muon`: of the matrices inside blocks, `adamw` of the rest")
+    ] = "adamw"
     rate: Annotated[float, Meta(gt=0, description="largest learning rate")] = 1e-3
     weight_decay: Annotated[float, Meta(ge=0, description="of matrices; vectors do not decay")] = 0.1
     beta1: Annotated[float, Meta(ge=0, lt=1, description="decay of the mean of gradients")] = 0.9
@@ -24,6 +26,18 @@ class Optim(Section, frozen=True):
     decay: Annotated[float, Meta(gt=0, le=1, description="share of all steps over which `wsd` falls")] = 0.3
     final: Annotated[float, Meta(ge=0, le=1, description="share of the rate at the end")] = 0.0
     clip: Annotated[float, Meta(ge=0, description="largest norm of the whole gradient; 0: no limit")] = 1.0
+    base_width: Annotated[
+        int,
+        Meta(
+            ge=0, description="width of the stream at which `rate` was chosen; rates follow the width from it; 0: they do not"
+        ),
+    ] = 0
+    spike: Annotated[
+        float, Meta(ge=0, description="a loss so many robust deviations above the last ones is not learned from; 0: any is")
+    ] = 0.0
+    snapshot_every: Annotated[
+        int, Meta(ge=1, description="steps between copies in memory to which a run goes back after several spikes in a row")
+    ] = 50
 
 
 class Train(Section, frozen=True):
@@ -62,6 +76,15 @@ class Train(Section, frozen=True):
     distill: Annotated[str, Meta(description="a model of this project that teaches the new one; empty: none")] = ""
     distill_weight: Annotated[float, Meta(ge=0, le=1, description="share of the loss that the teacher has")] = 0.5
     distill_temperature: Annotated[float, Meta(gt=0, description="by which both divide their logits")] = 1.0
+    keep: Annotated[
+        Literal["best", "last"], Meta(description="which weights are published: the best of those evaluated, or the last")
+    ] = "best"
+    ema: Annotated[
+        float,
+        Meta(ge=0, lt=1, description="decay of a moving average of the weights, which is evaluated and published; 0: none"),
+    ] = 0.0
+    compile: Annotated[bool, Meta(description="compile each block; pays after some ten minutes of training")] = False
+    profile: Annotated[int, Meta(ge=0, description="steps to record for `chrome://tracing` in the run's folder; 0: none")] = 0
     optim: Optim = Optim()
 
 

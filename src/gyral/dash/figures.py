@@ -69,6 +69,24 @@ def candidate_chart(candidates: Rows, metric: str = "ndcg_at_10", chosen: str | 
     return charts.bar_chart(bars, title=title, series=metric, note=note, reference=reference)
 
 
+def training_charts(curves: Mapping[str, Any]) -> list[Markup]:
+    """Draw loss (with that of data kept aside), rate, gradient norm and time of a step over the steps of a training run."""
+    note = "" if curves["every"] == 1 else f"each point the mean of {curves['every']:,} steps"
+    held_out = [Series("held out", [(x, y) for x, y in curves["held_out"]], "frozen")] if curves["held_out"] else []
+    losses = [Series("trained on", [(x, y) for x, y in curves["loss"]], "one"), *held_out]
+    drawn = [
+        charts.line_chart(losses, title="Loss", y_label=note, x_label="step", x_format=formats.count, y_format=formats.loss)
+    ]
+    for name, title, style in (
+        ("rate", "Learning rate", formats.small),
+        ("norm", "Gradient norm", formats.small),
+        ("seconds", "Time of a step", formats.duration),
+    ):
+        line = [Series(title, [(x, y) for x, y in curves[name]])]
+        drawn.append(charts.line_chart(line, title=title, x_label="step", x_format=formats.count, y_format=style, height=130))
+    return drawn
+
+
 def rate_chart(curve: Mapping[str, Any]) -> Markup:
     """Draw how fast a verb went."""
     unit = f"{curve['unit']}/s"

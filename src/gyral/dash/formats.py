@@ -22,6 +22,16 @@ def metric(value: float | None) -> str:
     return NONE if value is None else f"{value:.3f}"
 
 
+def loss(value: float | None) -> str:
+    """Write a loss in nats, or another number of ordinary size: `2.913`, `12.4`."""
+    return NONE if value is None else f"{value:.4g}"
+
+
+def small(value: float | None) -> str:
+    """Write a number that may be small, such as a learning rate: `0.001`, `3e-05`, `0`."""
+    return NONE if value is None else f"{value:.3g}".replace("-", "−")
+
+
 def count(value: float | None) -> str:
     """Write a count: `541,909`."""
     return NONE if value is None else f"{value:,.0f}"
@@ -156,6 +166,8 @@ def value_of(key: str, value: Any) -> str:
         return milliseconds(value)
     if key.endswith("_s") or key == "seconds":
         return duration(value)
+    if key.startswith("share_"):
+        return share(value)
     if "loss" in key:
         return share(value)
     if "_at_" in key:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from gyral.dash import documents, formats
+from gyral.dash.curves import MAX_POINTS, curves
 from gyral.dash.records import (
     UNRECORDED,
     Card,
@@ -33,7 +34,6 @@ from gyral.run import FOLDER as RUNS
 from gyral.run import Lineage
 
 VERBS = ("ingest", "curate", "train", "compress", "serve")
-MAX_POINTS = 240
 MAX_LOG_LINES = 200
 NUM_RECENT = 8
 
@@ -111,6 +111,7 @@ def run(root: Path, number: int) -> Data:
         "turns": _turns(root, turns),
         "gain": gain(turns),
         "candidates": [line for line in lines if line.get("type") == "metric" and "candidate" in line],
+        "curves": curves(lines),
         "rates": _rates(progress),
         "children": [_row(child) for child in _children(root, number)] if lineage.verb == "loop" else [],
         "config": read_text(root, number, "config.toml"),
@@ -236,6 +237,8 @@ def headline(verb: str, summary: Mapping[str, Any]) -> str:
         return f"{formats.count(get('rows_kept'))} kept"
     if verb == "train" and _is_number(get("ndcg_at_10")):
         return f"{get('chosen') or 'best'}, NDCG@10 {formats.metric(get('ndcg_at_10'))}"
+    if verb == "train" and _is_number(get("bits_per_byte")):
+        return f"{get('chosen') or 'model'}, {get('bits_per_byte'):.3f} bits per byte"
     if verb == "compress" and _is_number(get("bytes_before")) and get("bytes_after"):
         return f"{get('to', '')} {get('bytes_before', 0) / get('bytes_after', 1):.1f}× smaller".strip()
     if verb == "serve" and _is_number(get("p99_ms")):

@@ -7,7 +7,6 @@ line a committed step: from it a single process can replay and judge the run.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from gyral.errors import InputError, QualityError
+from gyral.errors import InputError
 from gyral.model.task import Batch, Task
-from gyral.train.loader import Order
+from gyral.train.ema import Ema
+from gyral.train.guard import Copy, Guard
+from gyral.train.loader import Ahead, Order
 from gyral.train.optim import Optimizer
 from gyral.train.parallel.strategy import Strategy, Totals
 
@@ -37,7 +38,7 @@ class Settings:
     microbatch : rows computed at once; 0: all of a rank's.
     clip : largest norm of a gradient; 0: no limit.
     evaluate_every, checkpoint_every : steps; 0: at the end only.
-    max_skipped : steps in a row whose loss or gradient is not finite, which are left out, before the run is refused.
+    copy_every : steps between copies in memory, where a guard wants them.
     """
 
     steps: int
@@ -46,7 +47,7 @@ class Settings:
     clip: float = 1.0
     evaluate_every: int = 0
     checkpoint_every: int = 0
-    max_skipped: int = 3
+    copy_every: int = 50
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Step:
     first, last : places of the stream of examples that it trained on, [first, last).
     members : how many processes computed it.
     retries : attempts that failed before.
-    skipped : its gradient was not finite, so nothing was updated.
+    skipped : its loss or gradient was not finite or far off, so nothing was updated.
+    back : the state was set to that after so many steps; what was learned since is forgotten, its rows are not read again.
     """
 
     step: int
@@ -72,6 +74,7 @@ class Step:
     rate: float
     seconds: float
     skipped: bool = False
+    back: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -96,6 +99,8 @@ def train(
     position: Position,
     watches: Sequence[Watch] = (),
     every: Sequence[tuple[int, Callable[[int], Any]]] = (),
+    guard: Guard | None = None,
+    ema: Ema | None = None,
 ) -> None:
     """Train until `settings.steps` are done.
 
@@ -103,37 +108,42 @@ def train(
     ----------
     model : as `strategy.place` gave it; `optimizer` holds its parameters.
     position : where to begin; it is moved on with each committed step.
-    watches : called with every committed step: ledger, meter, guards. An exception ends the run.
+    watches : called with every committed step: ledger, meter. An exception ends the run.
     every : (n, function): the function is called with the number of steps done after each n-th, and after the last; n = 0 only
         after the last. All ranks call it.
+    guard : judges each step from sums over all ranks; None: one that leaves out what is not finite.
+    ema : moving average to be kept up.
 
     Raises
     ------
-    QualityError : steps after steps without a finite gradient.
+    QualityError : steps after steps that could not be learned from.
     """
     model.train()
+    guard = guard or Guard()
+    guard.num_skipped = position.skipped
+    ahead = Ahead(order)
     while position.step < settings.steps:
         step, begun = position.step, time.perf_counter()
-        totals, retries = _compute(task, strategy, optimizer, settings, order, step)
+        totals, retries = _compute(task, strategy, optimizer, settings, ahead, step)
         norm = strategy.clip(settings.clip)
-        is_sound = math.isfinite(norm) and math.isfinite(totals.loss)
-        if is_sound:
+        verdict = guard.judge(step, totals.loss, norm)
+        back = None
+        if verdict == "learn":
+            if guard.spike and step % settings.copy_every == 0:
+                guard.keep(Copy(step, model, optimizer.inner, strategy, ema.shadow.values() if ema else ()))
             optimizer.step(step)
             task.after_step(model, step)
+            if ema is not None:
+                ema.update()
+        elif verdict == "back":
+            back = guard.back()
         optimizer.zero_grad()
-        position.skipped = 0 if is_sound else position.skipped + 1
-        if position.skipped > settings.max_skipped:
-            raise QualityError(
-                f"the loss is not finite since step {step - settings.max_skipped}",
-                why=f"loss {totals.loss}, gradient norm {norm}",
-                hint="a smaller `train.rate`, a longer `train.warmup`, or look at the rows the ledger names",
-            )
         strategy.commit(step)
-        position.step = step + 1
+        position.step, position.skipped = step + 1, guard.num_skipped
         first = step * order.batch
         record = Step(
             step, first, first + order.batch, strategy.num_ranks, retries, totals.loss, totals.weight, norm,
-            optimizer.rate(step), time.perf_counter() - begun, not is_sound, totals.metrics,
+            optimizer.rate(step), time.perf_counter() - begun, verdict != "learn", back, totals.metrics,
         )  # fmt: skip
         for watch in watches:
             watch(record)
@@ -144,10 +154,10 @@ def train(
 
 
 def _compute(
-    task: Task, strategy: Strategy, optimizer: Optimizer, settings: Settings, order: Order, step: int
+    task: Task, strategy: Strategy, optimizer: Optimizer, settings: Settings, ahead: Ahead, step: int
 ) -> tuple[Totals, int]:
     """Gradients of one step's global batch, however often the members change meanwhile."""
-    examples = order.examples(step)
+    examples = ahead.examples(step)
     for retries in range(MAX_RETRIES):
         low, high = strategy.settle(step).cut(len(examples))
         size = settings.microbatch if settings.microbatch and not task.cross_sample else max(high - low, 1)

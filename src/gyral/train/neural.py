@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from gyral.run import Run
 from gyral.train import resume, saved
 from gyral.train.fitted import Fitted
 from gyral.train.saved import LEDGER
+from gyral.train.telling import Teller
 
 CHECKPOINT_S = 60.0
 """Between two checkpoints, where nothing else is asked, at the nominal rate."""
@@ -26,6 +30,8 @@ NOMINAL_FLOP_PER_S = 30e9
 
 def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) -> Fitted:
     """Train, by as many ranks as the mesh has, and read back what the first one wrote."""
+    be_quiet()
+    from gyral.train import held_out, loop
     from gyral.train.checkpoint import versions
     from gyral.train.parallel import limits, mesh
     from gyral.train.rank import RESULT, Job, Result, publishable, work
@@ -42,19 +48,18 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
         config.train.checkpoint_every or planned_steps(task, config, CHECKPOINT_S, num), resume.pins_of(data, config, steps),
         versions(),
     )  # fmt: skip
-    meter = run.meter(task.unit, steps * config.train.batch * task.unit_per_row)
-    done = config.train.batch * task.unit_per_row
+    teller = Teller(run, task, config, steps)
+    steps_seen = _Follower(folder / LEDGER, loop.Step, teller.step)
+    evaluations_seen = _Follower(folder / held_out.FILE, held_out.Evaluation, teller.evaluation)
 
-    def tell(step: Any) -> None:
-        values = {"loss": step.loss, "norm": step.norm, "rate": step.rate, **step.metrics}
-        run.metric("step", step=step.step, members=step.members, seconds=step.seconds, **values)
-        meter.update((step.step + 1) * done, loss=step.loss)
+    def look() -> None:
+        steps_seen.look()
+        evaluations_seen.look()
 
-    seen = _Follower(folder / LEDGER, tell)
-    seen.look()  # at what a run that is gone on from has done
+    look()  # at what a run that is gone on from has done
     try:
         if num == 1:
-            trained = work(job, lambda step, _: tell(step))
+            trained = work(job, lambda step, _: teller.step(step), teller.evaluation)
             write_weights(folder, publishable(trained))
             result = trained.result
         else:
@@ -63,8 +68,8 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
             path, meet = folder / "job.json", folder / "meet"
             write_atomic(path, msgspec.json.encode(job))
             where = {"GYRAL_MEET": f"file://{meet.resolve()}"}
-            ranks.launch(["-m", "gyral.train.rank", str(path)], num, folder, where, seen.look)
-            seen.look()
+            ranks.launch(["-m", "gyral.train.rank", str(path)], num, folder, where, look)
+            look()
             meet.unlink(missing_ok=True)
             result = msgspec.json.decode((folder / RESULT).read_bytes(), type=Result)
     except BaseException as error:
@@ -77,6 +82,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     (folder / WEIGHTS).unlink()
     candidate = {"name": task.name, **result.metrics, "chosen": True}
     training = {"steps": result.steps, "loss": result.loss, "metrics": result.metrics, "ranks": result.ranks}
+    training |= teller.done(result)
     return Fitted(weights, None, [candidate], "what was kept aside", training, task.files())
 
 
@@ -86,15 +92,24 @@ def planned_steps(task: Any, config: Config, budget_s: float, num: int) -> int:
     return max(1, int(budget_s * num * NOMINAL_FLOP_PER_S / max(flops, 1.0)))
 
 
-class _Follower:
-    """Reads the ledger as it grows."""
+def be_quiet() -> None:
+    """Have OpenMP's threads sleep while they wait; only before torch is loaded, which reads this once.
 
-    def __init__(self, path: Path, tell: Any) -> None:
-        self._path, self._tell, self._at = path, tell, 0
+    With a neighbour on one of two cores, two threads that spin computed a tenth of what they do alone, and half of it when they
+    sleep; without one it is the same.
+    """
+    if "torch" not in sys.modules:
+        for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+            os.environ.setdefault(name, ranks.QUIET[name])
+
+
+class _Follower:
+    """Reads a file of records as it grows."""
+
+    def __init__(self, path: Path, kind: Any, tell: Callable[[Any], None]) -> None:
+        self._path, self._kind, self._tell, self._at = path, kind, tell, 0
 
     def look(self) -> None:
-        from gyral.train.loop import Step
-
         if not self._path.exists():
             return
         with open(self._path, "rb") as file:
@@ -103,4 +118,4 @@ class _Follower:
                 if not line.endswith(b"\n"):
                     break
                 self._at += len(line)
-                self._tell(msgspec.json.decode(line, type=Step))
+                self._tell(msgspec.json.decode(line, type=self._kind))

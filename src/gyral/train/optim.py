@@ -1,19 +1,41 @@
-"""What turns gradients into updates: parameter groups, the schedule of the rate, and the optimizer.
+"""What turns gradients into updates: parameter groups by role, the schedule of the rate, and the optimizer.
 
-Matrices decay, vectors (norms, biases) do not. The rate of a step is a function of the step alone.
+Matrices decay, vectors (norms, biases) do not. The rate of a step is a function of the step alone. There is one optimizer
+whatever is chosen, so a checkpoint knows one state: Muon is AdamW whose groups marked `muon` are updated otherwise.
 
-Source: AdamW is Loshchilov and Hutter 2019; the warm-up, stable, decay schedule is that of Hu et al. 2024 (MiniCPM), section 4.
+With `base_width` the rate chosen at a small width holds at a larger one. With r = base_width / width:
+
+| parameters | initial values | rate |
+|---|---|---|
+| matrices inside the network (`column`, `row`, `expert`) | times √r | times r (Muon: times √r) |
+| gain before the output (the last norm), or an untied output matrix where there is none | times r | times r |
+| embeddings, tables, other vectors | as they are | as it is |
+
+Scaling that gain is the same as µP's multiplier on the logits, because Adam's update does not depend on the size of a gradient;
+but the trained weights are those of a plain model, so whoever serves or exports them need not know. Decay is divided by the
+factor on the rate: what a step takes off a weight stays the same.
+
+Source: AdamW is Loshchilov and Hutter 2019; the warm-up, stable, decay schedule is that of Hu et al. 2024 (MiniCPM), section
+4; Muon is Jordan et al. 2024, with the rate of Liu et al. 2025 (Moonlight), section 2.2, that makes its updates as large as
+Adam's; width scaling is Yang et al. 2022 (Tensor Programs V), table 3, with the decay of Wang and Aitchison 2024.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gyral.config.training import Optim
+from gyral.errors import ConfigError
+from gyral.model.roles import Role, Roles, own
+
+HIDDEN: tuple[Role, ...] = ("column", "row", "expert")
+"""Roles of matrices inside the network: both of their sides grow with the width."""
+MUON_MOMENTUM = 0.95
 
 
 class Optimizer:
@@ -23,17 +45,13 @@ class Optimizer:
     ----------
     model : placed: its parameters are those that this rank holds.
     steps : of the whole run; the schedule ends there.
+    roles : of the model; without them every matrix is treated alike.
     """
 
-    def __init__(self, model: nn.Module, config: Optim, steps: int) -> None:
+    def __init__(self, model: nn.Module, config: Optim, steps: int, roles: Roles | None = None) -> None:
         self.config, self.steps = config, steps
-        decayed = [param for param in model.parameters() if param.requires_grad and param.dim() >= 2]
-        plain = [param for param in model.parameters() if param.requires_grad and param.dim() < 2]
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.inner = torch.optim.AdamW(
-            [each for group in groups for each in by_mesh(group)], lr=config.rate, betas=(config.beta1, config.beta2),
-            eps=config.eps, fused=True
-        )  # fmt: skip
+        groups = groups_of(model, config, roles or Roles())
+        self.inner: torch.optim.Optimizer = Muon(groups) if config.name == "muon" else torch.optim.AdamW(groups, fused=True)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
@@ -41,25 +59,123 @@ class Optimizer:
 
     def step(self, step: int) -> None:
         """Update with the rate of this step."""
+        rate = self.rate(step)
         for group in self.inner.param_groups:
-            group["lr"] = self.rate(step) * group.get("scale", 1.0)
+            group["lr"] = rate * group["scale"]
         self.inner.step()
 
     def zero_grad(self) -> None:
         """Forget gradients."""
-        self.inner.zero_grad(set_to_none=True)
+        for group in self.inner.param_groups:
+            for param in group["params"]:
+                param.grad = None
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return self.inner.state_dict()
 
 
-def by_mesh(group: dict[str, Any]) -> list[dict[str, Any]]:
-    """A group of parameters as one for each mesh they are spread over: plain tensors and DTensors are not updated together."""
-    found: dict[Any, list[nn.Parameter]] = {}
-    for param in group["params"]:
-        found.setdefault(getattr(param, "device_mesh", None), []).append(param)
-    return [{**group, "params": params} for params in found.values()]
+class Muon(torch.optim.Optimizer):
+    """Muon for the groups marked `muon`, fused AdamW for the others; state and groups are those of one optimizer.
+
+    Matrices must be whole: a rank that holds some rows of one would make those orthogonal and not the matrix.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__(groups, {"lr": 1e-3})
+        matrices = [group for group in self.param_groups if group["muon"]]
+        others = [group for group in self.param_groups if not group["muon"]]
+        self._parts: list[tuple[bool, torch.optim.Optimizer]] = []
+        if matrices:
+            muon = torch.optim.Muon(matrices, momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw")
+            self._parts.append((True, muon))
+        if others:
+            self._parts.append((False, torch.optim.AdamW(others, fused=True)))
+        self.param_groups = [group for _, part in self._parts for group in part.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update; whoever loads a state replaces groups and state of this object, so the parts get them anew."""
+        for is_muon, part in self._parts:
+            part.param_groups = [group for group in self.param_groups if group["muon"] == is_muon]
+            part.state = self.state
+            part.step()
+
+
+def groups_of(model: nn.Module, config: Optim, roles: Roles) -> list[dict[str, Any]]:
+    """Parameters that share rate and decay, in the order of the model.
+
+    Raises
+    ------
+    ConfigError : `base_width` is given, but no matrix tells the width of the model.
+    """
+    ratio = ratio_of(model, roles, config.base_width)
+    groups: dict[tuple[bool, float, bool, Any], list[Tensor]] = {}
+    for _, param, kind in kinds(model, roles):
+        if not param.requires_grad:
+            continue
+        is_muon = config.name == "muon" and kind == "hidden" and param.dim() == 2
+        scale = 1.0 if kind == "plain" else math.sqrt(ratio) if is_muon else ratio
+        spread = getattr(param, "device_mesh", None)  # plain tensors and DTensors are not updated together
+        groups.setdefault((is_muon, scale, param.dim() >= 2, spread), []).append(param)
+    return [
+        {
+            "params": params,
+            "lr": config.rate * scale,
+            "weight_decay": config.weight_decay / scale if decays else 0.0,
+            "scale": scale,
+            "muon": is_muon,
+            **({} if is_muon else {"betas": (config.beta1, config.beta2), "eps": config.eps}),
+        }
+        for (is_muon, scale, decays, _), params in groups.items()
+    ]
+
+
+@torch.no_grad()
+def scale_initial(model: nn.Module, config: Optim, roles: Roles) -> None:
+    """Make a new model's initial values those of its width; before it is placed. Without `base_width` they stay."""
+    ratio = ratio_of(model, roles, config.base_width)
+    if ratio == 1.0:
+        return
+    for _, param, kind in kinds(model, roles):
+        if kind != "plain":
+            param.mul_(math.sqrt(ratio) if kind == "hidden" else ratio)
+
+
+def kinds(model: nn.Module, roles: Roles) -> Iterator[tuple[str, Tensor, str]]:
+    """Each parameter once, with its name and how it grows with the width: `hidden`, `output` or `plain`."""
+    logits = {id(param) for _, module in roles.named(model, "logits") for param in own(module)}
+    inputs = {id(param) for _, module in roles.named(model, "vocabulary", "table") for param in own(module)}
+    gains = {
+        id(param)
+        for name, module, role in roles.modules(model)
+        if name in roles.last and role == "replicate"
+        for param in own(module)
+        if param.dim() == 1
+    }
+    outputs = gains or logits - inputs
+    seen: set[int] = set()
+    for name, module, role in roles.modules(model):
+        for part, param in module.named_parameters(recurse=False):
+            if id(param) in seen:
+                continue
+            seen.add(id(param))
+            is_hidden = role in HIDDEN and param.dim() >= 2
+            yield f"{name}.{part}", param, "hidden" if is_hidden else "output" if id(param) in outputs else "plain"
+
+
+def ratio_of(model: nn.Module, roles: Roles, base_width: int) -> float:
+    """Base width over the model's, which is the number of inputs of its first `column`; 1 without a base."""
+    if not base_width:
+        return 1.0
+    found = roles.named(model, "column")
+    if not found:
+        raise ConfigError(
+            "the width of this model is not known",
+            where="train.optim.base_width",
+            hint="set it to 0, or give a module the role `column`",
+        )
+    return base_width / int(next(own(found[0][1])).shape[-1])
 
 
 def schedule(config: Optim, step: int, steps: int) -> float:

@@ -25,11 +25,15 @@ from gyral.errors import GyralError, UsageError, render
 from gyral.files import write_atomic
 from gyral.model.card import Weights, write_weights
 from gyral.model.task import Task
-from gyral.train import device, loop, saved
+from gyral.train import blocks, device, hardware, loop, saved
 from gyral.train.checkpoint import Checkpoints, versions
+from gyral.train.ema import Ema
+from gyral.train.guard import Guard
+from gyral.train.held_out import Evaluation, HeldOut
 from gyral.train.loader import Order
-from gyral.train.optim import Optimizer
+from gyral.train.optim import Optimizer, scale_initial
 from gyral.train.parallel import mesh
+from gyral.train.profile import Profile
 from gyral.train.saved import LEDGER, Pins
 from gyral.train.start import begin_from
 from gyral.train.tasks import open_task
@@ -61,13 +65,25 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct):
-    """What the first rank answers."""
+    """What the first rank answers.
+
+    Attributes
+    ----------
+    metrics : of the weights that are published, which were those after `best_step` steps.
+    elapsed_s, stepping_s : from before the first step to the end, and the steps alone.
+    flops : of one step of all ranks together; `peak` and `memory_bytes` are those of one rank.
+    """
 
     steps: int
     loss: list[float]
     metrics: dict[str, float]
     ranks: int
     elapsed_s: float
+    best_step: int = 0
+    stepping_s: float = 0.0
+    flops: float = 0.0
+    peak: hardware.Peak = hardware.Peak(0.0, 0.0, 1)
+    memory_bytes: int = 0
 
 
 class Trained:
@@ -77,45 +93,53 @@ class Trained:
         self.task, self.weights, self.result = task, weights, result
 
 
-def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> Trained:
+def work(
+    job: Job,
+    on_step: Callable[[loop.Step, Task], Any] | None = None,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
+) -> Trained:
     """Train as one rank; the first one writes the ledger and the result.
 
     Raises
     ------
     GyralError : whatever cannot be used, told by this rank.
     """
-    config = job.config
+    config, folder = job.config, Path(job.folder)
+    optim = config.train.optim
     axes = mesh.parse(config.train.parallel)
     task = open_task(Path(job.root), job.dataset, config)
     strategy = mesh.strategy_of(axes, config.train)
     if config.train.batch < (parts := mesh.num_parts(axes)):
         raise UsageError(f"a batch of {config.train.batch} has no row for each of {parts} ranks", hint="raise `train.batch`")
     built = task.build(config.train.seed)
+    flops = task.flops(built) * config.train.batch
+    scale_initial(built, optim, task.roles)
     if config.train.start:
         begin_from(built, Path(job.root), config.train.start)
     once = {name for name, _ in built.named_parameters()}
     twice = {name for name, _ in built.named_parameters(remove_duplicate=False)} - once
-    model = strategy.place(task, built)
-    optimizer = Optimizer(model, config.train.optim, job.steps)
+    model = strategy.place(task, blocks.prepare(built, task.roles, config.train))
+    optimizer = Optimizer(model, optim, job.steps, task.roles)
     settings = loop.Settings(
-        job.steps, config.train.batch, config.train.microbatch, config.train.optim.clip,
-        config.train.evaluate_every, job.checkpoint_every,
+        job.steps, config.train.batch, config.train.microbatch, optim.clip,
+        config.train.evaluate_every, job.checkpoint_every, optim.snapshot_every,
     )  # fmt: skip
     order = Order(task.num_rows, config.train.batch, config.train.seed)
-    path = Path(job.folder) / LEDGER
+    path = folder / LEDGER
     is_grouped = dist.is_available() and dist.is_initialized()
     checkpoints = Checkpoints(
-        Path(job.folder), model, optimizer, strategy, order, pins=job.pins, mesh=axes, keep=config.train.keep_checkpoints,
+        folder, model, optimizer, strategy, order, pins=job.pins, mesh=axes, keep=config.train.keep_checkpoints,
         before=[path], rank=dist.get_rank() if is_grouped else 0, count=dist.get_world_size() if is_grouped else 1,
     )  # fmt: skip
     position = checkpoints.begin(job.begin)
+    ema = Ema(model, config.train.ema) if config.train.ema else None
+    held_out = HeldOut(
+        task, model, strategy, folder, keep=config.train.keep, last_step=job.steps, ema=ema, listener=on_evaluation
+    )
+    profile = Profile(folder, config.train.profile) if config.train.profile and strategy.is_first else None
     losses = [msgspec.json.decode(line, type=loop.Step).loss for line in saved.ledger_until(path, position.step)]
-    metrics: dict[str, float] = {}
+    peak, stepping_s = hardware.measure(), 0.0
     begun = time.monotonic()
-
-    def evaluate(_: int) -> None:
-        if (evaluated := strategy.to_evaluate()) is not None:
-            metrics.update(loop.evaluate(task, evaluated))
 
     def save(step: int) -> None:
         if settings.checkpoint_every and (is_grouped or strategy.is_first):
@@ -124,18 +148,29 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
     with open(path, "ab", buffering=0) as ledger:
 
         def watch(step: loop.Step) -> None:
+            nonlocal stepping_s
             losses.append(step.loss)
+            stepping_s += step.seconds
             if strategy.is_first:
                 ledger.write(msgspec.json.encode(step) + b"\n")
                 if on_step is not None:
                     on_step(step, task)
+            if profile is not None:
+                profile(step)
 
-        every: list[tuple[int, Callable[[int], Any]]] = [(settings.checkpoint_every, save), (settings.evaluate_every, evaluate)]
-        loop.train(task, model, strategy, optimizer, settings, order, position, [watch], every)
+        every: list[tuple[int, Callable[[int], Any]]] = [(settings.checkpoint_every, save), (settings.evaluate_every, held_out)]
+        guard = Guard(optim.spike)
+        loop.train(task, model, strategy, optimizer, settings, order, position, [watch], every, guard, ema)
+    if profile is not None:
+        profile.close()
     checkpoints.wait()
+    metrics = held_out.publish()
     weights = {name: tensor for name, tensor in strategy.weights().items() if name not in twice}
     strategy.close()
-    result = Result(job.steps, losses, metrics, strategy.num_ranks, time.monotonic() - begun)
+    result = Result(
+        job.steps, losses, metrics, strategy.num_ranks, time.monotonic() - begun,
+        held_out.best.step if held_out.best else job.steps, stepping_s, flops, peak, hardware.peak_rss_bytes(),
+    )  # fmt: skip
     return Trained(task, weights, result)
 
 

@@ -31,7 +31,7 @@ from gyral.config.training import Train
 from gyral.model.task import Batch, Sums, Task
 from gyral.train import device
 from gyral.train.loader import Part
-from gyral.train.parallel import context, expert, gathering, recompute, shard, tables, tensor
+from gyral.train.parallel import context, expert, gathering, shard, tables, tensor
 from gyral.train.parallel.data import add_over, gathered
 from gyral.train.parallel.local import local, split_axes, whole
 from gyral.train.parallel.mesh import AXES, BATCH_AXES, refuse_batch_norm
@@ -79,7 +79,7 @@ def placers() -> dict[str, Placer]:
     """A function for each axis, in the order they run."""
     return {
         "tensor": tensor.place, "context": context.place, "expert": expert.place, "tables": tables.place,
-        "recompute": recompute.place, "shard": shard.place,
+        "shard": shard.place,
     }  # fmt: skip
 
 
@@ -120,7 +120,7 @@ class Meshed(Alone):
             refuse_batch_norm(model)
         self.task, self.model = task, model.to(device.device())
         self.plan = Plan(task, self.mesh, self.train)
-        asked = ["recompute"] * self.train.recompute + ["tables"] * (self.train.tables != "replicate")
+        asked = ["tables"] * (self.train.tables != "replicate")
         for axis, place in placers().items():
             if axis in (*self.groups.names, *asked):
                 place(self.model, self.plan)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -99,9 +100,12 @@ class Alone:
         return divided(self.model, sums)
 
     def clip(self, limit: float) -> float:
-        """As torch does it."""
-        params = [param for param in self.model.parameters() if param.grad is not None]
-        return float(nn.utils.clip_grad_norm_(params, limit or float("inf"), foreach=True))
+        """As torch does it, but gradients within the limit are not multiplied by one."""
+        grads = grads_of(self.model)
+        norm = float(nn.utils.get_total_norm(grads, foreach=True))
+        if limit and not norm <= limit:
+            torch._foreach_mul_(grads, limit / (norm + 1e-6))
+        return norm
 
     def commit(self, step: int) -> None:
         """Nothing happens between steps."""
@@ -172,12 +176,21 @@ def added(total: Sums | None, sums: Sums) -> Sums:
     )
 
 
+_params: WeakKeyDictionary[nn.Module, list[nn.Parameter]] = WeakKeyDictionary()
+
+
+def grads_of(model: nn.Module) -> list[Tensor]:
+    """Gradients of a placed model; its parameters are looked for once, which takes as long as a small step."""
+    if model not in _params:
+        _params[model] = list(model.parameters())
+    return [param.grad for param in _params[model] if param.grad is not None]
+
+
 def divided(model: nn.Module, sums: Sums) -> Totals:
     """Turn summed gradients into those of the mean, and sums into numbers."""
     weight = float(sums.weight)
     if weight > 0:
-        grads = [param.grad for param in model.parameters() if param.grad is not None]
-        torch._foreach_div_(grads, weight)
+        torch._foreach_div_(grads_of(model), weight)
     return totals_of(sums)
 
 
