@@ -25,6 +25,19 @@ class Optim(Section, frozen=True):
     clip: Annotated[float, Meta(ge=0, description="largest norm of the whole gradient; 0: no limit")] = 1.0
 
 
+class Elastic(Section, frozen=True):
+    """Members that come and go, with `--parallel elastic=N`: `[train.elastic]`."""
+
+    leaves: Annotated[
+        int,
+        Meta(ge=0, description="fixed parts of a batch, added in a fixed order: same bits for any members; 0: one a member"),
+    ] = 0
+    heartbeat_s: Annotated[float, Meta(ge=0.05, le=60, description="of silence, after which a member is left out")] = 1.0
+    timeout_s: Annotated[float, Meta(gt=0, description="longest wait for one who lives")] = 120.0
+    start_s: Annotated[float, Meta(gt=0, description="wait for all members before a run begins with fewer")] = 60.0
+    restarts: Annotated[int, Meta(ge=0, description="of one member, before the run is given up")] = 10
+
+
 class Train(Section, frozen=True):
     """Dataset → Model."""
 
@@ -42,6 +55,7 @@ class Train(Section, frozen=True):
     evaluate_every: Annotated[int, Meta(ge=0, description="steps; 0: at the end only")] = 0
     checkpoint_every: Annotated[int, Meta(ge=0, description="steps; 0: at the end only")] = 0
     optim: Optim = Optim()
+    elastic: Elastic = Elastic()
 
 
 class Lm(Section, frozen=True):

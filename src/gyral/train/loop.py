@@ -113,8 +113,9 @@ def train(
     """
     model.train()
     while position.step < settings.steps:
-        step, begun = position.step, time.perf_counter()
-        totals, retries = _compute(task, strategy, optimizer, settings, order, step)
+        begun = time.perf_counter()
+        totals, retries = _compute(task, strategy, optimizer, settings, order, position)
+        step = position.step
         norm = strategy.clip(settings.clip)
         is_sound = math.isfinite(norm) and math.isfinite(totals.loss)
         if is_sound:
@@ -144,19 +145,21 @@ def train(
 
 
 def _compute(
-    task: Task, strategy: Strategy, optimizer: Optimizer, settings: Settings, order: Order, step: int
+    task: Task, strategy: Strategy, optimizer: Optimizer, settings: Settings, order: Order, position: Position
 ) -> tuple[Totals, int]:
-    """Gradients of one step's global batch, however often the members change meanwhile."""
-    examples = order.examples(step)
+    """Gradients of one step's global batch, however often the members change meanwhile; settling may move the position on."""
+    size = 0 if task.cross_sample else settings.microbatch
     for retries in range(MAX_RETRIES):
-        low, high = strategy.settle(step).cut(len(examples))
-        size = settings.microbatch if settings.microbatch and not task.cross_sample else max(high - low, 1)
-        batches: list[Batch] = [task.batch(examples[start : min(start + size, high)], step) for start in range(low, high, size)]
+        part = strategy.settle(position.step)
+        step = position.step
+        examples = order.examples(step)
+        batches: list[Batch] = [task.batch(examples[low:high], step) for low, high in part.cuts(len(examples), size)]
         totals = strategy.reduce(strategy.forward_backward(batches))
         if totals is not None:
             return totals, retries
         optimizer.zero_grad()
-    raise InputError(f"step {step} failed {MAX_RETRIES} times", why="members were lost in each", hint="look at their logs")
+    what = f"step {position.step} failed {MAX_RETRIES} times"
+    raise InputError(what, why="members were lost in each", hint="look at their logs")
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from gyral.files import write_atomic
 from gyral.lake.dataset import Dataset
 from gyral.model.card import WEIGHTS, read_weights, write_weights
 from gyral.run import Run
+from gyral.train.elastic import launch
 from gyral.train.fitted import Fitted
 
 NOMINAL_FLOP_PER_S = 30e9
@@ -39,7 +40,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
         run.metric("step", step=step.step, members=step.members, seconds=step.seconds, **values)
         meter.update((step.step + 1) * done, loss=step.loss)
 
-    if num == 1:
+    if num == 1 and "elastic" not in axes:
         trained = work(job, lambda step, _: tell(step))
         write_weights(folder, publishable(trained))
         result = trained.result
@@ -47,10 +48,14 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
         path = folder / "job.json"
         write_atomic(path, msgspec.json.encode(job))
         seen = _Follower(folder / LEDGER, tell)
-        meet = folder / "meet"
-        ranks.launch(["-m", "gyral.train.rank", str(path)], num, folder, {"GYRAL_MEET": f"file://{meet.resolve()}"}, seen.look)
+        command = ["-m", "gyral.train.rank", str(path)]
+        if "elastic" in axes:
+            launch.supervised(command, num, folder, config, seen.look, run.note)
+        else:
+            meet = folder / "meet"
+            ranks.launch(command, num, folder, {"GYRAL_MEET": f"file://{meet.resolve()}"}, seen.look)
+            meet.unlink(missing_ok=True)
         seen.look()
-        meet.unlink(missing_ok=True)
         result = msgspec.json.decode((folder / RESULT).read_bytes(), type=Result)
     weights = read_weights(folder)
     (folder / WEIGHTS).unlink()

@@ -53,6 +53,10 @@ class Optimizer:
         """What a checkpoint keeps."""
         return self.inner.state_dict()
 
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.inner.load_state_dict(state)
+
 
 def schedule(config: Optim, step: int, steps: int) -> float:
     """Factor on the rate: up over `warmup` steps, then `constant`, `cosine`, or `wsd` (down over the last `decay` share)."""

@@ -21,7 +21,8 @@ import torch
 import torch.distributed as dist
 
 from gyral.config import Config
-from gyral.errors import GyralError, UsageError, render
+from gyral.engine.ranks import AGAIN
+from gyral.errors import GyralError, RankError, UsageError, render
 from gyral.files import write_atomic
 from gyral.model.card import Weights, write_weights
 from gyral.model.task import Task
@@ -29,6 +30,7 @@ from gyral.train import loop
 from gyral.train.loader import Order
 from gyral.train.optim import Optimizer
 from gyral.train.parallel import mesh
+from gyral.train.parallel.strategy import Strategy
 from gyral.train.tasks import open_task
 
 TIMEOUT_S = 120.0
@@ -63,8 +65,18 @@ class Trained:
         self.task, self.model, self.result = task, model, result
 
 
-def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> Trained:
+def work(
+    job: Job,
+    on_step: Callable[[loop.Step, Task], Any] | None = None,
+    strategy: Strategy | None = None,
+    keep: Callable[[loop.Step], None] | None = None,
+) -> Trained:
     """Train as one rank; the first one writes the ledger and the result.
+
+    Parameters
+    ----------
+    strategy : instead of that of the mesh.
+    keep : takes each step, instead of the first rank's ledger.
 
     Raises
     ------
@@ -73,7 +85,7 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
     config = job.config
     axes = mesh.parse(config.train.parallel)
     task = open_task(Path(job.root), job.dataset, config)
-    strategy = mesh.strategy_of(axes)
+    strategy = strategy or mesh.strategy_of(axes)
     if config.train.batch < strategy.num_ranks:
         raise UsageError(f"a batch of {config.train.batch} is less than {strategy.num_ranks} ranks", hint="raise `train.batch`")
     model = strategy.place(task, task.build(config.train.seed))
@@ -83,6 +95,8 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
         config.train.evaluate_every, config.train.checkpoint_every,
     )  # fmt: skip
     order = Order(task.num_rows, config.train.batch, config.train.seed)
+    position = loop.Position()
+    strategy.follow(optimizer, position)
     losses: list[float] = []
     metrics: dict[str, float] = {}
     begun = time.monotonic()
@@ -95,14 +109,14 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
 
         def watch(step: loop.Step) -> None:
             losses.append(step.loss)
-            if strategy.is_first:
+            if keep is not None:
+                keep(step)
+            elif strategy.is_first:
                 ledger.write(msgspec.json.encode(step) + b"\n")
                 if on_step is not None:
                     on_step(step, task)
 
-        loop.train(
-            task, model, strategy, optimizer, settings, order, loop.Position(), [watch], [(settings.evaluate_every, evaluate)]
-        )
+        loop.train(task, model, strategy, optimizer, settings, order, position, [watch], [(settings.evaluate_every, evaluate)])
     strategy.close()
     result = Result(job.steps, losses, metrics, strategy.num_ranks, time.monotonic() - begun)
     return Trained(task, model, result)
@@ -118,6 +132,10 @@ def main(path: str) -> None:
     """Join the others, train, leave the result."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     job = msgspec.json.decode(Path(path).read_bytes(), type=Job)
+    if "elastic" in mesh.parse(job.config.train.parallel):
+        from gyral.train.elastic.member import take_part
+
+        return take_part(job)
     dist.init_process_group(
         "gloo",
         init_method=os.environ.get("GYRAL_MEET", "env://"),
@@ -141,4 +159,4 @@ if __name__ == "__main__":
         main(sys.argv[1])
     except GyralError as error:
         print("error:", render(error), file=sys.stderr)
-        sys.exit(error.exit_code)
+        sys.exit(AGAIN if isinstance(error, RankError) else error.exit_code)
