@@ -270,13 +270,13 @@ class Listener:
     """
 
     def __init__(
-        self, secret: bytes, *, host: str = LOOPBACK, bound: socket.socket | None = None,
+        self, secret: bytes, *, host: str = LOOPBACK, port: int = 0, bound: socket.socket | None = None,
         on_link: Callable[[Link], None] | None = None,
     ) -> None:  # fmt: skip
         self._secret = secret
         self._links: queue.Queue[Link] = queue.Queue()
         self._deliver = on_link or self._links.put
-        self._socket = bound or socket.create_server((host, 0), backlog=128)
+        self._socket = bound or socket.create_server((host, port), backlog=128)
         self._is_own = bound is None
         self._socket.setblocking(False)
         self.host, self.port = self._socket.getsockname()[:2]

@@ -29,8 +29,8 @@ def take_part(job: Job) -> None:
     """Train as one of those whom the coordinator, or torchrun, brings together.
 
     `GYRAL_COORDINATOR_AT` is `HOST:PORT` of the coordinator; without it RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are what
-    torchrun sets. `GYRAL_LISTEN` is the address to listen on, 127.0.0.1 if not set; `GYRAL_ADVERTISE` is `HOST:PORT` under
-    which others reach it, where that is another one.
+    torchrun sets. `GYRAL_LISTEN` is `HOST` or `HOST:PORT` to listen on, 127.0.0.1 if not set; `GYRAL_ADVERTISE` is
+    `HOST:PORT` under which others reach it, where that is another one.
 
     Raises
     ------
@@ -61,7 +61,8 @@ def enter(settings: Settings, folder: Path) -> tuple[Membership, Elastic]:
         contact = Contact(
             _address(at), heartbeat_s=settings.heartbeat_s, timeout_s=settings.timeout_s, advertised=advertised
         )  # fmt: skip
-        listener = Listener(contact.secret, host=os.environ.get(LISTEN, LOOPBACK))
+        host, _, port = os.environ.get(LISTEN, LOOPBACK).partition(":")
+        listener = Listener(contact.secret, host=host, port=int(port or 0))
         return contact, Elastic(contact, listener, settings.leaves)
     fixed = Fixed(folder / LEDGER, timeout_s=settings.timeout_s)
     return fixed, Elastic(fixed, fixed.meet(Listener), settings.leaves)

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from gyral.engine.links import HANDSHAKE_S, Link, LinkLost, Listener, connect, exchange
+from gyral.faults import fail_point
 from gyral.train.elastic.messages import Epoch
 from gyral.train.elastic.tree import Node, Pile
 
@@ -129,12 +130,14 @@ class Peers:
             return [rows[link]]
 
         self._exchange(frames, scatter_into)
+        fail_point("elastic.scattered")
         parts = [(Node(level, index), rows[link][at], sums) for link, heard in heads.items()
                  for at, (level, index, sums) in enumerate(heard.subtrees)]  # fmt: skip
         parts += [(each.node, each.flat[own], each.sums) for each in subtrees]
         chunk, sums = _added_up(parts, leaves)
         link_chunks = {link: total[cuts[at] : cuts[at + 1]] for at, link in self._links.items()}
         self._exchange({link: (head[:0], chunk) for link in link_chunks}, lambda link, _, __: [link_chunks[link]])
+        fail_point("elastic.gathering")
         total[own] = chunk
         return Total(sums, is_meeting or any(heard.is_meeting for heard in heads.values()))
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gyral.engine.links import Link, LinkLost, Listener
 from gyral.errors import ConfigError
+from gyral.faults import fail_point
 from gyral.model.task import Batch, Sums, Task
 from gyral.train.elastic import heal
 from gyral.train.elastic.membership import Membership
@@ -156,6 +157,7 @@ class Elastic(Alone):
     def commit(self, step: int) -> None:
         """The step is done: that is where we stand."""
         self._stand = Stand(step + 1, self._peers.epoch.number if self._peers is not None else 0)
+        fail_point("elastic.committed")
 
     def close(self) -> None:
         """End the links."""
