@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 QUIET = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
-LIMIT_S = 90.0
+LIMIT_S = 240.0
 
 
 class Stage:

@@ -141,7 +141,7 @@ class Quorum:
         """Judge who is silent or stuck; a new epoch, when one can begin."""
         self._now = now
         for id, member in list(self._members.items()):
-            if now - member.heard > self.heartbeat_s:
+            if now - member.heard > self.heartbeat_s and len(self._members) > 1:  # nobody goes on without the last one
                 self._leave_out(id, now, f"no heartbeat for {now - member.heard:.2f} s")
         self._look_for_cuts(now)
         inside = self._inside()
