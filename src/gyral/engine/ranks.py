@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from gyral.errors import RankError
 
@@ -32,9 +33,48 @@ END_S = 15.0
 """From the first process that has ended well to the last; who takes longer hangs."""
 
 
+class Started(Protocol):
+    """A process that was started, here or elsewhere: what `subprocess.Popen` can do."""
+
+    def poll(self) -> int | None: ...
+
+    def terminate(self) -> None: ...
+
+    def send_signal(self, sig: int, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+Start = Callable[[Sequence[str], Path, Mapping[str, str]], Started]
+"""Words after the interpreter, file for its output, additions to its environment → the process."""
+
+
+def start(
+    command: Sequence[str], log_path: Path, environment: Mapping[str, str], sockets: Sequence[int] = (),
+    before: Callable[[], None] | None = None,
+) -> Started:  # fmt: skip
+    """Start a process of this Python on this machine; `sockets` are those that it inherits, `before` is called in it first."""
+    with open(log_path, "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-P", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **QUIET, **environment},
+            pass_fds=sockets,
+            preexec_fn=before,
+        )
+
+
+start_here = start
+
+
 def launch(
-    command: Sequence[str], num: int, folder: Path, environment: Mapping[str, str], on_poll: Callable[[], None] = lambda: None
-) -> None:
+    command: Sequence[str], num: int, folder: Path, environment: Mapping[str, str], on_poll: Callable[[], None] = lambda: None,
+    start: Start = start,
+) -> None:  # fmt: skip
     """Run `num` processes of this Python until all have ended well.
 
     Parameters
@@ -43,16 +83,17 @@ def launch(
     folder : gets `rank<r>.log` of each.
     environment : added to this one's; `RANK`, `LOCAL_RANK` and `WORLD_SIZE` are set for each.
     on_poll : called some times a second, for progress.
+    start : starts one, on this machine or another.
 
     Raises
     ------
     RankError : one ended otherwise; the others were stopped.
     """
-    processes: list[subprocess.Popen[bytes]] = []
+    processes: list[Started] = []
     logs = [folder / f"rank{rank}.log" for rank in range(num)]
     try:
         for rank in range(num):
-            processes.append(_start(command, logs[rank], {**environment, **_place(rank, num)}))
+            processes.append(start(command, logs[rank], {**environment, **_place(rank, num)}))
         while True:
             codes = [process.poll() for process in processes]
             failed = [rank for rank, code in enumerate(codes) if code]
@@ -70,9 +111,9 @@ def launch(
 class _Kept:
     """One process that is started again when it dies."""
 
-    def __init__(self, name: str, log: Path, start: Callable[[], subprocess.Popen[bytes]]) -> None:
+    def __init__(self, name: str, log: Path, start: Callable[[], Started]) -> None:
         self.name, self.log, self._start = name, log, start
-        self.process: subprocess.Popen[bytes] | None = start()
+        self.process: Started | None = start()
         self.deaths, self._due = 0, 0.0
         self.has_ended = False
 
@@ -99,13 +140,13 @@ class _Kept:
 def supervise(
     command: Sequence[str], num: int, folder: Path, environment: Mapping[str, str], on_poll: Callable[[], None] = lambda: None,
     *, helper: Sequence[str] = (), sockets: Sequence[int] = (), restarts: int = 10,
-    note: Callable[[str], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None, start: Start = start,
 ) -> None:  # fmt: skip
     """Run `num` processes until one has ended well and the others have followed; who dies before is started again.
 
     Parameters
     ----------
-    command, folder, environment, on_poll : as `launch` takes them.
+    command, folder, environment, on_poll, start : as `launch` takes them.
     helper : words of one more process, which gets `helper.log`, is kept alive as well, and is stopped at the end.
     sockets : numbers that the helper inherits.
     restarts : of one process; a death by a signal or with `AGAIN` counts, any other code ends all at once, as it would
@@ -121,11 +162,11 @@ def supervise(
     try:
         if helper:
             log = folder / "helper.log"
-            aide = _Kept("the coordinator", log, lambda: _start(helper, log, environment, sockets))
+            aide = _Kept("the coordinator", log, lambda: start_here(helper, log, environment, sockets))
         for rank in range(num):
             path = folder / f"rank{rank}.log"
             own = {**environment, **_place(rank, num)}
-            kept.append(_Kept(f"rank {rank} of {num}", path, lambda path=path, own=own: _start(command, path, own)))  # type: ignore[misc]
+            kept.append(_Kept(f"rank {rank} of {num}", path, lambda path=path, own=own: start(command, path, own)))  # type: ignore[misc]
         end = 0.0
         while not all(each.has_ended for each in kept):
             if aide is not None and not aide.has_ended:
@@ -148,20 +189,6 @@ def _settle(kept: _Kept) -> None:
         kept.has_ended = True
 
 
-def _start(
-    command: Sequence[str], log_path: Path, environment: Mapping[str, str], sockets: Sequence[int] = ()
-) -> subprocess.Popen[bytes]:
-    with open(log_path, "ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-P", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, **QUIET, **environment},
-            pass_fds=sockets,
-        )
-
-
 def _place(rank: int, num: int) -> dict[str, str]:
     return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num)}
 
@@ -174,18 +201,23 @@ def tail(path: Path, lines: int = LAST_LINES) -> str:
         return ""
 
 
-def _told(failed: Sequence[int], processes: Sequence[subprocess.Popen[bytes]], logs: Sequence[Path]) -> RankError:
+def _told(failed: Sequence[int], processes: Sequence[Started], logs: Sequence[Path]) -> RankError:
     rank = next((each for each in failed if "error:" in tail(logs[each], 20)), failed[0])
-    return _error(f"rank {rank} of {len(processes)}", processes[rank].returncode, logs[rank])
+    return _error(f"rank {rank} of {len(processes)}", processes[rank].poll() or 0, logs[rank])
 
 
 def _error(name: str, code: int, log: Path, often: str = "") -> RankError:
     what = f"{name} on `{socket.gethostname()}` {_how(code)}{often}"
-    return RankError(what, why=_last_error(log), where=str(log), hint="the log holds what came before")
+    return RankError(what, why=_last_error(log), where=str(log), hint=_last_hint(log))
 
 
 def _how(code: int) -> str:
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"stopped with code {code}"
+
+
+def _last_hint(log: Path) -> str:
+    hints = [line.removeprefix("hint: ") for line in tail(log, 20).splitlines() if line.startswith("hint: ")]
+    return hints[-1] if hints else "the log holds what came before"
 
 
 def _last_error(log: Path) -> str:
@@ -193,7 +225,7 @@ def _last_error(log: Path) -> str:
     return next((line.partition("error: ")[2] for line in reversed(lines) if line.startswith("error: ")), "".join(lines[-1:]))
 
 
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _stop(processes: Sequence[Started]) -> None:
     for process in processes:
         if process.poll() is None:
             process.terminate()

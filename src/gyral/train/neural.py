@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from gyral.config import Config
-from gyral.engine import ranks
+from gyral.engine import ranks, ray_ranks
 from gyral.files import write_atomic
 from gyral.lake.dataset import Dataset
 from gyral.model.card import WEIGHTS, read_weights, write_weights
@@ -49,12 +49,13 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
         write_atomic(path, msgspec.json.encode(job))
         seen = _Follower(folder / LEDGER, tell)
         command = ["-m", "gyral.train.rank", str(path)]
-        if "elastic" in axes:
-            launch.supervised(command, num, folder, config, seen.look, run.note)
-        else:
-            meet = folder / "meet"
-            ranks.launch(command, num, folder, {"GYRAL_MEET": f"file://{meet.resolve()}"}, seen.look)
-            meet.unlink(missing_ok=True)
+        with ray_ranks.placing(config.on, run.note) as (start, host):
+            if "elastic" in axes:
+                launch.supervised(command, num, folder, config, seen.look, run.note, host=host, start=start)
+            else:
+                meet = folder / "meet"
+                ranks.launch(command, num, folder, {"GYRAL_MEET": f"file://{meet.resolve()}"}, seen.look, start)
+                meet.unlink(missing_ok=True)
         seen.look()
         result = msgspec.json.decode((folder / RESULT).read_bytes(), type=Result)
     weights = read_weights(folder)

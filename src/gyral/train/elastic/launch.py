@@ -19,12 +19,11 @@ from gyral.engine.links import LOOPBACK
 from gyral.train.elastic.coordinator import Settings
 
 AT = "GYRAL_COORDINATOR_AT"
-Supervise = Callable[..., None]
 
 
 def supervised(
     command: Sequence[str], num: int, folder: Path, config: Config, on_poll: Callable[[], None] = lambda: None,
-    note: Callable[[str], None] = lambda _: None, *, host: str = LOOPBACK, supervise: Supervise = ranks.supervise,
+    note: Callable[[str], None] = lambda _: None, *, host: str = LOOPBACK, start: ranks.Start = ranks.start,
     environment: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
     """Run `num` members of a job until its steps are done.
@@ -34,7 +33,7 @@ def supervised(
     command : of a member, after the interpreter.
     folder : of the run; must be seen by all members under this name.
     host : that members reach the coordinator at.
-    supervise : what starts processes and keeps them alive; `engine.ranks.supervise`, or Ray's.
+    start : starts a member, here or elsewhere; the coordinator runs beside us.
 
     Raises
     ------
@@ -50,7 +49,7 @@ def supervised(
             AT: "{}:{}".format(*bound.getsockname()[:2]),
         }
         helper = ["-m", "gyral.train.elastic.coordinator", str(folder)]
-        supervise(
+        ranks.supervise(
             command, num, folder, given, on_poll,
-            helper=helper, sockets=[bound.fileno()], restarts=elastic.restarts, note=note,
+            helper=helper, sockets=[bound.fileno()], restarts=elastic.restarts, note=note, start=start,
         )  # fmt: skip
