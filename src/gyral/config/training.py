@@ -40,6 +40,19 @@ class Optim(Section, frozen=True):
     ] = 50
 
 
+class Elastic(Section, frozen=True):
+    """Members that come and go, with `--parallel elastic=N`: `[train.elastic]`."""
+
+    leaves: Annotated[
+        int,
+        Meta(ge=0, description="fixed parts of a batch, added in a fixed order: same bits for any members; 0: one a member"),
+    ] = 0
+    heartbeat_s: Annotated[float, Meta(ge=0.05, le=60, description="of silence, after which a member is left out")] = 1.0
+    timeout_s: Annotated[float, Meta(gt=0, description="longest wait for one who lives")] = 120.0
+    start_s: Annotated[float, Meta(gt=0, description="wait for all members before a run begins with fewer")] = 60.0
+    restarts: Annotated[int, Meta(ge=0, description="of one member, before the run is given up")] = 10
+
+
 class Train(Section, frozen=True):
     """Dataset → Model."""
 
@@ -86,6 +99,7 @@ class Train(Section, frozen=True):
     compile: Annotated[bool, Meta(description="compile each block; pays after some ten minutes of training")] = False
     profile: Annotated[int, Meta(ge=0, description="steps to record for `chrome://tracing` in the run's folder; 0: none")] = 0
     optim: Optim = Optim()
+    elastic: Elastic = Elastic()
 
 
 class Lm(Section, frozen=True):

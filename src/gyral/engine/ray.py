@@ -72,7 +72,7 @@ class RayEngine:
         if workers is not None and (not isinstance(workers, int) or workers < 1):
             raise UsageError("`--on ray` needs a number of workers", hint="for example `--on ray://workers=4`")
         self._is_open = False
-        ray = _library()
+        ray = library()
         if not address and workers is None:
             workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         _enter(ray, address, workers, note or (lambda _: None))
@@ -84,7 +84,7 @@ class RayEngine:
         """Yield `function(item)` for every item, in order."""
         if not self._is_open:
             raise UsageError("this engine was closed", hint="`connect` another one")
-        ray = _library()
+        ray = library()
         shared = ray.put(function)
         waiting: deque[tuple[Any, str]] = deque()
         at_once = 1
@@ -105,7 +105,7 @@ class RayEngine:
         """Leave the cluster, and end the one that was started here with its last engine; may be called twice."""
         if self._is_open:
             self._is_open = False
-            _leave(_library())
+            _leave(library())
 
 
 class _Refused(NamedTuple):
@@ -129,7 +129,7 @@ _auth: dict[str, str] = {}
 """How a local Ray is kept from other users of this machine; Ray reads it when it is imported, and once a process."""
 
 
-def _library() -> Any:
+def library() -> Any:
     """Import Ray with what it reads at import."""
     if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         _auth.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))

@@ -26,6 +26,12 @@ class Part:
         """First row and the one after the last."""
         return self.index * num_rows // self.count, (self.index + 1) * num_rows // self.count
 
+    def cuts(self, num_rows: int, size: int) -> list[tuple[int, int]]:
+        """Rows [first, last) of each micro-batch of at most `size` rows; 0: all at once."""
+        low, high = self.cut(num_rows)
+        size = size or max(high - low, 1)
+        return [(start, min(start + size, high)) for start in range(low, high, size)]
+
 
 @dataclass(frozen=True)
 class Order:

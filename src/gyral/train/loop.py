@@ -123,8 +123,9 @@ def train(
     guard.num_skipped = position.skipped
     ahead = Ahead(order)
     while position.step < settings.steps:
-        step, begun = position.step, time.perf_counter()
-        totals, retries = _compute(task, strategy, optimizer, settings, ahead, step)
+        begun = time.perf_counter()
+        totals, retries = _compute(task, strategy, optimizer, settings, ahead, position)
+        step = position.step
         norm = strategy.clip(settings.clip)
         verdict = guard.judge(step, totals.loss, norm)
         back = None
@@ -154,19 +155,21 @@ def train(
 
 
 def _compute(
-    task: Task, strategy: Strategy, optimizer: Optimizer, settings: Settings, ahead: Ahead, step: int
+    task: Task, strategy: Strategy, optimizer: Optimizer, settings: Settings, ahead: Ahead, position: Position
 ) -> tuple[Totals, int]:
-    """Gradients of one step's global batch, however often the members change meanwhile."""
-    examples = ahead.examples(step)
+    """Gradients of one step's global batch, however often the members change meanwhile; settling may move the position on."""
+    size = 0 if task.cross_sample else settings.microbatch
     for retries in range(MAX_RETRIES):
-        low, high = strategy.settle(step).cut(len(examples))
-        size = settings.microbatch if settings.microbatch and not task.cross_sample else max(high - low, 1)
-        batches: list[Batch] = [task.batch(examples[start : min(start + size, high)], step) for start in range(low, high, size)]
+        part = strategy.settle(position.step)
+        step = position.step
+        examples = ahead.examples(step)
+        batches: list[Batch] = [task.batch(examples[low:high], step) for low, high in part.cuts(len(examples), size)]
         totals = strategy.reduce(strategy.forward_backward(batches))
         if totals is not None:
             return totals, retries
         optimizer.zero_grad()
-    raise InputError(f"step {step} failed {MAX_RETRIES} times", why="members were lost in each", hint="look at their logs")
+    what = f"step {position.step} failed {MAX_RETRIES} times"
+    raise InputError(what, why="members were lost in each", hint="look at their logs")
 
 
 @torch.no_grad()

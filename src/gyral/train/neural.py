@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 
 from gyral.config import Config
-from gyral.engine import ranks
+from gyral.engine import ranks, ray_ranks
 from gyral.errors import RankError
 from gyral.files import write_atomic
 from gyral.lake.dataset import Dataset
 from gyral.model.card import WEIGHTS, read_weights, write_weights
 from gyral.run import Run
 from gyral.train import resume, saved
+from gyral.train.elastic import launch
 from gyral.train.fitted import Fitted
 from gyral.train.saved import LEDGER
 from gyral.train.telling import Teller
@@ -58,7 +59,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
 
     look()  # at what a run that is gone on from has done
     try:
-        if num == 1:
+        if num == 1 and "elastic" not in axes:
             trained = work(job, lambda step, _: teller.step(step), teller.evaluation)
             write_weights(folder, publishable(trained))
             result = trained.result
@@ -67,10 +68,14 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
                 run.note(note)
             path, meet = folder / "job.json", folder / "meet"
             write_atomic(path, msgspec.json.encode(job))
-            where = {"GYRAL_MEET": f"file://{meet.resolve()}"}
-            ranks.launch(["-m", "gyral.train.rank", str(path)], num, folder, where, look)
+            command = ["-m", "gyral.train.rank", str(path)]
+            with ray_ranks.placing(config.on, run.note) as (start, host):
+                if "elastic" in axes:
+                    launch.supervised(command, num, folder, config, look, run.note, host=host, start=start)
+                else:
+                    ranks.launch(command, num, folder, {"GYRAL_MEET": f"file://{meet.resolve()}"}, look, start)
+                    meet.unlink(missing_ok=True)
             look()
-            meet.unlink(missing_ok=True)
             result = msgspec.json.decode((folder / RESULT).read_bytes(), type=Result)
     except BaseException as error:
         if saved.steps_of(folder):

@@ -74,6 +74,10 @@ class Optimizer:
         """What a checkpoint keeps."""
         return self.inner.state_dict()
 
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.inner.load_state_dict(state)
+
 
 class Muon(torch.optim.Optimizer):
     """Muon for the groups marked `muon`, fused AdamW for the others; state and groups are those of one optimizer.

@@ -21,7 +21,8 @@ import torch
 import torch.distributed as dist
 
 from gyral.config import Config
-from gyral.errors import GyralError, UsageError, render
+from gyral.engine.ranks import AGAIN
+from gyral.errors import GyralError, RankError, UsageError, render
 from gyral.files import write_atomic
 from gyral.model.card import Weights, write_weights
 from gyral.model.task import Task
@@ -33,6 +34,7 @@ from gyral.train.held_out import Evaluation, HeldOut
 from gyral.train.loader import Order
 from gyral.train.optim import Optimizer, scale_initial
 from gyral.train.parallel import mesh
+from gyral.train.parallel.strategy import Strategy
 from gyral.train.profile import Profile
 from gyral.train.saved import LEDGER, Pins
 from gyral.train.start import begin_from
@@ -97,8 +99,15 @@ def work(
     job: Job,
     on_step: Callable[[loop.Step, Task], Any] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
+    strategy: Strategy | None = None,
+    keep: Callable[[loop.Step], None] | None = None,
 ) -> Trained:
     """Train as one rank; the first one writes the ledger and the result.
+
+    Parameters
+    ----------
+    strategy : instead of that of the mesh.
+    keep : takes each step, instead of the first rank's ledger.
 
     Raises
     ------
@@ -108,7 +117,7 @@ def work(
     optim = config.train.optim
     axes = mesh.parse(config.train.parallel)
     task = open_task(Path(job.root), job.dataset, config)
-    strategy = mesh.strategy_of(axes, config.train)
+    strategy = strategy or mesh.strategy_of(axes, config.train)
     if config.train.batch < (parts := mesh.num_parts(axes)):
         raise UsageError(f"a batch of {config.train.batch} has no row for each of {parts} ranks", hint="raise `train.batch`")
     built = task.build(config.train.seed)
@@ -132,6 +141,7 @@ def work(
         before=[path], rank=dist.get_rank() if is_grouped else 0, count=dist.get_world_size() if is_grouped else 1,
     )  # fmt: skip
     position = checkpoints.begin(job.begin)
+    strategy.follow(optimizer, position)
     ema = Ema(model, config.train.ema) if config.train.ema else None
     held_out = HeldOut(
         task, model, strategy, folder, keep=config.train.keep, last_step=job.steps, ema=ema, listener=on_evaluation
@@ -151,7 +161,9 @@ def work(
             nonlocal stepping_s
             losses.append(step.loss)
             stepping_s += step.seconds
-            if strategy.is_first:
+            if keep is not None:
+                keep(step)
+            elif strategy.is_first:
                 ledger.write(msgspec.json.encode(step) + b"\n")
                 if on_step is not None:
                     on_step(step, task)
@@ -199,6 +211,10 @@ def main(path: str) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     job = msgspec.json.decode(Path(path).read_bytes(), type=Job)
     check_versions(job.versions, versions())
+    if "elastic" in mesh.parse(job.config.train.parallel):
+        from gyral.train.elastic.member import take_part
+
+        return take_part(job)
     dist.init_process_group(
         device.backend(),
         init_method=os.environ.get("GYRAL_MEET", "env://"),
@@ -222,4 +238,4 @@ if __name__ == "__main__":
         main(sys.argv[1])
     except GyralError as error:
         print("error:", render(error), file=sys.stderr)
-        sys.exit(error.exit_code)
+        sys.exit(AGAIN if isinstance(error, RankError) else error.exit_code)

@@ -1,7 +1,8 @@
 """The mesh: how many ranks along which axis, read from `--parallel`, and the strategy that computes on it.
 
 `data=2,tensor=2` are four ranks. From the outermost axis, where the least is said, to the innermost: `pipeline`, `data`,
-`shard`, `context`, `expert`, `tensor`. An axis of one is none.
+`shard`, `context`, `expert`, `tensor`. An axis of one is none. `elastic=N` stands alone:
+N members that may come and go.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from gyral.errors import ConfigError, did_you_mean
 from gyral.train import device
 from gyral.train.parallel.strategy import Alone, Strategy
 
-AXES = ("pipeline", "data", "shard", "context", "expert", "tensor")
+AXES = ("pipeline", "data", "shard", "context", "expert", "tensor", "elastic")
 BATCH_AXES = ("data", "shard", "expert")
 """Axes along which ranks have different rows."""
 
@@ -37,7 +38,9 @@ def parse(text: str) -> dict[str, int]:
         if not number.isdigit() or int(number) < 1 or axis in given:
             raise ConfigError(f"`{part}` is no size of an axis", where="train.parallel", hint="write `data=2,tensor=2`")
         given[axis] = int(number)
-    return {axis: given[axis] for axis in AXES if given.get(axis, 1) > 1}
+    if "elastic" in given and len(given) > 1:
+        raise ConfigError("`elastic` has no other axes beside it", where="train.parallel", hint="write `elastic=2` alone")
+    return {axis: given[axis] for axis in AXES if given.get(axis, 1) > 1 or (axis == "elastic" and axis in given)}
 
 
 def num_ranks(axes: dict[str, int]) -> int:
@@ -47,7 +50,7 @@ def num_ranks(axes: dict[str, int]) -> int:
 
 def num_parts(axes: dict[str, int]) -> int:
     """Parts a batch is cut in."""
-    return prod(size for axis, size in axes.items() if axis in BATCH_AXES)
+    return prod(size for axis, size in axes.items() if axis in (*BATCH_AXES, "elastic"))
 
 
 def strategy_of(axes: dict[str, int], train: Train) -> Strategy:

@@ -53,6 +53,8 @@ class Strategy(Protocol):
 
     def place(self, task: Task, model: nn.Module) -> nn.Module: ...
 
+    def follow(self, optimizer: Any, position: Any) -> None: ...
+
     def settle(self, step: int) -> Part: ...
 
     def forward_backward(self, batches: Sequence[Batch]) -> Sums: ...
@@ -86,6 +88,9 @@ class Alone:
         """Move the model to this rank's device."""
         self.task, self.model = task, model.to(device())
         return self.model
+
+    def follow(self, optimizer: Any, position: Any) -> None:
+        """Told once, before the first step, what a member that is healed gets besides weights; nobody is."""
 
     def settle(self, step: int) -> Part:
         """All of it is ours."""

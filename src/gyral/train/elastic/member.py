@@ -1,0 +1,88 @@
+"""One member of an elastic run: find the others, train, and let one of those that are left at the end write what was made."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from gyral.config.training import Elastic as Settings
+from gyral.engine.links import LOOPBACK, Listener
+from gyral.errors import UsageError
+from gyral.files import write_atomic
+from gyral.model.card import write_weights
+from gyral.train import loop
+from gyral.train.elastic.contact import Contact
+from gyral.train.elastic.coordinator import LEDGER
+from gyral.train.elastic.launch import AT
+from gyral.train.elastic.membership import Fixed, Membership, Over
+from gyral.train.elastic.strategy import Elastic
+from gyral.train.rank import RESULT, Job, Trained, publishable, work
+
+LISTEN = "GYRAL_LISTEN"
+ADVERTISE = "GYRAL_ADVERTISE"
+
+
+def take_part(job: Job) -> None:
+    """Train as one of those whom the coordinator, or torchrun, brings together.
+
+    `GYRAL_COORDINATOR_AT` is `HOST:PORT` of the coordinator; without it RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are what
+    torchrun sets. `GYRAL_LISTEN` is `HOST` or `HOST:PORT` to listen on, 127.0.0.1 if not set; `GYRAL_ADVERTISE` is
+    `HOST:PORT` under which others reach it, where that is another one.
+
+    Raises
+    ------
+    GyralError : whatever cannot be used, or was waited for in vain.
+    """
+    elastic, folder = job.config.train.elastic, Path(job.folder)
+    if elastic.leaves > job.config.train.batch:
+        raise UsageError(
+            f"a batch of {job.config.train.batch} has no {elastic.leaves} leaves", hint="lower `train.elastic.leaves`"
+        )
+    membership, strategy = enter(elastic, folder)
+    try:
+        trained = work(job, strategy=strategy, keep=lambda step: membership.record(step.step, msgspec.json.encode(step)))
+        if membership.ended():
+            write(job, trained)
+            membership.done()
+    except Over:
+        print("the others have ended the run", file=sys.stderr)
+    finally:
+        strategy.close()
+        membership.close()
+
+
+def enter(settings: Settings, folder: Path) -> tuple[Membership, Elastic]:
+    """Who to train with, and how; the environment says where they are."""
+    if at := os.environ.get(AT):
+        advertised = _address(os.environ[ADVERTISE]) if ADVERTISE in os.environ else None
+        contact = Contact(
+            _address(at), heartbeat_s=settings.heartbeat_s, timeout_s=settings.timeout_s, advertised=advertised
+        )  # fmt: skip
+        host, _, port = os.environ.get(LISTEN, LOOPBACK).partition(":")
+        listener = Listener(contact.secret, host=host, port=int(port or 0))
+        return contact, Elastic(contact, listener, settings.leaves)
+    fixed = Fixed(folder / LEDGER, timeout_s=settings.timeout_s)
+    return fixed, Elastic(fixed, fixed.meet(Listener), settings.leaves)
+
+
+def write(job: Job, trained: Trained) -> None:
+    """Weights and result; the losses come from the ledger, as whoever writes may have joined late."""
+    folder = Path(job.folder)
+    with open(folder / LEDGER, "rb") as file:
+        losses = [msgspec.json.decode(line, type=loop.Step).loss for line in file]
+    result = trained.result
+    metrics = result.metrics
+    if not metrics:  # another member evaluated, and is gone
+        model = trained.task.build(0)
+        model.load_state_dict(trained.weights, strict=False)
+        metrics = loop.evaluate(trained.task, model)
+    write_weights(folder, publishable(trained))
+    write_atomic(folder / RESULT, msgspec.json.encode(msgspec.structs.replace(result, loss=losses, metrics=metrics)))
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host, int(port)

@@ -1,0 +1,238 @@
+"""The strategy `elastic`: data parallel over whoever is there, by an own reduction whose order of additions can be fixed.
+
+The global batch stays the same whoever takes part: it is cut into leaves (`tree`), members compute neighbouring leaves, and a
+step that fails is done again by those who are left (`quorum` holds the argument why each counts once). With `leaves = 8` the
+leaves are fixed: gradients are computed leaf by leaf in fixed shapes by one thread and added in the order of the tree, so 1, 2,
+3 or 4 members, and any that die, end in the same weights, bit for bit. With `leaves = 0` each member's part is one leaf, which
+costs less when a leaf would be a few rows; losses then differ by rounding.
+
+Gradients are views of one flat vector from the start, so a reduction copies nothing: leaf vectors are sent from where backward
+has left them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gyral.engine.links import Link, LinkLost, Listener
+from gyral.errors import ConfigError
+from gyral.faults import fail_point
+from gyral.model.task import Batch, Sums, Task
+from gyral.train.elastic import heal
+from gyral.train.elastic.membership import Membership
+from gyral.train.elastic.messages import Epoch, Stand
+from gyral.train.elastic.peers import Peers, Subtree, added
+from gyral.train.elastic.tree import Node, Pile, share
+from gyral.train.loader import Part
+from gyral.train.parallel.strategy import Alone, Totals, accumulate
+
+
+@dataclass(frozen=True)
+class LeafPart(Part):
+    """Neighbouring leaves of a batch; remembers how many micro-batches each was cut into."""
+
+    leaves: int = 1
+    num_batches: list[tuple[int, int]] = field(default_factory=list)
+
+    def cuts(self, num_rows: int, size: int) -> list[tuple[int, int]]:
+        """Each leaf by itself."""
+        self.num_batches.clear()
+        found: list[tuple[int, int]] = []
+        for leaf in range(*share(self.index, self.count, self.leaves)):
+            own = Part(leaf, self.leaves).cuts(num_rows, size)
+            self.num_batches.append((leaf, len(own)))
+            found += own
+        return found
+
+
+class Elastic(Alone):
+    """Members that come and go.
+
+    Parameters
+    ----------
+    leaves : that the batch is cut into, whoever takes part; 0: one a member.
+    """
+
+    def __init__(self, membership: Membership, listener: Listener, leaves: int = 0) -> None:
+        self.membership, self.listener, self.leaves = membership, listener, leaves
+        self.is_first, self.num_ranks = False, 1
+        self._peers: Peers | None = None
+        self._earlier: dict[tuple[int, str], Link] = {}
+        self._stand = Stand()
+        self._trouble, self._digest, self._is_meeting, self._has_begun = "", "", False, False
+        self._part = LeafPart(0, 1)
+        self._own: list[Subtree] = []
+        self._free: list[Tensor] = []
+
+    def place(self, task: Task, model: nn.Module) -> nn.Module:
+        """Lay the gradients out as one vector.
+
+        Raises
+        ------
+        ConfigError : the task compares rows with each other, or weights are not float32 on the CPU.
+        """
+        super().place(task, model)
+        if task.cross_sample:
+            raise ConfigError(f"`{task.name}` compares rows of the whole batch, which `elastic` cannot", where="train.parallel")
+        self._params = [param for param in model.parameters() if param.requires_grad]
+        if any(param.dtype != torch.float32 or param.device.type != "cpu" for param in self._params):
+            raise ConfigError("`elastic` adds float32 on the CPU, and the weights are something else", where="train.precision")
+        self._size = sum(param.numel() for param in self._params)
+        self._total = torch.zeros(self._size)
+        if self.leaves:
+            torch.set_num_threads(1)
+        return model
+
+    def follow(self, optimizer: Any, position: Any) -> None:
+        """What else makes a member's state."""
+        self._optimizer, self._position = optimizer, position
+
+    def settle(self, step: int) -> Part:
+        """Go on with the epoch that stands, or stand at this boundary until the next one begins."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._stand = Stand(step, 0)
+            self.membership.begin(self.listener)
+        while self._peers is None or self._trouble or self._is_meeting or self.membership.is_broken():
+            self._trouble = self._meet(self._trouble or self.membership.is_broken())
+        index, count = self._peers.index, self._peers.count
+        self.is_first, self.num_ranks = index == 0, count
+        self._part = LeafPart(index, count, self.leaves or count)
+        return self._part
+
+    def forward_backward(self, batches: Sequence[Batch]) -> Sums:
+        """Gradients leaf by leaf; the sums are of all of ours."""
+        pile: Pile[Tensor] = Pile(self._part.leaves, self._merged)
+        sums: Pile[dict[str, float]] = Pile(self._part.leaves, _plus)
+        last = Sums(torch.zeros(()), torch.zeros(()))
+        start = 0
+        for leaf, num in self._part.num_batches:
+            flat = self._free.pop() if self._free else torch.empty(self._size)
+            self._point_grads_at(flat.zero_())
+            last = accumulate(self.task, self.model, batches[start : start + num])
+            start += num
+            pile.push(Node(0, leaf), flat)
+            sums.push(Node(0, leaf), _named(last))
+        self._own = [
+            Subtree(node, flat.numpy(), values) for node, flat, values in zip(pile.nodes, pile.values, sums.values, strict=True)
+        ]
+        self._lent = pile.values
+        return last
+
+    def reduce(self, sums: Sums) -> Totals | None:
+        """Add up over all members; None when one was lost."""
+        step = self._position.step
+        try:
+            if self._peers is None:
+                raise LinkLost("there are no members", [])
+            is_pending = self.membership.is_pending()
+            total = self._peers.reduce(step, self._own, self._part.leaves, self._total.numpy(), self._digest, is_pending)
+        except LinkLost as error:
+            self._trouble = f"{error.what}: {error.why}"
+            return None
+        finally:
+            self._free += self._lent
+            self._lent = []
+        self._is_meeting = total.is_meeting
+        self._point_grads_at(self._total)
+        named = dict(total.sums)
+        loss, weight = named.pop("", 0.0), named.pop(" ", 0.0)
+        if weight > 0:
+            self._total.div_(weight)
+        by = weight or 1.0
+        return Totals(loss / by, weight, {name: value / by for name, value in named.items()})
+
+    def clip(self, limit: float) -> float:
+        """As alone, and remember the norm: all must have found the same."""
+        norm = super().clip(limit)
+        self._digest = norm.hex()
+        return norm
+
+    def commit(self, step: int) -> None:
+        """The step is done: that is where we stand."""
+        self._stand = Stand(step + 1, self._peers.epoch.number if self._peers is not None else 0)
+        fail_point("elastic.committed")
+
+    def close(self) -> None:
+        """End the links."""
+        if self._peers is not None:
+            self._peers.close()
+            self._peers = None
+        self.listener.close()
+
+    def _meet(self, why: str) -> str:
+        """Settle, connect, heal; what went wrong."""
+        self._is_meeting = False
+        number = 0
+        if self._peers is not None:
+            number = self._peers.epoch.number
+            self._peers.close()
+            self._peers = None
+        epoch = self.membership.settle(self._stand, number, why)
+        try:
+            self._peers = Peers(
+                epoch, self.membership.own, self.listener, self.membership.secret, timeout_s=self.membership.timeout_s,
+                is_over=self.membership.is_broken, on_wait=self._on_wait, earlier=self._earlier,
+            )  # fmt: skip
+            self._heal(epoch, self._peers)
+        except LinkLost as error:
+            return f"{error.what}: {error.why}"
+        return ""
+
+    def _heal(self, epoch: Epoch, peers: Peers) -> None:
+        own, timeout_s = self.membership.own, self.membership.timeout_s
+        names = {peer.id: peer.name for peer in epoch.members}
+        if own == epoch.source and epoch.healed:
+            state = {
+                "model": dict(self.model.state_dict()), "optimizer": self._optimizer.state(), "digest": self._digest,
+                "position": vars(self._position),
+            }  # fmt: skip
+            for id in epoch.healed:
+                heal.give(peers.link(id), state, timeout_s=timeout_s, is_over=lambda id=id: self._tick(names[id]))  # type: ignore[misc]
+        elif own in epoch.healed:
+            state = heal.take(peers.link(epoch.source), timeout_s=timeout_s, is_over=lambda: self._tick(names[epoch.source]))
+            self.model.load_state_dict(state["model"])
+            self._optimizer.load(state["optimizer"])
+            self._digest = state["digest"]
+            vars(self._position).update(state["position"])
+            self._stand = epoch.stand
+        self._on_wait([])
+
+    def _tick(self, name: str) -> str:
+        self._on_wait([name])
+        return self.membership.is_broken()
+
+    def _on_wait(self, names: Sequence[str]) -> None:
+        self.membership.waits(names, self._peers.moved if self._peers is not None else 0)
+
+    def _merged(self, left: Tensor, right: Tensor) -> Tensor:
+        added(left.numpy(), right.numpy())
+        self._free.append(right)
+        return left
+
+    def _point_grads_at(self, flat: Tensor) -> None:
+        start = 0
+        for param in self._params:
+            param.grad = flat[start : start + param.numel()].view_as(param)
+            start += param.numel()
+
+
+def _named(sums: Sums) -> dict[str, float]:
+    """Sums by name; the loss is nameless and the weight a blank, which no metric is called."""
+    return {"": float(sums.loss), " ": float(sums.weight), **{name: float(value) for name, value in sums.metrics.items()}}
+
+
+def _plus(left: dict[str, float], right: dict[str, float]) -> dict[str, float]:
+    return {name: left.get(name, 0.0) + right.get(name, 0.0) for name in left | right}
+
+
+def flat_of(model: nn.Module) -> np.ndarray:
+    """All weights and buffers of a model as bytes in order: what a digest is taken of."""
+    values = (value.detach().cpu().contiguous() for value in model.state_dict().values())
+    return np.concatenate([value.reshape(-1).view(torch.uint8).numpy() for value in values])

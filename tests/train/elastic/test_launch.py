@@ -1,0 +1,123 @@
+"""Runs of members started as a user does: by the verb, and by torchrun; members are killed meanwhile."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+TEXT = "The gyre turns, and what it carries comes back another day. Number {} of many is written here.\n"
+RULES = ["--set", "curate.stages=['extract', 'repair', 'digest']"]
+SIZES = ["lm.depth=1", "lm.width=32", "lm.length=32", "train.batch=8", "train.steps=60", "train.elastic.leaves=8"]
+
+
+def gyral(root, *words):
+    command = [sys.executable, "-P", "-m", "gyral", *words, "--root", str(root)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=500)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A dataset of small documents."""
+    root = tmp_path_factory.mktemp("project")
+    pages = root / "pages"
+    pages.mkdir()
+    for number in range(60):
+        (pages / f"{number}.txt").write_text("".join(TEXT.format(number * 100 + line) for line in range(12)))
+    done = gyral(root, "curate", "docs", "--source", str(pages), *RULES, "--json")
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def trained(root, parallel, *words):
+    sets = [word for size in [*SIZES, *words] for word in ("--set", size)]
+    done = gyral(root, "train", "docs", "--family", "lm", *sets, "--parallel", parallel, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    weights = root / "models" / result["model"] / "weights.safetensors"
+    return result, hashlib.sha256(weights.read_bytes()).hexdigest(), done.stderr
+
+
+def ranks_of(folder):
+    """Process ids of the members of a run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"gyral.train.rank" in words and str(folder).encode() in b" ".join(words):
+            found.append(int(path.parent.name))
+    return found
+
+
+class Killer(threading.Thread):
+    """Kills a member each time the newest run's ledger has come some steps further."""
+
+    def __init__(self, root, at):
+        super().__init__(daemon=True)
+        self.root, self.at, self.kills = root, at, 0
+        self.before = set((root / "runs").iterdir())
+
+    def run(self):
+        end = time.monotonic() + 300
+        while self.at and time.monotonic() < end:
+            time.sleep(0.02)
+            for folder in set((self.root / "runs").iterdir()) - self.before:
+                ledger = folder / "ledger.jsonl"
+                if ledger.exists() and ledger.read_bytes().count(b"\n") >= self.at[0] and (pids := ranks_of(folder)):
+                    self.at.pop(0)
+                    self.kills += 1
+                    os.kill(pids[0], signal.SIGKILL)
+
+
+def test_the_verb_trains_one_model_whatever_happens_to_its_members(project):
+    alone, _, _ = trained(project, "")
+    one, sha, _ = trained(project, "elastic=1")
+    killer = Killer(project, [10])
+    killer.start()
+    two, other, told = trained(project, "elastic=2")
+    assert sha == other and killer.kills == 1
+    assert "SIGKILL and is started again" in told
+    assert one["loss"] == two["loss"] and len(two["loss"]) == 60
+    assert max(abs(a - b) for a, b in zip(alone["loss"], two["loss"], strict=True)) <= 1e-5
+    assert two["metrics"]["bits_per_byte"] == one["metrics"]["bits_per_byte"]
+
+
+def test_an_error_that_all_would_have_is_told_at_once(project):
+    done = gyral(project, "train", "docs", "--family", "lm", "--parallel", "elastic=2", "--set", "train.batch=4",
+                 "--set", "train.elastic.leaves=8", "--set", "train.steps=2")  # fmt: skip
+    assert done.returncode == 1 and "has no 8 leaves" in done.stderr and "lower `train.elastic.leaves`" in done.stderr
+
+
+@pytest.mark.parametrize("parallel", ["data=2", "elastic=2"])
+def test_torchrun_starts_a_fixed_set(project, tmp_path, parallel):
+    import msgspec
+
+    from gyral import config as configs
+    from gyral.train.rank import Job
+
+    sets = [*SIZES, "train.family=lm", f"train.parallel={parallel}", "train.steps=12"]
+    job = Job(str(project), "docs", str(tmp_path), 12, configs.load(project, sets))
+    (tmp_path / "job.json").write_bytes(msgspec.json.encode(job))
+    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, "-m", "gyral.train.rank", str(tmp_path / "job.json")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "result.json").read_bytes())
+    alone, _, _ = trained(project, "", "train.steps=12")
+    assert max(abs(a - b) for a, b in zip(alone["loss"], result["loss"], strict=True)) <= 2e-6
