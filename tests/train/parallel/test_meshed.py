@@ -63,8 +63,14 @@ TWO = [
 
 
 def test_meshes_of_four_learn_what_one_learns(tmp_path):
-    for case, found in zip(FAST, launched(tmp_path, 4, FAST), strict=True):
+    unlike = {"task": "unlike", "parallel": "data=2,shard=2"}
+    *learned, refused = launched(tmp_path, 4, [*FAST, unlike])
+    for case, found in zip(FAST, learned, strict=True):
         check(case, found)
+    assert (
+        refused["error"] == "RankError"
+        and refused["what"] == "ranks begin with other values of `layers.0.up.weight` and 7 more"
+    )
 
 
 @pytest.mark.slow
