@@ -7,10 +7,10 @@ tables of 4 M numbers each under clicks by Zipf's law. The peer of each way is `
 DistributedDataParallel in speed and bytes (`strategies.py`). CPU seconds are both ranks' together, bytes those of the loopback
 counter of a network namespace, a way's steps in turn with the others'.
 
-Predicted before the first run, of `data=2`: pipelines 1.0 ± .1 in CPU (interleaved and zero-bubble 1.1) and .10 of the bytes for
-one boundary (.3 for three, .2 for zbv; and its tied table); context 1.1 and 1.2 of the bytes (sums of gradients and keys, values);
-expert 1.0 and .6 of the bytes; tables row .4 of the CPU (the optimizer's work is halved) and .01 of the bytes, column .02,
-table .01; losses within 2e-6 of one process.
+Predicted before the first run, of `data=2`: pipelines 1.0 ± .1 in CPU (interleaved and zero-bubble 1.1) and .10 of the bytes
+for one boundary (.3 for three, .2 for zbv; and its tied table); context 1.1 and 1.2 of the bytes (sums of gradients, and keys
+and values); expert 1.0 and .6 of the bytes; tables row .4 of the CPU (the optimizer's work is halved) and .01 of the bytes,
+column .02, table .01; losses within 2e-6 of one process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import bytes as counting
 from measure import write
 
