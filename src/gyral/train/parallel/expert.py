@@ -22,22 +22,10 @@ if TYPE_CHECKING:
 
 
 def place(model: nn.Module, plan: Plan) -> None:
-    """Keep our experts of each mixture, and reach the others by exchange.
-
-    Raises
-    ------
-    ConfigError : there are none, or they cannot be spread evenly.
-    """
+    """Keep our experts of each mixture, and reach the others by exchange."""
     mesh = plan.mesh["expert"]
     group, size, rank = mesh.get_group(), mesh.size(), mesh.get_local_rank()
-    mixtures = [(name, module) for name, module in model.named_modules() if isinstance(module, Experts)]
-    if not mixtures:
-        raise ConfigError("this model has no experts", where="train.parallel", hint="`--set lm.experts=8`, or no axis `expert`")
-    for name, mixture in mixtures:
-        if mixture.num % size:
-            allowed = ", ".join(str(number) for number in range(1, mixture.num + 1) if mixture.num % number == 0)
-            what = f"`train.parallel.expert = {size}` does not divide the model's {mixture.num} experts"
-            raise ConfigError(what, where="train.parallel", hint=f"use one of {allowed}")
+    for name, mixture in mixtures(model, size):
         share = mixture.num // size
         for number in range(mixture.num):
             if number // share != rank:
@@ -47,6 +35,24 @@ def place(model: nn.Module, plan: Plan) -> None:
         mixture.exchange = MethodType(_exchange_over(group), mixture)  # type: ignore[method-assign]
     plan.together.add("expert")
     plan.missing.add("expert")
+
+
+def mixtures(model: nn.Module, size: int) -> list[tuple[str, Experts]]:
+    """All mixtures of a model, by name.
+
+    Raises
+    ------
+    ConfigError : there are none, or they cannot be spread evenly.
+    """
+    found = [(name, module) for name, module in model.named_modules() if isinstance(module, Experts)]
+    if not found:
+        raise ConfigError("this model has no experts", where="train.parallel", hint="`--set lm.experts=8`, or no axis `expert`")
+    for _, mixture in found:
+        if mixture.num % size:
+            allowed = ", ".join(str(number) for number in range(1, mixture.num + 1) if mixture.num % number == 0)
+            what = f"`train.parallel.expert = {size}` does not divide the model's {mixture.num} experts"
+            raise ConfigError(what, where="train.parallel", hint=f"use one of {allowed}")
+    return found
 
 
 def _exchange_over(group: dist.ProcessGroup):  # type: ignore[no-untyped-def]

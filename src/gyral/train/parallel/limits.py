@@ -17,7 +17,9 @@ from gyral.config.training import Train
 from gyral.errors import ConfigError
 from gyral.model.roles import MULTIPLIED
 from gyral.model.task import Task
+from gyral.train.parallel.expert import mixtures
 from gyral.train.parallel.mesh import num_parts, num_ranks, refuse_batch_norm
+from gyral.train.parallel.stages import owned_stages, stages_of
 from gyral.train.parallel.tensor import refuse_uneven
 
 BYTES = 4
@@ -33,6 +35,10 @@ def check(task: Task, model: nn.Module, axes: dict[str, int], train: Train) -> l
     ConfigError : they need more memory than is free, or an axis does not divide the model.
     """
     refuse_uneven(model, task.roles, axes.get("tensor", 1))
+    if "expert" in axes:
+        mixtures(model, axes["expert"])
+    if "pipeline" in axes:
+        stages_of(model, task.roles, axes["pipeline"] * len(owned_stages(train.schedule, 0, axes["pipeline"])))
     if num_parts(axes) > 1:
         refuse_batch_norm(model)
     ranks, cores = num_ranks(axes), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -137,15 +137,18 @@ class Pipeline(Meshed):
         ]  # fmt: skip
         kind = SCHEDULES[self.train.schedule]
         for stage in made:
-            stage.submod.forward = _under(stage.submod.forward, self.autocast)
+            agreed = ends.get(stage.stage_index + 1, stream)
+            stage.submod.forward = _under(stage.submod.forward, self.autocast, agreed)
         return kind(
             made if len(made) > 1 or "z" in self.train.schedule else made[0], self._num, loss_fn=self._loss, scale_grads=False
         )
 
     def _example(self, tensor: Tensor) -> Tensor:
-        """What a stage takes or gives, without memory."""
-        is_real = tensor.is_floating_point()
-        return torch.empty(self._rows, *tensor.shape[1:], dtype=tensor.dtype, device="meta", requires_grad=is_real)
+        """What a stage takes or gives, without memory; sharding hands on what it computes in, autocast what it was given."""
+        is_real, kind = tensor.is_floating_point(), tensor.dtype
+        if is_real and "shard" in self.groups.names and device.is_bf16(self.train.precision):
+            kind = torch.bfloat16
+        return torch.empty(self._rows, *tensor.shape[1:], dtype=kind, device="meta", requires_grad=is_real)
 
     def _filled(self, batches: Sequence[Batch]) -> Batch:
         """One batch of as many rows as the micro-batches have, cut as the mesh says, on our device."""
@@ -172,11 +175,15 @@ class Pipeline(Meshed):
         return sums or Sums(zero, zero, dict.fromkeys(self._names, zero))
 
 
-def _under(forward: Any, autocast: Autocast) -> Any:
-    """A forward pass under autocast; its backward pass is not."""
+def _under(forward: Any, autocast: Autocast, agreed: Tensor) -> Any:
+    """A forward pass under autocast, its backward pass is not; what it gives must be what the next stage waits for."""
 
     def call(*inputs: Any, **named: Any) -> Any:
         with autocast():
-            return forward(*inputs, **named)
+            found = forward(*inputs, **named)
+        if found.dtype != agreed.dtype or found.shape != agreed.shape:
+            why = f"{found.dtype} {list(found.shape)} for {agreed.dtype} {list(agreed.shape)}"
+            raise ConfigError("a stage gives another tensor than was agreed", where=stages.WHERE, why=why, hint="use `shard`")
+        return found
 
     return call
