@@ -43,6 +43,14 @@ class Train(Section, frozen=True):
         Literal["weights", "states"],
         Meta(description="what ranks of `shard` hold apart: `weights` too (least memory), or `states` (fewest bytes)"),
     ] = "weights"
+    schedule: Annotated[
+        Literal["1f1b", "gpipe", "interleaved", "zero-bubble", "zbv"],
+        Meta(description="of micro-batches through the ranks of `pipeline`"),
+    ] = "1f1b"
+    tables: Annotated[
+        Literal["replicate", "row", "column", "table"],
+        Meta(description="how embedding tables lie on the ranks of `data` and `shard`: each has all, or parts of them"),
+    ] = "replicate"
     recompute: Annotated[bool, Meta(description="blocks run again in the backward pass: less memory, a third more work")] = (
         False
     )

@@ -78,8 +78,14 @@ class Roles:
         return [(f"{self.blocks}.{name}", block) for name, block in container.named_children()]
 
     def num_multiplied(self, model: nn.Module) -> int:
-        """Parameters that a position's vector is multiplied with."""
-        return sum(param.numel() for _, module in self.named(model, *MULTIPLIED) for param in own(module))
+        """Parameters that a position's vector is multiplied with; of experts, those that it goes to (`share_used`)."""
+        return round(
+            sum(
+                param.numel() * getattr(module, "share_used", 1)
+                for _, module in self.named(model, *MULTIPLIED)
+                for param in own(module)
+            )
+        )
 
     def hf_name(self, parameter: str) -> str:
         """Name of a parameter in the library transformers; as it is where no pattern says otherwise."""

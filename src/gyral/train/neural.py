@@ -27,7 +27,7 @@ NOMINAL_FLOP_PER_S = 30e9
 def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) -> Fitted:
     """Train, by as many ranks as the mesh has, and read back what the first one wrote."""
     from gyral.train.checkpoint import versions
-    from gyral.train.parallel import mesh
+    from gyral.train.parallel import limits, mesh
     from gyral.train.rank import RESULT, Job, Result, publishable, work
     from gyral.train.tasks import open_task
 
@@ -58,6 +58,8 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
             write_weights(folder, publishable(trained))
             result = trained.result
         else:
+            for note in limits.check(task, task.build(config.train.seed), axes, config.train):
+                run.note(note)
             path, meet = folder / "job.json", folder / "meet"
             write_atomic(path, msgspec.json.encode(job))
             where = {"GYRAL_MEET": f"file://{meet.resolve()}"}

@@ -31,8 +31,8 @@ class Optimizer:
         plain = [param for param in model.parameters() if param.requires_grad and param.dim() < 2]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.inner = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=config.rate, betas=(config.beta1, config.beta2), eps=config.eps,
-            fused=True
+            [each for group in groups for each in by_mesh(group)], lr=config.rate, betas=(config.beta1, config.beta2),
+            eps=config.eps, fused=True
         )  # fmt: skip
 
     def rate(self, step: int) -> float:
@@ -52,6 +52,14 @@ class Optimizer:
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return self.inner.state_dict()
+
+
+def by_mesh(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """A group of parameters as one for each mesh they are spread over: plain tensors and DTensors are not updated together."""
+    found: dict[Any, list[nn.Parameter]] = {}
+    for param in group["params"]:
+        found.setdefault(getattr(param, "device_mesh", None), []).append(param)
+    return [{**group, "params": params} for params in found.values()]
 
 
 def schedule(config: Optim, step: int, steps: int) -> float:

@@ -108,8 +108,8 @@ def work(job: Job, on_step: Callable[[loop.Step, Task], Any] | None = None) -> T
     begun = time.monotonic()
 
     def evaluate(_: int) -> None:
-        if strategy.evaluates:
-            metrics.update(loop.evaluate(task, model))
+        if (evaluated := strategy.to_evaluate()) is not None:
+            metrics.update(loop.evaluate(task, evaluated))
 
     def save(step: int) -> None:
         if settings.checkpoint_every and (is_grouped or strategy.is_first):

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gyral.model.nets.moe import Experts
 from gyral.model.roles import Roles
 
 ROLES = Roles(
@@ -29,6 +30,9 @@ ROLES = Roles(
         ("blocks.*.feed.gate", "column"),
         ("blocks.*.feed.up", "column"),
         ("blocks.*.feed.down", "row"),
+        ("blocks.*.feed.experts.*.gate", "expert"),
+        ("blocks.*.feed.experts.*.up", "expert"),
+        ("blocks.*.feed.experts.*.down", "expert"),
         ("logits", "logits"),
     ),
     blocks="blocks",
@@ -44,6 +48,10 @@ ROLES = Roles(
         ("blocks.*.feed.gate.weight", "model.layers.{}.mlp.gate_proj.weight"),
         ("blocks.*.feed.up.weight", "model.layers.{}.mlp.up_proj.weight"),
         ("blocks.*.feed.down.weight", "model.layers.{}.mlp.down_proj.weight"),
+        ("blocks.*.feed.router.weight", "model.layers.{}.block_sparse_moe.gate.weight"),
+        ("blocks.*.feed.experts.*.gate.weight", "model.layers.{}.block_sparse_moe.experts.{}.w1.weight"),
+        ("blocks.*.feed.experts.*.up.weight", "model.layers.{}.block_sparse_moe.experts.{}.w3.weight"),
+        ("blocks.*.feed.experts.*.down.weight", "model.layers.{}.block_sparse_moe.experts.{}.w2.weight"),
         ("blocks.*.before_attention.weight", "model.layers.{}.input_layernorm.weight"),
         ("blocks.*.before_feed.weight", "model.layers.{}.post_attention_layernorm.weight"),
         ("norm.weight", "model.norm.weight"),
@@ -54,7 +62,7 @@ ROLES = Roles(
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model; `hidden` is the width inside the feed-forward part."""
+    """Sizes of a model; `hidden` is the width inside the feed-forward part, or inside each of its `experts` where there are."""
 
     vocab: int
     width: int
@@ -65,6 +73,8 @@ class Shape:
     tied: bool = True
     theta: float = 10_000.0
     eps: float = 1e-5
+    experts: int = 0
+    experts_used: int = 2
 
     @property
     def head_width(self) -> int:
@@ -110,6 +120,13 @@ class FeedForward(nn.Module):
         return self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD))
 
 
+def feed_of(shape: Shape) -> nn.Module:
+    """The feed-forward part: dense, or experts."""
+    if not shape.experts:
+        return FeedForward(shape)
+    return Experts(shape.width, shape.experts, shape.experts_used, lambda: FeedForward(shape))
+
+
 class Block(nn.Module):
     """Attention and feed-forward part, each added to the stream."""
 
@@ -118,7 +135,7 @@ class Block(nn.Module):
         self.before_attention = nn.RMSNorm(shape.width, eps=shape.eps)
         self.attention = Attention(shape)
         self.before_feed = nn.RMSNorm(shape.width, eps=shape.eps)
-        self.feed = FeedForward(shape)
+        self.feed = feed_of(shape)
 
     def forward(self, x_BTD: Tensor, rotation: Tensor) -> Tensor:
         x_BTD = x_BTD + self.attention(self.before_attention(x_BTD), rotation)
@@ -143,7 +160,7 @@ class Llama(nn.Module):
             self.logits.weight = self.embed.weight
         self.apply(self._initial)
         for name, param in self.named_parameters():
-            if name.endswith(("attention.out.weight", "feed.down.weight")):  # as many add up as there are blocks
+            if name.endswith(("attention.out.weight", ".down.weight")):  # as many add up as there are blocks
                 nn.init.normal_(param, std=0.02 / (2 * shape.depth) ** 0.5)
 
     def forward(self, x: Tensor, positions_BT: Tensor) -> Tensor:

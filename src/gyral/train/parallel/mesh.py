@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from math import prod
 
+import torch.distributed as dist
 from torch import nn
 
 from gyral.config.training import Train
@@ -17,7 +18,7 @@ from gyral.train import device
 from gyral.train.parallel.strategy import Alone, Strategy
 
 AXES = ("pipeline", "data", "shard", "context", "expert", "tensor")
-BATCH_AXES = ("data", "shard")
+BATCH_AXES = ("data", "shard", "expert")
 """Axes along which ranks have different rows."""
 
 
@@ -54,12 +55,19 @@ def strategy_of(axes: dict[str, int], train: Train) -> Strategy:
 
     Raises
     ------
-    ConfigError : no strategy knows this combination.
+    ConfigError : no strategy knows this combination, or another number of ranks was started.
     """
+    if axes and (started := dist.get_world_size()) != (ranks := num_ranks(axes)):
+        words = ",".join(f"{axis}={size}" for axis, size in axes.items())
+        raise ConfigError(f"`{words}` is a mesh of {ranks} ranks, but {started} were started", where="train.parallel")
     strategy: Alone
     if not axes:
         strategy = Alone()
-    elif set(axes) == {"data"}:
+    elif "pipeline" in axes:
+        from gyral.train.parallel.pipeline import Pipeline
+
+        strategy = Pipeline(axes, train)
+    elif set(axes) == {"data"} and train.tables == "replicate":
         from gyral.train.parallel.data import Data
 
         strategy = Data()

@@ -17,9 +17,10 @@ A pipeline has this for each stage: `Meshed.place` on the stage's module, `forwa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 
 import torch
 import torch.distributed as dist
@@ -30,7 +31,7 @@ from gyral.config.training import Train
 from gyral.model.task import Batch, Sums, Task
 from gyral.train import device
 from gyral.train.loader import Part
-from gyral.train.parallel import recompute, shard, tensor
+from gyral.train.parallel import context, expert, gathering, recompute, shard, tables, tensor
 from gyral.train.parallel.data import add_over, gathered
 from gyral.train.parallel.local import local, split_axes, whole
 from gyral.train.parallel.mesh import AXES, BATCH_AXES, refuse_batch_norm
@@ -49,6 +50,10 @@ class Plan:
     mesh : with the names of its axes; only those of more than one rank.
     cuts : functions that a batch goes through before each pass, to which a placer may add (a context axis cuts the sequence).
     between : functions called before each pass with whether it is the step's last; sharding adds the gradients up by it.
+    split : name of a parameter that ranks hold parts of in another way than a DTensor of this mesh → the axes.
+    missing : axes along which a rank may lack a parameter that another has under its name.
+    apart : parameters that sharding leaves alone.
+    together : axes whose ranks wait for each other within a pass.
     """
 
     task: Task
@@ -56,6 +61,10 @@ class Plan:
     train: Train
     cuts: list[Callable[[Batch], Batch]] = field(default_factory=list)
     between: list[Callable[[bool], None]] = field(default_factory=list)
+    split: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    missing: set[str] = field(default_factory=set)
+    apart: set[nn.Parameter] = field(default_factory=set)
+    together: set[str] = field(default_factory=lambda: {"shard"})
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -68,7 +77,10 @@ Placer = Callable[[nn.Module, Plan], None]
 
 def placers() -> dict[str, Placer]:
     """A function for each axis, in the order they run."""
-    return {"tensor": tensor.place, "recompute": recompute.place, "shard": shard.place}
+    return {
+        "tensor": tensor.place, "context": context.place, "expert": expert.place, "tables": tables.place,
+        "recompute": recompute.place, "shard": shard.place,
+    }  # fmt: skip
 
 
 class Meshed(Alone):
@@ -81,9 +93,11 @@ class Meshed(Alone):
     Attributes
     ----------
     private_axes : over which every parameter is another one (a pipeline's stages).
+    counted_elsewhere : names of parameters that are another rank's too, all the same, and count in its norm.
     """
 
     private_axes: tuple[str, ...] = ()
+    counted_elsewhere: Collection[str] = ()
 
     def __init__(self, axes: dict[str, int], train: Train | None = None) -> None:
         self.train = train or Train()
@@ -92,7 +106,7 @@ class Meshed(Alone):
         self.mesh = init_device_mesh(device.kind(), tuple(axes[name] for name in names), mesh_dim_names=names)
         self.num_ranks = dist.get_world_size()
         self.is_first = dist.get_rank() == 0
-        self.evaluates = "data" not in names or self.mesh.get_local_rank("data") == 0
+        self.evaluates = "data" not in names or self.train.tables != "replicate" or self.mesh.get_local_rank("data") == 0
         self.groups = Groups(self.mesh)
 
     def place(self, task: Task, model: nn.Module) -> nn.Module:
@@ -106,8 +120,9 @@ class Meshed(Alone):
             refuse_batch_norm(model)
         self.task, self.model = task, model.to(device.device())
         self.plan = Plan(task, self.mesh, self.train)
+        asked = ["recompute"] * self.train.recompute + ["tables"] * (self.train.tables != "replicate")
         for axis, place in placers().items():
-            if axis in self.groups.names or (axis == "recompute" and self.train.recompute):
+            if axis in (*self.groups.names, *asked):
                 place(self.model, self.plan)
         return self.model
 
@@ -132,7 +147,7 @@ class Meshed(Alone):
 
     def passes(self, own: int) -> int:
         """Passes of this step: the most that a rank has, where their forward passes wait for each other."""
-        if not self.train.microbatch or not (together := self.groups.present(("shard", "expert"))):
+        if not self.train.microbatch or not (together := self.groups.present(tuple(self.plan.together))):
             return own
         most = torch.tensor(own, device=device.device())
         dist.all_reduce(most, dist.ReduceOp.MAX, group=self.groups.of(together))
@@ -144,7 +159,7 @@ class Meshed(Alone):
         if differing := self.groups.present((*SUM_AXES, *self.private_axes)):
             dist.all_reduce(flat, group=self.groups.of(differing))
         sums = from_flat(flat, sums)
-        add_gradients(self.model, self.groups)
+        add_gradients(self.model, self.groups, self.plan.split)
         weight = float(sums.weight)
         if weight > 0:
             torch._foreach_div_(local_gradients(self.model), weight)
@@ -152,7 +167,7 @@ class Meshed(Alone):
 
     def clip(self, limit: float) -> float:
         """The norm over everything, each number counted once."""
-        norm = gradient_norm(self.model, self.groups, self.private_axes)
+        norm = gradient_norm(self.model, self.groups, self.private_axes, self.plan.split, self.counted_elsewhere)
         if limit and norm > limit - 1e-6:
             torch._foreach_mul_(local_gradients(self.model), limit / (norm + 1e-6))
         return norm
@@ -165,7 +180,21 @@ class Meshed(Alone):
     def weights(self) -> dict[str, Tensor]:
         """The whole model, on every rank."""
         shard.release(self.model)
-        return {name: whole(tensor.detach()) for name, tensor in self.model.state_dict().items()}
+        found = {name: whole(tensor.detach()) for name, tensor in self.model.state_dict().items()}
+        for axis in self.groups.present((*self.plan.missing, *self.private_axes)):
+            found = gathering.union(found, self.groups.of((axis,)))
+        return found
+
+    def to_evaluate(self) -> nn.Module | None:
+        """The model; a whole one on the first rank, where passes see parts of sequences or of the model."""
+        if not (self.plan.cuts or self.private_axes):
+            return super().to_evaluate()
+        weights = self.weights()
+        if not self.is_first:
+            return None
+        model = self.task.build(0)
+        model.load_state_dict(weights)
+        return model.to(device.device())
 
     def close(self) -> None:
         """Wait for each other, then part."""
@@ -201,13 +230,13 @@ def local_gradients(model: nn.Module) -> list[Tensor]:
 
 
 @torch.no_grad()
-def add_gradients(model: nn.Module, groups: Groups) -> None:
+def add_gradients(model: nn.Module, groups: Groups, split: Mapping[str, tuple[str, ...]]) -> None:
     """Add each gradient over the axes along which sums differ and its parameter is not split."""
     pending: dict[tuple[str, ...], list[Tensor]] = {}
-    for param in model.parameters():
+    for name, param in model.named_parameters():
         if not param.requires_grad:
             continue
-        missing = tuple(axis for axis in groups.present(SUM_AXES) if axis not in split_axes(param))
+        missing = tuple(axis for axis in groups.present(SUM_AXES) if axis not in (*split_axes(param), *split.get(name, ())))
         if missing:
             if param.grad is None:
                 param.grad = torch.zeros_like(param)
@@ -217,7 +246,13 @@ def add_gradients(model: nn.Module, groups: Groups) -> None:
 
 
 @torch.no_grad()
-def gradient_norm(model: nn.Module, groups: Groups, private: tuple[str, ...] = ()) -> float:
+def gradient_norm(
+    model: nn.Module,
+    groups: Groups,
+    private: tuple[str, ...] = (),
+    split: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    without: Collection[str] = (),
+) -> float:
     """Euclidean norm of the whole gradient.
 
     Squares are added on each rank by the set of axes their parameters are split along, one number a set; then each axis adds
@@ -227,14 +262,16 @@ def gradient_norm(model: nn.Module, groups: Groups, private: tuple[str, ...] = (
     Parameters
     ----------
     private : axes along which every parameter is another one.
+    split : as in `Plan`.
+    without : names of parameters that are not counted.
     """
-    axes = tuple(axis for axis in groups.names if axis != "data")
+    axes = tuple(axis for axis in groups.names if axis != "data" or any("data" in each for each in split.values()))
     squares = torch.zeros(1 << len(axes), dtype=torch.float64, device=device.device())
     by_set: dict[int, list[Tensor]] = {}
-    for param in model.parameters():
-        if param.grad is not None:
-            split = (*split_axes(param), *private)
-            by_set.setdefault(sum(1 << bit for bit, axis in enumerate(axes) if axis in split), []).append(local(param.grad))
+    for name, param in model.named_parameters():
+        if param.grad is not None and name not in without:
+            over = (*split_axes(param), *split.get(name, ()), *private)
+            by_set.setdefault(sum(1 << bit for bit, axis in enumerate(axes) if axis in over), []).append(local(param.grad))
     for number, grads in by_set.items():
         squares[number] = torch.stack(torch._foreach_norm(grads)).double().square().sum()
     numbers = torch.arange(len(squares), device=squares.device)

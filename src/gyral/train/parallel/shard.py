@@ -40,7 +40,7 @@ def place(model: nn.Module, plan: Plan) -> None:
     policy = MixedPrecisionPolicy()
     if device.is_bf16(plan.train.precision):
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    scalars = keep_scalars(model, plan)
+    scalars = keep_scalars(model, plan) | plan.apart
     for _, block in plan.task.roles.units(model):
         fully_shard(block, mesh=mesh, reshard_after_forward=not keeps_weights, mp_policy=policy, ignored_params=scalars)
     fully_shard(model, mesh=mesh, reshard_after_forward=False, mp_policy=policy, ignored_params=scalars)

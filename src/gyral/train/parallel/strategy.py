@@ -68,6 +68,8 @@ class Strategy(Protocol):
 
     def weights(self) -> dict[str, Tensor]: ...
 
+    def to_evaluate(self) -> nn.Module | None: ...
+
     def close(self) -> None: ...
 
 
@@ -114,6 +116,10 @@ class Alone:
     def weights(self) -> dict[str, Tensor]:
         """All tensors of the whole model by name; every rank calls it together with the others."""
         return dict(self.model.state_dict())
+
+    def to_evaluate(self) -> nn.Module | None:
+        """The model that this process evaluates, or None where others do; every rank calls it together with the others."""
+        return self.model if self.evaluates else None
 
     def close(self) -> None:
         """Nothing is open."""

@@ -1,0 +1,91 @@
+"""What a machine and a model allow, told before ranks are started: refused with numbers where memory does not last.
+
+A rank's share, with P parameters of 4 bytes: weights, gradients and the optimizer's two means are 16 P, divided by what
+splits them (`sharding = "states"` divides the means only). Activations are taken as what every multiplied matrix is given and
+gives, 4 bytes a number, for the rows that are computed at once; recomputed blocks hold theirs one at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from math import ceil
+from pathlib import Path
+
+from torch import nn
+
+from gyral.config.training import Train
+from gyral.errors import ConfigError
+from gyral.model.roles import MULTIPLIED
+from gyral.model.task import Task
+from gyral.train.parallel.mesh import num_parts, num_ranks, refuse_batch_norm
+from gyral.train.parallel.tensor import refuse_uneven
+
+BYTES = 4
+SHARE = 0.95
+"""Of the free memory that ranks may ask for."""
+
+
+def check(task: Task, model: nn.Module, axes: dict[str, int], train: Train) -> list[str]:
+    """Notes for a person, before ranks of this machine are started.
+
+    Raises
+    ------
+    ConfigError : they need more memory than is free, or an axis does not divide the model.
+    """
+    refuse_uneven(model, task.roles, axes.get("tensor", 1))
+    if num_parts(axes) > 1:
+        refuse_batch_norm(model)
+    ranks, cores = num_ranks(axes), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    kept, passing = states_bytes(model, axes, train), activation_bytes(task, model, axes, train)
+    free = free_bytes()
+    if free is not None and ranks * (kept + passing) > SHARE * free:
+        raise ConfigError(
+            f"{ranks} ranks need about {gib(ranks * (kept + passing))}, and {gib(free)} are free",
+            where="train.parallel",
+            why=f"each holds {gib(kept)} of weights, gradients and optimizer, and {gib(passing)} of activations",
+            hint="a larger axis `shard`, a smaller `train.microbatch`, `--set train.recompute=true`, or fewer ranks",
+        )
+    return [f"{ranks} ranks share {cores} cores: they take turns"] if ranks > cores else []
+
+
+def states_bytes(model: nn.Module, axes: dict[str, int], train: Train) -> int:
+    """Weights, gradients and the optimizer's means of one rank."""
+    num = sum(param.numel() for param in model.parameters()) / (axes.get("tensor", 1) * axes.get("pipeline", 1))
+    shards = axes.get("shard", 1)
+    by_weight = shards if train.sharding == "weights" else 1
+    return ceil(2 * BYTES * num / by_weight + 2 * BYTES * num / shards)
+
+
+def activation_bytes(task: Task, model: nn.Module, axes: dict[str, int], train: Train) -> int:
+    """What one rank keeps for the backward pass."""
+    own = -(-train.batch // num_parts(axes))
+    rows = min(train.microbatch or own, own)
+    matrices = [module for _, module in task.roles.named(model, *MULTIPLIED) if isinstance(module, nn.Linear)]
+    positions = task.flops(model) / (6 * max(1, task.roles.num_multiplied(model)))
+    width = sum(module.in_features + module.out_features for module in matrices)
+    blocks = max(1, len(task.roles.units(model))) if train.recompute else 1
+    return ceil(rows * positions * width * BYTES / blocks / axes.get("pipeline", 1) / axes.get("context", 1))
+
+
+def free_bytes() -> int | None:
+    """Memory that can be had without swapping, by this machine and by this process's control group; None: unknown."""
+    found = []
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            found.append(int(line.split()[1]) * 1024)
+    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit and used and limit[0].isdigit():
+        found.append(int(limit[0]) - int(used[0]))
+    return min(found, default=None)
+
+
+def gib(size_bytes: float) -> str:
+    """A size as a person reads it."""
+    return f"{size_bytes / 2**30:,.1f} GiB"
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

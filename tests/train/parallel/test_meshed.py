@@ -1,0 +1,74 @@
+"""Every mesh learns what one process learns: clip and decay on, micro-batches on, 12 steps of f32."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gyral.engine import ranks
+
+WORKER = str(Path(__file__).with_name("worker.py"))
+LOSS, NORM = 2e-6, 1e-5
+LM = {"task": "lm", "microbatch": 3}
+TOWERS = {"task": "contrastive", "batch": 10}
+
+
+def launched(folder, num, cases):
+    """Results of cases trained one after the other by `num` processes."""
+    ranks.launch([WORKER, str(folder), json.dumps(cases)], num, folder, {})
+    return json.loads((folder / "results.json").read_text())
+
+
+def check(case, found):
+    assert "error" not in found, (case, found)
+    expected = found["expected"]
+    assert len(found["losses"]) == 12 and (case["task"] != "lm" or found["losses"][-1] < found["losses"][0] - 0.1)
+    assert max(abs(a - b) for a, b in zip(found["losses"], expected["losses"], strict=True)) <= LOSS, case
+    assert max(abs(a - b) / b for a, b in zip(found["norms"], expected["norms"], strict=True)) <= NORM, case
+    assert max(expected["norms"]) > 0.5  # so that the clip is at work
+    assert found["names"] and found["weights"] <= 1e-4, case
+    for here, there in zip(found["metrics"], expected["metrics"], strict=True):
+        assert here.keys() == there.keys() and all(abs(here[name] - there[name]) <= 1e-5 for name in here), case
+
+
+FAST = [
+    {**LM, "parallel": "shard=2,tensor=2"},
+    {**LM, "parallel": "data=2,shard=2", "microbatch": 1, "batch": 9},  # ranks with other numbers of passes
+    {**LM, "parallel": "data=2,tensor=2", "kv_heads": 2, "recompute": True},
+    {**TOWERS, "parallel": "shard=2,tensor=2"},
+]
+FOUR = [
+    {**LM, "parallel": "data=4"},
+    {**LM, "parallel": "shard=4"},
+    {**LM, "parallel": "shard=4", "sharding": "states", "microbatch": 1, "batch": 9},
+    {**LM, "parallel": "data=2,shard=2", "sharding": "states"},
+    {**LM, "parallel": "shard=2,tensor=2", "sharding": "states", "tied": False, "recompute": True},
+    {**LM, "parallel": "tensor=4", "tied": False},
+    {**LM, "parallel": "tensor=4"},
+    {**TOWERS, "parallel": "data=4"},
+    {**TOWERS, "parallel": "data=2,shard=2"},
+    {**TOWERS, "parallel": "data=2,tensor=2"},
+]
+TWO = [
+    {**LM, "parallel": "data=2"},
+    {**LM, "parallel": "shard=2"},
+    {**LM, "parallel": "shard=2", "sharding": "states"},
+    {**LM, "parallel": "tensor=2"},
+    {**LM, "parallel": "tensor=2", "tied": False, "kv_heads": 2},
+    {**LM, "parallel": "shard=2", "recompute": True, "microbatch": 1, "batch": 7},
+    {**TOWERS, "parallel": "data=2"},
+    {**TOWERS, "parallel": "shard=2"},
+    {**TOWERS, "parallel": "tensor=2"},
+]
+
+
+def test_meshes_of_four_learn_what_one_learns(tmp_path):
+    for case, found in zip(FAST, launched(tmp_path, 4, FAST), strict=True):
+        check(case, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num", "cases"), [(2, TWO), (4, FOUR)])
+def test_every_mesh_learns_what_one_learns(tmp_path, num, cases):
+    for case, found in zip(cases, launched(tmp_path, num, cases), strict=True):
+        check(case, found)
