@@ -1,14 +1,14 @@
-"""How long a save holds up training: ours beside torch's `dcp.async_save` and a plain save, by two ranks that share every weight.
+"""How long a save holds up training: ours beside torch's `dcp.async_save` and `dcp.save`, by two ranks that share every weight.
 
-Claim (T4): a save costs the training thread ≤ 5 % of a step interval, once the buffer is there. Predicted before the first run, for
-8.4M parameters (100 MB of state, 50 MB a rank): 10 ms of a 1.5 s step for ours, 100 ms for `dcp.async_save`, 300 ms for
+Claim (T4): a save costs the training thread ≤ 5 % of a step interval, once the buffer is there. Predicted before the first run,
+for 8.4M parameters (100 MB of state, 50 MB a rank): 10 ms of a 1.5 s step for ours, 100 ms for `dcp.async_save`, 300 ms for
 `dcp.save`, all on a busy machine.
 
     .venv/bin/python benchmarks/train/checkpoint.py [ROUNDS]
 
-Every round each of the three saves once, between two steps; while ours and torch's write, training goes on. `blocked` is wall time
-in the call; `cpu` is what the calling thread computed in it, which a neighbour does not change. Step intervals are those without
-a save.
+Every round each of the three saves once, between two steps; while ours and torch's write, training goes on. `blocked` is wall
+time in the call; `cpu` is what the calling thread computed in it, which a neighbour does not change. Step intervals are those
+without a save.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def main(rounds: int) -> None:
     measure.write(
         "train_checkpoint",
         {
-            "ranks": RANKS, "rounds": rounds, "parameters_a_rank": result["parameters"], "checkpoint_mb": result["checkpoint_mb"],
+            "ranks": RANKS, "rounds": rounds, "parameters": result["parameters"],
+            "checkpoint_mb": result["checkpoint_mb"],
             "interval_s": interval, "blocked_share_of_a_step": shares, "medians": figures,
             "load_and_verify_s": result["load_and_verify_s"], "raw": result,
         },

@@ -11,13 +11,13 @@ import numpy as np
 
 from gyral import plugins
 from gyral.config import Config
-from gyral.lake import dataset as datasets
 from gyral.lake import documents
 from gyral.lake.dataset import Dataset
 from gyral.lake.order import scatter
 from gyral.model.nets.llama import Shape
 from gyral.model.task import Task
 from gyral.model.tasks.next_token import NextToken, Text
+from gyral.train.readers import folder
 
 HELD_OUT = 0.1
 """Share of documents that is kept aside to measure on."""
@@ -26,7 +26,7 @@ HELD_OUT = 0.1
 def open_task(root: Path, dataset: str, config: Config) -> Task:
     """The task of `train.family` and `train.task` on a dataset."""
     name = config.train.family if not config.train.task else f"{config.train.family}/{config.train.task}"
-    task: Task = plugins.find("task", name)(datasets.find(root, dataset), config)
+    task: Task = plugins.find("task", name)(folder.find(root, dataset), config)
     return task
 
 
