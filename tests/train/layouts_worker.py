@@ -26,23 +26,31 @@ from gyral.train.parallel import mesh
 LAYOUTS = {
     "alone": "", "data2": "data=2", "shard2": "shard=2", "shard4": "shard=4", "shard2-tensor2": "shard=2,tensor=2",
     "data2-shard2": "data=2,shard=2", "tensor2": "tensor=2", "pipeline2": "pipeline=2",
-    "pipeline2-tensor2": "pipeline=2,tensor=2",
+    "pipeline2-tensor2": "pipeline=2,tensor=2", "interleaved2": "pipeline=2",
 }  # fmt: skip
+TABLES = {"rows": "row", "columns": "column", "tables": "table", "whole": "replicate"}
+"""Layouts of tables, over `data=2`; `bag` is the model with tables alone."""
 BEFORE, AFTER, BATCH = 4, 3, 8
 
 
-def task_of():
+def task_of(layout):
+    if layout in TABLES or layout == "bag":
+        sys.path.insert(0, str(Path(__file__).parent / "parallel"))
+        from pieces_worker import Clicks
+
+        return Clicks()
     drawn = np.random.default_rng(0)
-    return NextToken(
-        Shape(257, 32, 2, 4, 4, 44, True), 24, Text([bytes(drawn.integers(97, 120, 200, np.uint8)) for _ in range(60)])
-    )
+    texts = Text([bytes(drawn.integers(97, 120, 200, np.uint8)) for _ in range(60)])
+    return NextToken(Shape(257, 32, 4, 4, 4, 44, True), 24, texts)
 
 
 def training(layout, folder, seed):
     """A training of one layout, and a function that does some steps of it and gives their losses."""
-    axes = mesh.parse(LAYOUTS[layout])
-    train = msgspec.convert({"parallel": LAYOUTS[layout], "batch": BATCH}, Train)
-    task, strategy = task_of(), mesh.strategy_of(axes, train)
+    parallel = LAYOUTS.get(layout, "data=2" if layout in TABLES else "")
+    axes = mesh.parse(parallel)
+    words = {"tables": TABLES.get(layout, "replicate"), "schedule": "interleaved" if layout == "interleaved2" else "1f1b"}
+    train = msgspec.convert({"parallel": parallel, "batch": BATCH, "microbatch": 2, **words}, Train)
+    task, strategy = task_of(layout), mesh.strategy_of(axes, train)
     model = strategy.place(task, task.build(seed))
     optimizer = Optimizer(model, Optim(rate=3e-3, clip=0.5, warmup=2), BEFORE + AFTER)
     order = Order(task.num_rows, BATCH, 5)
@@ -53,7 +61,7 @@ def training(layout, folder, seed):
 
     def go(position, steps):
         losses = []
-        settings = loop.Settings(position.step + steps, BATCH, clip=0.5)
+        settings = loop.Settings(position.step + steps, BATCH, 2, clip=0.5)
         loop.train(task, model, strategy, optimizer, settings, order, position, [lambda step: losses.append(step.loss)])
         return losses
 
@@ -70,7 +78,7 @@ def main():
     torch.set_num_threads(1)
     result = {}
     for layout in layouts.split(","):
-        if layout == "alone" and rank:
+        if layout in ("alone", "bag") and rank:
             continue
         if what == "save":
             checkpoints, go = training(layout, Path(folder, layout), 3)

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from gyral.errors import InputError, NotFound
 from gyral.lake.dataset import Dataset
+from gyral.lake.foreign import Foreign
 
 KINDS = ("text", "images", "pairs")
 """Kinds of datasets that are of documents."""
@@ -62,6 +63,9 @@ def batches(made: Dataset, columns: Sequence[str] = SHOWN, *, kept: bool = True)
     ----------
     kept : False reads what was dropped instead, with its `reason`; nothing is edited then.
     """
+    if isinstance(made, Foreign):
+        yield from made.batches(columns) if kept else ()
+        return
     reason = decisions(made, ["reason"])["reason"].combine_chunks().cast(pa.string())
     chosen = pc.equal(reason, "").to_numpy(zero_copy_only=False) == kept
     edits = read_edits(made) if kept else None

@@ -22,7 +22,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,6 +53,16 @@ class HasInner(Protocol):
     inner: Any
 
 
+class Keeps(Protocol):
+    """A part of a training that has a state of its own: the strategy, a moving average, a guard."""
+
+    def state(self) -> dict[str, Any]:
+        """Nested dicts of tensors and of what JSON can hold."""
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The way back; tensors that `state` gave are filled already."""
+
+
 class Mark(msgspec.Struct):
     """What a rank leaves beside its file when it is written."""
 
@@ -67,6 +77,7 @@ class Checkpoints:
     Parameters
     ----------
     folder : of the run.
+    parts : further parts of the training that have a state, by name.
     mesh : ranks along each axis, for the record.
     keep : how many sound ones are left.
     before : files to be on the disk before a checkpoint gets its name: the ledger that leads up to it.
@@ -81,6 +92,7 @@ class Checkpoints:
         strategy: Strategy,
         order: Order,
         *,
+        parts: Mapping[str, Keeps] | None = None,
         pins: Pins | None = None,
         mesh: dict[str, int] | None = None,
         keep: int = 2,
@@ -89,7 +101,8 @@ class Checkpoints:
         count: int = 1,
         exchange: Callable[[bytes], list[bytes]] = layout.exchanged,
     ) -> None:
-        self.folder, self.model, self.strategy, self.order = folder, model, strategy, order
+        self.folder, self.model, self.order = folder, model, order
+        self.parts: dict[str, Keeps] = {"strategy": strategy, **(parts or {})}
         self.optimizers: list[torch.optim.Optimizer] = (
             list(optimizer.inner) if isinstance(optimizer.inner, list | tuple) else [optimizer.inner]
         )
@@ -113,7 +126,7 @@ class Checkpoints:
         """
         begun = time.perf_counter()
         self.wait()
-        state = layout.state_of(self.model, self.optimizers, self.strategy.state())
+        state = layout.state_of(self.model, self.optimizers, self._parts())
         chunks = layout.chunks_of(state.tensors)
         chunks = self._mine(chunks)
         size = sum(each.values.nbytes for each in chunks)
@@ -189,14 +202,17 @@ class Checkpoints:
 
         try:
             reader, metadata = reader_of(found.folder)
-            filled = wanted(found, shapes_in(metadata), self.model, self.optimizers, self.strategy.state())
+            filled = wanted(found, shapes_in(metadata), self.model, self.optimizers, self._parts())
             read_into(reader, metadata, filled)
         except (OSError, SafetensorError) as error:
             raise saved.refused("the checkpoint cannot be read", str(error), found.folder) from None
-        kept = {name: tensor for name, tensor in filled.items() if name.startswith("strategy.")}
-        numbers = {name: value for name, value in found.manifest.numbers.items() if name.startswith("strategy.")}
-        self.strategy.load(layout.nested({**kept, **numbers}, "strategy"))
+        for name, part in self.parts.items():
+            if kept := layout.nested({**filled, **found.manifest.numbers}, name):
+                part.load(kept)
         return Position(found.manifest.step, found.manifest.skipped)
+
+    def _parts(self) -> dict[str, dict[str, Any]]:
+        return {name: part.state() for name, part in self.parts.items()}
 
     def _manifest(self, position: Position) -> Manifest:
         return Manifest(position.step, asdict(self.order), position.skipped, self.mesh, self.pins, {}, versions())

@@ -23,14 +23,14 @@ def wanted(
     shapes: Mapping[str, TensorStorageMetadata],
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
-    strategy: Mapping[str, Any],
+    parts: Mapping[str, Mapping[str, Any]],
 ) -> layout.Tensors:
     """Name in the checkpoint → the tensor to be filled. Numbers of the optimizer are put in place at once.
 
     Parameters
     ----------
     shapes : of what the checkpoint holds.
-    strategy : its state as it is; what it holds is filled in the same layout.
+    parts : state of the strategy and others as it is; what it holds is filled in the same layout.
 
     Raises
     ------
@@ -38,16 +38,16 @@ def wanted(
     """
     filled: layout.Tensors = {}
     aliases = found.manifest.aliases
-    for name, tensor in layout.state_of(model, [], strategy).tensors.items():
+    for name, tensor in layout.state_of(model, [], parts).tensors.items():
         source = named_so(name, shapes, aliases)
         if tensor.numel() and source in shapes:
             check_shape(source, shapes[source], tensor, found.folder)
             filled[source] = tensor
-        elif tensor.numel() and not name.startswith("strategy."):
+        elif tensor.numel() and name.startswith("model."):
             raise refused(f"the checkpoint has no `{name}`", "it is of another model", found.folder)
     filled |= slots(found, shapes, model, optimizers)
     for name, held in shapes.items():
-        if name.startswith("strategy.") and name not in filled:
+        if name.partition(".")[0] in parts and name not in filled:
             filled[name] = torch.zeros(held.size, dtype=held.properties.dtype)
     return filled
 
@@ -84,9 +84,11 @@ def named_so(name: str, there: Collection[str], aliases: dict[str, str]) -> str:
     """Name under which a checkpoint has a parameter, or what is kept of it, that may be there under another of its names."""
     if name in there:
         return name
-    kind, _, rest = name.partition(".")
-    also = {aliases.get(rest, rest), *(other for other, first in aliases.items() if first == rest)}
-    return next((f"{kind}.{each}" for each in sorted(also) if f"{kind}.{each}" in there), name)
+    for first, second in [*aliases.items(), *((second, first) for first, second in aliases.items())]:
+        for own, other in ((first, second), (first.replace(".", layout.DOT), second.replace(".", layout.DOT))):
+            if name.endswith("." + own) and (found := name.removesuffix(own) + other) in there:
+                return found
+    return name
 
 
 def check_shape(name: str, held: TensorStorageMetadata, tensor: Tensor, folder: Path) -> None:

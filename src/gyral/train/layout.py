@@ -5,7 +5,7 @@ the plain model, so a mesh means nothing for what is stored:
 
     model.blocks.0.feed.up.weight                  parameters and buffers
     optimizer.blocks.0.feed.up.weight.exp_avg      what the optimizer keeps of a parameter
-    strategy.…                                     what the strategy keeps over a restart
+    strategy.…, ema.…                              what the strategy and other parts keep over a restart
 
 Who writes is agreed once: every rank tells its chunks, one that several have is written by the one of them with the least to
 write so far. That is one exchange a run instead of one a save (torch's `dcp.save` gathers and scatters plans, pickled, each
@@ -57,13 +57,13 @@ class State(NamedTuple):
     aliases: dict[str, str]
 
 
-def state_of(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], strategy: Mapping[str, Any]) -> State:
+def state_of(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], parts: Mapping[str, Mapping[str, Any]]) -> State:
     """The state as it is; tensors are those in use, not copies.
 
     Parameters
     ----------
     optimizers : whose `state` is by parameter.
-    strategy : nested dicts of tensors and of what JSON can hold.
+    parts : name → nested dicts of tensors and of what JSON can hold.
     """
     tensors: Tensors = {f"model.{name}": param.detach() for name, param in parameters_of(model).items()}
     tensors |= {f"model.{name}": buffer for name, buffer in buffers_of(model).items()}
@@ -72,7 +72,8 @@ def state_of(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], stra
     for inner in optimizers:
         for param, slots in inner.state.items():
             _flatten(f"optimizer.{names[id(param)]}", slots, tensors, numbers)
-    _flatten("strategy", strategy, tensors, numbers)
+    for part, kept in parts.items():
+        _flatten(part, kept, tensors, numbers)
     return State(tensors, numbers, aliases_of(model))
 
 

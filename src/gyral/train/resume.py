@@ -13,11 +13,12 @@ from typing import Any
 
 from gyral.config import Config, describe
 from gyral.errors import ConflictError, NotFound, UsageError
-from gyral.lake import dataset as datasets
 from gyral.lake.dataset import Dataset
+from gyral.lake.foreign import Foreign
 from gyral.run import FOLDER as RUNS
 from gyral.run import Run, read_lineage
 from gyral.train import saved
+from gyral.train.readers import folder
 from gyral.train.saved import Pins
 
 FREE = (
@@ -43,6 +44,8 @@ def pins_of(data: Dataset, config: Config, steps: int) -> Pins:
 
 def digest_of(data: Dataset) -> str:
     """Digest of the manifest of a dataset: another one, other rows."""
+    if isinstance(data, Foreign):
+        return data.digest
     path = data.folder / "manifest.json"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
@@ -81,11 +84,11 @@ def adopt(root: Path, number: int, dataset: str, config: Config, run: Run) -> st
     """
     if read_lineage(root, number).status == "running":
         raise ConflictError(f"run {number} still goes on", hint="stop it first, or wait for it")
-    folder = root / RUNS / str(number)
-    found = saved.newest(folder, run.note)
+    place = root / RUNS / str(number)
+    found = saved.newest(place, run.note)
     if found is None:
         hint = "train afresh without `--resume`"
-        raise NotFound(f"run {number} has no checkpoint that can be used", where=str(folder / saved.FOLDER), hint=hint)
+        raise NotFound(f"run {number} has no checkpoint that can be used", where=str(place / saved.FOLDER), hint=hint)
     pins = found.manifest.pins
     _check_dataset(root, number, dataset, pins)
     now = learned(config)
@@ -101,12 +104,12 @@ def adopt(root: Path, number: int, dataset: str, config: Config, run: Run) -> st
 
 
 def _check_dataset(root: Path, number: int, dataset: str, pins: Pins) -> None:
-    base, _, version = dataset.partition("@")
-    if dataset and (base != pins.dataset.partition("@")[0] or (version and dataset != pins.dataset)):
+    same = (pins.dataset, pins.dataset.partition("@")[0], "")
+    if dataset not in same and str(Path(dataset).expanduser().resolve()) != pins.dataset:
         hint = f"`gyral train --resume {number}` takes the run's own"
         raise UsageError(f"run {number} learned from `{pins.dataset}`, not from `{dataset}`", hint=hint)
-    data = datasets.find(root, pins.dataset)
+    data = folder.find(root, pins.dataset)
     if digest_of(data) != pins.dataset_sha256:
-        why = "its manifest is another than when the run began (somebody was erased from it, or it was made anew)"
+        why = "it is another than when the run began (somebody was erased from it, or it was made anew)"
         hint = f"train afresh on what it is now: `gyral train {pins.dataset}`"
         raise UsageError(f"the dataset `{pins.dataset}` has changed", why=why, where=str(data.folder), hint=hint)

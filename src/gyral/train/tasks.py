@@ -11,9 +11,9 @@ import msgspec
 
 from gyral import plugins
 from gyral.config import Config
-from gyral.lake import dataset as datasets
 from gyral.model import card as cards
 from gyral.model.task import Task
+from gyral.train.readers import folder
 
 
 def open_task(root: Path, dataset: str, config: Config) -> Task:
@@ -27,7 +27,7 @@ def open_task(root: Path, dataset: str, config: Config) -> Task:
     start = config.lm.from_
     if start and not Path(start).is_dir():  # a hook is told no root, so it gets the folder
         config = msgspec.structs.replace(config, lm=msgspec.structs.replace(config.lm, from_=str(cards.find(root, start))))
-    task: Task = plugins.find("task", name)(datasets.find(root, dataset), config)
+    task: Task = plugins.find("task", name)(folder.find(root, dataset), config)
     if config.train.distill:
         from gyral.train.distill import taught_by
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from gyral import plugins
 from gyral.config import Config
-from gyral.lake import dataset as datasets
 from gyral.model import card as cards
 from gyral.model.card import Card
 from gyral.run import Run
 from gyral.train import resume
+from gyral.train.readers import folder
 
 
 def train(
@@ -20,7 +20,7 @@ def train(
 
     Parameters
     ----------
-    dataset : name or name@n of a dataset.
+    dataset : name or name@n of a dataset, or path of a folder of shards (`gyral.train.readers`).
     budget_s : seconds of one laptop core that candidates may cost together.
     name : name of the model; empty takes the dataset's.
     resume_from : number of an interrupted run to go on with; `dataset` may be empty then.
@@ -32,7 +32,7 @@ def train(
     family = plugins.find("family", config.train.family)
     if resume_from is not None:
         dataset = resume.adopt(root, resume_from, dataset, config, run)
-    data = datasets.find(root, dataset)
+    data = folder.find(root, dataset)
     run.reads("dataset", data.name)
     fit = plugins.find("trainer", family.name)
     if config.train.task:  # what is learned by gradients is trained in one way, whatever it is
@@ -53,7 +53,7 @@ def train(
         candidates=fitted.candidates,
         training=fitted.training,
     )
-    cards.publish(root, name or data.name.partition("@")[0], fitted.weights, fitted.inputs, card, fitted.files)
+    cards.publish(root, name or folder.title_of(data), fitted.weights, fitted.inputs, card, fitted.files)
     run.writes("model", card.model)
     chosen = next(each for each in card.candidates if each["chosen"])
     run.summarize(
