@@ -51,7 +51,6 @@ class Captions(nn.Module):
         self.blocks = blocks_of(shape.depth, shape.width, shape.heads, shape.hidden)
         self.norm = nn.LayerNorm(shape.width, eps=1e-6)
         self.apply(initial)
-        nn.init.normal_(self.embed.weight, std=1.0)  # a mean of a dozen of them, before a norm
 
     def forward(self, grams_BTG: Tensor) -> Tensor:
         """Vectors [B, D]."""
