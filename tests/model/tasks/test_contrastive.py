@@ -16,7 +16,7 @@ from gyral.model.tasks.contrastive import Contrastive
 WORDS = ("eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun", "zehn")
 
 
-def task(loss, concepts=10, seed=0):
+def task(loss, concepts=10, seed=0, several=1):
     random = np.random.default_rng(1)
     pictures = Pictures(
         random.integers(0, 256, (2 * concepts, 8, 8, 3), dtype=np.uint8),
@@ -27,7 +27,7 @@ def task(loss, concepts=10, seed=0):
         np.repeat(np.arange(concepts), 2),
     )
     shapes = Shape(8, 4, 16, 1, 2, 32), CaptionShape(64, 16, 1, 2, 32), 8
-    return Contrastive(*shapes, pictures, pictures, Recipe(jitter=0.5), seed, loss)
+    return Contrastive(*shapes, pictures, pictures, Recipe(jitter=0.5), seed, loss, several=several)
 
 
 @pytest.mark.parametrize("loss", ["siglip", "clip"])
@@ -36,7 +36,7 @@ def test_the_loss_is_what_the_paper_says(loss):
     one = task(loss)
     model, batch = one.build(0), one.batch(np.array([3, 1, 4, 5, 9]), 7)
     sums = one.loss(model, batch, alone)
-    picture, caption = model.pictures(batch["pixels"]), model.captions(batch["grams"])
+    picture, caption = model.pictures(batch["pixels"]), model.captions(batch["grams"][:, 0])
     assert torch.allclose(picture.norm(dim=1), torch.ones(5)) and torch.allclose(caption.norm(dim=1), torch.ones(5))
     logits = (model.scale.exp() * picture @ caption.T + model.bias).double()
     if loss == "siglip":
@@ -50,7 +50,7 @@ def test_the_loss_is_what_the_paper_says(loss):
 @pytest.mark.parametrize("loss", ["siglip", "clip"])
 @torch.no_grad()
 def test_parts_that_see_each_other_add_up_to_the_whole(loss):
-    one, examples = task(loss), np.array([3, 1, 4, 5, 9, 0])
+    one, examples = task(loss, several=2), np.array([3, 1, 4, 5, 9, 0])
     model, batch = one.build(0), one.batch(examples, 2)
     outputs = model(*one.inputs(batch))
     whole = one.sums(outputs, batch, alone)
@@ -58,13 +58,24 @@ def test_parts_that_see_each_other_add_up_to_the_whole(loss):
     for part in (slice(0, 2), slice(2, 6)):
 
         def gather(rows, part=part):
-            return next(full for full in (outputs[0], outputs[1], batch["concepts"]) if torch.equal(full[part], rows))
+            known = (outputs[0], outputs[1].unflatten(0, (6, 2)), batch["concepts"])
+            return next(full for full in known if torch.equal(full[part], rows))
 
         mine = {name: each[part] for name, each in batch.items()}
-        sums = one.sums((outputs[0][part], outputs[1][part], *outputs[2:]), mine, gather)
+        texts = slice(2 * part.start, 2 * part.stop)
+        sums = one.sums((outputs[0][part], outputs[1][texts], *outputs[2:]), mine, gather)
         assert float(sums.weight) == part.stop - part.start
         total += float(sums.loss)
     assert total == pytest.approx(float(whole.loss), rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["siglip", "clip"])
+@torch.no_grad()
+def test_several_captions_are_the_mean_of_batches_of_one(loss):
+    one, several = task(loss), task(loss, several=3)
+    model, batch = several.build(0), several.batch(np.array([3, 1, 4]), 2)
+    told = [one.loss(model, {**batch, "grams": batch["grams"][:, [at]]}, alone).loss for at in range(3)]
+    assert float(several.loss(model, batch, alone).loss) == pytest.approx(float(sum(told)) / 3, rel=1e-5)
 
 
 def test_a_row_depends_on_seed_step_and_example_alone():

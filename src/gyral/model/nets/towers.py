@@ -20,7 +20,6 @@ ROLES = Roles(
     rules=(
         *vit.block_rules("picture.blocks"),
         *vit.block_rules("caption.blocks"),
-        ("caption.embed", "vocabulary"),
     ),
     blocks="picture.blocks",
     attention="picture.blocks.*.attention",
