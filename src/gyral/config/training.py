@@ -145,10 +145,11 @@ class Vision(Section, frozen=True):
         Meta(description="what pictures of a concept share: pixels, or the name of their file without folder and ending"),
     ] = "picture"
     loss: Annotated[Literal["siglip", "clip"], Meta(description="of `contrastive`")] = "siglip"
+    captions: Annotated[int, Meta(ge=1, description="drawn for each picture of a batch")] = 4
     embed: Annotated[int, Meta(ge=2, description="numbers of a vector of the space where captions meet pictures")] = 128
     caption_width: Annotated[int, Meta(ge=4, description="of the tower of captions")] = 128
     caption_depth: Annotated[int, Meta(ge=0, description="its blocks")] = 1
-    buckets: Annotated[int, Meta(ge=2, description="rows that n-grams of captions are hashed to")] = 32_768
+    buckets: Annotated[int, Meta(ge=2, description="rows that n-grams of captions are hashed to")] = 16_384
     crop: Annotated[float, Meta(gt=0, le=1, description="smallest share of its area that a crop of a picture keeps")] = 0.6
     flip: Annotated[float, Meta(ge=0, le=1, description="how probable a mirror image is; captions may say left or right")] = 0.0
     jitter: Annotated[float, Meta(ge=0, le=1, description="how probable changed colours are")] = 0.5

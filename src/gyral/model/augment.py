@@ -51,7 +51,7 @@ PLAIN = Recipe(scale=(1.0, 1.0), ratio=1.0)
 
 def scaled(pixels_BSSC: np.ndarray) -> Tensor:
     """Pixels as a network takes them: float32 [B, C, S, S] in [−1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels_BSSC)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return torch.from_numpy(pixels_BSSC.astype(np.float32)).permute(0, 3, 1, 2).contiguous().div_(127.5).sub_(1)
 
 
 def views(pixels_BSSC: np.ndarray, generators: Sequence[np.random.Generator], recipe: Recipe, side: int) -> Tensor:

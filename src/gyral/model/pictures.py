@@ -90,7 +90,7 @@ class Pictures:
 def kept_aside(names: Sequence[str], share: float) -> np.ndarray:
     """Which concepts are kept aside to measure on, bool: those whose names hash low; one at least, and never all."""
     low = np.array([int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") for name in names], np.uint64)
-    aside = low < np.uint64(share * 2.0**64)
+    aside = low.astype(np.float64) < share * 2.0**64
     if len(low) > 1 and not aside.any():
         aside[np.argmin(low)] = True
     if len(low) > 1 and aside.all():

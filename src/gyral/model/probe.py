@@ -49,16 +49,15 @@ def ridge(
     """Least squares onto one-hot labels; the penalty is chosen on the last `aside` of the rows, then all rows are fitted."""
     x, y, mean, scale = _prepared(features_NF, labels_N)
     cut = len(x) - int(aside * len(x))
+    penalty = penalties[0]
     if len(penalties) > 1:
         gram, cross, bias = _moments(x[:cut], y[:cut])
-        truth = torch.from_numpy(labels_N[cut:])
+        truth = torch.from_numpy(labels_N[cut:].astype(np.int64))
         right = [
             float(((x[cut:] @ weight + bias_of(bias, x[:cut], weight)).argmax(dim=1) == truth).float().mean())
             for weight in (_solved(gram, cross, penalty) for penalty in penalties)
         ]
         penalty = penalties[int(np.argmax(right))]
-    else:
-        penalty = penalties[0]
     gram, cross, bias = _moments(x, y)
     weight = _solved(gram, cross, penalty)
     return Probe(weight, bias_of(bias, x, weight), mean, scale, penalty)
@@ -95,10 +94,11 @@ def bias_of(target_mean: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _prepared(features: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    x = torch.from_numpy(np.ascontiguousarray(features, np.float32))
+    x = torch.from_numpy(np.array(features, np.float32))  # a copy, which is changed in place: features are large
     mean, deviation = x.mean(dim=0), x.std(dim=0)
     scale = torch.where(deviation > 1e-6, 1 / deviation.clamp(min=1e-6), torch.zeros(()))
-    return (x - mean) * scale, F.one_hot(torch.from_numpy(labels.astype(np.int64))).float(), mean, scale
+    targets = F.one_hot(torch.from_numpy(labels.astype(np.int64))).float()
+    return x.sub_(mean).mul_(scale), targets, mean, scale
 
 
 def _moments(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

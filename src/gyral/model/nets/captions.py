@@ -17,9 +17,11 @@ import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gyral.model.nets.vit import blocks_of, initial
@@ -51,14 +53,13 @@ class Captions(nn.Module):
         self.blocks = blocks_of(shape.depth, shape.width, shape.heads, shape.hidden)
         self.norm = nn.LayerNorm(shape.width, eps=1e-6)
         self.apply(initial)
-        nn.init.normal_(self.embed.weight, std=1.0)  # a mean of a dozen of them, before a norm
 
     def forward(self, grams_BTG: Tensor) -> Tensor:
         """Vectors [B, D]."""
-        is_gram = (grams_BTG > 0).unsqueeze(-1)
-        summed = (self.embed(grams_BTG) * is_gram).sum(dim=2)
-        is_there = is_gram.any(dim=2)
-        x_BTD = summed / is_gram.sum(dim=2).clamp(min=1).sqrt()
+        count = (grams_BTG > 0).sum(dim=2, keepdim=True)
+        is_there = count > 0
+        summed = F.embedding_bag(grams_BTG.flatten(0, 1), self.embed.weight, mode="sum", padding_idx=0)
+        x_BTD = summed.unflatten(0, grams_BTG.shape[:2]) / count.clamp(min=1).sqrt()
         x_BTD = (x_BTD + self.place.weight[: grams_BTG.shape[1]]) * is_there
         seen = is_there.squeeze(-1)
         seen = seen | ~seen.any(dim=1, keepdim=True)  # a caption of nothing sees itself
@@ -69,12 +70,13 @@ class Captions(nn.Module):
 
 
 def hashed(texts: Sequence[str], buckets: int) -> np.ndarray:
-    """N-grams of captions, int64 [B, T, G] in [1, buckets); 0 where there is none."""
-    found = np.zeros((len(texts), LENGTH, GRAMS), np.int64)
-    for row, text in enumerate(texts):
-        for place, word in enumerate(words_of(text)[:LENGTH]):
-            grams = _grams(word)[:GRAMS]
-            found[row, place, : len(grams)] = [1 + zlib.crc32(gram.encode()) % (buckets - 1) for gram in grams]
+    """N-grams of captions, int64 [B, T, G] in [1, buckets); 0 where there is none; T is the longest's, at most `LENGTH`."""
+    every = [[_hashes(word, buckets) for word in words_of(text)[:LENGTH]] for text in texts]
+    length = max((len(words) for words in every), default=0)
+    found = np.zeros((len(texts), max(1, length), GRAMS), np.int64)
+    for row, words in enumerate(every):
+        for place, hashes in enumerate(words):
+            found[row, place, : len(hashes)] = hashes
     return found
 
 
@@ -87,6 +89,11 @@ def words_of(text: str) -> list[str]:
     """Words in one case and one form, long ones in pieces."""
     plain = unicodedata.normalize("NFKC", text).casefold()
     return [word[at : at + PIECE] for word in _WORDS.findall(plain) for at in range(0, len(word), PIECE)]
+
+
+@lru_cache(maxsize=1 << 17)
+def _hashes(word: str, buckets: int) -> list[int]:
+    return [1 + zlib.crc32(gram.encode()) % (buckets - 1) for gram in _grams(word)[:GRAMS]]
 
 
 def _grams(word: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 Shapes: B rows, E width of the common space.
 
-Source: Radford et al. 2021 (CLIP); Zhai et al. 2023 (SigLIP: scale begins at log 10, bias at −10).
+Source: Radford et al. 2021 (CLIP); Zhai et al. 2023 (SigLIP: the log of the scale begins at log 10).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ ROLES = Roles(
     rules=(
         *vit.block_rules("picture.blocks"),
         *vit.block_rules("caption.blocks"),
-        ("caption.embed", "vocabulary"),
     ),
     blocks="picture.blocks",
     attention="picture.blocks.*.attention",
@@ -30,7 +29,7 @@ ROLES = Roles(
 class Towers(nn.Module):
     """Pictures and captions → unit vectors of one space, and the scale and bias of their products."""
 
-    def __init__(self, picture: vit.Shape, caption: captions.Shape, width: int, bias: float = -10.0) -> None:
+    def __init__(self, picture: vit.Shape, caption: captions.Shape, width: int, bias: float = 0.0) -> None:
         super().__init__()
         self.picture = vit.Vit(picture)
         self.caption = captions.Captions(caption)

@@ -1,12 +1,14 @@
 """`vision/contrastive`: a picture and its caption are near, every other pair of the batch is far.
 
-A row is a concept: one of its pictures and one of its captions are drawn anew each step, so over a run a picture meets its
-names in all languages. Rows of one concept, which a batch over the end of a pass may have, are pairs and not strangers.
+A row is a concept: one of its pictures and `several` of its captions are drawn anew each step. With names in 130 languages a
+caption comes by once in 130 passes when one is drawn; captions cost a tenth of a picture, so several are. Each has a batch of
+its own, and the loss is the mean over them. Rows of one concept, which a batch over the end of a pass may have, are pairs and
+not strangers.
 
 Each rank compares its own rows with those of all ranks, which `gather` brings: the sum over ranks is the sum over the square of
 the global batch, and gradients come back to whose rows they are of.
 
-Shapes: b rows of this rank, B of all, E width of the common space.
+Shapes: b rows of this rank, B of all, V captions of a row, E width of the common space.
 
 Source: Zhai et al. 2023 (SigLIP, the default), section 3; Radford et al. 2021 (CLIP), figure 3. CLIP's mean of two directions
 is a sum of halves here.
@@ -14,6 +16,7 @@ is a sum of halves here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -39,7 +42,15 @@ SCALE_LIMIT = 100.0
 
 
 class Contrastive(PictureTask):
-    """Pictures and captions in one space."""
+    """Pictures and captions in one space.
+
+    Parameters
+    ----------
+    width : numbers of a vector.
+    several : captions of a row.
+    rows : of a global batch: SigLIP's bias begins at the log-odds of a pair in it, log 1 / (rows − 1). The paper's −10 is
+        that of a batch of 22,000; with 128 rows it takes the first hundred steps to come back.
+    """
 
     name = "contrastive"
     cross_sample = True
@@ -55,13 +66,15 @@ class Contrastive(PictureTask):
         recipe: augment.Recipe,
         seed: int,
         loss: Literal["siglip", "clip"] = "siglip",
+        rows: int = 128,
+        several: int = 1,
     ) -> None:
         super().__init__(shape, trained, held_out, recipe, seed)
-        self.caption, self.width, self.kind = caption, width, loss
+        self.caption, self.width, self.kind, self.rows, self.several = caption, width, loss, rows, several
 
     def build(self, seed: int) -> nn.Module:
         """Both towers."""
-        bias = -10.0 if self.kind == "siglip" else 0.0
+        bias = -math.log(max(self.rows - 1, 1)) if self.kind == "siglip" else 0.0
         return seeded(seed, lambda: Towers(self.shape, self.caption, self.width, bias))
 
     def batch(self, examples: np.ndarray, step: int) -> Batch:
@@ -71,33 +84,34 @@ class Contrastive(PictureTask):
         for concept, generator in zip(examples.tolist(), generators, strict=True):
             pictures.append(self.drawn(concept, generator))
             mine = self.trained.captions_of(concept)
-            texts.append(self.trained.texts[mine[generator.integers(len(mine))]])
+            texts += [self.trained.texts[mine[at]] for at in generator.integers(len(mine), size=self.several).tolist()]
         return {
             "pixels": augment.views(self.trained.pixels[pictures], generators, self.recipe, self.shape.side),
-            "grams": captions.grams_of(texts, self.caption.buckets),
+            "grams": captions.grams_of(texts, self.caption.buckets).unflatten(0, (len(examples), self.several)),
             "concepts": torch.from_numpy(examples),
         }
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Pictures and captions."""
-        return batch["pixels"], batch["grams"]
+        """Pictures and captions, those of a row together."""
+        return batch["pixels"], batch["grams"].flatten(0, 1)
 
     def sums(self, outputs: Any, batch: Batch, gather: Gather) -> Sums:
         """The loss of this rank's rows among all rows."""
-        picture, caption, scale, bias = outputs
+        picture_bE, caption, scale, bias = outputs
         concepts = batch["concepts"]
-        same = concepts[:, None] == gather(concepts)[None, :]
+        same_bB = concepts[:, None] == gather(concepts)[None, :]
+        caption_VbE = caption.unflatten(0, (len(concepts), self.several)).transpose(0, 1)
+        all_VBE = gather(caption_VbE.transpose(0, 1).contiguous()).transpose(0, 1)
         factor = scale.exp().clamp(max=SCALE_LIMIT)
         if self.kind == "siglip":
-            logits = factor * picture @ gather(caption).T + bias
-            loss = -F.logsigmoid(torch.where(same, logits, -logits)).double().sum()
+            logits_VbB = factor * picture_bE @ all_VBE.transpose(1, 2) + bias
+            loss = -F.logsigmoid(torch.where(same_bB, logits_VbB, -logits_VbB)).double().sum()
         else:
-            share = same.float() / same.sum(dim=1, keepdim=True)
-            to_captions = factor * picture @ gather(caption).T
-            to_pictures = factor * caption @ gather(picture).T
-            parts = [(share * F.log_softmax(each, dim=1)).double().sum() for each in (to_captions, to_pictures)]
+            share_bB = same_bB.float() / same_bB.sum(dim=1, keepdim=True)
+            both = (picture_bE @ all_VBE.transpose(1, 2), caption_VbE @ gather(picture_bE).T)
+            parts = [(share_bB * F.log_softmax(factor * each, dim=2)).double().sum() for each in both]
             loss = -0.5 * (parts[0] + parts[1])
-        return Sums(loss.float(), torch.tensor(float(len(concepts))))
+        return Sums((loss / self.several).float(), torch.tensor(float(len(concepts))))
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """Of concepts kept aside: captions whose nearest picture is right, pictures whose nearest caption is."""
@@ -124,7 +138,8 @@ class Contrastive(PictureTask):
         picture, caption = self.shape, self.caption
         patches = 6.0 * picture.num_patches * picture.channels * picture.patch**2 * picture.width
         of_picture = vit.flops_of(picture.depth, picture.width, picture.hidden, 1 + picture.num_patches)
-        return patches + of_picture + vit.flops_of(caption.depth, caption.width, caption.hidden, captions.LENGTH)
+        of_caption = vit.flops_of(caption.depth, caption.width, caption.hidden, captions.LENGTH)
+        return patches + of_picture + self.several * of_caption
 
     def settings(self) -> dict[str, Any]:
         """Shapes of both towers."""
