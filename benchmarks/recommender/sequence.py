@@ -91,9 +91,8 @@ def trained(split: Split, net: str, seed: int) -> dict[str, Any]:
 def part(key: tuple[str, str, int]) -> dict[str, Any]:
     """One net in a process of its own."""
     command = [PYTHON, __file__, *map(str, key)]
-    told: dict[str, Any] = json.loads(
-        subprocess.run(command, stdout=subprocess.PIPE, check=True, start_new_session=True).stdout
-    )
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, start_new_session=True)
+    told: dict[str, Any] = json.loads(done.stdout)
     return told
 
 
