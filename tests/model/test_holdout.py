@@ -1,6 +1,6 @@
 import numpy as np
 
-from gyral.model.holdout import hold_out
+from gyral.model.holdout import hold_out, hold_out_last
 from gyral.model.recommender import DAY_US, Interactions
 
 
@@ -33,3 +33,16 @@ def test_where_nothing_repeats_only_new_objects_are_asked_about():
     split = hold_out(structured(), repeats=False, seed=0)
     for subject, met in zip(split.asked, split.met, strict=True):
         assert not set(met) & set(split.before.object[split.before.subject == subject])
+
+
+def test_leave_one_out_asks_about_each_subjects_last_event():
+    data = structured(num_rows=500)
+    for back in (1, 2):
+        split = hold_out_last(data, back)
+        asked = dict(zip(split.asked.tolist(), split.met, strict=True))
+        for subject in range(200):
+            objects = data.object[data.subject == subject].tolist()
+            assert split.before.object[split.before.subject == subject].tolist() == objects[:-back]
+            assert asked.get(subject, np.array([])).tolist() == (
+                objects[-back : len(objects) - back + 1] if len(objects) > back else []
+            )

@@ -1,10 +1,11 @@
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gyral.model.metrics import ranking_metrics
+from gyral.model.metrics import area_under_roc, ranking_metrics
 
 
 def naive(ranked, relevant, k):
@@ -36,3 +37,12 @@ def test_metrics_agree_with_the_definition(rows, k):
 
 def test_nobody_asked_gives_nothing():
     assert len(ranking_metrics(np.zeros((0, 10), dtype=np.int32), [], 10)["ndcg"]) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_area_under_roc_is_the_share_of_pairs_in_order(seed):
+    rng = np.random.default_rng(seed)
+    scores, labels = rng.integers(0, 12, 80).astype(float), rng.random(80) < 0.3
+    pairs = np.sign(scores[labels][:, None] - scores[~labels])
+    assert area_under_roc(scores, labels) == pytest.approx(float((pairs / 2 + 0.5).mean()))
+    assert np.isnan(area_under_roc(scores, np.ones(80, bool)))

@@ -58,11 +58,11 @@ def trained(root, task, parallel, *values):
 @pytest.mark.parametrize(
     ("task", "values"),
     [
-        ("sequence", ()),
-        ("sequence", ("recommend.net=sasrec", "recommend.negatives=7")),
+        pytest.param("sequence", (), marks=pytest.mark.slow),
+        pytest.param("sequence", ("recommend.net=sasrec", "recommend.negatives=7"), marks=pytest.mark.slow),
         ("two_tower", ()),
-        ("ranking", ()),
-        ("ranking", ("recommend.interaction=dlrm",)),
+        pytest.param("ranking", (), marks=pytest.mark.slow),
+        pytest.param("ranking", ("recommend.interaction=dlrm",), marks=pytest.mark.slow),
     ],
     ids=["hstu", "sasrec_sampled", "two_tower", "dcn", "dlrm"],
 )
@@ -78,6 +78,7 @@ def test_two_ranks_learn_what_one_learns(project, task, values):
     assert len(model.recommend("nobody", 5, {}).items) == 5
 
 
+@pytest.mark.slow
 def test_the_order_is_learned(project):
     trained(project, "sequence", "", "train.steps=150", "train.optim.rate=0.01", "recommend.dropout=0.1")
     model = RECOMMENDER.load(cards.find(project, "walks"))
