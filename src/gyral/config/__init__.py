@@ -28,7 +28,7 @@ from gyral.config.sections import (
     Section,
     Serve,
 )
-from gyral.config.training import Lm, Train
+from gyral.config.training import Ablate, Lm, Train
 from gyral.errors import ConfigError, did_you_mean
 from gyral.toml import key as toml_key
 from gyral.toml import toml
@@ -66,6 +66,7 @@ class Config(Section, frozen=True):
     tokens: Tokens = Tokens()
     train: Train = Train()
     lm: Lm = Lm()
+    ablate: Ablate = Ablate()
     compress: Compress = Compress()
     serve: Serve = Serve()
     loop: Loop = Loop()

@@ -74,3 +74,17 @@ class Lm(Section, frozen=True):
     ] = msgspec.field(default="", name="from")
     experts: Annotated[int, Meta(ge=0, description="of each feed-forward part; 0: it is dense")] = 0
     experts_used: Annotated[int, Meta(ge=1, description="by each token")] = 2
+
+
+class Ablate(Section, frozen=True):
+    """The models of `gyral curate --ablate`: one a variant and a seed, all alike."""
+
+    steps: Annotated[int, Meta(ge=1, description="updates of each")] = 200
+    seeds: Annotated[int, Meta(ge=1, description="models of each variant; their mean counts")] = 2
+    depth: Annotated[int, Meta(ge=1, description="blocks")] = 2
+    width: Annotated[int, Meta(ge=32, multiple_of=32, description="of the stream")] = 64
+    length: Annotated[int, Meta(ge=2, description="bytes of a sequence")] = 128
+    batch: Annotated[int, Meta(ge=1, description="sequences a step")] = 32
+    held_out_bytes: Annotated[
+        int, Meta(ge=1, description="of the result that is kept aside, where `curate.probe` names no clean text")
+    ] = 100_000
