@@ -10,9 +10,10 @@ the same text and is asked for the same pages:
   same blocks), trained for a number of CPU-seconds, one thread; windows of 256 that overlap by half. Their bits include the end
   of each page, the others' do not.
 
+A first run with batches of 16 reached 3.06 (bpe, 60 CPU-seconds, 135 steps): so few steps waste a small budget; 4 it is.
 Prediction, written before the first run: at 60 CPU-seconds kn7 (about 1.7) wins by .4 or more over both; at 240 s bpe comes
 within .2 of it and bytes stays .4 behind; ppmd beats kn7 by .05. A Llama needs more text and time than this to win.
-Command: .venv/bin/python benchmarks/lm/baselines.py [CPU-seconds …]   (default 60 240: about 11 CPU-minutes)
+Command: .venv/bin/python benchmarks/lm/baselines.py [CPU-seconds …]   (default 60 240: about 11 CPU-minutes, all at once)
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +51,7 @@ from gyral.train.loader import Order
 from gyral.train.optim import Optimizer
 from gyral.train.parallel.strategy import Alone
 
-BATCH, LENGTH, WIDTH, DEPTH, RATE = 16, 256, 128, 4, 4e-3
+BATCH, LENGTH, WIDTH, DEPTH, RATE = 4, 256, 128, 4, 3e-3
 PPMD = """
 import sys, pyppmd
 known, both = open(sys.argv[1], "rb").read(), open(sys.argv[2], "rb").read()
@@ -87,6 +90,7 @@ def compressors(train: list[str], held_out: list[str], size_bytes: int) -> dict[
 
 def llama(name: str, trained: Stream, held_out: Stream, vocab: int, cpu_s: float) -> dict[str, Any]:
     """A Llama that learned for so many CPU-seconds: its bits per byte, and what it took."""
+    torch.set_num_threads(1)
     task = NextToken(Shape(vocab, WIDTH, DEPTH, 2, 2, 352), LENGTH, trained, held_out)
     model = task.build(0)
     strategy = Alone()
@@ -112,9 +116,9 @@ def llama(name: str, trained: Stream, held_out: Stream, vocab: int, cpu_s: float
     bits = bits_of(model, held_out, LENGTH, vocab, stride=LENGTH // 2)
     tokens = steps * BATCH * LENGTH
     return {
-        "model": name, "bits_per_byte": round(float(bits.sum()) / held_out.num_bytes, 4), "cpu_s": round(used, 1),
-        "steps": steps, "passes": round(tokens / len(trained), 2), "parameters": sum(p.numel() for p in model.parameters()),
-        "training_loss": round(float(np.mean(losses[-20:])), 4), "tokens_per_cpu_s": round(tokens / used),
+        "model": name, "budget_cpu_s": cpu_s, "bits_per_byte": round(float(bits.sum()) / held_out.num_bytes, 4), "cpu_s":
+        round(used, 1), "steps": steps, "passes": round(tokens / len(trained), 2), "parameters": sum(p.numel() for p in
+        model.parameters()), "training_loss": round(float(np.mean(losses[-20:])), 4), "tokens_per_cpu_s": round(tokens / used),
     }  # fmt: skip
 
 
@@ -140,10 +144,11 @@ def main() -> None:
         "bytes": (Text([text.encode() for text in train]), Text([text.encode() for text in held_out]), Text.VOCAB),
     }
     out["bytes_per_token"] = round(streams["bpe"][1].num_bytes / len(streams["bpe"][1]), 3)
-    for cpu_s in budgets:
-        for name, (trained, aside, vocab) in streams.items():
-            out["llama"].append({"budget_cpu_s": cpu_s, **llama(name, trained, aside, vocab, cpu_s)})
-            print(json.dumps(out["llama"][-1]), file=sys.stderr)
+    asked = [(name, *stream, cpu_s) for cpu_s in budgets for name, stream in streams.items()]
+    with ProcessPoolExecutor(len(asked), get_context("spawn")) as pool:  # CPU time is counted, so they may share the machine
+        for made in pool.map(llama, *zip(*asked, strict=True)):
+            out["llama"].append(made)
+            print(json.dumps(made), file=sys.stderr)
     write("lm_baselines", out)
 
 

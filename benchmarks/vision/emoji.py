@@ -7,7 +7,8 @@ rest by gyral's own loop, by two ranks that all-reduce.
 
 - retrieval: a Twitter picture kept aside, the nearest of the Google pictures kept aside; R@1. Beside it: the same by pixels
   (32 × 32 RGB, mean taken off, cosine), by the network before training, and by chance.
-- naming: which of the names of all concepts kept aside, in one language, is nearest to a Twitter picture. Beside it chance and a
+- naming: which of the names of all concepts kept aside, in one language, is nearest to a Twitter picture. Beside it chance and
+a
   baseline by pixels: the name, in that language, of the trained picture with the nearest pixels; then the name kept aside that
   shares most n-grams with it (cosine of counts).
 - search: the nearest Twitter picture kept aside to a name kept aside; R@1 over all 24 languages.

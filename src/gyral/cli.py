@@ -145,17 +145,17 @@ def erase(root: Path, sets: tuple[str, ...], as_json: bool, subject: str, **flag
 @commands.command()
 @click.argument("name", required=False)
 @click.option("--source", "place", metavar="PLACE", help="Documents: a file, a folder, apt:NAME, npm:NAME@VERSION, pip:….")
+@click.option("--ablate", is_flag=True, default=None, help="Train small models without each family of rules: what is it worth?")
 @on_option
 @common
 def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, **flags: Any) -> None:
     """Make the dataset NAME from documents, or from events of the lake; all that is dropped has a reason."""
     config = configure(root, sets, {**flags, "name": name})
-    from gyral.curate.verb import curate as run_curate
+    from gyral.prepared import curated, told
 
     with start_run(root, "curate", config, as_json) as run:
-        manifest = run_curate(root, config, run).manifest
-    told = {"rows_in": manifest.rows_in, "rows_kept": manifest.rows_kept, "dropped": manifest.dropped}
-    print_result(as_json, {"dataset": manifest.dataset, **told})
+        result = told(curated(root, config, run))
+    print_result(as_json, result)
 
 
 @commands.command()
@@ -163,22 +163,23 @@ def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, *
 @click.option("--family", help="Kind of model.")
 @click.option("--budget", metavar="TIME", help="Training time: 90s, 3m, 1h.")
 @click.option("--seed", type=int, help="Same data, configuration and seed: same bytes.")
+@click.option("--distill", metavar="MODEL", help="A model that teaches the new one.")
 @click.option("--parallel", metavar="MESH", help="Ranks along axes: `data=2`, `data=2,tensor=2`, `pipeline=2,shard=2`.")
 @click.option("--resume", type=int, metavar="RUN", help="Go on with an interrupted training, on any mesh.")
 @on_option
 @common
 def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str | None, resume: int | None, **flags: Any) -> None:
-    """Train a model on DATASET; candidates compete on its last part."""
-    if dataset is None and resume is None:
-        raise UsageError("no dataset is named", hint="`gyral train DATASET`, or `gyral train --resume RUN`")
-    from gyral.train.resume import settings_of
-
-    config = configure(root, sets, flags, base=settings_of(root, resume) if resume is not None else None)
+    """Train a model on DATASET, or on a file, a folder or a package of it; candidates compete on its last part."""
     from gyral.config import budget_seconds
+    from gyral.prepared import dataset_of
+    from gyral.train.resume import settings_of
     from gyral.train.trainer import train as run_train
 
-    budget_s = budget_seconds(config.train.budget)
+    config = configure(root, sets, flags, base=settings_of(root, resume) if resume is not None else None)
+    if resume is None:
+        dataset = dataset_of(root, dataset, config, lambda verb, of: start_run(root, verb, of, as_json))
     with start_run(root, "train", config, as_json, seed=config.train.seed) as run:
+        budget_s = budget_seconds(config.train.budget)
         card = run_train(root, dataset or "", config, run, budget_s=budget_s, resume_from=resume)
     print_result(as_json, {"model": card.model, "candidates": card.candidates, **card.training})
 

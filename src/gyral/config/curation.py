@@ -41,6 +41,9 @@ class Curate(Section, frozen=True):
         str, Meta(description="clean text kept aside, by which each family of rules is measured; empty: none is")
     ] = ""
     probe_bytes: Annotated[int, Meta(ge=0, description="that each variant is measured with; 0: all it has")] = 10_000_000
+    ablate: Annotated[
+        bool, Meta(description="measure each family of rules by small models that are trained without it, `[ablate]`")
+    ] = False
     max_document_bytes: Annotated[
         int, Meta(ge=1, le=1 << 30, description="a record with more bytes is rejected as `too_large`, and never unpacked")
     ] = 20 << 20

@@ -186,3 +186,17 @@ class Recommend(Section, frozen=True):
     drawn: Annotated[
         int, Meta(ge=1, description="objects drawn beside each one met, as examples of not meeting (`ranking`)")
     ] = 4
+
+
+class Ablate(Section, frozen=True):
+    """The models of `gyral curate --ablate`: one a variant and a seed, all alike."""
+
+    steps: Annotated[int, Meta(ge=1, description="updates of each")] = 200
+    seeds: Annotated[int, Meta(ge=1, description="models of each variant; their mean counts")] = 2
+    depth: Annotated[int, Meta(ge=1, description="blocks")] = 2
+    width: Annotated[int, Meta(ge=32, multiple_of=32, description="of the stream")] = 64
+    length: Annotated[int, Meta(ge=2, description="bytes of a sequence")] = 128
+    batch: Annotated[int, Meta(ge=1, description="sequences a step")] = 32
+    held_out_bytes: Annotated[
+        int, Meta(ge=1, description="of the result that is kept aside, where `curate.probe` names no clean text")
+    ] = 100_000

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
@@ -32,9 +32,12 @@ from gyral.lake.documents import ShardFiles
 from gyral.lake.table import Lake
 from gyral.run import Run
 
+if TYPE_CHECKING:
+    from gyral.curate.probe import Trainer
 
-def curate(root: Path, name: str, config: Config, run: Run) -> Dataset:
-    """Make the next version of a dataset of documents.
+
+def curate(root: Path, name: str, config: Config, run: Run, trainer: Trainer | None = None) -> Dataset:
+    """Make the next version of a dataset of documents, and, with a trainer, say what each family of rules is worth to it.
 
     Raises
     ------
@@ -72,7 +75,8 @@ def curate(root: Path, name: str, config: Config, run: Run) -> Dataset:
         select={"options": msgspec.to_builtins(options)},
         decisions=documents.DECISIONS,
     )
-    return _decided(root, name, config, run, [files for files, _ in shards], [shard for _, shard in shards], stages, manifest)
+    files, kept = [each for each, _ in shards], [each for _, each in shards]
+    return _decided(root, name, config, run, files, kept, stages, manifest, trainer)
 
 
 def _before(root: Path, name: str) -> Dataset | None:
@@ -127,6 +131,7 @@ def _decided(
     shards: Sequence[Shard],
     stages: Sequence[Stage],
     manifest: Manifest,
+    trainer: Trainer | None,
 ) -> Dataset:
     settled = settle(root, files, stages, config, run)
     decisions, table = settled.decisions, settled.edits
@@ -142,6 +147,10 @@ def _decided(
         from gyral.curate import worth
 
         manifest.report["probe"] = worth.measure(root, files, settled, stages, config, run)
+    if trainer is not None:
+        from gyral.curate import worth
+
+        manifest.report["ablation"] = worth.measure(root, files, settled, stages, config, run, trainer)
     shown = samples.take(files, decisions, settled.digests)
     decided, packed = decisions.table(), None
     rejected = in_lake.rejected(Lake.of(root, config)) if manifest.source.startswith(in_lake.SCHEME) else {}

@@ -7,6 +7,7 @@ all that follows from it: a document that Gopher's rules would have dropped may 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from gyral.config import Config
 from gyral.curate import pipeline, readers, recipe
-from gyral.curate.probe import Row, probe
+from gyral.curate.probe import Row, Trainer, probe
 from gyral.curate.settle import Settled, families, settle
 from gyral.curate.stage import Stage
 from gyral.errors import InputError
@@ -28,15 +29,26 @@ MAX_HELD_OUT_BYTES = 4 << 20
 
 
 def measure(
-    root: Path, shards: Sequence[ShardFiles], settled: Settled, stages: Sequence[Stage], config: Config, run: Run
+    root: Path,
+    shards: Sequence[ShardFiles],
+    settled: Settled,
+    stages: Sequence[Stage],
+    config: Config,
+    run: Run,
+    trainer: Trainer | None = None,
 ) -> list[dict[str, Any]]:
     """Bits per byte of the clean text for a model of the result, of what was read, and of the result without each family.
+
+    Parameters
+    ----------
+    trainer : of models that are trained instead of counting n-grams. With it clean text need not be named: then a part of the
+        result is kept aside, which favours rules that make everything alike.
 
     Raises
     ------
     InputError : the clean text cannot be read.
     """
-    held_out = _held_out(config, run)
+    held_out = _held_out(config, run) if config.curate.probe else _of_the_result(shards, settled, config)
     named = families(stages, config)
     meter = run.meter("variants", len(named) + 2)
     every = np.array([rule.reason == "" or bool(rule.rule) for rule in settled.decisions.rules])[settled.decisions.rule]
@@ -48,7 +60,7 @@ def measure(
         other = settle(root, shards, stages, config, run, without=family)
         variants[f"without {family}"] = _texts(shards, other.decisions.is_kept, other.edits)
         meter.update(number)
-    rows = probe(variants, held_out, config.curate.probe_bytes, config.mix.seed)
+    rows = probe(variants, held_out, config.curate.probe_bytes, config.mix.seed, trainer)
     meter.update(len(named) + 2)
     _tell(rows, run)
     return [msgspec.to_builtins(row) for row in rows]
@@ -77,6 +89,19 @@ def _held_out(config: Config, run: Run) -> pa.StringArray:
             f"there is no text in `{config.curate.probe}`", where="curate.probe", hint="name a folder of clean text"
         )
     return pa.concat_arrays(found)
+
+
+def _of_the_result(shards: Sequence[ShardFiles], settled: Settled, config: Config) -> pa.StringArray:
+    """Kept documents with the lowest digests, one of each, two at least."""
+    texts = {text for batch in _texts(shards, settled.decisions.is_kept, settled.edits) for text in batch.to_pylist() if text}
+    found: list[str] = []
+    size = 0
+    for text in sorted(texts, key=lambda text: blake2b(text.encode(), digest_size=8).digest()):
+        size += len(text.encode())
+        if len(found) >= 2 and size > config.ablate.held_out_bytes:
+            break
+        found.append(text)
+    return pa.array(found, pa.string())
 
 
 def _tell(rows: Sequence[Row], run: Run) -> None:

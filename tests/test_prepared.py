@@ -1,0 +1,98 @@
+"""Verbs put together: what is trained on may be a place, and curation may ask small models what its rules are worth."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gyral.prepared import is_place
+
+
+def gyral(root, *words, code=0):
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "gyral", *words, "--root", str(root), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Sentences with a grammar, and two files of junk that a rule drops."""
+    folder = tmp_path_factory.mktemp("there") / "pages"
+    folder.mkdir()
+    whom = ["the falcon", "a gyre", "the tide", "my centre", "a beast", "the desert"]
+    what = ["turns around", "is carried by", "comes back to", "cannot hear", "looses", "troubles"]
+    for number in range(60):
+        lines = [
+            f"{whom[(number + at) % 6]} {what[(number * 3 + at * 5) % 6]} {whom[(at * 7) % 6]}, again." for at in range(24)
+        ]
+        (folder / f"{number}.txt").write_text(f"Page {number}.\n" + "\n".join(lines))
+    for number in range(40):
+        (folder / f"junk{number}.txt").write_text("\n".join(f"{(number * 7919 + at * 104729) % 99991:x}#" for at in range(200)))
+    return folder
+
+
+def test_a_name_is_a_dataset_and_a_path_is_a_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    assert is_place(tmp_path, "docs") and is_place(tmp_path, "./docs") and is_place(tmp_path, "apt:gnome-user-docs")
+    (tmp_path / "datasets" / "docs@1").mkdir(parents=True)
+    assert not is_place(tmp_path, "docs") and not is_place(tmp_path, "docs@1") and is_place(tmp_path, "./docs")
+    assert not is_place(tmp_path, "other") and not is_place(tmp_path, "wrong:thing")
+
+
+SMALL = ["lm.depth=1", "lm.width=32", "lm.heads=1", "lm.length=32", "train.batch=8", "train.steps=3"]
+SETS = [word for size in SMALL for word in ("--set", size)]
+
+
+@pytest.mark.slow
+def test_a_folder_is_curated_and_trained_on(pages, tmp_path):
+    done = gyral(tmp_path, "train", str(pages), "--family", "lm", *SETS)
+    told = json.loads(done.stdout)  # one line: what training gave
+    assert told["model"] == "pages@1" and len(told["loss"]) == 3
+    assert (tmp_path / "datasets" / "pages@1" / "manifest.json").exists()
+    runs = [json.loads((tmp_path / "runs" / name / "lineage.json").read_text()) for name in ("1", "2")]
+    assert [run["verb"] for run in runs] == ["curate", "train"]
+    two = json.loads(gyral(tmp_path, "train", str(pages), "--family", "lm", *SETS, "--parallel", "data=2").stdout)
+    assert two["ranks"] == 2 and max(abs(a - b) for a, b in zip(two["loss"], told["loss"], strict=True)) <= 2e-6
+
+
+@pytest.mark.slow
+def test_events_of_a_file_are_ingested_curated_and_trained_on(small_shop, tmp_path):
+    told = json.loads(gyral(tmp_path, "train", str(small_shop), "--budget", "1s").stdout)
+    assert told["model"] == "shop@1" and any(each["chosen"] for each in told["candidates"])
+    runs = [json.loads((tmp_path / "runs" / name / "lineage.json").read_text()) for name in ("1", "2", "3")]
+    assert [run["verb"] for run in runs] == ["ingest", "curate", "train"]
+
+
+@pytest.mark.slow
+def test_an_ablation_tells_what_rules_are_worth(pages, tmp_path):
+    """Junk in a third of the files: models that read it foretell the clean pages worse."""
+    sets = [
+        "ablate.steps=60",
+        "ablate.seeds=1",
+        "ablate.depth=1",
+        "ablate.width=32",
+        "ablate.batch=16",
+        "curate.probe_bytes=40000",
+    ]
+    words = [word for each in sets for word in ("--set", each)]
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    for number in range(4):
+        lines = [f"a beast looses the desert and my centre cannot hear the {each}" for each in ("tide", "gyre", "falcon")]
+        (clean / f"{number}.txt").write_text(f"{number}: " + " again.\n".join(lines))
+    done = gyral(tmp_path, "curate", "pages", "--source", str(pages), "--ablate", "--set", f"curate.probe={clean}", *words)
+    rows = json.loads(done.stdout)["ablation"]
+    named = {row["name"]: row for row in rows}
+    assert rows[0]["name"] == "result" and "everything" in named and any(name.startswith("without ") for name in named)
+    assert len({row["bytes"] for row in rows}) == 1
+    assert all(row["low"] <= row["bits_per_byte"] <= row["high"] for row in rows)
+    assert named["everything"]["change"] > 0.05  # junk harms
+    assert named["everything"]["change_low"] > 0
+    gyral(tmp_path, "curate", "nothing", "--ablate", code=2)
