@@ -18,6 +18,7 @@ from gyral.model import card as cards
 from gyral.model.embedder import GALLERY, Embedder
 from gyral.model.pictures import decoded
 from gyral.model.tasks.pictures import PICTURES
+from gyral.model.vision_routes import routes_of
 
 MOST_ANSWERS = 1_000
 
@@ -62,6 +63,16 @@ class ServableVision:
             hint = "train the model again"
             raise InputError(f"`{folder.name}` is no vision model", why=str(error), where=str(folder), hint=hint) from None
         self._names: dict[str, tuple[list[str], np.ndarray]] = {}
+        self.routes = routes_of(self, best)
+
+    @property
+    def objects(self) -> list[str]:
+        """Names of the dataset's pictures, in the order of the gallery."""
+        return self.known.ids
+
+    def name_of(self, place: int, language: str) -> str:
+        """What a picture of the dataset is called in a language, empty where it has no name there."""
+        return self.known.names.get(language, {}).get(str(place), "")
 
     def search(self, text: str, k: int = 10, lang: str = "") -> list[Picture]:
         """Pictures of the dataset that a text, in any language, is about; their names in `lang` where they have some."""

@@ -90,7 +90,8 @@ def shape_of(config: Config, vocab: int) -> Shape:
     width = lm.width or 64 * lm.depth
     heads = lm.heads or max(1, width // 64)
     hidden = lm.hidden or (4 * width if lm.layout == "gpt2" else -(-8 * width // (3 * 32)) * 32)
-    return Shape(vocab, width, lm.depth, heads, lm.kv_heads or heads, hidden, lm.tied)
+    kv_heads = lm.kv_heads or heads
+    return Shape(vocab, width, lm.depth, heads, kv_heads, hidden, lm.tied, experts=lm.experts, experts_used=lm.experts_used)
 
 
 def _open(data: Dataset, config: Config, start: Decoder | None) -> Opened:

@@ -1,0 +1,136 @@
+"""How a model of pictures is asked over HTTP.
+
+New pictures may be shown to a server (`POST /v1/pictures`): from then on they are found like those that were learned from,
+until the model is swapped. So what came a moment ago can be found without having been learned.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, Protocol
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from gyral.errors import InputError
+from gyral.model.family import Route, Told
+
+MAX_SHOWN = 100_000
+"""Pictures that a server keeps beside those of the model."""
+MAX_PICTURES, MAX_TEXTS = 256, 256
+"""In one request."""
+
+
+class Search(msgspec.Struct, frozen=True):
+    """Body of `POST /v1/search`: words in any language; among all pictures, those of the model, or those shown since."""
+
+    text: Annotated[str, Meta(min_length=1, max_length=4_096)]
+    k: Annotated[int, Meta(ge=1, le=1_000)] = 10
+    language: Annotated[str, Meta(max_length=64)] = ""
+    among: Literal["all", "learned", "shown"] = "all"
+    subject: Annotated[str, Meta(max_length=1024)] | None = None
+    model: Annotated[str, Meta(max_length=256)] | None = None
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A picture: its name, and its file in base64."""
+
+    object: Annotated[str, Meta(min_length=1, max_length=1024)]
+    raw: str
+
+
+class Pictures(msgspec.Struct, frozen=True):
+    """Body of `POST /v1/pictures`."""
+
+    pictures: Annotated[list[Shown], Meta(min_length=1, max_length=MAX_PICTURES)]
+    model: Annotated[str, Meta(max_length=256)] | None = None
+
+
+class Embed(msgspec.Struct, frozen=True):
+    """Body of `POST /v1/embed`: texts, or pictures in base64."""
+
+    texts: Annotated[list[Annotated[str, Meta(max_length=4_096)]], Meta(max_length=MAX_TEXTS)] = []
+    pictures: Annotated[list[str], Meta(max_length=MAX_PICTURES)] = []
+    model: Annotated[str, Meta(max_length=256)] | None = None
+
+
+class Encoder(Protocol):
+    """Makes vectors of length one, and has those of what it learned."""
+
+    gallery: np.ndarray
+
+    @property
+    def objects(self) -> Sequence[str]: ...
+
+    def embed_texts(self, texts: list[str]) -> np.ndarray: ...
+
+    def embed_images(self, raws: list[bytes]) -> np.ndarray: ...
+
+    def name_of(self, place: int, language: str) -> str: ...
+
+
+def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> dict[str, Route]:
+    """Routes of one loaded model; `best` ranks scores."""
+    shown: dict[str, int] = {}
+    vectors = np.zeros((0, model.gallery.shape[1]), np.float32)
+
+    def search(request: Search) -> Told:
+        learned = model.objects if request.among != "shown" else []
+        gallery = model.gallery if request.among != "shown" else model.gallery[:0]
+        extra, names = (vectors, list(shown)) if request.among != "learned" else (vectors[:0], [])
+        scores = np.concatenate([gallery, extra]) @ model.embed_texts([request.text])[0]
+        items: list[dict[str, Any]] = []
+        for place in best(scores, request.k):
+            is_learned = place < len(learned)
+            item = {"object": learned[place] if is_learned else names[place - len(learned)], "score": float(scores[place])}
+            title = model.name_of(place, request.language) if is_learned else ""
+            items.append({**item, "title": title} if title else item)
+        objects = [item["object"] for item in items]
+        props = {"query": request.text, "language": request.language, "k": request.k, "items": objects}
+        return Told({"items": items}, "search", request.subject, objects[0] if objects else None, props)
+
+    def show(request: Pictures) -> Told:
+        nonlocal vectors
+        if len(shown) + len(request.pictures) > MAX_SHOWN:
+            hint = "train again: what was learned from needs no showing"
+            raise InputError(f"no more than {MAX_SHOWN:,} pictures can be shown", hint=hint)
+        made = model.embed_images([decoded(each.raw) for each in request.pictures])
+        for each, vector in zip(request.pictures, made, strict=True):
+            if each.object in shown:
+                vectors[shown[each.object]] = vector
+            else:
+                shown[each.object] = len(vectors)
+                vectors = np.concatenate([vectors, vector[None]])
+        return Told({"shown": len(shown)}, "shown", None, None, {"objects": [each.object for each in request.pictures]})
+
+    def embed(request: Embed) -> Told:
+        body: dict[str, Any] = {}
+        if request.texts:
+            body["texts"] = model.embed_texts(request.texts).round(6).tolist()
+        if request.pictures:
+            body["pictures"] = model.embed_images([decoded(each) for each in request.pictures]).round(6).tolist()
+        if not body:
+            raise InputError("there is nothing to embed", hint='send `{"texts": ["a hedgehog"]}`')
+        return Told(body, "embedding", None, None, {"texts": len(request.texts), "pictures": len(request.pictures)})
+
+    return {
+        "/v1/search": Route(Search, search, '{"text": "a hedgehog", "k": 5}'),
+        "/v1/pictures": Route(Pictures, show, '{"pictures": [{"object": "a.png", "raw": "base64…"}]}'),
+        "/v1/embed": Route(Embed, embed, '{"texts": ["a hedgehog"]}'),
+    }
+
+
+def decoded(text: str) -> bytes:
+    """Bytes of base64.
+
+    Raises
+    ------
+    InputError : it is none.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError("a picture is not base64", why=str(error), hint="send the file's bytes in base64") from None
