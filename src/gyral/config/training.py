@@ -53,6 +53,17 @@ class Elastic(Section, frozen=True):
     restarts: Annotated[int, Meta(ge=0, description="of one member, before the run is given up")] = 10
 
 
+class Outer(Section, frozen=True):
+    """Ranks of `data` that meet every few steps instead of each: `[train.outer]`."""
+
+    every: Annotated[int, Meta(ge=0, description="steps between two meetings; 0: gradients are added in each step")] = 0
+    rate: Annotated[float, Meta(gt=0, le=2, description="of the outer step; 1 without momentum: averaging")] = 0.7
+    momentum: Annotated[float, Meta(ge=0, lt=1, description="of the outer step (Nesterov)")] = 0.9
+    ramp: Annotated[int, Meta(ge=0, description="meetings over which both grow from averaging to what is asked")] = 100
+    wire: Annotated[Literal["f32", "bf16", "int8"], Meta(description="how what has moved is sent")] = "int8"
+    fragments: Annotated[int, Meta(ge=1, description="parts of the parameters that meet one after the other")] = 1
+
+
 class Train(Section, frozen=True):
     """Dataset → Model."""
 
@@ -68,6 +79,7 @@ class Train(Section, frozen=True):
     precision: Annotated[
         Literal["auto", "f32", "bf16"], Meta(description="of matrix products; `auto`: bf16 where it is fast")
     ] = "f32"
+    wire: Annotated[Literal["f32", "bf16", "int8"], Meta(description="how ranks of `data` send gradients")] = "f32"
     sharding: Annotated[
         Literal["weights", "states"],
         Meta(description="what ranks of `shard` hold apart: `weights` too (least memory), or `states` (fewest bytes)"),
@@ -99,6 +111,7 @@ class Train(Section, frozen=True):
     compile: Annotated[bool, Meta(description="compile each block; pays after some ten minutes of training")] = False
     profile: Annotated[int, Meta(ge=0, description="steps to record for `chrome://tracing` in the run's folder; 0: none")] = 0
     optim: Optim = Optim()
+    outer: Outer = Outer()
     elastic: Elastic = Elastic()
 
 

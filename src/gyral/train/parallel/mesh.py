@@ -63,6 +63,10 @@ def strategy_of(axes: dict[str, int], train: Train) -> Strategy:
     if axes and (started := dist.get_world_size()) != (ranks := num_ranks(axes)):
         words = ",".join(f"{axis}={size}" for axis, size in axes.items())
         raise ConfigError(f"`{words}` is a mesh of {ranks} ranks, but {started} were started", where="train.parallel")
+    for setting, is_on in (("outer.every", train.outer.every > 0), ("wire", train.wire != "f32")):
+        if is_on and axes and (set(axes) != {"data"} or train.tables != "replicate"):
+            hint = "`--parallel data=N` alone, with `train.tables` replicated"
+            raise ConfigError(f"`train.{setting}` is of ranks that have the whole model", where="train.parallel", hint=hint)
     strategy: Alone
     if not axes:
         strategy = Alone()
@@ -72,8 +76,9 @@ def strategy_of(axes: dict[str, int], train: Train) -> Strategy:
         strategy = Pipeline(axes, train)
     elif set(axes) == {"data"} and train.tables == "replicate":
         from gyral.train.parallel.data import Data
+        from gyral.train.parallel.local_sgd import LocalSgd
 
-        strategy = Data()
+        strategy = LocalSgd(train.outer) if train.outer.every else Data(wire=train.wire)
     else:
         from gyral.train.parallel.meshed import Meshed, placers
 
