@@ -41,7 +41,7 @@ class Roles:
         activation checkpointing and of compilation, and a pipeline is cut between them; empty: there are none.
     first, last : modules before and after the blocks: the first stage of a pipeline has those, the last stage these. A module
         calls what it has: an attribute that is None belongs to another stage.
-    attention : pattern of modules whose `attend(query, key, value, …)` sees the whole sequence.
+    attention : pattern of modules whose `attend(query, key, value, …)` sees the whole sequence; they know their `head_width`.
     hf : pattern of our parameter's name → its name in the library transformers, `{}` for what `*` matched.
     """
 

@@ -115,6 +115,7 @@ class BaseTask:
 
     def loss(self, model: nn.Module, batch: Batch, gather: Gather) -> Sums:
         """One forward pass and its sums."""
+        batch = moved(batch, model)
         return self.sums(model(*self.inputs(batch)), batch, gather)
 
     def after_step(self, model: nn.Module, step: int) -> None:
@@ -140,6 +141,12 @@ class BaseTask:
 def alone(tensor: Tensor) -> Tensor:
     """The `Gather` of one process."""
     return tensor
+
+
+def moved(batch: Batch, model: nn.Module) -> Batch:
+    """A batch on the device of a model; what is there already is not copied."""
+    where = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    return {name: tensor.to(where, non_blocking=True) for name, tensor in batch.items()}
 
 
 def row_generator(seed: int, step: int, example: int) -> np.random.Generator:

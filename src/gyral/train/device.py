@@ -14,10 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from gyral.errors import ConfigError
-from gyral.model.task import Batch
 
 FAST_BF16 = {"avx512_bf16", "amx_bf16"}
 """Flags of a processor that multiplies bf16 faster than f32."""
@@ -74,15 +72,3 @@ def is_bf16(precision: str) -> bool:
 def autocast(precision: str) -> AbstractContextManager[object]:
     """What a forward pass runs under."""
     return torch.autocast(kind(), dtype=torch.bfloat16) if is_bf16(precision) else nullcontext()
-
-
-def moved(batch: Batch, model: nn.Module) -> Batch:
-    """A batch on the device of a model."""
-    where = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    if where.type == "cpu":
-        return batch
-    return {name: _to(tensor, where) for name, tensor in batch.items()}
-
-
-def _to(tensor: Tensor, where: torch.device) -> Tensor:
-    return tensor.to(where, non_blocking=True)

@@ -63,8 +63,23 @@ TWO = [
 
 
 def test_meshes_of_four_learn_what_one_learns(tmp_path):
-    for case, found in zip(FAST, launched(tmp_path, 4, FAST), strict=True):
+    unlike = {"task": "unlike", "parallel": "data=2,shard=2"}
+    *learned, refused = launched(tmp_path, 4, [*FAST, unlike])
+    for case, found in zip(FAST, learned, strict=True):
         check(case, found)
+    assert (
+        refused["error"] == "RankError"
+        and refused["what"] == "ranks begin with other values of `layers.0.up.weight` and 7 more"
+    )
+
+
+@pytest.mark.slow
+def test_bf16_stays_near_what_f32_learns(tmp_path):
+    cases = [{**LM, "parallel": parallel, "precision": "bf16"} for parallel in ("data=2", "shard=2", "tensor=2")]
+    cases += [{**TOWERS, "parallel": parallel, "precision": "bf16"} for parallel in ("data=2", "shard=2", "tensor=2")]
+    for case, found in zip(cases, launched(tmp_path, 2, cases), strict=True):
+        differences = [abs(a - b) for a, b in zip(found["losses"], found["expected"]["losses"], strict=True)]
+        assert 1e-5 < max(differences) < 1e-2, case  # rounded, and no more
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from gyral.config.training import Optim, Train
 from gyral.errors import GyralError
@@ -26,6 +27,7 @@ from gyral.train import loop
 from gyral.train.loader import Order
 from gyral.train.optim import Optimizer
 from gyral.train.parallel import mesh
+from gyral.train.parallel.meshed import Meshed
 from gyral.train.parallel.strategy import Alone
 
 STEPS, BATCH, LENGTH = 12, 8, 24
@@ -93,7 +95,16 @@ class Contrastive(BaseTask):
         return Sums(loss, torch.tensor(float(len(left))))
 
 
+class Unlike(Contrastive):
+    """A model that is another one on each rank."""
+
+    def build(self, seed):
+        return seeded(seed + dist.get_rank(), Towers)
+
+
 def task_of(case):
+    if case["task"] == "unlike":
+        return Unlike()
     if case["task"] == "contrastive":
         return Contrastive()
     heads = case.get("heads", 4)
@@ -114,6 +125,8 @@ def trained(task, strategy, case, train):
     def evaluate(_):
         if strategy.evaluates:
             metrics.append(loop.evaluate(task, model))
+        if "shard" in case["parallel"] and isinstance(strategy, Meshed):  # a checkpoint may be written now
+            assert all(isinstance(param, DTensor) for param in model.parameters())
 
     order = Order(task.num_rows, batch, 5)
     loop.train(task, model, strategy, optimizer, settings, order, loop.Position(), [steps.append], [(6, evaluate)])

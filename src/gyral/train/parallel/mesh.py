@@ -77,7 +77,7 @@ def strategy_of(axes: dict[str, int], train: Train) -> Strategy:
         if unknown := [axis for axis in axes if axis != "data" and axis not in placers()]:
             raise ConfigError(f"no strategy knows the axis {', '.join(unknown)}", where="train.parallel")
         strategy = Meshed(axes, train)
-    strategy.autocast = partial(device.autocast, train.precision)
+    strategy.autocast, strategy.recompute = partial(device.autocast, train.precision), train.recompute
     return strategy
 
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from gyral.config.training import Train
+from gyral.errors import RankError
 from gyral.model.task import Batch, Sums, Task
 from gyral.train import device
 from gyral.train.loader import Part
@@ -115,7 +116,9 @@ class Meshed(Alone):
         Raises
         ------
         ConfigError : an axis does not divide the model.
+        RankError : ranks were given models of other values.
         """
+        refuse_unlike(model)
         if any(axis in BATCH_AXES for axis in self.groups.names):
             refuse_batch_norm(model)
         self.task, self.model = task, model.to(device.device())
@@ -222,6 +225,27 @@ class Groups:
             part = self.mesh[axes] if len(axes) > 1 else self.mesh[axes[0]]
             self._made[axes] = (part._flatten("_".join(axes)) if len(axes) > 1 else part).get_group()
         return self._made[axes]
+
+
+@torch.no_grad()
+def refuse_unlike(model: nn.Module) -> None:
+    """Raise where ranks begin with other values.
+
+    Raises
+    ------
+    RankError : the sums of some parameter differ between ranks.
+    """
+    sums = torch.stack([tensor.double().sum() for tensor in model.state_dict().values()]).to(device.device())
+    least, most = sums.clone(), sums.clone()
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    if not torch.equal(least, most):
+        names = [name for name, differs in zip(model.state_dict(), (least != most).tolist(), strict=True) if differs]
+        raise RankError(
+            f"ranks begin with other values of `{names[0]}` and {len(names) - 1} more",
+            why="a model is a function of its seed on one version of torch and one kind of processor",
+            hint="give all ranks the same machine and environment",
+        )
 
 
 def local_gradients(model: nn.Module) -> list[Tensor]:

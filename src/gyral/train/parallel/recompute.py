@@ -14,11 +14,18 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from gyral.model.roles import Roles
+
 if TYPE_CHECKING:
     from gyral.train.parallel.meshed import Plan
 
 
 def place(model: nn.Module, plan: Plan) -> None:
+    """As `wrap`."""
+    wrap(model, plan.task.roles)
+
+
+def wrap(model: nn.Module, roles: Roles) -> None:
     """Wrap the call of each block; names stay as they are."""
-    for _, block in plan.task.roles.units(model):
+    for _, block in roles.units(model):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -50,6 +50,8 @@ def place(model: nn.Module, plan: Plan) -> None:
         unit.set_force_sum_reduction_for_comms(True)
         if device.kind() == "cpu":
             unit.set_custom_reduce_scatter(AllToAll())
+    # an evaluation fetches weights and has no backward pass after which they are let go
+    model.register_forward_hook(lambda *_: None if model.training else release(model))
     if keeps_weights:
         plan.between.append(lambda is_last: settle(units, is_last))
 

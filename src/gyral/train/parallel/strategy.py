@@ -20,9 +20,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from gyral.model.task import Batch, Gather, Sums, Task, alone
-from gyral.train.device import device, moved
+from gyral.model.task import Batch, Gather, Sums, Task, alone, moved
+from gyral.train.device import device
 from gyral.train.loader import Part
+from gyral.train.parallel.recompute import wrap
 
 Autocast = Callable[[], AbstractContextManager[object]]
 """Makes what a forward pass runs under: nothing, or matrix products in bf16."""
@@ -80,10 +81,13 @@ class Alone:
     num_ranks = 1
     evaluates = True
     autocast: Autocast = nullcontext
+    recompute = False
 
     def place(self, task: Task, model: nn.Module) -> nn.Module:
         """Move the model to this rank's device."""
         self.task, self.model = task, model.to(device())
+        if self.recompute:
+            wrap(self.model, task.roles)
         return self.model
 
     def settle(self, step: int) -> Part:
