@@ -49,15 +49,17 @@ class Tower(nn.Module):
 class Clicks(BaseTask):
     """Ids by Zipf's law, as those of clicks are."""
 
-    name, num_rows = "clicks", 1 << 20
+    name, num_rows = "clicks", 1 << 14
     roles = Roles(rules=(("seen", "table"), ("object", "table")))
+
+    def __init__(self) -> None:
+        self.ids = np.minimum(np.random.default_rng(SEED).zipf(1.2, (self.num_rows, BAG + 1)), IDS) - 1
 
     def build(self, seed: int) -> nn.Module:
         return seeded(seed, Tower)
 
     def batch(self, examples: np.ndarray, step: int) -> Batch:
-        drawn = np.random.default_rng(int(examples[0]) if len(examples) else 0)
-        ids = np.minimum(drawn.zipf(1.2, (len(examples), BAG + 1)), IDS) - 1
+        ids = self.ids[examples]
         label = (ids[:, 0] % 2).astype(np.float32)
         parts = {"seen": ids[:, 1:], "objects": ids[:, :1], "label": label}
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in parts.items()}

@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, schedules
 
 from gyral.errors import ConfigError
-from gyral.model.task import BaseTask, Batch, Sums, Task
+from gyral.model.task import BaseTask, Batch, Sums, Task, moved
 from gyral.train import device
 from gyral.train.parallel import context, gathering, stages
 from gyral.train.parallel.local import local
-from gyral.train.parallel.meshed import Meshed
+from gyral.train.parallel.meshed import Meshed, refuse_unlike
 from gyral.train.parallel.strategy import Autocast, Totals, added
 
 SCHEDULES: dict[str, Any] = {
@@ -66,6 +66,7 @@ class Pipeline(Meshed):
             raise ConfigError(
                 "zero-bubble schedules cannot be sharded", where="train.schedule", why=why, hint="use `interleaved`"
             )
+        refuse_unlike(model)
         self.group = self.groups.of(("pipeline",))
         rank, size = dist.get_rank(self.group), dist.get_world_size(self.group)
         numbers = stages.owned_stages(self.train.schedule, rank, size)
@@ -155,7 +156,7 @@ class Pipeline(Meshed):
         missing = self._rows * self._num - self._num_rows
         extra = [{name: row.expand(missing, *row.shape[1:]) for name, row in self._template.items()}] if missing else []
         filled = {name: torch.cat([batch[name] for batch in [*batches, *extra]]) for name in self._template}
-        return device.moved(self.cut(filled), self.model)
+        return moved(self.cut(filled), self.model)
 
     def _loss(self, outputs: Tensor, number: Tensor) -> Tensor:
         """The loss of one micro-batch; rows that fill it up are left out."""
