@@ -14,7 +14,7 @@ import mesh_worker
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mesh_worker import BATCH, LENGTH, SEED, SHAPE, TEXT, Way
+from mesh_worker import LENGTH, SEED, SHAPE, TEXT, Way
 from torch import Tensor, nn
 
 from gyral.config.training import Train
@@ -29,6 +29,8 @@ from gyral.train.parallel.strategy import Alone
 
 SPARSE = Shape(SHAPE.vocab, 256, 3, 8, 8, 352, experts=8, experts_used=2)
 """8.0 M parameters, of which a token uses a third."""
+BATCH = mesh_worker.BATCH = 8
+"""Sequences a step, of the peer too; four stages need as many."""
 IDS, WIDTH, BAG, ROWS = 62_500, 64, 20, 256
 
 
@@ -78,7 +80,7 @@ class Piece(Way):
     def __init__(self, words: str) -> None:
         parallel, *settings = words.split()
         named = dict(word.split("=") for word in settings if "=" in word)
-        size = ROWS if "clicks" in settings else BATCH * 2
+        size = ROWS if "clicks" in settings else BATCH
         if "clicks" in settings:
             self.task: Any = Clicks()
         else:
