@@ -1,6 +1,6 @@
 """What pipeline, context, expert and spread tables cost: CPU seconds and bytes a step at 8 M parameters, against `data=2`.
 
-    .venv/bin/python benchmarks/train/pieces.py [ROUNDS]
+    .venv/bin/python benchmarks/train/pieces.py [ROUNDS [dense] [experts] [clicks]]
 
 Three models: the dense decoder of `strategies.py` (8.4 M), one with eight experts of which a token uses two (8.0 M), and two
 tables of 4 M numbers each under clicks by Zipf's law. The peer of each way is `data=2` of the same model, which is torch's
@@ -36,15 +36,13 @@ MODELS = {
 }
 
 
-def main(rounds: int = 8) -> None:
-    """Print a row a way, then the raw figures."""
+def main(rounds: str = "8", *models: str) -> None:
+    """Print a row a way, then the raw figures of each model."""
     counting.WORKER = str(Path(__file__).with_name("pieces_worker.py"))
-    rows: dict[str, dict[str, Any]] = {}
-    raw: dict[str, Any] = {}
-    for ways in MODELS.values():
-        found = counting.figures(2, ways, warm=2, rounds=rounds)["ways"]
-        raw |= found
-        alone, data = found[ways[0]], found[ways[1]]
+    for model in models or MODELS:
+        found = counting.figures(2, MODELS[model], warm=2, rounds=int(rounds))["ways"]
+        alone, data = (found[words] for words in MODELS[model][:2])
+        rows: dict[str, dict[str, Any]] = {}
         for words, taken in found.items():
             ratios = [own / other for own, other in zip(taken["cpu_s"], data["cpu_s"], strict=True)]
             rows[words] = {
@@ -55,8 +53,8 @@ def main(rounds: int = 8) -> None:
                 "cpu_of_data": round(statistics.median(ratios), 3),
             }
             print(f"{words:34} {json.dumps(rows[words])}", file=sys.stderr)
-    write("train_pieces", {"rounds": rounds, "rows": rows, "raw": raw})
+        write(f"train_pieces_{model}", {"rounds": int(rounds), "rows": rows, "raw": found})
 
 
 if __name__ == "__main__":
-    main(*(int(each) for each in sys.argv[1:]))
+    main(*sys.argv[1:])

@@ -14,7 +14,7 @@ import mesh_worker
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mesh_worker import BATCH, LENGTH, SEED, SHAPE, TEXT, Way
+from mesh_worker import LENGTH, SEED, SHAPE, TEXT, Way
 from torch import Tensor, nn
 
 from gyral.config.training import Train
@@ -29,6 +29,8 @@ from gyral.train.parallel.strategy import Alone
 
 SPARSE = Shape(SHAPE.vocab, 256, 3, 8, 8, 352, experts=8, experts_used=2)
 """8.0 M parameters, of which a token uses a third."""
+BATCH = mesh_worker.BATCH = 8
+"""Sequences a step, of the peer too; four stages need as many."""
 IDS, WIDTH, BAG, ROWS = 62_500, 64, 20, 256
 
 
@@ -49,15 +51,17 @@ class Tower(nn.Module):
 class Clicks(BaseTask):
     """Ids by Zipf's law, as those of clicks are."""
 
-    name, num_rows = "clicks", 1 << 20
+    name, num_rows = "clicks", 1 << 14
     roles = Roles(rules=(("seen", "table"), ("object", "table")))
+
+    def __init__(self) -> None:
+        self.ids = np.minimum(np.random.default_rng(SEED).zipf(1.2, (self.num_rows, BAG + 1)), IDS) - 1
 
     def build(self, seed: int) -> nn.Module:
         return seeded(seed, Tower)
 
     def batch(self, examples: np.ndarray, step: int) -> Batch:
-        drawn = np.random.default_rng(int(examples[0]) if len(examples) else 0)
-        ids = np.minimum(drawn.zipf(1.2, (len(examples), BAG + 1)), IDS) - 1
+        ids = self.ids[examples]
         label = (ids[:, 0] % 2).astype(np.float32)
         parts = {"seen": ids[:, 1:], "objects": ids[:, :1], "label": label}
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in parts.items()}
@@ -76,7 +80,7 @@ class Piece(Way):
     def __init__(self, words: str) -> None:
         parallel, *settings = words.split()
         named = dict(word.split("=") for word in settings if "=" in word)
-        size = ROWS if "clicks" in settings else BATCH * 2
+        size = ROWS if "clicks" in settings else BATCH
         if "clicks" in settings:
             self.task: Any = Clicks()
         else:

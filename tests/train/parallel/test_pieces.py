@@ -76,17 +76,15 @@ TWO = [
     lm("context=2", microbatch=3),
     experts("expert=2", microbatch=3),
     clicks("data=2", "row", batch=25),
-    clicks("data=2", "column"),
-    clicks("data=2", "table"),
 ]
 FOUR = [
-    lm("pipeline=2,data=2"),
     lm("pipeline=2,tensor=2", microbatch=3),
     lm("shard=2,context=2", microbatch=2),
     experts("data=2,expert=2"),
-    clicks("data=2,shard=2", "row"),
 ]
 SLOW_TWO = [
+    clicks("data=2", "column"),
+    clicks("data=2", "table"),
     lm("pipeline=2", microbatch=0),
     lm("pipeline=2", microbatch=0, batch=7),
     lm("pipeline=2", schedule="gpipe"),
@@ -102,6 +100,8 @@ SLOW_TWO = [
     clicks("shard=2", "table", sharding="states"),
 ]
 SLOW_FOUR = [
+    lm("pipeline=2,data=2"),
+    clicks("data=2,shard=2", "row"),
     lm("pipeline=4", depth=4, microbatch=1),
     lm("pipeline=2,shard=2"),
     lm("pipeline=2,shard=2", sharding="states"),

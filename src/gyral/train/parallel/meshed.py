@@ -118,7 +118,8 @@ class Meshed(Alone):
         ConfigError : an axis does not divide the model.
         RankError : ranks were given models of other values.
         """
-        refuse_unlike(model)
+        if not self.private_axes:
+            refuse_unlike(model)
         if any(axis in BATCH_AXES for axis in self.groups.names):
             refuse_batch_norm(model)
         self.task, self.model = task, model.to(device.device())

@@ -33,7 +33,7 @@ from gyral.model.task import BaseTask, Batch, Sums, Task, moved
 from gyral.train import device
 from gyral.train.parallel import context, gathering, stages
 from gyral.train.parallel.local import local
-from gyral.train.parallel.meshed import Meshed
+from gyral.train.parallel.meshed import Meshed, refuse_unlike
 from gyral.train.parallel.strategy import Autocast, Totals, added
 
 SCHEDULES: dict[str, Any] = {
@@ -66,6 +66,7 @@ class Pipeline(Meshed):
             raise ConfigError(
                 "zero-bubble schedules cannot be sharded", where="train.schedule", why=why, hint="use `interleaved`"
             )
+        refuse_unlike(model)
         self.group = self.groups.of(("pipeline",))
         rank, size = dist.get_rank(self.group), dist.get_world_size(self.group)
         numbers = stages.owned_stages(self.train.schedule, rank, size)
