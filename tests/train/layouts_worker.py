@@ -73,7 +73,7 @@ def main():
     rank = int(os.environ["RANK"])
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meet-{what}-{os.environ['WORLD_SIZE']}", rank=rank,
-        world_size=int(os.environ["WORLD_SIZE"]), timeout=timedelta(seconds=120),
+        world_size=int(os.environ["WORLD_SIZE"]), timeout=timedelta(seconds=300),
     )  # fmt: skip
     torch.set_num_threads(1)
     result = {}

@@ -12,7 +12,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
 from gyral.config.training import Optim
-from gyral.errors import InputError
+from gyral.errors import InputError, RankError
 from gyral.model.nets.llama import Shape
 from gyral.model.tasks.next_token import NextToken, Text
 from gyral.train import loop, saved
@@ -243,3 +243,41 @@ def test_ranks_that_have_the_same_share_the_writing(tmp_path):
     again = Training(tmp_path, seed=8)
     again.position = again.checkpoints.begin(1)
     assert again.run(2) == whole.run(2)
+
+
+class Average:
+    """A part with a state of its own: tensors by names with dots, and numbers."""
+
+    def __init__(self, model, num):
+        self.num, self.shadow = num, {name: param.detach() * 0 + num for name, param in model.named_parameters()}
+
+    def state(self):
+        return {"num": self.num, "losses": [1.5, 2.5], "shadow": self.shadow}
+
+    def load(self, state):
+        self.num, self.losses = state["num"], state["losses"]
+        assert state["shadow"].keys() == self.shadow.keys()
+
+
+def test_further_parts_come_back_and_a_tied_name_is_found_by_a_stage(tmp_path):
+    first = Training(tmp_path)
+    first.run(1)
+    options = {"parts": {"ema": Average(first.model, 7)}}
+    made = Checkpoints(tmp_path, first.model, first.optimizer, first.strategy, first.order, **options)
+    made.save(first.position)
+    made.wait()
+    last = stage(first, ["1"], False, True)
+    average = Average(last, 0)
+    Checkpoints(tmp_path, last, Optimizer(last, Optim(), 9), Alone(), first.order, parts={"ema": average}).begin(1)
+    assert average.num == 7 and average.losses == [1.5, 2.5]
+    assert "logits.weight" in average.shadow and all((tensor == 7).all() for tensor in average.shadow.values())
+
+
+def test_a_save_waits_for_the_one_before_and_a_rank_that_never_wrote_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("gyral.train.checkpoint.WAIT_S", 0.3)
+    first = Training(tmp_path, rank=0, count=2, exchange=lambda text: [text, b"same" if text in (b"new", b"same") else b"[]"])
+    first.run(1)
+    first.checkpoints.save(first.position)
+    with pytest.raises(RankError, match="part of rank 1"):
+        first.checkpoints.wait()
+    assert saved.newest(tmp_path) is None

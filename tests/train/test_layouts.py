@@ -27,7 +27,7 @@ def launch(folder, count, *words):
             command = [sys.executable, "-P", str(WORKER), str(folder), *words]
             ranks.append(subprocess.Popen(command, env={**environment, "RANK": str(rank)}, stdout=file, stderr=file))
     try:
-        assert [rank.wait(280) for rank in ranks] == [0] * count, "\n".join(log.read_text()[-1500:] for log in logs)
+        assert [rank.wait(900) for rank in ranks] == [0] * count, "\n".join(log.read_text()[-1500:] for log in logs)
     finally:
         for rank in ranks:
             rank.kill()
@@ -56,6 +56,7 @@ def test_spread_tables_are_loaded_in_any_other_layout(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_every_layout_loads_what_every_other_saved(tmp_path):
     every = ",".join([*TWO, *FOUR])
     saved = launch(tmp_path, 2, "save", ",".join(TWO)) | launch(tmp_path, 4, "save", ",".join(FOUR))

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +52,10 @@ class Foreign(Dataset):
     def title(self) -> str:
         """The folder's name, as a model may be called."""
         return re.sub(r"[^A-Za-z0-9_-]+", "_", self.folder.name).strip("_-") or "shards"
+
+    def require(self, kind: str, what: str) -> Self:
+        """As of any dataset; whoever wants texts may have those beside pictures."""
+        return self if kind == "text" and self._text else super().require(kind, what)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """All rows, a block at a time: `text`, `raw` of pictures, and the columns named."""

@@ -202,12 +202,12 @@ class Checkpoints:
 
         try:
             reader, metadata = reader_of(found.folder)
-            filled = wanted(found, shapes_in(metadata), self.model, self.optimizers, self._parts())
+            filled, given = wanted(found, shapes_in(metadata), self.model, self.optimizers, self._parts())
             read_into(reader, metadata, filled)
         except (OSError, SafetensorError) as error:
             raise saved.refused("the checkpoint cannot be read", str(error), found.folder) from None
         for name, part in self.parts.items():
-            if kept := layout.nested({**filled, **found.manifest.numbers}, name):
+            if kept := layout.nested({**given, **found.manifest.numbers}, name):
                 part.load(kept)
         return Position(found.manifest.step, found.manifest.skipped)
 
@@ -273,7 +273,7 @@ def gathered_marks(staging: Path, count: int) -> list[Mark]:
 
 def sweep(place: Path, session: str) -> None:
     """Remove what saves of earlier processes left half done."""
-    for left in place.glob(".*.tmp"):
+    for left in [*place.glob(".*.tmp"), *place.glob(".*.going")]:
         if f".{session}." not in left.name:
             shutil.rmtree(left, ignore_errors=True)
 

@@ -24,32 +24,41 @@ def wanted(
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
     parts: Mapping[str, Mapping[str, Any]],
-) -> layout.Tensors:
-    """Name in the checkpoint → the tensor to be filled. Numbers of the optimizer are put in place at once.
+) -> tuple[layout.Tensors, layout.Tensors]:
+    """Which tensors are to be filled. Numbers of the optimizer are put in place at once.
 
     Parameters
     ----------
     shapes : of what the checkpoint holds.
     parts : state of the strategy and others as it is; what it holds is filled in the same layout.
 
+    Returns
+    -------
+    filled, given : name in the checkpoint → tensor to be filled; those of `parts` by the names that they have there. A part
+    that has no tensors yet is given all that the checkpoint has of it, whole.
+
     Raises
     ------
     InputError : the checkpoint is of another model.
     """
     filled: layout.Tensors = {}
+    given: layout.Tensors = {}
     aliases = found.manifest.aliases
     for name, tensor in layout.state_of(model, [], parts).tensors.items():
         source = named_so(name, shapes, aliases)
         if tensor.numel() and source in shapes:
             check_shape(source, shapes[source], tensor, found.folder)
             filled[source] = tensor
+            if not name.startswith("model."):
+                given[name] = tensor
         elif tensor.numel() and name.startswith("model."):
             raise refused(f"the checkpoint has no `{name}`", "it is of another model", found.folder)
     filled |= slots(found, shapes, model, optimizers)
+    begun = {name.partition(".")[0] for name in given}
     for name, held in shapes.items():
-        if name.partition(".")[0] in parts and name not in filled:
-            filled[name] = torch.zeros(held.size, dtype=held.properties.dtype)
-    return filled
+        if (part := name.partition(".")[0]) in parts and part not in begun:
+            filled[name] = given[name] = torch.zeros(held.size, dtype=held.properties.dtype)
+    return filled, given
 
 
 def slots(

@@ -42,11 +42,13 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     num = mesh.num_ranks(axes)
     folder = run.folder
     task = open_task(root, data.name, config)
+    sample = task.build(config.train.seed)
+    flops = task.flops(sample) * config.train.batch
     found = saved.newest(folder, run.note)
-    steps = found.manifest.pins.steps if found else config.train.steps or planned_steps(task, config, budget_s, num)
+    steps = found.manifest.pins.steps if found else config.train.steps or planned_steps(flops, budget_s, num)
     job = Job(
         str(root.resolve()), data.name, str(folder), steps, config, found.manifest.step if found else 0,
-        config.train.checkpoint_every or planned_steps(task, config, CHECKPOINT_S, num), resume.pins_of(data, config, steps),
+        config.train.checkpoint_every or planned_steps(flops, CHECKPOINT_S, num), resume.pins_of(data, config, steps),
         versions(),
     )  # fmt: skip
     teller = Teller(run, task, config, steps)
@@ -64,7 +66,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
             write_weights(folder, publishable(trained))
             result = trained.result
         else:
-            for note in limits.check(task, task.build(config.train.seed), axes, config.train):
+            for note in limits.check(task, sample, axes, config.train):
                 run.note(note)
             path, meet = folder / "job.json", folder / "meet"
             write_atomic(path, msgspec.json.encode(job))
@@ -91,9 +93,8 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     return Fitted(weights, None, [candidate], "what was kept aside", training, task.files())
 
 
-def planned_steps(task: Any, config: Config, budget_s: float, num: int) -> int:
-    """Steps that a budget pays by a nominal rate, one at least."""
-    flops = task.flops(task.build(config.train.seed)) * config.train.batch
+def planned_steps(flops: float, budget_s: float, num: int) -> int:
+    """Steps of so many FLOPs that a budget pays by a nominal rate, one at least."""
     return max(1, int(budget_s * num * NOMINAL_FLOP_PER_S / max(flops, 1.0)))
 
 

@@ -29,6 +29,9 @@ def test_shards_are_documents_of_the_kind_their_columns_tell(tmp_path):
     assert batch["text"][3].as_py().startswith("Page 3") and batch["raw"][3].as_py().startswith(b"\x89PNG")
     assert len(set(batch["file"].to_pylist())) == 7 and len(set(batch["image_digest"].to_pylist())) == 7
     assert batch["declared"].null_count == 7
+    assert made.require("text", "a language model") is made  # the captions
+    with pytest.raises(InputError, match="needs one of interactions"):
+        made.require("interactions", "a recommender")
     assert documents.read(folder.find(tmp_path, str(FIXTURES / "lit")))["text"][6].as_py().endswith("Again.")
 
 
