@@ -12,7 +12,7 @@ import pytest
 from gyral import config as configs
 from gyral.errors import ConfigError, InputError
 from gyral.lake import dataset as datasets
-from gyral.train.open_vision import contrastive, masked, read, split
+from gyral.train.open_vision import _Rows, contrastive, masked, read, split
 
 COLOURS = {"red": (0, 0, 220), "blue": (220, 0, 0), "green": (0, 180, 0), "grey": (120, 120, 120)}
 GERMAN = {"red": "Roter", "blue": "Blauer", "green": "Grüner", "grey": "Grauer"}
@@ -161,6 +161,13 @@ def test_a_dataset_becomes_concepts_of_which_some_are_kept_aside(project):
     assert len(keys) == 96 == len(apart.pixels)
 
 
+def test_pictures_of_one_archive_have_names_of_their_own():
+    rows = _Rows(None)
+    rows._places, rows._digests = [("a.tar", 0), ("a.tar", 512), ("b/x.png", -1)], ["d", "e", "f"]
+    assert rows.named(True) == [("a.tar@0", "a.tar@0"), ("a.tar@512", "a.tar@512"), ("b/x.png", "x")]
+    assert [concept for _, concept in rows.named(False)] == ["d", "e", "f"]
+
+
 def test_what_does_not_divide_and_what_has_no_pictures_is_told(project):
     data = datasets.find(project, "pairs")
     with pytest.raises(ConfigError, match=r"vision.side = 15"):
@@ -173,19 +180,20 @@ def test_what_does_not_divide_and_what_has_no_pictures_is_told(project):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("task", ["contrastive", "masked", "self_distilled"])
 def test_training_ends_in_a_model_that_answers(project, task):
     from gyral.model.card import find
     from gyral.model.vision import VISION
 
-    sets = [word for each in [*SIZES, f"train.task={task}", "train.steps=150"] for word in ("--set", each)]
+    sets = [word for each in [*SIZES, f"train.task={task}", "train.steps=60"] for word in ("--set", each)]
     more = ["--set", "train.batch=24", "--set", "train.optim.rate=3e-3", "--parallel", "data=2"]
-    done = run("train", "pairs", *sets, *more, "--name", task, "--root", str(project), "--json")
+    done = run("train", "pairs", *sets, *more, "--root", str(project), "--json", timeout=1000)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["steps"] == 150 and result["ranks"] == 2 and len(result["loss"]) == 150
+    assert result["steps"] == 60 and result["ranks"] == 2 and len(result["loss"]) == 60
     assert set(result["metrics"]) >= {"r_at_1", "chance"}
-    model = VISION.load(find(project, task))
+    model = VISION.load(find(project, result["model"]))
     model.warm()
     raw = drawing("red", "circle", PLACES[0], 99)
     assert len(model.known.ids) == 96 == len(model.gallery)

@@ -6,6 +6,7 @@ a hundred rows of the dataset and one picture here. Which concepts are kept asid
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -104,8 +105,8 @@ def read(data: Dataset, config: Config, *, captioned: bool = False) -> tuple[Pic
     if not is_sound.any():
         hint = "`gyral show` tells what was dropped of it"
         raise InputError(f"`{data.name}` has no {'pictures with captions' if captioned else 'pictures'}", hint=hint)
-    keys = [PurePosixPath(name).stem if vision.concept == "name" else digest for name, digest in rows.known]
-    order, concept = np.unique(np.array(keys, dtype=object)[is_sound].astype(str), return_inverse=True)
+    known = [each for each, sound in zip(rows.named(vision.concept == "name"), is_sound.tolist(), strict=True) if sound]
+    order, concept = np.unique(np.array([key for _, key in known]), return_inverse=True)
     number = np.full(len(raws), -1, np.int64)
     number[is_sound] = np.arange(int(is_sound.sum()))
     told = [(int(number[at]), text, language) for at, text, language in rows.captions if number[at] >= 0]
@@ -119,7 +120,7 @@ def read(data: Dataset, config: Config, *, captioned: bool = False) -> tuple[Pic
     distinct.sort(key=lambda each: each[0])
     pictures = Pictures(
         pixels[is_sound],
-        [name for (name, _), sound in zip(rows.known, is_sound, strict=True) if sound],
+        [name for name, _ in known],
         concept.astype(np.int64),
         [text for _, text, _ in distinct],
         [language for _, _, language in distinct],
@@ -140,24 +141,39 @@ class _Rows:
 
     def __init__(self, data: Dataset) -> None:
         self._data = data
-        self.known: list[tuple[str, str]] = []
         self.captions: list[tuple[int, str, str]] = []
+        self._places: list[tuple[str, int]] = []
+        self._digests: list[str] = []
 
     def pictures(self, captioned: bool) -> Iterator[bytes]:
-        """Bytes of each picture; names, digests and captions are kept meanwhile."""
+        """Bytes of each picture; places, digests and captions are kept meanwhile."""
         number: dict[tuple[str, str], int] = {}
-        for batch in documents.batches(self._data, ["file", "declared", "image_digest"]):
-            columns = (batch[name].to_pylist() for name in ("file", "declared", "image_digest", "text"))
-            for row, (file, declared, digest, text) in enumerate(zip(*columns, strict=True)):
+        for batch in documents.batches(self._data, ["file", "offset", "declared", "image_digest"]):
+            columns = [
+                batch[name].to_pylist() if name in batch.schema.names else [None] * batch.num_rows
+                for name in ("file", "offset", "declared", "image_digest", "text")
+            ]
+            for row, (file, offset, declared, digest, text) in enumerate(zip(*columns, strict=True)):
                 if captioned and not text:
                     continue
-                key = (file, digest.hex() if digest else file)
+                key = (file, digest.hex() if digest else f"{file}@{offset}")
                 if key not in number:
-                    number[key] = len(self.known)
-                    self.known.append(key)
+                    number[key] = len(self._places)
+                    self._places.append((file, offset))
+                    self._digests.append(key[1])
                     yield batch["raw"][row].as_py() or b""
                 if text:
                     self.captions.append((number[key], text, declared or ""))
+
+    def named(self, by_name: bool) -> list[tuple[str, str]]:
+        """Id and concept of each picture; of several pictures in one file (an archive) each is `FILE@OFFSET`, by itself."""
+        count = Counter(file for file, _ in self._places)
+        found = []
+        for (file, offset), digest in zip(self._places, self._digests, strict=True):
+            name = file if count[file] == 1 else f"{file}@{offset}"
+            stem = PurePosixPath(file).stem if count[file] == 1 else name
+            found.append((name, stem if by_name else digest))
+        return found
 
 
 def _indivisible(name: str, value: int, by: int) -> ConfigError:
