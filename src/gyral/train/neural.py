@@ -17,6 +17,9 @@ from gyral.train.fitted import Fitted
 
 NOMINAL_FLOP_PER_S = 30e9
 """What a rank is taken to compute when a budget is turned into steps: by the clock, two runs would not be equal."""
+STEP_FLOP = 1e8
+FLOP_PER_UPDATED = 40.0
+"""What a step costs beside its products: 3 ms, and 1.3 ns a parameter that is updated. Tables have many and multiply little."""
 
 
 def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) -> Fitted:
@@ -61,8 +64,10 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
 
 def planned_steps(task: Any, config: Config, budget_s: float, num: int) -> int:
     """Steps that a budget pays by a nominal rate, one at least."""
-    flops = task.flops(task.build(config.train.seed)) * config.train.batch
-    return max(1, int(budget_s * num * NOMINAL_FLOP_PER_S / max(flops, 1.0)))
+    model = task.build(config.train.seed)
+    flops = task.flops(model) * config.train.batch
+    shared = STEP_FLOP + FLOP_PER_UPDATED * sum(each.numel() for each in model.parameters())  # what more ranks do not share
+    return max(1, int(budget_s * NOMINAL_FLOP_PER_S / (flops / num + shared)))
 
 
 class _Follower:
