@@ -27,6 +27,9 @@ CHECKPOINT_S = 60.0
 """Between two checkpoints, where nothing else is asked, at the nominal rate."""
 NOMINAL_FLOP_PER_S = 30e9
 """What a rank is taken to compute when a budget is turned into steps: by the clock, two runs would not be equal."""
+STEP_FLOP = 1e8
+FLOP_PER_UPDATED = 40.0
+"""What a step costs beside its products: 3 ms, and 1.3 ns a parameter that is updated. Tables have many and multiply little."""
 
 
 def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) -> Fitted:
@@ -43,12 +46,12 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     folder = run.folder
     task = open_task(root, data.name, config)
     sample = task.build(config.train.seed)
-    flops = task.flops(sample) * config.train.batch
+    flops, size = task.flops(sample) * config.train.batch, sum(param.numel() for param in sample.parameters())
     found = saved.newest(folder, run.note)
-    steps = found.manifest.pins.steps if found else config.train.steps or planned_steps(flops, budget_s, num)
+    steps = found.manifest.pins.steps if found else config.train.steps or planned_steps(flops, size, budget_s, num)
     job = Job(
         str(root.resolve()), data.name, str(folder), steps, config, found.manifest.step if found else 0,
-        config.train.checkpoint_every or planned_steps(flops, CHECKPOINT_S, num), resume.pins_of(data, config, steps),
+        config.train.checkpoint_every or planned_steps(flops, size, CHECKPOINT_S, num), resume.pins_of(data, config, steps),
         versions(),
     )  # fmt: skip
     teller = Teller(run, task, config, steps)
@@ -93,9 +96,15 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     return Fitted(weights, None, [candidate], "what was kept aside", training, task.files())
 
 
-def planned_steps(flops: float, budget_s: float, num: int) -> int:
-    """Steps of so many FLOPs that a budget pays by a nominal rate, one at least."""
-    return max(1, int(budget_s * num * NOMINAL_FLOP_PER_S / max(flops, 1.0)))
+def planned_steps(flops: float, num_parameters: int, budget_s: float, num: int) -> int:
+    """Steps that a budget pays by a nominal rate, one at least.
+
+    Parameters
+    ----------
+    flops : of one step of all `num` ranks together; what each parameter's update costs, every rank pays.
+    """
+    shared = STEP_FLOP + FLOP_PER_UPDATED * num_parameters
+    return max(1, int(budget_s * NOMINAL_FLOP_PER_S / (flops / num + shared)))
 
 
 def be_quiet() -> None:

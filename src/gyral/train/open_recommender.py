@@ -34,7 +34,7 @@ from gyral.model.tasks.ranking import Ranking
 from gyral.model.tasks.recommending import Judge, Kept
 from gyral.model.tasks.retrieval import Retrieval
 from gyral.model.tasks.sequence import NextObject
-from gyral.train.closed_form import FLOORS, starts
+from gyral.train.closed_form import starts
 
 MAX_WORDS = 12
 
@@ -116,8 +116,10 @@ def _opened(data: Dataset, config: Config) -> Opened:
         raise InputError(
             f"`{data.name}` has nothing left to learn from", why="all of it was held out", hint="ingest more events"
         )
-    spec = starts(repeats)[-1] if config.recommend.closed else FLOORS[0]
-    return Opened(inputs, interactions, split, replace(spec, repeats=repeats))
+    spec = replace(starts(repeats)[-1], repeats=repeats)
+    if not config.recommend.closed:  # only somebody new is answered by it: no item–item weights
+        spec = replace(spec, kind="popularity", markov=0.0)
+    return Opened(inputs, interactions, split, spec)
 
 
 def _around(net: str, shape: Any, opened: Opened, config: Config) -> tuple[Judge, Kept]:

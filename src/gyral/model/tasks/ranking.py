@@ -78,12 +78,10 @@ class Ranking(Recommending):
         return Sums(loss, torch.tensor(float(len(outputs))))
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """AUC and log loss of the later events, with one draw for each where there are no labels; and full ranking."""
+        """AUC and log loss of the later events, with as many draws as in training where there are no labels; full ranking."""
         told = super().evaluate(model)
         first, last = self._num_trained * (1 + self._drawn), len(self._data) * (1 + self._drawn)
         examples = np.arange(first, last)
-        if self._drawn:
-            examples = examples[examples % (1 + self._drawn) < 2]
         if len(examples) == 0:
             return told
         logits, labels = [], []
