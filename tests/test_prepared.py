@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gyral.cli import commands
-from gyral.errors import UsageError
+from gyral.errors import NotFound, UsageError
 from gyral.prepared import is_place
 
 
@@ -61,6 +61,10 @@ def test_a_folder_is_curated_and_trained_on(pages, tmp_path, gyral):
     assert (tmp_path / "datasets" / "pages@1" / "manifest.json").exists()
     runs = [json.loads((tmp_path / "runs" / name / "lineage.json").read_text()) for name in ("1", "2")]
     assert [run["verb"] for run in runs] == ["curate", "train"]
+    taught = gyral("train", "pages", "--family", "lm", *SETS, "--distill", "pages@1")
+    assert taught["model"] == "pages@2" and 0 <= abs(taught["loss"][0] - told["loss"][0] / 2) < 0.5  # half is the teacher's
+    with pytest.raises(NotFound, match="no model"):
+        gyral("train", "pages", "--family", "lm", *SETS, "--distill", "nobody")
     two = gyral("train", str(pages), "--family", "lm", *SETS, *STAGES, "--parallel", "data=2")
     assert two["ranks"] == 2 and max(abs(a - b) for a, b in zip(two["loss"], told["loss"], strict=True)) <= 2e-6
 
