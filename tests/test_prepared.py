@@ -1,23 +1,24 @@
 """Verbs put together: what is trained on may be a place, and curation may ask small models what its rules are worth."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
+from gyral.cli import commands
+from gyral.errors import NotFound, UsageError
 from gyral.prepared import is_place
 
 
-def gyral(root, *words, code=0):
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "gyral", *words, "--root", str(root), "--json"],
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == code, done.stderr
-    return done
+@pytest.fixture
+def gyral(tmp_path, capsys):
+    """The command line in this process: words → the last line of stdout as data."""
+
+    def call(*words):
+        capsys.readouterr()
+        commands.main([*words, "--root", str(tmp_path), "--json"], standalone_mode=False)
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -48,30 +49,36 @@ def test_a_name_is_a_dataset_and_a_path_is_a_place(tmp_path, monkeypatch):
 
 SMALL = ["lm.depth=1", "lm.width=32", "lm.heads=1", "lm.length=32", "train.batch=8", "train.steps=3"]
 SETS = [word for size in SMALL for word in ("--set", size)]
+STAGES = ["--set", "curate.stages=['extract', 'repair', 'digest']"]
+"""No kernels to compile, and no rules but these of ours."""
+NO_JUNK = ["--set", "curate.rules=[{reason = 'junk', field = 'file', op = 'matches', value = 'junk'}]"]
 
 
 @pytest.mark.slow
-def test_a_folder_is_curated_and_trained_on(pages, tmp_path):
-    done = gyral(tmp_path, "train", str(pages), "--family", "lm", *SETS)
-    told = json.loads(done.stdout)  # one line: what training gave
+def test_a_folder_is_curated_and_trained_on(pages, tmp_path, gyral):
+    told = gyral("train", str(pages), "--family", "lm", *SETS, *STAGES)
     assert told["model"] == "pages@1" and len(told["loss"]) == 3
     assert (tmp_path / "datasets" / "pages@1" / "manifest.json").exists()
     runs = [json.loads((tmp_path / "runs" / name / "lineage.json").read_text()) for name in ("1", "2")]
     assert [run["verb"] for run in runs] == ["curate", "train"]
-    two = json.loads(gyral(tmp_path, "train", str(pages), "--family", "lm", *SETS, "--parallel", "data=2").stdout)
+    taught = gyral("train", "pages", "--family", "lm", *SETS, "--distill", "pages@1")
+    assert taught["model"] == "pages@2" and 0 <= abs(taught["loss"][0] - told["loss"][0] / 2) < 0.5  # half is the teacher's
+    with pytest.raises(NotFound, match="no model"):
+        gyral("train", "pages", "--family", "lm", *SETS, "--distill", "nobody")
+    two = gyral("train", str(pages), "--family", "lm", *SETS, *STAGES, "--parallel", "data=2")
     assert two["ranks"] == 2 and max(abs(a - b) for a, b in zip(two["loss"], told["loss"], strict=True)) <= 2e-6
 
 
 @pytest.mark.slow
-def test_events_of_a_file_are_ingested_curated_and_trained_on(small_shop, tmp_path):
-    told = json.loads(gyral(tmp_path, "train", str(small_shop), "--budget", "1s").stdout)
+def test_events_of_a_file_are_ingested_curated_and_trained_on(small_shop, tmp_path, gyral):
+    told = gyral("train", str(small_shop), "--budget", "1s")
     assert told["model"] == "shop@1" and any(each["chosen"] for each in told["candidates"])
     runs = [json.loads((tmp_path / "runs" / name / "lineage.json").read_text()) for name in ("1", "2", "3")]
     assert [run["verb"] for run in runs] == ["ingest", "curate", "train"]
 
 
 @pytest.mark.slow
-def test_an_ablation_tells_what_rules_are_worth(pages, tmp_path):
+def test_an_ablation_tells_what_rules_are_worth(pages, tmp_path, gyral):
     """Junk in a third of the files: models that read it foretell the clean pages worse."""
     sets = [
         "ablate.steps=60",
@@ -87,12 +94,24 @@ def test_an_ablation_tells_what_rules_are_worth(pages, tmp_path):
     for number in range(4):
         lines = [f"a beast looses the desert and my centre cannot hear the {each}" for each in ("tide", "gyre", "falcon")]
         (clean / f"{number}.txt").write_text(f"{number}: " + " again.\n".join(lines))
-    done = gyral(tmp_path, "curate", "pages", "--source", str(pages), "--ablate", "--set", f"curate.probe={clean}", *words)
-    rows = json.loads(done.stdout)["ablation"]
+    done = gyral(
+        "curate",
+        "pages",
+        "--source",
+        str(pages),
+        "--ablate",
+        "--set",
+        f"curate.probe={clean}",
+        *words,
+        *STAGES,
+        *NO_JUNK,
+    )
+    rows = done["ablation"]
     named = {row["name"]: row for row in rows}
-    assert rows[0]["name"] == "result" and "everything" in named and any(name.startswith("without ") for name in named)
+    assert rows[0]["name"] == "result" and "everything" in named and "without curate.rules" in named
     assert len({row["bytes"] for row in rows}) == 1
     assert all(row["low"] <= row["bits_per_byte"] <= row["high"] for row in rows)
-    assert named["everything"]["change"] > 0.05  # junk harms
+    assert named["everything"]["change"] > 0.05 and named["without curate.rules"]["change"] > 0.05  # junk harms
     assert named["everything"]["change_low"] > 0
-    gyral(tmp_path, "curate", "nothing", "--ablate", code=2)
+    with pytest.raises(UsageError, match="needs documents"):
+        gyral("curate", "nothing", "--ablate")

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from gyral.config.training import Optim
-from gyral.errors import UsageError
+from gyral.errors import InputError, UsageError
 from gyral.model.nets.llama import Shape
 from gyral.model.roles import Roles
 from gyral.model.task import BaseTask, Sums, alone
 from gyral.model.tasks.next_token import NextToken, Text
-from gyral.train.distill import Distilled, taught_by
+from gyral.train.distill import Distilled, _check, taught_by
 from gyral.train.optim import Optimizer
 
 WORDS = ["gyre", "widening", "falcon", "centre", "hold", "things", "apart", "loosed", "tide", "dimmed"]
@@ -117,3 +117,12 @@ def test_embeddings_turn_to_the_teachers():
 def test_a_task_without_a_signal_is_refused(tmp_path):
     with pytest.raises(UsageError, match="cannot be taught"):
         taught_by(tmp_path, BaseTask(), None)
+
+
+def test_a_teacher_of_other_tokens_is_refused():
+    own = {"tokens": "bytes", "end": 256, "layout": "llama", "length": 64}
+    _check("docs@1", own, own)
+    with pytest.raises(InputError, match="other tokens"):
+        _check("docs@1", {**own, "tokens": "f" * 64}, own)
+    with pytest.raises(InputError, match="sees 32 tokens"):
+        _check("docs@1", {**own, "layout": "gpt2", "length": 32}, own)
