@@ -232,7 +232,10 @@ def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, 
 @click.argument("what", required=False)
 @click.option("--why", metavar="ID", help="Why a dataset kept or dropped this event, or document (its path).")
 @click.option(
-    "--export", type=click.Path(path_type=Path), metavar="DIR", help="With `lake`: write its events as Parquet there."
+    "--export",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="With `lake`: write its events as Parquet there; a run's curves to `tensorboard:DIR` or `mlflow:DIR`.",
 )
 @click.option("--where", metavar="SQL", help="With `--export`: only these events.")
 @into_option
@@ -249,6 +252,11 @@ def show(
 ) -> None:
     """Show the project, or WHAT: lake, config, a run's number, a dataset, a model."""
     config = configure(root, sets, flags)
+    if export is not None and what and what.isdigit():
+        from gyral.train.export import export as export_run
+
+        num = export_run(root, int(what), str(export))
+        return print_result(as_json, {"scalars": num, "place": str(export)}, lambda: f"{num:,} scalars to {export}")
     if export is not None or where is not None:
         from gyral.show import export_lake
 
