@@ -8,6 +8,7 @@ run to MLflow. Every number of the lines of type `step` and `held_out` becomes a
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,6 +82,7 @@ def _to_mlflow(folder: Path, name: str, command: str, found: list[Scalar]) -> No
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
 
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # a database would need the whole of mlflow
     client = MlflowClient(folder.as_uri())
     known = client.get_experiment_by_name("gyral")
     experiment = known.experiment_id if known else client.create_experiment("gyral")
