@@ -242,7 +242,7 @@ def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, 
     "--export",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Write there: the lake's events as Parquet; a model for transformers.",
+    help="Write: the lake's events as Parquet, a model for transformers, a run's curves to `tensorboard:DIR`, `mlflow:DIR`.",
 )
 @click.option("--where", metavar="SQL", help="With `--export`: only these events.")
 @into_option

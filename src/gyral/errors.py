@@ -36,6 +36,8 @@ OPTIONAL = {
     "tokenizers": "tokens",
     "ray": "ray",
     "torch": "torch",
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow",
 }
 """Optional modules, and an extra that brings each."""
 

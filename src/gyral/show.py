@@ -62,7 +62,7 @@ def show(root: Path, what: str | None, why: str | None, config: Config) -> tuple
 def export_noun(
     root: Path, what: str | None, folder: Path | None, where: str | None, config: Config, meter: Callable[[], Meter]
 ) -> tuple[dict[str, Any], str]:
-    """Write the events of the lake as Parquet files, or a language model as a folder that transformers loads.
+    """Write the events of the lake as Parquet files, a language model as a folder that transformers loads, a run's curves.
 
     Raises
     ------
@@ -71,9 +71,16 @@ def export_noun(
     if what == "lake" and folder is not None:
         rows = export(Lake.of(root, config).snapshot("events"), folder, where, meter())
         return {"rows": rows, "folder": str(folder)}, f"{rows:,} rows in {folder}"
+    if what and what.isdigit() and folder is not None and where is None:
+        from gyral.train.export import export as export_run
+
+        num = export_run(root, int(what), str(folder))
+        return {"scalars": num, "place": str(folder)}, f"{num:,} scalars to {folder}"
     if what is None or folder is None or where is not None or not versions(root / "models", what.partition("@")[0]):
-        hint = "gyral show lake --export DIR [--where SQL], or gyral show MODEL --export DIR"
-        raise UsageError("only the lake and language models can be exported", hint=hint)
+        hint = (
+            "gyral show lake --export DIR [--where SQL], gyral show MODEL --export DIR, gyral show RUN --export tensorboard:DIR"
+        )
+        raise UsageError("only the lake, language models and runs can be exported", hint=hint)
     from gyral.model import card as cards
     from gyral.model import decoder, hf
 

@@ -171,3 +171,11 @@ def test_an_update_moves_the_logits_as_far_at_every_width_only_when_rates_follow
 def test_a_model_whose_width_is_not_known_is_refused():
     with pytest.raises(ConfigError, match="width"):
         groups_of(nn.Linear(3, 3), Optim(base_width=8), Roles())
+
+
+def test_muon_refuses_a_model_whose_matrices_are_split():
+    model = llama()
+    model.embed.weight.device_mesh = object()  # as a DTensor has
+    with pytest.raises(ConfigError, match="whole matrices"):
+        Optimizer(model, Optim(name="muon"), 10, ROLES)
+    Optimizer(model, Optim(), 10, ROLES)

@@ -111,9 +111,12 @@ def groups_of(model: nn.Module, config: Optim, roles: Roles) -> list[dict[str, A
 
     Raises
     ------
-    ConfigError : `base_width` is given, but no matrix tells the width of the model.
+    ConfigError : `base_width` is given, but no matrix tells the width of the model; or Muon is to update parts of matrices.
     """
     ratio = ratio_of(model, roles, config.base_width)
+    if config.name == "muon" and any(hasattr(param, "device_mesh") for param in model.parameters()):  # a DTensor
+        why, hint = "a part of a matrix would be made orthogonal by itself", "use `adamw`, or only `data` and `pipeline` axes"
+        raise ConfigError("Muon needs whole matrices", why=why, where="train.optim.name", hint=hint)
     groups: dict[tuple[bool, float, bool, Any], list[Tensor]] = {}
     for _, param, kind in kinds(model, roles):
         if not param.requires_grad:

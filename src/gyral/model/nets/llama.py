@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gyral.model.nets.moe import Experts
+from gyral.model.nets.quick import RMSNorm, turned
 from gyral.model.roles import Roles
 
 ROLES = Roles(
@@ -134,9 +135,9 @@ class Block(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.before_attention = nn.RMSNorm(shape.width, eps=shape.eps)
+        self.before_attention = RMSNorm(shape.width, eps=shape.eps)
         self.attention = Attention(shape)
-        self.before_feed = nn.RMSNorm(shape.width, eps=shape.eps)
+        self.before_feed = RMSNorm(shape.width, eps=shape.eps)
         self.feed = feed_of(shape)
 
     def forward(self, x_BTD: Tensor, rotation: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -148,7 +149,7 @@ class Llama(nn.Module):
     """Tokens → logits."""
 
     embed: nn.Embedding | None
-    norm: nn.RMSNorm | None
+    norm: RMSNorm | None
     logits: nn.Linear | None
 
     def __init__(self, shape: Shape) -> None:
@@ -156,7 +157,7 @@ class Llama(nn.Module):
         self.shape = shape
         self.embed = nn.Embedding(shape.vocab, shape.width)
         self.blocks = nn.ModuleDict({str(number): Block(shape) for number in range(shape.depth)})
-        self.norm = nn.RMSNorm(shape.width, eps=shape.eps)
+        self.norm = RMSNorm(shape.width, eps=shape.eps)
         self.logits = nn.Linear(shape.width, shape.vocab, bias=False)
         if shape.tied:
             self.logits.weight = self.embed.weight
@@ -220,6 +221,4 @@ def rotation_of(positions_BT: Tensor, head_width: int, theta: float) -> Tensor:
 
 def rotated(x_BHTE: Tensor, rotation: Tensor) -> Tensor:
     """Each pair (i, i + E/2) turned by its angle."""
-    first, second = x_BHTE.chunk(2, dim=-1)
-    cos, sin = rotation.to(x_BHTE.dtype)
-    return x_BHTE * cos + torch.cat([-second, first], dim=-1) * sin
+    return turned(x_BHTE, rotation)
