@@ -127,10 +127,11 @@ def test_a_cut_between_two_who_both_reach_the_coordinator(stage, fault_free, pro
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_three_hundred_steps_with_random_deaths(stage, fault_free, seed):
-    losses, sha = fault_free(steps=300)
-    run = stage(steps=300, pause_s=0.02).open(3)
+    losses, sha = fault_free(steps=300, leaves=4)
+    run = stage(steps=300, leaves=4).open(3)
     draw = random.Random(seed)
     living = [run.join() for _ in range(3)]
     kills = 0
