@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -84,6 +85,12 @@ class Stage:
         self.until(lambda: (self.folder / "result.json").exists() and (self.folder / "result.json").read_text())
         return json.loads((self.folder / "result.json").read_text())["sha"]
 
+    def present(self):
+        """Members that have done one of the last steps."""
+        last = len(self.lines()) - 3
+        done = {pid: self.lines(f"steps-{pid}.jsonl") for pid in self.members}
+        return [pid for pid, lines in done.items() if lines and lines[-1][1] >= last]
+
     def look_for_errors(self):
         errors = [path.read_text() for path in self.folder.glob("error-*.txt")]
         assert not errors, errors[0]
@@ -100,6 +107,14 @@ class Stage:
             self.coordinator.kill()
             self.coordinator.wait()
         self.socket.close()
+
+
+class Free(NamedTuple):
+    """Digest and losses of one undisturbed member; losses of one process alone."""
+
+    sha: str
+    losses: list
+    alone: list
 
 
 class Proxy:
@@ -173,7 +188,7 @@ def stage(tmp_path, forker):
 
 @pytest.fixture(scope="session")
 def fault_free(tmp_path_factory, forker):
-    """Losses of one process without any of this, and the digest that one undisturbed member ends with; by settings."""
+    """What one undisturbed member ends with, and one process without any of this; by settings."""
     known = {}
 
     def find(**settings):
@@ -185,7 +200,8 @@ def fault_free(tmp_path_factory, forker):
             alone.until(lambda: list(alone.folder.glob("end-*.json")))
             one = Stage(folder / "one", forker, **settings, pause_s=0.0).open(1)
             one.join()
-            known[key] = [line["loss"] for line in alone.lines()], one.end()
+            sha = one.end()
+            known[key] = Free(sha, *([line["loss"] for line in each.lines()] for each in (one, alone)))
             alone.close()
             one.close()
         return known[key]

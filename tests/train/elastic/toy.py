@@ -71,7 +71,7 @@ def run(folder, steps, leaves, heartbeat_s, pause_s, width, alone):
         membership, strategy = enter(Settings(leaves=leaves, heartbeat_s=heartbeat_s, timeout_s=30.0), folder)
     task = opened(width)
     model = strategy.place(task, task.build(SEED))
-    optimizer = Optimizer(model, Optim(rate=3e-3), steps)
+    optimizer = Optimizer(model, Optim(rate=1e-3), steps)
     position = loop.Position()
     strategy.follow(optimizer, position)
     log = open(folder / f"steps-{os.getpid()}.jsonl", "ab", buffering=0)  # noqa: SIM115 (it ends with the process)
