@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from gyral.engine.links import MAX_HEAD_BYTES, Link, LinkLost, Listener, connect, exchange, nothing
+from gyral.engine.links import MAX_HEAD_BYTES, Link, LinkLost, exchange, nothing
+from gyral.engine.listening import Listener, connect
 
 SECRET = b"a long random word"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gyral.engine import ranks
 from gyral.engine.base import connect
-from gyral.engine.links import LOOPBACK
+from gyral.engine.listening import LOOPBACK
 from gyral.engine.ray import library
 from gyral.errors import RankError
 

@@ -92,6 +92,14 @@ def test_the_verb_trains_one_model_whatever_happens_to_its_members(project):
     assert two["metrics"]["bits_per_byte"] == one["metrics"]["bits_per_byte"]
 
 
+@pytest.mark.ray
+def test_ray_places_the_same_members(project):
+    pytest.importorskip("ray")
+    one, sha, _ = trained(project, "elastic=1", "train.steps=12")
+    two, other, _ = trained(project, "elastic=2", "train.steps=12", "on=ray://workers=2")
+    assert sha == other and one["loss"] == two["loss"] and two["ranks"] == 2
+
+
 def test_an_error_that_all_would_have_is_told_at_once(project):
     done = gyral(project, "train", "docs", "--family", "lm", "--parallel", "elastic=2", "--set", "train.batch=4",
                  "--set", "train.elastic.leaves=8", "--set", "train.steps=2")  # fmt: skip

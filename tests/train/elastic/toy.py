@@ -15,10 +15,12 @@ from pathlib import Path
 
 import msgspec
 import torch
+from torch import nn
 
 from gyral.config.training import Elastic as Settings
 from gyral.config.training import Optim
 from gyral.model.nets.llama import Shape
+from gyral.model.task import BaseTask, Sums
 from gyral.model.tasks.next_token import NextToken, Text
 from gyral.train import loop
 from gyral.train.elastic.member import enter
@@ -32,7 +34,30 @@ DOCUMENTS = sorted(Path(__file__).resolve().parents[3].glob("docs/*.md"))
 BATCH, SEED = 8, 7
 
 
+class Vector(BaseTask):
+    """As many weights as one likes and a sleep for the work of a step: for the times of everything else."""
+
+    num_rows = 100_000
+
+    def __init__(self, num):
+        self.num = num
+
+    def build(self, seed):
+        model = nn.Module()
+        model.register_parameter("weight", nn.Parameter(torch.zeros(self.num)))
+        return model
+
+    def batch(self, examples, step):
+        return {"inputs": torch.from_numpy(examples)}
+
+    def loss(self, model, batch, gather):
+        time.sleep(0.02)
+        return Sums(model.weight[batch["inputs"]].sum(), torch.tensor(float(len(batch["inputs"]))))
+
+
 def opened(width):
+    if width < 0:
+        return Vector(-width)
     texts = Text([path.read_bytes() for path in DOCUMENTS])
     return NextToken(Shape(Text.VOCAB, width, 2, 2, 2, 2 * width), 16, texts)
 
@@ -46,7 +71,7 @@ def run(folder, steps, leaves, heartbeat_s, pause_s, width, alone):
         membership, strategy = enter(Settings(leaves=leaves, heartbeat_s=heartbeat_s, timeout_s=30.0), folder)
     task = opened(width)
     model = strategy.place(task, task.build(SEED))
-    optimizer = Optimizer(model, Optim(rate=3e-3), steps)
+    optimizer = Optimizer(model, Optim(rate=1e-3), steps)
     position = loop.Position()
     strategy.follow(optimizer, position)
     log = open(folder / f"steps-{os.getpid()}.jsonl", "ab", buffering=0)  # noqa: SIM115 (it ends with the process)

@@ -15,7 +15,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from gyral.engine.links import Link, LinkLost, Listener, connect
+from gyral.engine.links import Link, LinkLost
+from gyral.engine.listening import Listener, connect
 from gyral.errors import RankError
 from gyral.train.elastic.membership import Over, job_secret
 from gyral.train.elastic.messages import Beat, Done, Epoch, Hello, Peer, Pulse, Ready, Record, Stand, decode_at_member, encode

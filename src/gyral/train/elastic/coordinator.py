@@ -23,7 +23,8 @@ from typing import Any
 
 import msgspec
 
-from gyral.engine.links import Link, LinkLost, Listener
+from gyral.engine.links import Link, LinkLost
+from gyral.engine.listening import Listener
 from gyral.errors import InputError
 from gyral.faults import fail_point
 from gyral.files import write_atomic

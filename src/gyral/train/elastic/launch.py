@@ -15,7 +15,7 @@ import msgspec
 
 from gyral.config import Config
 from gyral.engine import ranks
-from gyral.engine.links import LOOPBACK
+from gyral.engine.listening import LOOPBACK
 from gyral.train.elastic.coordinator import Settings
 
 AT = "GYRAL_COORDINATOR_AT"

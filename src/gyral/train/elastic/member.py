@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from gyral.config.training import Elastic as Settings
-from gyral.engine.links import LOOPBACK, Listener
+from gyral.engine.listening import LOOPBACK, Listener
 from gyral.errors import UsageError
 from gyral.files import write_atomic
 from gyral.model.card import write_weights

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from gyral.engine.links import LOOPBACK, Listener
+from gyral.engine.listening import LOOPBACK, Listener
 from gyral.errors import RankError
 from gyral.train.elastic.messages import Epoch, Peer, Stand
 

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from gyral.engine.links import HANDSHAKE_S, Link, LinkLost, Listener, connect, exchange
+from gyral.engine.links import Link, LinkLost, exchange
+from gyral.engine.listening import HANDSHAKE_S, Listener, connect
 from gyral.faults import fail_point
 from gyral.train.elastic.messages import Epoch
 from gyral.train.elastic.tree import Node, Pile

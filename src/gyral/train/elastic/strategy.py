@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gyral.engine.links import Link, LinkLost, Listener
+from gyral.engine.links import Link, LinkLost
+from gyral.engine.listening import Listener
 from gyral.errors import ConfigError
 from gyral.faults import fail_point
 from gyral.model.task import Batch, Sums, Task
