@@ -122,12 +122,21 @@ def test_it_is_trained_exported_and_trained_on(tmp_path):
     assert found.complete("Page ", 20, temperature=0).text
     told = gyral("show", "pages@1", "--export", str(tmp_path / "out"))
     assert told == gyral_told(tmp_path)
-    sets = ["--set", f"lm.from={tmp_path / 'out'}", "--set", "lm.length=32", "--set", "train.steps=1", "--set", "train.batch=8"]
+    sets = [
+        "--set",
+        f"train.start={tmp_path / 'out'}",
+        "--set",
+        "lm.length=32",
+        "--set",
+        "train.steps=1",
+        "--set",
+        "train.batch=8",
+    ]
     later = gyral("train", "pages", "--family", "lm", *sets)
     assert later["model"] == "pages@2" and later["loss"][0] < first["loss"][0] - 1
-    again = gyral("train", "pages", "--family", "lm", *sets, "--set", "lm.from=pages@1")
+    again = gyral("train", "pages", "--family", "lm", *sets, "--set", "train.start=pages@1")
     assert abs(again["loss"][0] - later["loss"][0]) < 1e-6
-    assert "no model" in gyral("train", "pages", "--family", "lm", "--set", "lm.from=nothing", code=1)
+    assert "no model" in gyral("train", "pages", "--family", "lm", "--set", "train.start=nothing", code=1)
     assert "gyral show MODEL --export" in gyral("show", "pages", "--export", str(tmp_path / "x"), "--where", "a", code=2)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
 
 from gyral.config.sections import Section
@@ -71,7 +70,9 @@ class Train(Section, frozen=True):
     task: Annotated[str, Meta(description="what a neural model is to learn; empty: the family's own way")] = ""
     budget: Annotated[str, Meta(description="time (`90s`, `3m`, `1h`) or work (`1e12flop`)")] = "3m"
     seed: Annotated[int, Meta(ge=0, description="same data, config and seed: same bytes")] = 0
-    start: Annotated[str, Meta(description="model whose weights training begins from; empty: from nothing")] = ""
+    start: Annotated[
+        str, Meta(description="where training begins: a model of this project, a folder of transformers (`lm`); empty: anew")
+    ] = ""
     steps: Annotated[int, Meta(ge=0, description="updates; 0: as many as the budget pays by a nominal rate")] = 0
     batch: Annotated[int, Meta(ge=1, description="examples a step, all ranks together")] = 32
     microbatch: Annotated[int, Meta(ge=0, description="examples computed at once; 0: all of a rank's")] = 0
@@ -136,9 +137,6 @@ class Lm(Section, frozen=True):
     ] = "documents"
     held_out: Annotated[float, Meta(gt=0, lt=1, description="share of documents that is measured on, by their digests")] = 0.1
     held_out_bytes: Annotated[int, Meta(ge=1, description="of text measured on at most; the rest is not trained on")] = 200_000
-    from_: Annotated[
-        str, Meta(description="where training begins: a model of this project, or a folder of transformers; empty: anew")
-    ] = msgspec.field(default="", name="from")
     experts: Annotated[int, Meta(ge=0, description="of each feed-forward part; 0: it is dense")] = 0
     experts_used: Annotated[int, Meta(ge=1, description="by each token")] = 2
 

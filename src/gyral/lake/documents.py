@@ -130,6 +130,16 @@ def decisions(made: Dataset, columns: Sequence[str] | None = None) -> pa.Table:
     return pq.read_table(made.folder / made.manifest.decisions, columns=list(columns) if columns else None)
 
 
+def copies(made: Dataset) -> np.ndarray | None:
+    """How often each kept document is read in a pass, uint8 in the order of `batches`; None: once."""
+    path = made.folder / made.manifest.decisions
+    if not path.is_file() or "copies" not in pq.read_schema(path).names:
+        return None
+    table = decisions(made, ["copies", "rule"])
+    found: np.ndarray = table["copies"].to_numpy()[table["rule"].to_numpy() == 0]
+    return found
+
+
 class Edits(NamedTuple):
     """Ranges in order of rows: int64 [m], int32 [m, 2], bytes that stand there instead."""
 

@@ -53,12 +53,14 @@ class Task(Protocol):
     cross_sample : the loss compares rows with each other: it needs `gather`, and a batch is not cut into micro-batches.
     sequence : names of the batch's tensors whose second dim is the sequence, which a context axis cuts; empty: it cannot.
     roles : what each parameter of the model is.
+    begins_itself : `build` gives the weights of `train.start`; else they are put in afterwards.
     unit, unit_per_row : what progress counts (`tokens`, `images`, `examples`), and how many a row has.
     """
 
     name: str
     num_rows: int
     cross_sample: bool
+    begins_itself: bool
     sequence: tuple[str, ...]
     roles: Roles
     unit: str
@@ -103,6 +105,7 @@ class BaseTask:
 
     name = ""
     cross_sample = False
+    begins_itself = False
     sequence: tuple[str, ...] = ()
     roles = Roles()
     unit = "examples"

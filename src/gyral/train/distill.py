@@ -64,6 +64,7 @@ class Distilled(BaseTask):
         self.task, self.weight, self.temperature = task, weight, temperature
         self._teacher = teacher.eval().requires_grad_(False)
         self.name, self.num_rows, self.cross_sample = task.name, task.num_rows, task.cross_sample
+        self.begins_itself = task.begins_itself
         self.roles, self.unit, self.unit_per_row = task.roles, task.unit, task.unit_per_row
         self.sequence = (*task.sequence, TEACHER) if task.sequence else ()
 

@@ -64,7 +64,7 @@ def next_token(data: Dataset, config: Config) -> Task:
     InputError : it has too little text, or its tokens are not those of the model that training begins from.
     """
     data.require("text", "a language model")
-    start = hf.read(Path(config.lm.from_)) if config.lm.from_ else None
+    start = hf.read(Path(config.train.start)) if config.train.start else None
     opened = _open(data, config, start)
     length = config.lm.length
     if not opened.trained.num_sequences(length):
@@ -110,7 +110,9 @@ def _open(data: Dataset, config: Config, start: Decoder | None) -> Opened:
     texts = _texts(data, by.held_out, by.held_out_bytes)
     if tokenizer is None:
         if start is not None and start.shape.vocab < Text.VOCAB:
-            raise InputError(f"a model of {start.shape.vocab} tokens and no tokenizer cannot read bytes", where=by.from_)
+            raise InputError(
+                f"a model of {start.shape.vocab} tokens and no tokenizer cannot read bytes", where=config.train.start
+            )
         return Opened(Text(texts.trained), Text(texts.held_out), "bytes", Text.VOCAB, Text.END, b"")
     end = start.end if start else 0
     trained, held_out = (encoded([text.decode() for text in each], tokenizer, end) for each in texts)
@@ -135,12 +137,16 @@ def _texts(data: Dataset, share: float, limit_bytes: int) -> Texts:
     """Both sides; a document that stands alone is cut, and its last part kept aside."""
     texts: list[bytes] = []
     split: list[str] = []
+    copies: list[int] = []
+    times, at = documents.copies(data), 0
     for batch in documents.batches(data, (SPLIT,)):
         names = batch.column(SPLIT).to_pylist() if SPLIT in batch.schema.names else [""] * batch.num_rows
         for text, name in zip(batch.column("text").to_pylist(), names, strict=True):
             if text:
                 texts.append(text.encode())
                 split.append(name or "")
+                copies.append(int(times[at]) if times is not None else 1)
+            at += 1
     if not texts:
         raise InputError(f"`{data.name}` holds no text")
     digests = [digest_of(text) for text in texts]
@@ -153,7 +159,8 @@ def _texts(data: Dataset, share: float, limit_bytes: int) -> Texts:
         return Texts([text[:cut].encode()], [text[cut:].encode()][: cut < len(text)])
     else:
         is_aside = kept_aside(digests, share)
-    trained = [text for text, aside in zip(texts, is_aside.tolist(), strict=True) if not aside]
+    sides = zip(texts, is_aside.tolist(), copies, strict=True)
+    trained = [text for text, aside, count in sides if not aside for _ in range(count)]
     return Texts(trained, _limited(texts, digests, is_aside, limit_bytes))
 
 

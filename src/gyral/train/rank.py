@@ -122,8 +122,9 @@ def work(
         raise UsageError(f"a batch of {config.train.batch} has no row for each of {parts} ranks", hint="raise `train.batch`")
     built = task.build(config.train.seed)
     flops = task.flops(built) * config.train.batch
-    scale_initial(built, optim, task.roles)
-    if config.train.start:
+    if not config.train.start:
+        scale_initial(built, optim, task.roles)
+    elif not task.begins_itself:
         begin_from(built, Path(job.root), config.train.start)
     once = {name for name, _ in built.named_parameters()}
     twice = {name for name, _ in built.named_parameters(remove_duplicate=False)} - once

@@ -24,9 +24,11 @@ def open_task(root: Path, dataset: str, config: Config) -> Task:
     NotFound : no such dataset, or no such teacher.  InputError : they do not fit.
     """
     name = config.train.family if not config.train.task else f"{config.train.family}/{config.train.task}"
-    start = config.lm.from_
+    start = config.train.start
     if start and not Path(start).is_dir():  # a hook is told no root, so it gets the folder
-        config = msgspec.structs.replace(config, lm=msgspec.structs.replace(config.lm, from_=str(cards.find(root, start))))
+        config = msgspec.structs.replace(
+            config, train=msgspec.structs.replace(config.train, start=str(cards.find(root, start)))
+        )
     task: Task = plugins.find("task", name)(folder.find(root, dataset), config)
     if config.train.distill:
         from gyral.train.distill import taught_by

@@ -41,6 +41,7 @@ class NextToken(BaseTask):
     """
 
     name = "next_token"
+    begins_itself = True
     unit = "tokens"
     signal = "logits"
     """What a teacher is asked for (`gyral.train.distill`)."""
