@@ -118,7 +118,14 @@ def test_what_would_change_what_is_learned_is_refused(killed, sets, dataset, tol
 
 
 def test_what_only_changes_who_computes_is_free(killed):
-    free = ["train.parallel=data=2", "train.microbatch=2", "train.checkpoint_every=5", "train.keep_checkpoints=9"]
+    assert [resume.is_about(name, "recommender") for name in ("train", "recommend", "lm", "")] == [True, True, False, False]
+    free = [
+        "train.parallel=data=2",
+        "train.sharding=states",
+        "train.microbatch=2",
+        "train.checkpoint_every=5",
+        "train.keep_checkpoints=9",
+    ]
     assert adopt(killed[0], free) == "docs@1"
 
 

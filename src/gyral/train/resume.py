@@ -23,18 +23,22 @@ from gyral.train.saved import Pins
 
 FREE = (
     "train.parallel", "train.microbatch", "train.evaluate_every", "train.checkpoint_every", "train.keep_checkpoints",
-    "train.elastic", "train.compile", "train.recompute", "train.profile", "train.tensorboard", "train.mlflow", "train.schedule",
+    "train.elastic", "train.compile", "train.recompute", "train.profile", "train.schedule", "train.sharding", "train.tables",
 )  # fmt: skip
 """Settings, or sections of them, that a run may go on with in another way: they change the order of additions at most."""
 
 
 def learned(config: Config) -> dict[str, Any]:
     """Settings by dotted name that change what is learned: those of `train` and of the family, without those that are free."""
-    sections = ("train", config.train.family)
-    told = {key: value for key, value, _ in describe(config) if key.partition(".")[0] in sections}
+    told = {key: value for key, value, _ in describe(config) if is_about(key.partition(".")[0], config.train.family)}
     if config.train.steps:  # else the steps follow from it
         told.pop("train.budget", None)
     return {key: value for key, value in told.items() if not any(key == each or key.startswith(each + ".") for each in FREE)}
+
+
+def is_about(section: str, family: str) -> bool:
+    """Whether a section says how a family learns: `train`, `lm`, `vision`; `recommend` of `recommender`."""
+    return section == "train" or (bool(section) and family.startswith(section))
 
 
 def pins_of(data: Dataset, config: Config, steps: int) -> Pins:
@@ -61,9 +65,8 @@ def settings_of(root: Path, number: int) -> dict[str, Any]:
         raise NotFound(f"run {number} is no training", hint="`gyral show` lists the runs")
     tree = tomllib.loads((root / RUNS / str(number) / "config.toml").read_text(encoding="utf-8"))
     family = str(tree.get("train", {}).get("family", ""))
-    return {
-        f"{section}.{key}": value for section in ("train", family) for key, value in dict(tree.get(section, {})).items()
-    }  # fmt: skip
+    sections = [(name, found) for name, found in tree.items() if isinstance(found, dict) and is_about(name, family)]
+    return {f"{name}.{key}": value for name, found in sections for key, value in found.items()}
 
 
 def adopt(root: Path, number: int, dataset: str, config: Config, run: Run) -> str:
