@@ -25,3 +25,14 @@ def test_numbers_are_counts_of_what_came_before(seed):
             (when[row] - seconds[mine[-1]]) / 86_400 if len(mine) else 0,
         ]
         assert np.allclose(told[row], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_now_is_what_is_known_after_everything():
+    rng = np.random.default_rng(7)
+    subject, object_, seconds = rng.integers(0, 12, 300), rng.integers(0, 9, 300), np.sort(rng.integers(0, 10**7, 300))
+    counted = Counted(subject, object_, seconds, 9)
+    who = np.array([3, 0, 11, 40])
+    told = counted.now(who, 10**7 + 5)
+    for row, one in enumerate(who.tolist()):
+        alike = (np.full(9, 300), np.full(9, one), np.arange(9), np.full(9, 10**7 + 5))
+        assert np.allclose(told[row], counted.numbers(*alike), atol=1e-6)

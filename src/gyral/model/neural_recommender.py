@@ -135,11 +135,7 @@ class NeuralRecommender(Recommender):
     def _numbers(self, subjects: np.ndarray) -> torch.Tensor | None:
         if self.meta["net"] != "ranking":
             return None
-        size = self.num_objects
-        everything, who = np.tile(np.arange(size), len(subjects)), np.repeat(subjects, size)
-        after = np.full(len(who), self._counted.num)
-        numbers = self._counted.numbers(after, who, everything, np.full(len(who), self._now))
-        return torch.from_numpy(numbers.reshape(len(subjects), size, -1))
+        return torch.from_numpy(self._counted.now(subjects, self._now))
 
     @cached_property
     def _now(self) -> int:

@@ -27,6 +27,8 @@ from gyral.model.tasks.recommending import Judge, Kept, Recommending
 
 EVALUATED_ROWS = 8_192
 """At once."""
+MAX_EVALUATED = 50_000
+"""Examples that AUC and log loss are told of, their events spread evenly: other ranks wait for the one that measures."""
 
 
 class Ranking(Recommending):
@@ -80,10 +82,11 @@ class Ranking(Recommending):
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """AUC and log loss of the later events, with as many draws as in training where there are no labels; full ranking."""
         told = super().evaluate(model)
-        first, last = self._num_trained * (1 + self._drawn), len(self._data) * (1 + self._drawn)
-        examples = np.arange(first, last)
-        if len(examples) == 0:
+        num = len(self._data) - self._num_trained
+        if num <= 0:
             return told
+        some = np.linspace(self._num_trained, len(self._data) - 1, min(num, MAX_EVALUATED // (1 + self._drawn)), dtype=np.int64)
+        examples = (some[:, None] * (1 + self._drawn) + np.arange(1 + self._drawn)).ravel()
         logits, labels = [], []
         for start in range(0, len(examples), EVALUATED_ROWS):
             batch = self._rows(examples[start : start + EVALUATED_ROWS], 0)
