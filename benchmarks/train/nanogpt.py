@@ -5,7 +5,7 @@ nanoGPT does with Shakespeare. One thread; CPU seconds; the two take turns in on
 
 `step`   0.8M parameters (4 layers, 128 wide, 64 tokens, batch 12) in f32, and 10.7M (6, 384, 256 tokens, batch 4) in bf16,
          where nanoGPT has f32 because its autocast is off on a CPU. Ours is a Llama of the same depth, width and heads.
-`peak`   FLOP/s of our step as share of a matrix product measured in between, 8.4M parameters (8 x 256, 256 tokens, batch 8)
+`peak`   FLOP/s of our step as share of a matrix product measured in between, 8M parameters (8 layers, 288 wide)
 `recipe` nanoGPT's CPU recipe (`README.md`: 2,000 iterations, rate 1e-3 to 1e-4, AdamW) and the CPU seconds until our run (Muon,
          WSD, as many steps) has its final loss on all of the held-out text; evaluations are not counted. `ITERS` shortens both.
 
@@ -186,7 +186,7 @@ def step(data: Any) -> dict[str, Any]:
 def peak(data: Any) -> dict[str, Any]:
     found = {}
     for name, bf16 in (("f32", False), ("bf16", True)):
-        run, shares = ours(data, 8, 256, 4, 256, 8, bf16=bf16), []
+        run, shares = ours(data, 8, 288, 4, 256, 8, bf16=bf16), []
         flops = run.task.flops(run.model) * 8
         run(1)
         for _ in range(ROUNDS):
