@@ -211,7 +211,13 @@ def fault_free(tmp_path_factory, forker):
 
 @pytest.fixture
 def proxy():
-    """A `Proxy` that ends with the test."""
-    made = Proxy()
-    yield made
-    made.close()
+    """Makes `Proxy`s that end with the test."""
+    made = []
+
+    def make():
+        made.append(Proxy())
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

@@ -2,6 +2,7 @@
 
 import random
 import signal
+import socket
 import time
 
 import pytest
@@ -109,15 +110,14 @@ def test_a_member_dies_between_what_belongs_together(stage, fault_free, point, w
 def test_a_cut_between_two_who_both_reach_the_coordinator(stage, fault_free, proxy):
     free = fault_free(steps=60)
     run = stage().open(2)
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
-    proxy.target = ("127.0.0.1", port)
-    run.join(GYRAL_ADVERTISE="{}:{}".format(*proxy.address), GYRAL_LISTEN=f"127.0.0.1:{port}")
-    run.join()
+    proxies = [proxy(), proxy()]  # whoever connects to whom goes through one
+    for each in proxies:
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            each.target = found.getsockname()
+        run.join(GYRAL_ADVERTISE="{}:{}".format(*each.address), GYRAL_LISTEN="{}:{}".format(*each.target))
     run.until_step(10)
-    proxy.is_cut = True
+    for each in proxies:
+        each.is_cut = True
     same(run, free)
     assert "nothing moved although all waited" in run.log()
     assert run.lines()[-1]["members"] == 1
