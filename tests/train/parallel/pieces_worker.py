@@ -92,7 +92,7 @@ def task_of(case):
 def trained(task, strategy, case, train):
     """Losses, norms, metrics and weights of a run of 12 steps."""
     model = strategy.place(task, task.build(3))
-    optimizer = Optimizer(model, Optim(rate=case.get("rate", 1e-2), clip=0.5, warmup=2, **case.get("optim", {})), STEPS)
+    optimizer = Optimizer(model, Optim(rate=case.get("rate", 5e-3), clip=0.5, warmup=2, **case.get("optim", {})), STEPS)
     settings = loop.Settings(STEPS, train.batch, train.microbatch, clip=0.5, evaluate_every=6)
     steps, metrics = [], []
 
