@@ -1,7 +1,8 @@
 """How much frozen features tell: a linear probe, closed-form ridge or logistic regression, chosen on a part kept aside.
 
-Ridge takes one Gram matrix for all its penalties: 60,000 rows of 1,000 features cost 2 CPU-seconds. Logistic regression by
-L-BFGS is better by 1 to 2 points of accuracy and takes ten times as long. Both see features scaled to mean 0, deviation 1.
+Ridge takes one Gram matrix for all its penalties: 10,000 rows of 2,048 features and four penalties cost 2.9 CPU-seconds.
+Logistic regression by L-BFGS, 60 iterations over 60,000 rows of 3,136 features, costs 22 to 24. Both see features scaled to
+mean 0, deviation 1.
 
 Shapes: N rows, F features, K classes.
 

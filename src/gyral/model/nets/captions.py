@@ -2,8 +2,8 @@
 
 A position is a word, or a piece of at most `PIECE` characters where words are long or not spaced (ideographs one by two). Its
 vector is the mean of the rows its n-grams hash to, so `Tischtennisschläger` shares rows with `Tisch`, and 131 languages need no
-vocabulary. Against bytes a caption is 3 positions instead of 30, which is a tenth of the work, and what is shared between
-languages (loans, roots, names) is seen without depth. Hashing is CRC-32 of an n-gram's UTF-8: 0.2 µs, the same anywhere.
+vocabulary. Against bytes a caption is 3 positions instead of 30, and what is shared between
+languages (loans, roots, names) is seen without depth. Hashing is CRC-32 of an n-gram's UTF-8, the same anywhere.
 
 Shapes: B captions, T positions, G n-grams of a position (0: none), D width, E of the common space.
 

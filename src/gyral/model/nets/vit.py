@@ -2,7 +2,7 @@
 
 The patch embedding is a linear over the C P P numbers of a patch and not a convolution: the same product, and a matrix that
 tensor parallelism, quantization and FLOPs already know. `Block` is the one block of this room: pictures, captions and decoders
-are made of it. Initial matrices are Xavier's, as in MAE: at width 128 a deviation of .02 begins to learn late.
+are made of it. Initial matrices are Xavier's, as in MAE.
 
 Shapes: B rows, C channels, S side in pixels, P side of a patch, N patches, T positions (class token first), D width, H heads.
 
