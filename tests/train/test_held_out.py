@@ -22,7 +22,9 @@ class Told(BaseTask):
 def made(folder, keep="best", ema=False, **options):
     model = nn.Linear(1, 1, bias=False)
     average = Ema(model, 0.5) if ema else None
-    return model, HeldOut(Told(), model, Alone(), folder, keep=keep, last_step=4, ema=average, **options), average
+    strategy = Alone()
+    strategy.place(Told(), model)
+    return model, HeldOut(Told(), model, strategy, folder, keep=keep, last_step=4, ema=average, **options), average
 
 
 def walk(model, held_out, weights, ema=None):

@@ -118,7 +118,7 @@ class Text(Stream):
 
 
 def rows_of(tokens: np.ndarray, documents: np.ndarray, is_masked: bool = True) -> Batch:
-    """Inputs, targets, positions [B, T], and, where a row holds several documents, `documents` [B, T].
+    """Inputs, targets, positions and, where documents are hidden from each other, `documents`, each [B, T].
 
     A position belongs to the document of its *target*: the end token before a document is where that begins. Positions begin
     anew with each document.
@@ -138,7 +138,7 @@ def rows_of(tokens: np.ndarray, documents: np.ndarray, is_masked: bool = True) -
         "targets": torch.from_numpy(targets),
         "positions": torch.from_numpy(at - np.maximum.accumulate(np.where(begins, at, 0), axis=1)),
     }
-    if is_masked and begins[:, 1:].any():
+    if is_masked:  # also where each row is of one document: ranks of a pipeline agree on what a batch holds before they see one
         batch["documents"] = torch.from_numpy(np.cumsum(begins, axis=1))
     return batch
 

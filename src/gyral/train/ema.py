@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,14 @@ class Ema:
         decay = min(self.decay, (1 + self.num) / (10 + self.num))
         torch._foreach_lerp_(list(self.shadow.values()), self._params, 1 - decay)
         self.num += 1
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"num": self.num, "shadow": self.shadow}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The way back; tensors have been filled where they lie."""
+        self.num = int(state["num"])
 
     @contextmanager
     @torch.no_grad()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import torch
@@ -97,7 +97,7 @@ class Trained:
 
 def work(
     job: Job,
-    on_step: Callable[[loop.Step, Task], Any] | None = None,
+    on_step: Callable[[loop.Step], Any] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
     strategy: Strategy | None = None,
     keep: Callable[[loop.Step], None] | None = None,
@@ -114,77 +114,102 @@ def work(
     GyralError : whatever cannot be used, told by this rank.
     """
     config, folder = job.config, Path(job.folder)
-    optim = config.train.optim
     axes = mesh.parse(config.train.parallel)
     task = open_task(Path(job.root), job.dataset, config)
     strategy = strategy or mesh.strategy_of(axes, config.train)
     if config.train.batch < (parts := mesh.num_parts(axes)):
         raise UsageError(f"a batch of {config.train.batch} has no row for each of {parts} ranks", hint="raise `train.batch`")
-    built = task.build(config.train.seed)
-    flops = task.flops(built) * config.train.batch
-    if not config.train.start:
-        scale_initial(built, optim, task.roles)
-    elif not task.begins_itself:
-        begin_from(built, Path(job.root), config.train.start)
-    once = {name for name, _ in built.named_parameters()}
-    twice = {name for name, _ in built.named_parameters(remove_duplicate=False)} - once
-    model = strategy.place(task, blocks.prepare(built, task.roles, config.train))
-    optimizer = Optimizer(model, optim, job.steps, task.roles)
+    model, flops, twice = placed(job, task, strategy)
+    optimizer = Optimizer(model, config.train.optim, job.steps, task.roles)
     settings = loop.Settings(
-        job.steps, config.train.batch, config.train.microbatch, optim.clip,
-        config.train.evaluate_every, job.checkpoint_every, optim.snapshot_every,
+        job.steps, config.train.batch, config.train.microbatch, config.train.optim.clip,
+        config.train.evaluate_every, job.checkpoint_every, config.train.optim.snapshot_every,
     )  # fmt: skip
     order = Order(task.num_rows, config.train.batch, config.train.seed)
-    path = folder / LEDGER
+    ema = Ema(model, config.train.ema) if config.train.ema else None
+    guard = Guard(config.train.optim.spike)
     is_grouped = dist.is_available() and dist.is_initialized()
     checkpoints = Checkpoints(
         folder, model, optimizer, strategy, order, pins=job.pins, mesh=axes, keep=config.train.keep_checkpoints,
-        before=[path], rank=dist.get_rank() if is_grouped else 0, count=dist.get_world_size() if is_grouped else 1,
+        parts={"guard": guard, **({"ema": ema} if ema else {})}, before=[folder / LEDGER],
+        rank=dist.get_rank() if is_grouped else 0, count=dist.get_world_size() if is_grouped else 1,
     )  # fmt: skip
     position = checkpoints.begin(job.begin)
     strategy.follow(optimizer, position)
-    ema = Ema(model, config.train.ema) if config.train.ema else None
     held_out = HeldOut(
         task, model, strategy, folder, keep=config.train.keep, last_step=job.steps, ema=ema, listener=on_evaluation
     )
-    profile = Profile(folder, config.train.profile) if config.train.profile and strategy.is_first else None
-    losses = [msgspec.json.decode(line, type=loop.Step).loss for line in saved.ledger_until(path, position.step)]
-    peak, stepping_s = hardware.measure(), 0.0
-    begun = time.monotonic()
 
-    def save(step: int) -> None:
+    def save(_: int) -> None:
         if settings.checkpoint_every and (is_grouped or strategy.is_first):
             checkpoints.save(position)
 
-    with open(path, "ab", buffering=0) as ledger:
-
-        def watch(step: loop.Step) -> None:
-            nonlocal stepping_s
-            losses.append(step.loss)
-            stepping_s += step.seconds
-            if keep is not None:
-                keep(step)
-            elif strategy.is_first:
-                ledger.write(msgspec.json.encode(step) + b"\n")
-                if on_step is not None:
-                    on_step(step, task)
-            if profile is not None:
-                profile(step)
-
+    peak, begun = hardware.measure(), time.monotonic()
+    with Kept(job, strategy, position.step, keep or on_step, is_told=keep is not None) as kept:
         every: list[tuple[int, Callable[[int], Any]]] = [(settings.checkpoint_every, save), (settings.evaluate_every, held_out)]
-        guard = Guard(optim.spike)
-        loop.train(task, model, strategy, optimizer, settings, order, position, [watch], every, guard, ema)
-    if profile is not None:
-        profile.close()
+        loop.train(task, model, strategy, optimizer, settings, order, position, [kept], every, guard, ema)
     checkpoints.wait()
     metrics = held_out.publish()
     weights = {name: tensor for name, tensor in strategy.weights().items() if name not in twice}
     strategy.close()
     result = Result(
-        job.steps, losses, metrics, strategy.num_ranks, time.monotonic() - begun,
-        held_out.best.step if held_out.best else job.steps, stepping_s, flops, peak, hardware.peak_rss_bytes(),
+        job.steps, kept.losses, metrics, strategy.num_ranks, time.monotonic() - begun,
+        held_out.best.step if held_out.best else job.steps, kept.stepping_s, flops, peak, hardware.peak_rss_bytes(),
     )  # fmt: skip
     return Trained(task, weights, result)
+
+
+def placed(job: Job, task: Task, strategy: Strategy) -> tuple[torch.nn.Module, float, set[str]]:
+    """The model as its ranks hold it, FLOPs of a step of all of them, and second names of tied parameters."""
+    train = job.config.train
+    built = task.build(train.seed)
+    flops = task.flops(built) * train.batch
+    if not train.start:
+        scale_initial(built, train.optim, task.roles)
+    elif not task.begins_itself:
+        begin_from(built, Path(job.root), train.start)
+    once = {name for name, _ in built.named_parameters()}
+    twice = {name for name, _ in built.named_parameters(remove_duplicate=False)} - once
+    return strategy.place(task, blocks.prepare(built, task.roles, train)), flops, twice
+
+
+class Kept:
+    """What becomes of each step: a line of the ledger, its loss, its time, a trace.
+
+    Parameters
+    ----------
+    done : steps that an earlier run did; their losses are in the ledger.
+    tell : told of each step that this rank writes; where `is_told`, of each step, and the ledger is another's.
+    """
+
+    def __init__(
+        self, job: Job, strategy: Strategy, done: int, tell: Callable[[loop.Step], Any] | None, is_told: bool = False
+    ) -> None:
+        folder, num_traced = Path(job.folder), job.config.train.profile
+        self._strategy, self._tell, self._is_told = strategy, tell, is_told
+        path = folder / LEDGER
+        self.losses = [msgspec.json.decode(line, type=loop.Step).loss for line in saved.ledger_until(path, done)]
+        self.stepping_s = 0.0
+        self._ledger = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by __exit__)
+        self._profile = Profile(folder, num_traced) if num_traced and strategy.is_first else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ledger.close()
+        if self._profile is not None:
+            self._profile.close()
+
+    def __call__(self, step: loop.Step) -> None:
+        self.losses.append(step.loss)
+        self.stepping_s += step.seconds
+        if self._strategy.is_first and not self._is_told:
+            self._ledger.write(msgspec.json.encode(step) + b"\n")
+        if self._tell is not None and (self._strategy.is_first or self._is_told):
+            self._tell(step)
+        if self._profile is not None:
+            self._profile(step)
 
 
 def publishable(trained: Trained) -> Weights:

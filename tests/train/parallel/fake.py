@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gyral.config.training import Train
 from gyral.model.nets.llama import Shape
 from gyral.model.tasks.next_token import NextToken, Text
+from gyral.train.blocks import prepare
 from gyral.train.parallel import mesh
 
-SHAPE = Shape(256, 64, 2, 8, 8, 192)
+SHAPE = Shape(512, 64, 2, 8, 8, 192)
 LENGTH, ROWS = 16, 2
 
 
@@ -47,9 +48,10 @@ def flat(values):
 def run(case):
     words = {key: value for key, value in case.items() if key not in ("parallel", "passes")}
     task = NextToken(SHAPE, LENGTH, Text([b"abcdefgh" * 64] * 20))
-    strategy = mesh.strategy_of(mesh.parse(case["parallel"]), Train(parallel=case["parallel"], **words))
+    train = Train(parallel=case["parallel"], **words)
+    strategy = mesh.strategy_of(mesh.parse(case["parallel"]), train)
     with Counted() as counted:
-        model = strategy.place(task, task.build(0))
+        model = strategy.place(task, prepare(task.build(0), task.roles, train))
         placed = len(counted.calls)
         passes = case.get("passes", 1)
         batches = [task.batch(np.arange(ROWS), 0) for _ in range(passes)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-WIDTH, DEPTH, HIDDEN, VOCAB, LENGTH, ROWS = 64, 2, 192, 256, 16, 2  # of fake.py
+WIDTH, DEPTH, HIDDEN, VOCAB, LENGTH, ROWS = 64, 2, 192, 512, 16, 2  # of fake.py
 BLOCK = [(WIDTH, WIDTH)] * 4 + [(HIDDEN, WIDTH)] * 2 + [(WIDTH, HIDDEN), (WIDTH,), (WIDTH,)]
 ROOT = [(VOCAB, WIDTH), (WIDTH,)]
 COLUMNS = [True, True, True, False, True, True, False, None, None]  # dim 0 split, dim 1, not: as BLOCK is ordered

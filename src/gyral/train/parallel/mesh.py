@@ -53,13 +53,14 @@ def num_parts(axes: dict[str, int]) -> int:
     return prod(size for axis, size in axes.items() if axis in (*BATCH_AXES, "elastic"))
 
 
-def strategy_of(axes: dict[str, int], train: Train) -> Strategy:
+def strategy_of(axes: dict[str, int], train: Train | None = None) -> Strategy:
     """The strategy of a mesh; with more than one rank `torch.distributed` must have been started.
 
     Raises
     ------
     ConfigError : no strategy knows this combination, or another number of ranks was started.
     """
+    train = train or Train()
     if axes and (started := dist.get_world_size()) != (ranks := num_ranks(axes)):
         words = ",".join(f"{axis}={size}" for axis, size in axes.items())
         raise ConfigError(f"`{words}` is a mesh of {ranks} ranks, but {started} were started", where="train.parallel")
