@@ -20,7 +20,8 @@ Row = dict[str, Any]
 
 def what_must_be_the_same(digest: str, layout: Layout | None, config: Config) -> dict[str, Any]:
     """What a loop that is resumed must share with the one before: whatever changes what is learned or asked."""
-    parts = {"layout": layout, "curate": config.curate, "train": config.train, "compress": config.compress}
+    families = {"lm": config.lm, "vision": config.vision, "recommend": config.recommend}
+    parts = {"layout": layout, "curate": config.curate, "train": config.train, "compress": config.compress, **families}
     settings = {name: hashlib.sha256(msgspec.json.encode(part)).hexdigest()[:16] for name, part in parts.items()}
     return {"source": digest, "turns": config.loop.turns, "max_asked": config.loop.max_asked, **settings}
 

@@ -94,10 +94,28 @@ def test_the_readme_chain_of_verbs_runs(shell, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_readme_loops_of_pages_and_pictures_run(shell):
+    """With one turn, of a few steps: what they learn in minutes is not tested here, that they turn is."""
+    block = next(text for language, text in blocks("README.md") if language == "sh" and "--family vision" in text)
+    loops = [line.partition("   #")[0].strip() for line in block.splitlines() if line.startswith("gyral loop")]
+    assert len(loops) == 2
+    for line in loops:
+        try:
+            for package in re.findall(r"(?:apt|npm):[^ ']+", line):
+                fetch(package, print)
+        except InputError as error:
+            pytest.skip(f"a package cannot be fetched: {error.what}")
+        small = "--set train.steps=2 --set lm.depth=1 --set vision.depth=1 --set lm.length=64"
+        done = shell(f"{re.sub('--turns [0-9]+', '--turns 1', line)} {small}")
+        assert done.returncode == 0 and "closing the loop" in done.stdout, done.stderr
+
+
 def test_every_option_the_documents_name_exists():
     text = "\n".join(
         (ROOT / name).read_text()
-        for name in ("README.md", "docs/guides/loop.md", "docs/guides/ingest.md", "docs/guides/curate.md")
+        for name in ("README.md", "docs/guides/loop.md", "docs/guides/ingest.md", "docs/guides/curate.md", "docs/guides/train.md")
     )
     helps = {}
     for verb in set(re.findall(r"gyral (\w+)", text)) & {
