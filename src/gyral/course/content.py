@@ -7,6 +7,7 @@ translations of a page, the renderings of a picture) comes in together, and is f
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ class Content:
         self._digest = hashlib.sha256(repr(parts).encode()).hexdigest()
         self._lake = Lake.of(root, config)
         run.reads("source", config.ingest.source, self._digest)
-        self.name = config.curate.name or self._place.name
+        self.name = config.curate.name or re.sub(r"[^A-Za-z0-9_.-]+", "-", self._place.name).strip("-.")
         self.same = what_must_be_the_same(self._digest, None, config)
 
     def cut(self, rows: list[Row]) -> None:

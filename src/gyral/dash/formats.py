@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from gyral import progress
 
 NONE = "–"
-_METRIC_NAMES = {"ndcg": "NDCG", "hit": "hit rate", "recall": "recall", "map": "MAP", "mrr": "MRR"}
+_METRIC_NAMES = {"ndcg": "NDCG", "hit": "hit rate", "recall": "recall", "map": "MAP", "mrr": "MRR", "r": "R"}
 
 
 def metric(value: float | None) -> str:

@@ -38,6 +38,8 @@ MAX_LOG_LINES = 200
 NUM_RECENT = 8
 
 LOWER_IS_BETTER = ("bits_per_byte",)
+METRICS = ("ndcg_at_10", "r_at_1")
+"""Of families: shares that their models are compared by."""
 Data = dict[str, Any]
 LakeOverview = Callable[[], dict[str, Any]]
 
@@ -235,8 +237,10 @@ def headline(verb: str, summary: Mapping[str, Any]) -> str:
         return f"{formats.count(get('accepted'))} rows in"
     if verb == "curate" and _is_number(get("rows_kept")):
         return f"{formats.count(get('rows_kept'))} kept"
-    if verb == "train" and _is_number(get("ndcg_at_10")):
-        return f"{get('chosen') or 'best'}, NDCG@10 {formats.metric(get('ndcg_at_10'))}"
+    if verb == "train":
+        measured = next((name for name in METRICS if _is_number(get(name))), "")
+        if measured:
+            return f"{get('chosen') or 'best'}, {formats.metric_name(measured)} {formats.metric(get(measured))}"
     if verb == "train" and _is_number(get("bits_per_byte")):
         return f"{get('chosen') or 'model'}, {get('bits_per_byte'):.3f} bits per byte"
     if verb == "compress" and _is_number(get("bytes_before")) and get("bytes_after"):
