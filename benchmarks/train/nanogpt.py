@@ -88,7 +88,7 @@ def ours(data: Any, layers: int, width: int, heads: int, length: int, batch: int
     """A function that trains so many steps more and gives their losses; its model and task are attributes."""
     tokens, held_out, vocab = data
     shape = Shape(vocab, width, layers, heads, heads, -(-8 * width // 96) * 32)
-    task = (Half if bf16 else NextToken)(shape, length, Tokens(tokens), Tokens(held_out))
+    task = (Half if bf16 else NextToken)(shape, length, Tokens(tokens), Tokens(held_out), is_masked=False)
     strategy = Alone()
     model = strategy.place(task, task.build(1337))
     steps = optim.pop("steps", 10**6)
