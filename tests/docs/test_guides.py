@@ -97,7 +97,7 @@ def test_the_readme_chain_of_verbs_runs(shell, tmp_path):
 def test_every_option_the_documents_name_exists():
     text = "\n".join(
         (ROOT / name).read_text()
-        for name in ("README.md", "docs/guides/loop.md", "docs/guides/ingest.md", "docs/guides/curate.md")
+        for name in ("README.md", *(f"docs/guides/{verb}.md" for verb in ("loop", "ingest", "curate", "train")))
     )
     helps = {}
     for verb in set(re.findall(r"gyral (\w+)", text)) & {
