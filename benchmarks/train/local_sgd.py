@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/train/local_sgd.py [STEPS]
 
 Two ranks, .8 M parameters, characters of English documentation (`benchmarks/curate/prose.py`), the same rows in each way, one
-thread a rank; held-out loss in nats a byte after STEPS (2,000). `data` is all-reduce each step and what both columns compare to.
+thread a rank; held-out loss in nats a byte after STEPS (2,000). `data` is all-reduce each step; both columns compare to it.
 
 Predicted before the first run: int8 at 25 steps 1/98 of the bytes (a quarter of f32, a 25th of the times, scales .4 %), and a
 loss within 2 %; at 10 steps 1/39 and within 1 %; gradients in int8 a quarter of the bytes and within .2 %.
