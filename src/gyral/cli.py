@@ -164,18 +164,20 @@ def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, *
 @click.option("--budget", metavar="TIME", help="Training time: 90s, 3m, 1h.")
 @click.option("--seed", type=int, help="Same data, configuration and seed: same bytes.")
 @click.option("--distill", metavar="MODEL", help="A model that teaches the new one.")
+@click.option("--map", "mapping", metavar="FIELD=COLUMN,…", help="Of a file of events: subject, object, time, …")
 @click.option("--parallel", metavar="MESH", help="Ranks along axes: `data=2`, `data=2,tensor=2`, `pipeline=2,shard=2`.")
 @click.option("--resume", type=int, metavar="RUN", help="Go on with an interrupted training, on any mesh.")
 @on_option
 @common
-def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str | None, resume: int | None, **flags: Any) -> None:
+def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str | None, mapping: str | None, **flags: Any) -> None:
     """Train a model on DATASET, or on a file, a folder or a package of it; candidates compete on its last part."""
     from gyral.config import budget_seconds
     from gyral.prepared import dataset_of
     from gyral.train.resume import settings_of
     from gyral.train.trainer import train as run_train
 
-    config = configure(root, sets, flags, base=settings_of(root, resume) if resume is not None else None)
+    resume = flags.pop("resume")
+    config = configure(root, sets, flags, mapping, base=settings_of(root, resume) if resume is not None else None)
     if resume is None:
         dataset = dataset_of(root, dataset, config, lambda verb, of: start_run(root, verb, of, as_json))
     with start_run(root, "train", config, as_json, seed=config.train.seed) as run:

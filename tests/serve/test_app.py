@@ -183,3 +183,21 @@ def test_an_answer_over_http_is_the_answer_in_process(app, made):
         wanted = model.recommend(subject, 10, {"country": "France"})
         got = ask(app, subject=subject, context={"country": "France"})[2]
         assert got["items"] == [msgspec.to_builtins(item) for item in wanted.items] and got["known"] == wanted.known
+
+
+def test_a_program_that_asks_for_what_is_not_there_gets_no_page(made):
+    slots = Slots(made.root, "shop-int8", lambda text: None)
+
+    async def pages(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"<html>"})
+
+    app = App(slots, Serve(), mounts={"/": pages})
+    try:
+        status, headers, body = call(app, "POST", "/v1/embed", b"{}")
+        assert status == 404 and headers[b"content-type"] == b"application/json"
+        assert "POST /v1/recommend" in json.loads(body)["error"]["hint"]
+        assert call(app, "GET", "/models")[2] == b"<html>"
+    finally:
+        slots.close()
+        app.close()

@@ -199,10 +199,12 @@ class App:
         self._worker.shutdown(cancel_futures=True)
 
     def _mounted(self, path: str) -> AsgiApp:
+        is_asked = path.startswith("/v1/")  # a program's, which gets no page
         for prefix, app in self._mounts:
-            if path == prefix or path.startswith(prefix + "/"):
+            if (path == prefix or path.startswith(prefix + "/")) and (prefix or not is_asked):
                 return app
-        raise Refused(404, f"there is nothing at `{path[:200]}`", hint="POST /v1/recommend, GET /v1/model, GET /healthz")
+        routes = ", ".join(f"POST {each}" for each in self._slots.default.routes) or "POST /v1/recommend"
+        raise Refused(404, f"there is nothing at `{path[:200]}`", hint=f"{routes}, GET /v1/model, GET /healthz")
 
 
 def _asked_at(model: Servable) -> str:

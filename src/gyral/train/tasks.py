@@ -11,6 +11,7 @@ import msgspec
 
 from gyral import plugins
 from gyral.config import Config
+from gyral.errors import NotFound
 from gyral.model import card as cards
 from gyral.model.task import Task
 from gyral.train.readers import folder
@@ -24,14 +25,27 @@ def open_task(root: Path, dataset: str, config: Config) -> Task:
     NotFound : no such dataset, or no such teacher.  InputError : they do not fit.
     """
     name = config.train.family if not config.train.task else f"{config.train.family}/{config.train.task}"
-    start = config.train.start
-    if start and not Path(start).is_dir():  # a hook is told no root, so it gets the folder
-        config = msgspec.structs.replace(
-            config, train=msgspec.structs.replace(config.train, start=str(cards.find(root, start)))
-        )
+    if config.train.start:  # a hook is told no root, so it gets the folder
+        train = msgspec.structs.replace(config.train, start=str(folder_of(root, config.train.start)))
+        config = msgspec.structs.replace(config, train=train)
     task: Task = plugins.find("task", name)(folder.find(root, dataset), config)
     if config.train.distill:
         from gyral.train.distill import taught_by
 
         task = taught_by(root, task, config)
     return task
+
+
+def folder_of(root: Path, start: str) -> Path:
+    """The model of this name, or else a folder of transformers.
+
+    Raises
+    ------
+    NotFound : there is neither.
+    """
+    try:
+        return cards.find(root, start)
+    except NotFound:
+        if not Path(start).is_dir():
+            raise
+        return Path(start)
