@@ -60,7 +60,7 @@ class Outer(Section, frozen=True):
     momentum: Annotated[float, Meta(ge=0, lt=1, description="of the outer step (Nesterov)")] = 0.9
     ramp: Annotated[int, Meta(ge=0, description="meetings over which both grow from averaging to what is asked")] = 100
     wire: Annotated[Literal["f32", "bf16", "int8"], Meta(description="how what has moved is sent")] = "int8"
-    fragments: Annotated[int, Meta(ge=1, description="parts of the parameters that meet one after the other")] = 1
+    fragments: Annotated[int, Meta(ge=1, description="parts of the parameters that meet one after the other")] = 4
 
 
 class Train(Section, frozen=True):
