@@ -101,7 +101,9 @@ def test_a_person_goes_from_home_to_a_run_and_sees_the_numbers_of_its_file(proje
     assert "+52.4 %" in browser.find_element(By.TAG_NAME, "h1").text
     browser.find_element(By.PARTIAL_LINK_TEXT, "loop #1").click()
     assert browser.current_url == f"{address}runs/1"
-    chart = next(figure for figure in browser.find_elements(By.TAG_NAME, "figure") if "NDCG@10, all that was asked" in figure.text)
+    chart = next(
+        figure for figure in browser.find_elements(By.TAG_NAME, "figure") if "NDCG@10, all that was asked" in figure.text
+    )
     dots = chart.find_elements(By.CSS_SELECTOR, "circle[data-series]")
     seen = {
         (dot.get_attribute("data-series"), int(dot.get_attribute("data-x")), float(dot.get_attribute("data-y"))) for dot in dots
