@@ -46,7 +46,7 @@ class Page(NamedTuple):
 
 def pages(slice_: Sequence[pa.RecordBatch], data: Dataset, models: Models, served: ServedModel, config: Config) -> Scored:
     """Bits per byte of new pages, for the looped and the frozen model, and for xz."""
-    learned = [text for batch in documents.batches(data, ["text"]) for text in batch.column("text").to_pylist() if text]
+    learned = [text for batch in documents.batches(data, ()) for text in batch.column("text").to_pylist() if text]
     chosen = _pages(slice_, set(map(hash, learned)), config)
     requests = [{"texts": [page.text], "object": page.file} for page in chosen]
     looped = served.ask(requests, models.looped, SCORE)

@@ -21,9 +21,10 @@ from gyral.served import Models, ServedModel
 class Scored(NamedTuple):
     """One turn's answers in numbers.
 
-    Attributes ---------- quality : what the row of the turn holds of them: `metric`, `baseline` (names), `scores` (looped,
-    frozen and the baseline, None
-        where nobody was asked), `num_asked`, and more of the family's own.
+    Attributes
+    ----------
+    quality : what the row of the turn holds of them: `metric`, `baseline` (names), `scores` (looped, frozen and the baseline,
+        None where nobody was asked), `num_asked`, and more of the family's own.
     p99_ms : latency of the looped model's answers, None when nobody was asked.
     first_at : when its first answer came (`time.monotonic`).
     told : the line that says it to a person.
@@ -38,8 +39,11 @@ class Scored(NamedTuple):
 class Course(Protocol):
     """One source in slices.
 
-    Attributes ---------- name : of the datasets and models. same : what a loop that is resumed must share with the one before:
-    digests of the source and of all that changes what is learned.
+    Attributes
+    ----------
+    name : of the datasets and models.
+    same : what a loop that is resumed must share with the one before: digests of the source and of all that changes what is
+        learned.
     """
 
     name: str

@@ -29,8 +29,9 @@ SCHEMA_ID = "document"
 def to_events(batch: pa.RecordBatch, app: str) -> pa.RecordBatch:
     """Events of documents.
 
-    Parameters ---------- batch : rows with `file`, `offset`, `media`, `url`, `domain`, `declared`, `raw` and `text`; those with
-    a reason in `rejected`
+    Parameters
+    ----------
+    batch : rows with `file`, `offset`, `media`, `url`, `domain`, `declared`, `raw` and `text`; those with a reason in `rejected`
         are left out, and neighbours that are captions of one picture become one event.
     app : name of the source.
     """

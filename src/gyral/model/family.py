@@ -96,7 +96,7 @@ class Family(Protocol):
 
     Attributes
     ----------
-    metric : name of what `Twin.measure` gives and cards compare; larger is better.
+    metric : name of what `Twin.measure` gives and cards compare.
     matrices : names of the arrays that are large and may be quantized.
     """
 

@@ -2,7 +2,7 @@
 them.
 
 An axis is a *placer*: a function that changes the plain model for its axis. They run from the inside out, so that each sees
-what the ones before have left: tensor, context, expert, recomputation, shard. `data` changes nothing. The rest follows from
+what the ones before have left: tensor, context, expert, tables, shard. `data` changes nothing. The rest follows from
 two facts:
 
 * Over some axes the *sums* differ, because ranks have other rows or other positions (`SUM_AXES`).
