@@ -65,7 +65,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     look()  # at what a run that is gone on from has done
     try:
         if num == 1 and "elastic" not in axes:
-            trained = work(job, teller.step, teller.evaluation)
+            trained = work(job, teller.step, teller.evaluation, task)
             write_weights(folder, publishable(trained))
             result = trained.result
         else:

@@ -99,6 +99,7 @@ def work(
     job: Job,
     on_step: Callable[[loop.Step], Any] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
+    task: Task | None = None,
     strategy: Strategy | None = None,
     keep: Callable[[loop.Step], None] | None = None,
 ) -> Trained:
@@ -106,6 +107,7 @@ def work(
 
     Parameters
     ----------
+    task : opened already, where the verb trains in its own process; its data is not read again.
     strategy : instead of that of the mesh.
     keep : takes each step, instead of the first rank's ledger.
 
@@ -115,7 +117,7 @@ def work(
     """
     config, folder = job.config, Path(job.folder)
     axes = mesh.parse(config.train.parallel)
-    task = open_task(Path(job.root), job.dataset, config)
+    task = task or open_task(Path(job.root), job.dataset, config)
     strategy = strategy or mesh.strategy_of(axes, config.train)
     if config.train.batch < (parts := mesh.num_parts(axes)):
         raise UsageError(f"a batch of {config.train.batch} has no row for each of {parts} ranks", hint="raise `train.batch`")
