@@ -63,5 +63,7 @@ def train(
         **{card.metric: chosen[card.metric]},
     )
     floors = ", ".join(f"{each['name']} {each[card.metric]:.4f}" for each in card.candidates if not each["chosen"])
-    run.note(f"train    {card.model}: {chosen['name']} won with {card.metric} {chosen[card.metric]:.4f} ({floors})")
+    reached = f"{card.metric} {chosen[card.metric]:.4f}"
+    told = f"{chosen['name']} won with {reached} ({floors})" if floors else f"{chosen['name']}, {reached}"  # nobody to win over
+    run.note(f"train    {card.model}: {told}")
     return card
