@@ -30,6 +30,7 @@ from gyral.dash.records import (
     read_turns,
 )
 from gyral.errors import GyralError, NotFound
+from gyral.model.metrics import SMALLER_IS_BETTER
 from gyral.run import FOLDER as RUNS
 from gyral.run import Lineage
 
@@ -37,7 +38,6 @@ VERBS = ("ingest", "curate", "train", "compress", "serve")
 MAX_LOG_LINES = 200
 NUM_RECENT = 8
 
-LOWER_IS_BETTER = ("bits_per_byte",)
 METRICS = ("ndcg_at_10", "r_at_1")
 """Of families: shares that their models are compared by."""
 Data = dict[str, Any]
@@ -211,7 +211,7 @@ def gain(turns: list[Turn]) -> Data | None:
         return None
     last = complete[-1]
     mean = {name: _mean([turn.scores.get(name) for turn in complete]) for name in last.scores}
-    sign = -1.0 if last.metric in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if last.metric.endswith(SMALLER_IS_BETTER) else 1.0
 
     def better(scores: Mapping[str, float | None], than: str) -> float | None:
         value = _relative(scores["looped"], scores.get(than))

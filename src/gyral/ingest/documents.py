@@ -31,8 +31,8 @@ def to_events(batch: pa.RecordBatch, app: str) -> pa.RecordBatch:
 
     Parameters
     ----------
-    batch : rows with `file`, `offset`, `media`, `url`, `domain`, `declared`, `raw` and `text`; those with a reason in `rejected`
-        are left out, and neighbours that are captions of one picture become one event.
+    batch : rows with `file`, `offset`, `media`, `url`, `domain`, `declared`, `raw` and `text`; those with a reason in
+        `rejected` are left out, and neighbours that are captions of one picture become one event.
     app : name of the source.
     """
     now = now_us()

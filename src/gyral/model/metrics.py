@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+SMALLER_IS_BETTER = ("loss", "bits_per_byte", "perplexity", "error")
+"""Ends of the names of metrics of which less is better; of all others more is."""
+
 
 def ranking_metrics(ranked_Bk: np.ndarray, relevant: Sequence[np.ndarray], k: int = 10) -> dict[str, np.ndarray]:
     """Score ranked objects against what each subject really met.

@@ -16,13 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from gyral.model.metrics import SMALLER_IS_BETTER
 from gyral.model.task import Task
 from gyral.train import loop
 from gyral.train.ema import Ema
 from gyral.train.parallel.strategy import Strategy
 
 FILE = "held_out.jsonl"
-SMALLER_IS_BETTER = ("loss", "bits_per_byte", "perplexity", "error")
 
 
 class Evaluation(msgspec.Struct, frozen=True):

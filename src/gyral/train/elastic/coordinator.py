@@ -31,9 +31,9 @@ from gyral.files import write_atomic
 from gyral.train.elastic.membership import job_secret
 from gyral.train.elastic.messages import Beat, Done, Epoch, Hello, Pulse, Ready, Record, decode_at_coordinator, encode
 from gyral.train.elastic.quorum import Quorum
+from gyral.train.saved import LEDGER
 
 EPOCH = "epoch"
-LEDGER = "ledger.jsonl"
 TICK_S = 0.02
 
 

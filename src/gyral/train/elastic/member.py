@@ -15,11 +15,11 @@ from gyral.files import write_atomic
 from gyral.model.card import write_weights
 from gyral.train import loop
 from gyral.train.elastic.contact import Contact
-from gyral.train.elastic.coordinator import LEDGER
 from gyral.train.elastic.launch import AT
 from gyral.train.elastic.membership import Fixed, Membership, Over
 from gyral.train.elastic.strategy import Elastic
 from gyral.train.rank import RESULT, Job, Trained, publishable, work
+from gyral.train.saved import LEDGER
 
 LISTEN = "GYRAL_LISTEN"
 ADVERTISE = "GYRAL_ADVERTISE"
