@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gyral.model.nets.llama import Shape, attention, document_mask
+from gyral.model.nets.llama import CausalAttention, CausalDecoder, Shape
 from gyral.model.roles import Roles
 
 ROLES = Roles(
@@ -44,26 +44,13 @@ ROLES = Roles(
 )
 
 
-class Attention(nn.Module):
-    """Causal attention over a whole sequence."""
+class Attention(CausalAttention):
+    """As many keys as queries, with biases."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.head_width = shape.head_width
         self.query, self.key, self.value, self.out = (nn.Linear(shape.width, shape.width) for _ in range(4))
-
-    def forward(self, x_BTD: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Heads are counted by what the projections give, so a rank may hold some of them."""
-        rows, length = x_BTD.shape[:2]
-        query, key, value = (
-            part(x_BTD).view(rows, length, -1, self.head_width).transpose(1, 2) for part in (self.query, self.key, self.value)
-        )
-        seen = self.attend(query, key, value) if mask is None else self.attend(query, key, value, mask)
-        return self.out(seen.transpose(1, 2).reshape(rows, length, -1))
-
-    def attend(self, query_BHTE: Tensor, key_BHTE: Tensor, value_BHTE: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Each position sees itself and those before; of them those of the mask [B, 1, T, T], where there is one."""
-        return attention(query_BHTE, key_BHTE, value_BHTE, mask)
 
 
 class FeedForward(nn.Module):
@@ -89,11 +76,11 @@ class Block(nn.Module):
         self.feed = FeedForward(shape)
 
     def forward(self, x_BTD: Tensor, mask: Tensor | None = None) -> Tensor:
-        x_BTD = x_BTD + self.attention(self.before_attention(x_BTD), mask)
+        x_BTD = x_BTD + self.attention(self.before_attention(x_BTD), mask=mask)
         return x_BTD + self.feed(self.before_feed(x_BTD))
 
 
-class Gpt2(nn.Module):
+class Gpt2(CausalDecoder):
     """Tokens → logits.
 
     Parameters
@@ -101,10 +88,7 @@ class Gpt2(nn.Module):
     length : positions there are.
     """
 
-    embed: nn.Embedding | None
     places: nn.Embedding | None
-    norm: nn.LayerNorm | None
-    logits: nn.Linear | None
 
     def __init__(self, shape: Shape, length: int) -> None:
         super().__init__()
@@ -116,32 +100,12 @@ class Gpt2(nn.Module):
         self.logits = nn.Linear(shape.width, shape.vocab, bias=False)
         if shape.tied:
             self.logits.weight = self.embed.weight
-        self.apply(self._initial)
-        for name, param in self.named_parameters():
-            if name.endswith(("attention.out.weight", "feed.down.weight")):  # as many add up as there are blocks
-                nn.init.normal_(param, std=0.02 / (2 * shape.depth) ** 0.5)
-
-    def forward(self, x: Tensor, positions_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
-        """Tokens [B, T], or the stream of the stage before [B, T, D]; logits [B, T, V], or the stream."""
-        x = self.stream(x, positions_BT, documents_BT)
-        return x if self.norm is None or self.logits is None else self.logits(self.norm(x))
+        self.draw(shape.depth)
 
     def stream(self, x: Tensor, positions_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
-        """What the last block gives, [B, T, D]."""
         if self.embed is not None and self.places is not None:
             x = self.embed(x) + self.places(positions_BT)
         mask = None if documents_BT is None else self.mask_of(documents_BT)
         for block in self.blocks.values():
             x = block(x) if mask is None else block(x, mask)
         return x
-
-    def mask_of(self, documents_BT: Tensor) -> Tensor:
-        """Who sees whom, bool [B, 1, T, T]."""
-        return document_mask(documents_BT)
-
-    @staticmethod
-    def _initial(module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)

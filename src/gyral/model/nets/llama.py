@@ -84,8 +84,33 @@ class Shape:
         return self.width // self.heads
 
 
-class Attention(nn.Module):
-    """Causal attention over a whole sequence."""
+class CausalAttention(nn.Module):
+    """Attention to what comes before, whatever its four projections are."""
+
+    head_width: int
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    out: nn.Linear
+
+    def forward(self, x_BTD: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Heads are counted by what the projections give, so a rank may hold some of them."""
+        rows, length = x_BTD.shape[:2]
+        query, key, value = (
+            part(x_BTD).view(rows, length, -1, self.head_width).transpose(1, 2) for part in (self.query, self.key, self.value)
+        )
+        if rotation is not None:
+            query, key = rotated(query, rotation), rotated(key, rotation)
+        seen = self.attend(query, key, value) if mask is None else self.attend(query, key, value, mask)
+        return self.out(seen.transpose(1, 2).reshape(rows, length, -1))
+
+    def attend(self, query_BHTE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Each position sees itself and those before; of them those of the mask [B, 1, T, T], where there is one."""
+        return attention(query_BHTE, key_BKTE, value_BKTE, mask)
+
+
+class Attention(CausalAttention):
+    """Grouped queries, no biases."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -94,20 +119,6 @@ class Attention(nn.Module):
         self.key = nn.Linear(shape.width, shape.kv_heads * self.head_width, bias=False)
         self.value = nn.Linear(shape.width, shape.kv_heads * self.head_width, bias=False)
         self.out = nn.Linear(shape.heads * self.head_width, shape.width, bias=False)
-
-    def forward(self, x_BTD: Tensor, rotation: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Heads are counted by what the projections give, so a rank may hold some of them."""
-        rows, length = x_BTD.shape[:2]
-        query, key, value = (
-            part(x_BTD).view(rows, length, -1, self.head_width).transpose(1, 2) for part in (self.query, self.key, self.value)
-        )
-        query, key = rotated(query, rotation), rotated(key, rotation)
-        seen = self.attend(query, key, value) if mask is None else self.attend(query, key, value, mask)
-        return self.out(seen.transpose(1, 2).reshape(rows, length, -1))
-
-    def attend(self, query_BHTE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Each position sees itself and those before; of them those of the mask [B, 1, T, T], where there is one."""
-        return attention(query_BHTE, key_BKTE, value_BKTE, mask)
 
 
 class FeedForward(nn.Module):
@@ -145,26 +156,12 @@ class Block(nn.Module):
         return x_BTD + self.feed(self.before_feed(x_BTD))
 
 
-class Llama(nn.Module):
-    """Tokens → logits."""
+class CausalDecoder(nn.Module):
+    """Tokens → logits: what decoders of any layout have in common. A part that another stage has is None."""
 
     embed: nn.Embedding | None
-    norm: RMSNorm | None
+    norm: nn.Module | None
     logits: nn.Linear | None
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.shape = shape
-        self.embed = nn.Embedding(shape.vocab, shape.width)
-        self.blocks = nn.ModuleDict({str(number): Block(shape) for number in range(shape.depth)})
-        self.norm = RMSNorm(shape.width, eps=shape.eps)
-        self.logits = nn.Linear(shape.width, shape.vocab, bias=False)
-        if shape.tied:
-            self.logits.weight = self.embed.weight
-        self.apply(self._initial)
-        for name, param in self.named_parameters():
-            if name.endswith(("attention.out.weight", ".down.weight")):  # as many add up as there are blocks
-                nn.init.normal_(param, std=0.02 / (2 * shape.depth) ** 0.5)
 
     def forward(self, x: Tensor, positions_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """Tokens [B, T], or the stream of the stage before [B, T, D]; logits [B, T, V], or the stream.
@@ -178,6 +175,42 @@ class Llama(nn.Module):
 
     def stream(self, x: Tensor, positions_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """What the last block gives, [B, T, D]."""
+        raise NotImplementedError
+
+    def mask_of(self, documents_BT: Tensor) -> Tensor:
+        """Who sees whom, bool [B, 1, T, T]."""
+        return document_mask(documents_BT)
+
+    def draw(self, depth: int) -> None:
+        """Initial values: normal of .02; what is added to the stream is smaller, as many add up as there are blocks."""
+        self.apply(_drawn)
+        for name, param in self.named_parameters():
+            if name.endswith(("attention.out.weight", ".down.weight")):
+                nn.init.normal_(param, std=0.02 / (2 * depth) ** 0.5)
+
+
+def _drawn(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+class Llama(CausalDecoder):
+    """Tokens → logits."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embed = nn.Embedding(shape.vocab, shape.width)
+        self.blocks = nn.ModuleDict({str(number): Block(shape) for number in range(shape.depth)})
+        self.norm = RMSNorm(shape.width, eps=shape.eps)
+        self.logits = nn.Linear(shape.width, shape.vocab, bias=False)
+        if shape.tied:
+            self.logits.weight = self.embed.weight
+        self.draw(shape.depth)
+
+    def stream(self, x: Tensor, positions_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         if self.embed is not None:
             x = self.embed(x)
         rotation = rotation_of(positions_BT, self.shape.head_width, self.shape.theta)
@@ -185,15 +218,6 @@ class Llama(nn.Module):
         for block in self.blocks.values():
             x = block(x, rotation) if mask is None else block(x, rotation, mask)
         return x
-
-    def mask_of(self, documents_BT: Tensor) -> Tensor:
-        """Who sees whom, bool [B, 1, T, T]."""
-        return document_mask(documents_BT)
-
-    @staticmethod
-    def _initial(module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
 
 
 def attention(query_BHTE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, mask: Tensor | None = None) -> Tensor:
