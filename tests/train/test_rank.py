@@ -9,29 +9,12 @@ import pytest
 from gyral.model import card as cards
 from gyral.model.card import read_weights
 
-TEXT = "The gyre turns, and what it carries comes back another day. Number {} of many is written here.\n"
-RULES = ["--set", "curate.stages=['extract', 'repair', 'digest']"]
-"""Nothing is dropped but copies."""
-
 
 def gyral(root, *words):
     done = subprocess.run(
         [sys.executable, "-P", "-m", "gyral", *words, "--root", str(root)], capture_output=True, text=True, timeout=240
     )
     return done
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """A dataset of small documents."""
-    root = tmp_path_factory.mktemp("project")
-    pages = root / "pages"
-    pages.mkdir()
-    for number in range(60):
-        (pages / f"{number}.txt").write_text("".join(TEXT.format(number * 100 + line) for line in range(12)))
-    done = gyral(root, "curate", "docs", "--source", str(pages), *RULES, "--json")
-    assert done.returncode == 0, done.stderr
-    return root
 
 
 def trained(root, parallel, *words):

@@ -14,27 +14,12 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-TEXT = "The gyre turns, and what it carries comes back another day. Number {} of many is written here.\n"
-RULES = ["--set", "curate.stages=['extract', 'repair', 'digest']"]
 SIZES = ["lm.depth=1", "lm.width=32", "lm.length=32", "train.batch=8", "train.steps=60", "train.elastic.leaves=8"]
 
 
 def gyral(root, *words):
     command = [sys.executable, "-P", "-m", "gyral", *words, "--root", str(root)]
     return subprocess.run(command, capture_output=True, text=True, timeout=500)
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """A dataset of small documents."""
-    root = tmp_path_factory.mktemp("project")
-    pages = root / "pages"
-    pages.mkdir()
-    for number in range(60):
-        (pages / f"{number}.txt").write_text("".join(TEXT.format(number * 100 + line) for line in range(12)))
-    done = gyral(root, "curate", "docs", "--source", str(pages), *RULES, "--json")
-    assert done.returncode == 0, done.stderr
-    return root
 
 
 def trained(root, parallel, *words):
