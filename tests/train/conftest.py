@@ -9,7 +9,7 @@ TEXT = "The gyre turns, and what it carries comes back another day. Number {} of
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
+def written(tmp_path_factory):
     """A project with `docs`, a dataset of small documents of which nothing is dropped but copies."""
     root = tmp_path_factory.mktemp("project")
     pages = root / "pages"

@@ -64,12 +64,12 @@ class Killer(threading.Thread):
                     os.kill(pids[0], signal.SIGKILL)
 
 
-def test_the_verb_trains_one_model_whatever_happens_to_its_members(project):
-    alone, _, _ = trained(project, "")
-    one, sha, _ = trained(project, "elastic=1")
-    killer = Killer(project, [10])
+def test_the_verb_trains_one_model_whatever_happens_to_its_members(written):
+    alone, _, _ = trained(written, "")
+    one, sha, _ = trained(written, "elastic=1")
+    killer = Killer(written, [10])
     killer.start()
-    two, other, told = trained(project, "elastic=2")
+    two, other, told = trained(written, "elastic=2")
     assert sha == other and killer.kills == 1
     assert "SIGKILL and is started again" in told
     assert one["loss"] == two["loss"] and len(two["loss"]) == 60
@@ -78,28 +78,28 @@ def test_the_verb_trains_one_model_whatever_happens_to_its_members(project):
 
 
 @pytest.mark.ray
-def test_ray_places_the_same_members(project):
+def test_ray_places_the_same_members(written):
     pytest.importorskip("ray")
-    one, sha, _ = trained(project, "elastic=1", "train.steps=12")
-    two, other, _ = trained(project, "elastic=2", "train.steps=12", "on=ray://workers=2")
+    one, sha, _ = trained(written, "elastic=1", "train.steps=12")
+    two, other, _ = trained(written, "elastic=2", "train.steps=12", "on=ray://workers=2")
     assert sha == other and one["loss"] == two["loss"] and two["ranks"] == 2
 
 
-def test_an_error_that_all_would_have_is_told_at_once(project):
-    done = gyral(project, "train", "docs", "--family", "lm", "--parallel", "elastic=2", "--set", "train.batch=4",
+def test_an_error_that_all_would_have_is_told_at_once(written):
+    done = gyral(written, "train", "docs", "--family", "lm", "--parallel", "elastic=2", "--set", "train.batch=4",
                  "--set", "train.elastic.leaves=8", "--set", "train.steps=2")  # fmt: skip
     assert done.returncode == 1 and "has no 8 leaves" in done.stderr and "lower `train.elastic.leaves`" in done.stderr
 
 
 @pytest.mark.parametrize("parallel", ["data=2", "elastic=2"])
-def test_torchrun_starts_a_fixed_set(project, tmp_path, parallel):
+def test_torchrun_starts_a_fixed_set(written, tmp_path, parallel):
     import msgspec
 
     from gyral import config as configs
     from gyral.train.rank import Job
 
     sets = [*SIZES, "train.family=lm", f"train.parallel={parallel}", "train.steps=12"]
-    job = Job(str(project), "docs", str(tmp_path), 12, configs.load(project, sets))
+    job = Job(str(written), "docs", str(tmp_path), 12, configs.load(written, sets))
     (tmp_path / "job.json").write_bytes(msgspec.json.encode(job))
     torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -112,5 +112,5 @@ def test_torchrun_starts_a_fixed_set(project, tmp_path, parallel):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads((tmp_path / "result.json").read_bytes())
-    alone, _, _ = trained(project, "", "train.steps=12")
+    alone, _, _ = trained(written, "", "train.steps=12")
     assert max(abs(a - b) for a, b in zip(alone["loss"], result["loss"], strict=True)) <= 2e-6
