@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gyral.model.nets.moe import Experts
-from gyral.model.nets.quick import RMSNorm, turned
+from gyral.model.nets.quick import RMSNorm, heads_of, swiglu, turned
 from gyral.model.roles import Roles
 
 ROLES = Roles(
@@ -96,11 +96,7 @@ class CausalAttention(nn.Module):
     def forward(self, x_BTD: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Heads are counted by what the projections give, so a rank may hold some of them."""
         rows, length = x_BTD.shape[:2]
-        query, key, value = (
-            part(x_BTD).view(rows, length, -1, self.head_width).transpose(1, 2) for part in (self.query, self.key, self.value)
-        )
-        if rotation is not None:
-            query, key = rotated(query, rotation), rotated(key, rotation)
+        query, key, value = heads_of(x_BTD, (self.query, self.key, self.value), self.head_width, rotation)
         seen = self.attend(query, key, value) if mask is None else self.attend(query, key, value, mask)
         return self.out(seen.transpose(1, 2).reshape(rows, length, -1))
 
@@ -131,7 +127,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(shape.hidden, shape.width, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD))
+        return self.down(swiglu(x_BTD, self.gate, self.up))
 
 
 def feed_of(shape: Shape) -> nn.Module:
