@@ -26,6 +26,8 @@ from gyral.progress import fixed
 from gyral.run import Run
 
 MAX_HELD_OUT_BYTES = 4 << 20
+HELD_OUT_PART = 5
+"""Of the result at most one part in so many is kept aside."""
 
 
 def measure(
@@ -92,13 +94,14 @@ def _held_out(config: Config, run: Run) -> pa.StringArray:
 
 
 def _of_the_result(shards: Sequence[ShardFiles], settled: Settled, config: Config) -> pa.StringArray:
-    """Kept documents with the lowest digests, one of each, two at least."""
+    """Kept documents with the lowest digests, one of each, two at least; of little text no more than a part."""
     texts = {text for batch in _texts(shards, settled.decisions.is_kept, settled.edits) for text in batch.to_pylist() if text}
     found: list[str] = []
     size = 0
+    most = min(config.ablate.held_out_bytes, sum(len(text.encode()) for text in texts) // HELD_OUT_PART)
     for text in sorted(texts, key=lambda text: blake2b(text.encode(), digest_size=8).digest()):
         size += len(text.encode())
-        if len(found) >= 2 and size > config.ablate.held_out_bytes:
+        if len(found) >= 2 and size > most:
             break
         found.append(text)
     return pa.array(found, pa.string())

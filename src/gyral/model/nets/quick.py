@@ -166,7 +166,7 @@ class _Heads(torch.autograd.Function):
         rows, length = joined.shape[:2]
         num = [size // width for size in sizes]
         pairs = _array(joined.view(rows * length, -1, 2, width // 2))
-        cos, sin = rotation.reshape(2, rows * length, width).numpy()
+        cos, sin = rotation.reshape(2, rows * length, width).float().numpy()
         _walk(walk_kernel.turn, rows * length, joined.numel(), pairs, num[0] + num[1], cos, sin)
         context.save_for_backward(rotation)
         return joined.view(rows, length, -1, width).transpose(1, 2).split(num, dim=1)
@@ -178,7 +178,7 @@ class _Heads(torch.autograd.Function):
         rows, length, _, width = parts[0].shape
         num = [part.shape[2] for part in parts]
         out = parts[0].new_empty(rows * length, sum(num), 2, width // 2)
-        cos, sin = rotation.reshape(2, rows * length, width).numpy()
+        cos, sin = rotation.reshape(2, rows * length, width).float().numpy()
         for part, to in ((parts[0], 0), (parts[1], num[0])):
             pairs = _array(part.view(rows * length, -1, 2, width // 2))
             _walk(walk_kernel.turned_back, rows * length, part.numel(), pairs, cos, sin, _array(out), to)
