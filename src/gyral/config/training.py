@@ -15,6 +15,11 @@ class Optim(Section, frozen=True):
     name: Annotated[
         Literal["adamw", "muon"], Meta(description="the optimizer; `muon`: of the matrices inside blocks, `adamw` of the rest")
     ] = "adamw"
+    tables: Annotated[
+        Literal["adamw", "rowwise_adagrad"],
+        Meta(description="of embedding tables; `rowwise_adagrad`: a step costs the rows it touches, one number a row is kept"),
+    ] = "adamw"
+    table_rate: Annotated[float, Meta(ge=0, description="largest learning rate of `rowwise_adagrad`; 0: `rate`")] = 0.0
     rate: Annotated[float, Meta(gt=0, description="largest learning rate")] = 1e-3
     weight_decay: Annotated[float, Meta(ge=0, description="of matrices; vectors do not decay")] = 0.1
     beta1: Annotated[float, Meta(ge=0, lt=1, description="decay of the mean of gradients")] = 0.9
