@@ -112,7 +112,9 @@ def task_of(case):
     if case["task"] == "clicks":
         return Clicks()
     if case["task"] in ("sasrec", "hstu"):
-        return Ranked(ObjectShape(37, 16, 2, 2, 10, 24, 0.2, case["task"]), events(), 5, case.get("negatives", 0))
+        return Ranked(
+            ObjectShape(37, 16, 2, case.get("heads", 2), 10, 24, 0.2, case["task"]), events(), 5, case.get("negatives", 0)
+        )
     experts = {"experts": 4, "experts_used": 2} if case["task"] == "experts" else {}
     shape = Shape(257, 32, case.get("depth", 2), 4, case.get("kv_heads", 2), 44, case.get("tied", True), **experts)
     return NextToken(shape, case.get("length", LENGTH), Text(texts()[:180]), Text(texts()[180:]))

@@ -39,6 +39,7 @@ ROLES = Roles(
         ("blocks.*.down", "row"),
     ),
     blocks="blocks",
+    attention="blocks.*",
 )
 HSTU_ROLES = Roles(rules=(("objects", "table"), ("bias", "table")), blocks="blocks")
 """The four parts of one matrix belong to one head each, so it is not cut by rows."""
@@ -61,6 +62,9 @@ class Shape:
 class SasrecBlock(nn.Module):
     """Causal attention and a feed-forward part, normalised before, each added to the stream."""
 
+    by_heads = ("query", "key", "value")
+    """Of its columns, those that belong to heads."""
+
     def __init__(self, shape: Shape, site: int) -> None:
         super().__init__()
         self.head_width = shape.width // shape.heads
@@ -69,7 +73,9 @@ class SasrecBlock(nn.Module):
         self.before_feed = nn.LayerNorm(shape.width)
         self.up = nn.Linear(shape.width, shape.hidden)
         self.down = nn.Linear(shape.hidden, shape.width)
-        self.drop_attention, self.drop_hidden, self.drop_feed = (RowDropout(shape.dropout, site + part) for part in range(3))
+        self.drop_attention = RowDropout(shape.dropout, site)
+        self.drop_hidden = RowDropout(shape.dropout, site + 1, shape.hidden)
+        self.drop_feed = RowDropout(shape.dropout, site + 2)
 
     def forward(self, x_BTD: Tensor, times_BT: Tensor, keys_B: Tensor | None) -> Tensor:
         rows, length = x_BTD.shape[:2]
