@@ -199,6 +199,10 @@ class Recommend(Section, frozen=True):
     interaction: Annotated[Literal["dcn", "dlrm"], Meta(description="how features meet (`ranking`)")] = "dcn"
     crosses: Annotated[int, Meta(ge=1, description="cross layers of `dcn`")] = 2
     table_width: Annotated[int, Meta(ge=1, description="of embeddings (`ranking`)")] = 16
+    words: Annotated[
+        int,
+        Meta(ge=0, description="rows that words of `curate.features` are hashed to; 0: its columns are not read (`ranking`)"),
+    ] = 4_096
     drawn: Annotated[
         int, Meta(ge=1, description="objects drawn beside each one met, as examples of not meeting (`ranking`)")
     ] = 4

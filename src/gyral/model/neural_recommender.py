@@ -6,9 +6,10 @@ The second term is there where a closed form was fitted beside the net (`closed`
 are met, the closed form how often, when and by whom. Somebody new has no sequence: what everybody meets answers, as it does
 `popular`, so the baseline is the same for both kinds.
 
-Arrays are those of the closed form, the net's by their names in its `state_dict`, and `sequence_indptr`, `sequence`,
-`sequence_time`; under `twin.` a net of the same sizes that never learned the last part of the data, to measure on
-(`gyral.model.family`). This module loads torch, and is imported when a model's settings name a net.
+Arrays are those of the closed form, the net's by their names in its `state_dict`, `sequence_indptr`, `sequence`,
+`sequence_time`, and for a ranking net what features last told (`gyral.model.features`); under `twin.` a net of the same sizes
+that never learned the last part of the data, to measure on (`gyral.model.family`). This module loads torch, and is imported
+when a model's settings name a net.
 
 Shapes: B subjects, T positions, V objects.
 """
@@ -25,9 +26,10 @@ import torch
 from torch import nn
 
 from gyral.errors import InputError
-from gyral.model import item_item
+from gyral.model import features, item_item
 from gyral.model.card import Weights
 from gyral.model.counted import Counted
+from gyral.model.features import Known
 from gyral.model.nets import interaction, sequence, two_tower
 from gyral.model.nets.asked import Asked
 from gyral.model.recommender import Interactions, Recommender
@@ -123,7 +125,7 @@ class NeuralRecommender(Recommender):
             objects_BT[row, : sizes[place]], times_BT[row, : sizes[place]] = met[place]
         arrays = (subjects[there], countries[there], objects_BT, times_BT, sizes[there])
         who, where, objects, times, counts = (torch.from_numpy(each) for each in arrays)
-        asked = Asked(who, where, objects, times, counts, self._numbers(subjects[there]))
+        asked = Asked(who, where, objects, times, counts, *self._told(subjects[there]))
         was_training = self.net.training
         self.net.eval()
         scores = self.net.score(asked).float().log_softmax(-1).numpy()  # type: ignore[operator]
@@ -132,10 +134,19 @@ class NeuralRecommender(Recommender):
             told[place] = scores[row]
         return told
 
-    def _numbers(self, subjects: np.ndarray) -> torch.Tensor | None:
+    def _told(self, subjects: np.ndarray) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Numbers and words of subjects with every object, for a net that wants them."""
         if self.meta["net"] != "ranking":
-            return None
-        return torch.from_numpy(self._counted.now(subjects, self._now))
+            return None, None
+        numbers, words = self._counted.now(subjects, self._now), None
+        if self._features is not None:
+            further, words = self._features.of(subjects)
+            numbers = np.concatenate([numbers, further], axis=2)
+        return torch.from_numpy(numbers), None if words is None or not words.shape[2] else torch.from_numpy(words)
+
+    @cached_property
+    def _features(self) -> Known | None:
+        return Known(self.arrays) if self.meta.get(features.SETTING) else None
 
     @cached_property
     def _now(self) -> int:
