@@ -183,6 +183,10 @@ class Recommend(Section, frozen=True):
     candidate: Annotated[
         Literal["auto", "never"], Meta(description="a sequence model competes with the closed forms where the budget pays it")
     ] = "auto"
+    ranker: Annotated[
+        Literal["auto", "never"],
+        Meta(description="a ranking net competes too, where the budget pays it: it sorts the closed form's best 100"),
+    ] = "never"
     net: Annotated[Literal["hstu", "sasrec"], Meta(description="layers of the task `sequence`")] = "hstu"
     width: Annotated[int, Meta(ge=1, description="of the stream, and of the vectors of both towers")] = 64
     depth: Annotated[int, Meta(ge=1, description="layers")] = 2

@@ -124,6 +124,14 @@ class Known:
             told.append(np.concatenate(parts, axis=2))
         return told[0].astype(np.float32), told[1].astype(np.int64)
 
+    def pairs(self, subjects: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of subjects (−1: nobody known) with an object each: numbers float32 [B, F], words int64 [B, C]."""
+        told = []
+        for of_subject, of_object in zip(*self._of.values(), strict=True):
+            mine = np.where((subjects >= 0)[:, None], of_subject[np.maximum(subjects, 0)], 0)
+            told.append(np.concatenate([mine, of_object[objects]], axis=1))
+        return told[0].astype(np.float32), told[1].astype(np.int64)
+
 
 def columns_of(manifest: Manifest, rows: pa.Table, num_learned: int) -> list[Column]:
     """The columns that a dataset has beside its own; mean and deviation are those of the first events.
@@ -151,6 +159,12 @@ def columns_of(manifest: Manifest, rows: pa.Table, num_learned: int) -> list[Col
             deviation = float(known.std()) if len(known) else 0.0
             column = Column(name, on, False, float(known.mean()) if len(known) else 0.0, deviation or 1.0)
         found.append(column)
+    return found
+
+
+def told(read: Features) -> list[dict[str, Any]]:
+    """Columns as a model's settings keep them."""
+    found: list[dict[str, Any]] = msgspec.to_builtins(read.columns)
     return found
 
 

@@ -83,14 +83,19 @@ def ranking(data: Dataset, config: Config) -> Task:
     columns = features.columns_of(data.manifest, opened.rows, learned) if own.words else []
     if columns:
         read = Features(columns, opened.rows, opened.data.subject, opened.data.object, own.words)
-    more = read.sizes if read is not None else features.Sizes(0, 0)
-    sizes = (opened.data.num_subjects, opened.data.num_countries, opened.data.num_objects, NUM + more.numbers)
-    shape = interaction.Shape(
+    shape = ranking_shape(opened.data, read, config)
+    judge, kept = _around("ranking", shape, opened, config, read)
+    return Ranking(shape, opened.data, learned, config.train.seed, own.drawn, None, judge, kept, read)
+
+
+def ranking_shape(data: Interactions, read: Features | None, config: Config) -> interaction.Shape:
+    """Sizes of a ranking net over the events and features of a dataset."""
+    own, more = config.recommend, read.sizes if read is not None else features.Sizes(0, 0)
+    sizes = (data.num_subjects, data.num_countries, data.num_objects, NUM + more.numbers)
+    return interaction.Shape(
         *sizes, own.table_width, own.hidden or 4 * own.width, own.length, own.dropout, own.crosses, own.interaction,
         more.words, own.words if more.words else 0,
     )  # fmt: skip
-    judge, kept = _around("ranking", shape, opened, config, read)
-    return Ranking(shape, opened.data, learned, config.train.seed, own.drawn, None, judge, kept, read)
 
 
 def shape_of(config: Config, num_objects: int) -> sequence_net.Shape:
@@ -135,7 +140,7 @@ def _opened(data: Dataset, config: Config) -> Opened:
 
 def _around(net: str, shape: Any, opened: Opened, config: Config, read: Features | None = None) -> tuple[Judge, Kept]:
     closed, split, data = config.recommend.closed, opened.split, opened.data
-    told = {features.SETTING: msgspec.to_builtins(read.columns)} if read is not None else {}
+    told = {features.SETTING: features.told(read)} if read is not None else {}
 
     def known(num: int) -> dict[str, np.ndarray]:
         return read.latest(num, data.num_subjects, data.num_objects) if read is not None else {}
