@@ -70,6 +70,27 @@ def test_one_and_many_answers_are_the_same_and_strangers_get_those_of_the_closed
         assert model.popular(subject, 6)[0].tolist() == closed_form.popular(subject, 6)[0].tolist()
 
 
+@pytest.mark.parametrize("repeats", [True, False])
+def test_the_best_of_the_closed_form_are_sorted_anew_and_the_others_follow(repeats):
+    weights, _, closed_form, _ = made("ranking", repeats, closed=0.0)
+    every = recommender_of(weights)
+    model = recommender_of(Weights(weights.arrays, {**weights.settings, "best": 4}))
+    everybody = np.arange(-1, SUBJECTS + 1)
+    many = model.recommend_many(everybody, OBJECTS)
+    changed = 0
+    for row, subject in enumerate(everybody.tolist()):
+        told, before = model.recommend(subject, OBJECTS)[0], closed_form.recommend(subject, OBJECTS)[0]
+        assert told.tolist() == [code for code in many[row].tolist() if code >= 0]
+        if subject in (-1, SUBJECTS):
+            assert told.tolist() == before.tolist()
+            continue
+        by_net = np.where(np.isin(np.arange(OBJECTS), before[:4]), every.scores(subject), -np.inf)
+        assert told[:4].tolist() == np.argsort(-by_net, kind="stable")[: len(told[:4])].tolist()
+        assert told[4:].tolist() == before[4:].tolist()
+        changed += told.tolist() != before.tolist()
+    assert changed > SUBJECTS // 2
+
+
 def test_scores_are_those_of_the_net_and_of_the_closed_form_beside_it():
     weights, module, closed_form, data = made("sequence", closed=2.0)
     model = recommender_of(weights)

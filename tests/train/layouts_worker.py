@@ -30,11 +30,13 @@ LAYOUTS = {
 }  # fmt: skip
 TABLES = {"rows": "row", "columns": "column", "tables": "table", "whole": "replicate"}
 """Layouts of tables, over `data=2`; `bag` is the model with tables alone."""
+ROWWISE = "-rowwise"
+"""Ends the name of a layout of tables that learn by rowwise Adagrad."""
 BEFORE, AFTER, BATCH = 4, 3, 8
 
 
 def task_of(layout):
-    if layout in TABLES or layout == "bag":
+    if layout in (*TABLES, "bag"):
         sys.path.insert(0, str(Path(__file__).parent / "parallel"))
         from pieces_worker import Clicks
 
@@ -46,13 +48,16 @@ def task_of(layout):
 
 def training(layout, folder, seed):
     """A training of one layout, and a function that does some steps of it and gives their losses."""
+    optim = Optim(rate=3e-3, clip=0.5, warmup=2, tables="rowwise_adagrad" if layout.endswith(ROWWISE) else "adamw")
+    layout = layout.removesuffix(ROWWISE)
     parallel = LAYOUTS.get(layout, "data=2" if layout in TABLES else "")
     axes = mesh.parse(parallel)
     words = {"tables": TABLES.get(layout, "replicate"), "schedule": "interleaved" if layout == "interleaved2" else "1f1b"}
     train = msgspec.convert({"parallel": parallel, "batch": BATCH, "microbatch": 2, **words}, Train)
+    train = msgspec.structs.replace(train, optim=optim)
     task, strategy = task_of(layout), mesh.strategy_of(axes, train)
     model = strategy.place(task, task.build(seed))
-    optimizer = Optimizer(model, Optim(rate=3e-3, clip=0.5, warmup=2), BEFORE + AFTER)
+    optimizer = Optimizer(model, optim, BEFORE + AFTER, task.roles)
     order = Order(task.num_rows, BATCH, 5)
     rank, count = (dist.get_rank(), dist.get_world_size()) if axes else (0, 1)
     checkpoints = Checkpoints(folder, model, optimizer, strategy, order, mesh=axes, rank=rank, count=count)
@@ -78,7 +83,7 @@ def main():
     torch.set_num_threads(1)
     result = {}
     for layout in layouts.split(","):
-        if layout in ("alone", "bag") and rank:
+        if layout.removesuffix(ROWWISE) in ("alone", "bag") and rank:
             continue
         if what == "save":
             checkpoints, go = training(layout, Path(folder, layout), 3)

@@ -55,6 +55,12 @@ def test_spread_tables_are_loaded_in_any_other_layout(tmp_path):
     check(saved, launch(tmp_path, 2, "load", names, names), 9)
 
 
+def test_what_rowwise_adagrad_keeps_is_loaded_in_any_other_layout_of_tables(tmp_path):
+    names = "bag-rowwise,columns-rowwise"
+    saved = launch(tmp_path, 2, "save", names)
+    check(saved, launch(tmp_path, 2, "load", names, names), 4)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_every_layout_loads_what_every_other_saved(tmp_path):
@@ -64,6 +70,11 @@ def test_every_layout_loads_what_every_other_saved(tmp_path):
     check(saved, loaded, (len(TWO) + len(FOUR)) ** 2)
     names = ",".join(TABLES)
     folder = tmp_path / "tables"
+    folder.mkdir()
+    saved = launch(folder, 2, "save", names)
+    check(saved, launch(folder, 2, "load", names, names), len(TABLES) ** 2)
+    names = ",".join(f"{name}-rowwise" for name in TABLES)
+    folder = tmp_path / "rowwise"
     folder.mkdir()
     saved = launch(folder, 2, "save", names)
     check(saved, launch(folder, 2, "load", names, names), len(TABLES) ** 2)

@@ -9,8 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gyral.config import Config, Curate
+from gyral.config.sections import Feature
+from gyral.curate.interactions import curate
+from gyral.event.codec import encode_payload
+from gyral.event.wire import check_json, to_columns
+from gyral.ingest.drain import Drain
+from gyral.lake import dataset as datasets
+from gyral.lake.table import Lake
+from gyral.log.sqlite import SqliteLog
 from gyral.model import card as cards
 from gyral.model.family import RECOMMENDER
+from gyral.run import Run
 
 DAY_S = 86_400
 NUM_SUBJECTS, NUM_OBJECTS = 40, 30
@@ -85,3 +95,45 @@ def test_the_order_is_learned(project):
     for at in range(0, NUM_OBJECTS, 5):
         met = [f"o{(at + 2 * step) % NUM_OBJECTS:02d}" for step in range(4)]
         assert model.recommend("nobody", 1, {"recent": met}).items[0].object == f"o{(at + 8) % NUM_OBJECTS:02d}"
+
+
+@pytest.fixture(scope="module")
+def moody(tmp_path_factory):
+    """Who is calm buys even objects, who is wild odd ones; a mood is told before each purchase, and is a coin's toss."""
+    root, rng = tmp_path_factory.mktemp("moods"), np.random.default_rng(1)
+    events = []
+    for number in range(2_000):
+        subject, is_wild = f"s{rng.integers(NUM_SUBJECTS)}", bool(rng.integers(2))
+        happened = 1_300_000_000_000 + 20_000 * number
+        mood = {"kind": "mood", "event_time": happened, "props": {"mood": "wild" if is_wild else "calm"}}
+        bought = {"kind": "buy", "event_time": happened + 1, "object": f"o{2 * rng.integers(NUM_OBJECTS // 2) + is_wild:02d}"}
+        events += [{"event_id": f"e{number}-{part}", "subject": subject, **each} for part, each in enumerate((mood, bought))]
+    lake = Lake(root)
+    with SqliteLog(lake.log_folder) as log:
+        for start in range(0, len(events), 1_000):  # imported later: all of them came in at once
+            batch = to_columns(check_json(json.dumps(events[start : start + 1_000]).encode()).events, 1_400_000_000_000_000)
+            log.append("events-a", str(start), encode_payload(batch), batch.num_rows)
+        Drain(lake, log, 10_000).run()
+    mood = Feature(kind="mood", take={"mood": "props.mood"}, known="ingest_time")
+    config = Config(curate=Curate(features=[mood], repeats=True))
+    with Run.start(root, "curate", config) as curating:
+        curate(root, "walks", config, curating)
+    return root
+
+
+def test_a_feature_that_says_it_all_is_learned_and_served(moody):
+    values = ("train.steps=250", "train.batch=64", "train.optim.rate=0.02", "recommend.dropout=0")
+    blind = trained(moody, "ranking", "", *values, "train.steps=60", "recommend.words=0")
+    told = trained(moody, "ranking", "", *values, "train.optim.tables=rowwise_adagrad", "train.optim.table_rate=0.1")
+    assert blind["metrics"]["auc"] < 0.56, "without it an object is as likely as any"
+    assert told["metrics"]["auc"] > 0.72, "half the objects drawn have the right parity too: .75 is the most"
+    model = RECOMMENDER.load(cards.find(moody, "walks"))
+    rows = datasets.find(moody, "walks").read()
+    last = dict(zip(rows["subject"].to_pylist(), rows["mood"].to_pylist(), strict=True))
+    right = [
+        int(item.object[1:]) % 2 == (last[who] == "wild")
+        for who in list(last)[:20]
+        for item in model.recommend(who, 10, {}).items
+    ]
+    assert np.mean(right) > 0.95
+    assert not RECOMMENDER.erase(cards.find(moody, "walks"), "nobody")

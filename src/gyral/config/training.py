@@ -15,6 +15,11 @@ class Optim(Section, frozen=True):
     name: Annotated[
         Literal["adamw", "muon"], Meta(description="the optimizer; `muon`: of the matrices inside blocks, `adamw` of the rest")
     ] = "adamw"
+    tables: Annotated[
+        Literal["adamw", "rowwise_adagrad"],
+        Meta(description="of embedding tables; `rowwise_adagrad`: a step costs the rows it touches, one number a row is kept"),
+    ] = "adamw"
+    table_rate: Annotated[float, Meta(ge=0, description="largest learning rate of `rowwise_adagrad`; 0: `rate`")] = 0.0
     rate: Annotated[float, Meta(gt=0, description="largest learning rate")] = 1e-3
     weight_decay: Annotated[float, Meta(ge=0, description="of matrices; vectors do not decay")] = 0.1
     beta1: Annotated[float, Meta(ge=0, lt=1, description="decay of the mean of gradients")] = 0.9
@@ -178,6 +183,10 @@ class Recommend(Section, frozen=True):
     candidate: Annotated[
         Literal["auto", "never"], Meta(description="a sequence model competes with the closed forms where the budget pays it")
     ] = "auto"
+    ranker: Annotated[
+        Literal["auto", "never"],
+        Meta(description="a ranking net competes too, where the budget pays it: it sorts the closed form's best 100"),
+    ] = "never"
     net: Annotated[Literal["hstu", "sasrec"], Meta(description="layers of the task `sequence`")] = "hstu"
     width: Annotated[int, Meta(ge=1, description="of the stream, and of the vectors of both towers")] = 64
     depth: Annotated[int, Meta(ge=1, description="layers")] = 2
@@ -194,6 +203,10 @@ class Recommend(Section, frozen=True):
     interaction: Annotated[Literal["dcn", "dlrm"], Meta(description="how features meet (`ranking`)")] = "dcn"
     crosses: Annotated[int, Meta(ge=1, description="cross layers of `dcn`")] = 2
     table_width: Annotated[int, Meta(ge=1, description="of embeddings (`ranking`)")] = 16
+    words: Annotated[
+        int,
+        Meta(ge=0, description="rows that words of `curate.features` are hashed to; 0: its columns are not read (`ranking`)"),
+    ] = 4_096
     drawn: Annotated[
         int, Meta(ge=1, description="objects drawn beside each one met, as examples of not meeting (`ranking`)")
     ] = 4

@@ -131,6 +131,7 @@ def curate(root: Path, name: str, config: Config, run: Run, until: Until | None 
     text = pc.if_else(pa.array(reasons < 0), NOT_SELECTED, text)
     if config.curate.features:
         manifest.select["features"] = ", ".join(each.kind for each in config.curate.features)
+        manifest.select["features_of"] = {name: each.on for each in config.curate.features for name in each.take}
         rows = features.join(rows, snapshot, config.curate.features, until.time_us if until else None, run.note)
     columns += [name for each in config.curate.features for name in each.take]
     result = datasets.write(root, name, rows.select(columns), text.dictionary_encode(), manifest, snapshot)

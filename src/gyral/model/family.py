@@ -12,6 +12,7 @@ import numpy as np
 from gyral.errors import InputError
 from gyral.lake.dataset import Dataset
 from gyral.model import card as cards
+from gyral.model import features
 from gyral.model import inputs as model_inputs
 from gyral.model.card import Weights
 from gyral.model.holdout import hold_out, measure
@@ -166,13 +167,15 @@ class RecommenderTwin:
     """Asked about the last part of the events, which it has not learned."""
 
     def __init__(self, data: Dataset, weights: Weights, seed: int) -> None:
-        _, interactions = model_inputs.encode(data.read())
+        rows = data.read()
+        _, interactions = model_inputs.encode(rows)
         spec = Spec(**weights.settings["spec"])
         self._split = hold_out(interactions, repeats=spec.repeats, seed=seed)
         fitted = fit_with(self._split.before, spec)
         self.weights = Weights(fitted.arrays, fitted.meta)
         if "net" in weights.settings:
             self.weights = _net_twin(weights, self._split.before, fitted)
+            self.weights.arrays.update(features.again(weights.settings, rows, interactions, len(self._split.before)))
 
     def measure(self, weights: Weights) -> float:
         """NDCG@10 by full ranking."""
@@ -213,7 +216,7 @@ class RecommenderFamily:
             return False
         code = inputs.subjects.index(subject)
         weights = cards.read_weights(folder)
-        arrays = without_sequence(without_history(weights.arrays, code), code)
+        arrays = features.without_subject(without_sequence(without_history(weights.arrays, code), code), code)
         cards.write_weights(folder, Weights(arrays, weights.settings))
         names = [*inputs.subjects[:code], "", *inputs.subjects[code + 1 :]]
         model_inputs.save(msgspec.structs.replace(inputs, subjects=names), folder)

@@ -6,9 +6,10 @@ The second term is there where a closed form was fitted beside the net (`closed`
 are met, the closed form how often, when and by whom. Somebody new has no sequence: what everybody meets answers, as it does
 `popular`, so the baseline is the same for both kinds.
 
-Arrays are those of the closed form, the net's by their names in its `state_dict`, and `sequence_indptr`, `sequence`,
-`sequence_time`; under `twin.` a net of the same sizes that never learned the last part of the data, to measure on
-(`gyral.model.family`). This module loads torch, and is imported when a model's settings name a net.
+Arrays are those of the closed form, the net's by their names in its `state_dict`, `sequence_indptr`, `sequence`,
+`sequence_time`, and for a ranking net what features last told (`gyral.model.features`); under `twin.` a net of the same sizes
+that never learned the last part of the data, to measure on (`gyral.model.family`). This module loads torch, and is imported
+when a model's settings name a net.
 
 Shapes: B subjects, T positions, V objects.
 """
@@ -25,9 +26,10 @@ import torch
 from torch import nn
 
 from gyral.errors import InputError
-from gyral.model import item_item
+from gyral.model import features, item_item
 from gyral.model.card import Weights
 from gyral.model.counted import Counted
+from gyral.model.features import Known
 from gyral.model.nets import interaction, sequence, two_tower
 from gyral.model.nets.asked import Asked
 from gyral.model.recommender import Interactions, Recommender
@@ -58,14 +60,15 @@ class NeuralRecommender(Recommender):
 
     Parameters
     ----------
-    meta : `net` (its kind), `shape`, `closed`, and the closed form's `spec`.
+    meta : `net` (its kind), `shape`, `closed`, and the closed form's `spec`; `best`, where a ranking net only sorts so many of
+        the closed form's best objects: an answer then costs those, and not all objects.
     net : one that is being trained; None makes it from the arrays.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], meta: dict[str, Any], net: nn.Module | None = None) -> None:
         super().__init__(arrays, meta)
         self.shape = NETS[meta["net"]][0](**meta["shape"])
-        self.closed = float(meta["closed"])
+        self.closed, self.best = float(meta["closed"]), int(meta.get("best", 0))
         self.sequences = Sequences(arrays["sequence_indptr"], arrays["sequence"], arrays["sequence_time"], self.shape.length)
         self.net = net if net is not None else net_of(meta, arrays)
 
@@ -80,7 +83,8 @@ class NeuralRecommender(Recommender):
             some = everybody[start : start + ASKED_AT_ONCE]
             where = unknown if countries is None else np.asarray(countries, dtype=np.int64)
             where = where[start : start + ASKED_AT_ONCE]
-            from_net = self._from_net(some, where, [self.sequences.last(int(one), self.shape.length) for one in some])
+            met = [self.sequences.last(int(one), self.shape.length) for one in some]
+            from_net = self._from_net(some, where, met) if not self.best else [None] * len(some)
             for row, (subject, country, scores) in enumerate(zip(some.tolist(), where.tolist(), from_net, strict=True), start):
                 codes = item_item.top_k(self._joined(scores, subject, country, None), min(k, self.num_objects))
                 ranked[row, : len(codes)] = codes
@@ -88,6 +92,8 @@ class NeuralRecommender(Recommender):
 
     def scores(self, subject: int, country: int = -1, recent: np.ndarray | None = None) -> np.ndarray:
         """Score of every object, float32; −inf where it may not be recommended."""
+        if self.best:
+            return self._joined(None, subject, country, recent)
         from_net = self._from_net(np.array([subject]), np.array([country]), [self._met(subject, recent)])
         return self._joined(from_net[0], subject, country, recent)
 
@@ -100,7 +106,8 @@ class NeuralRecommender(Recommender):
 
     def _joined(self, from_net: np.ndarray | None, subject: int, country: int, recent: np.ndarray | None) -> np.ndarray:
         if from_net is None:
-            return super().scores(subject, country, recent)
+            told = super().scores(subject, country, recent)
+            return self._sorted_anew(told, subject, country) if self.best and subject >= 0 else told
         if self.closed:
             told = super().scores(subject, country, recent)
             from_net = from_net + np.float32(self.closed) * np.log(np.maximum(told, 0) + np.float32(FLOOR))
@@ -108,6 +115,27 @@ class NeuralRecommender(Recommender):
         elif not self.spec.repeats:
             from_net[self.history(subject, recent)[0]] = -np.inf
         return from_net
+
+    @torch.inference_mode()
+    def _sorted_anew(self, told: np.ndarray, subject: int, country: int) -> np.ndarray:
+        """Scores of the closed form, its best replaced by what the net says of them; the others follow in their order."""
+        if not len(self.sequences.last(subject, 1)[0]):
+            return told
+        codes = item_item.top_k(told, min(self.best, self.num_objects)).astype(np.int64)
+        who, where = (np.full(len(codes), each, dtype=np.int64) for each in (subject, country))
+        places, now = np.full(len(codes), self._counted.num), np.full(len(codes), self._now)
+        numbers, words = self._counted.numbers(places, who, codes, now), None
+        if self._features is not None:
+            further, words = self._features.pairs(who, codes)
+            numbers = np.concatenate([numbers, further], axis=1)
+        asked = [torch.from_numpy(each) for each in (who, where, codes, numbers)]
+        logits = self.net(*asked, None, None if words is None else torch.from_numpy(words)).float().log_softmax(-1).numpy()
+        closed = np.log(np.maximum(told, 0) + np.float32(FLOOR))
+        scores = np.where(told == -np.inf, told, closed)
+        best = logits + np.float32(self.closed) * closed[codes]
+        scores[told > -np.inf] += best.min(initial=0.0) - closed[codes].max(initial=0.0) - 1
+        scores[codes] = best
+        return np.asarray(scores, dtype=np.float32)
 
     @torch.inference_mode()
     def _from_net(self, subjects: np.ndarray, countries: np.ndarray, met: list[Met]) -> list[np.ndarray | None]:
@@ -123,7 +151,7 @@ class NeuralRecommender(Recommender):
             objects_BT[row, : sizes[place]], times_BT[row, : sizes[place]] = met[place]
         arrays = (subjects[there], countries[there], objects_BT, times_BT, sizes[there])
         who, where, objects, times, counts = (torch.from_numpy(each) for each in arrays)
-        asked = Asked(who, where, objects, times, counts, self._numbers(subjects[there]))
+        asked = Asked(who, where, objects, times, counts, *self._told(subjects[there]))
         was_training = self.net.training
         self.net.eval()
         scores = self.net.score(asked).float().log_softmax(-1).numpy()  # type: ignore[operator]
@@ -132,10 +160,19 @@ class NeuralRecommender(Recommender):
             told[place] = scores[row]
         return told
 
-    def _numbers(self, subjects: np.ndarray) -> torch.Tensor | None:
+    def _told(self, subjects: np.ndarray) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Numbers and words of subjects with every object, for a net that wants them."""
         if self.meta["net"] != "ranking":
-            return None
-        return torch.from_numpy(self._counted.now(subjects, self._now))
+            return None, None
+        numbers, words = self._counted.now(subjects, self._now), None
+        if self._features is not None:
+            further, words = self._features.of(subjects)
+            numbers = np.concatenate([numbers, further], axis=2)
+        return torch.from_numpy(numbers), None if words is None or not words.shape[2] else torch.from_numpy(words)
+
+    @cached_property
+    def _features(self) -> Known | None:
+        return Known(self.arrays) if self.meta.get(features.SETTING) else None
 
     @cached_property
     def _now(self) -> int:
@@ -174,9 +211,9 @@ def net_arrays(weights: Weights) -> dict[str, np.ndarray]:
     return twin or {name: weights.arrays[name] for name in names}
 
 
-def meta_of(net: str, shape: dict[str, Any], closed_form: Recommender, closed: float) -> dict[str, Any]:
+def meta_of(net: str, shape: dict[str, Any], closed_form: Recommender, closed: float, best: int = 0) -> dict[str, Any]:
     """Settings of a model: enough to make it anew from arrays."""
-    return {"net": net, "shape": shape, "closed": closed, **closed_form.meta}
+    return {"net": net, "shape": shape, "closed": closed, **({"best": best} if best else {}), **closed_form.meta}
 
 
 def arrays_of(data: Interactions, closed_form: Recommender, length: int) -> dict[str, np.ndarray]:

@@ -47,6 +47,8 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     task = open_task(root, data.name, config)
     sample = task.build(config.train.seed)
     flops, size = task.flops(sample) * config.train.batch, sum(param.numel() for param in sample.parameters())
+    if config.train.optim.tables == "rowwise_adagrad":  # a step costs the rows it touches
+        size -= limits.num_in_tables(sample, task.roles)
     found = saved.newest(folder, run.note)
     steps = found.manifest.pins.steps if found else config.train.steps or planned_steps(flops, size, budget_s, num)
     job = Job(

@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 from torch import nn
 
 from gyral.config import Config
 from gyral.errors import ConfigError, InputError
 from gyral.lake.dataset import Dataset
+from gyral.model import features
 from gyral.model import inputs as model_inputs
 from gyral.model.counted import NUM
+from gyral.model.features import Features
 from gyral.model.holdout import Split, hold_out, hold_out_last, measure
 from gyral.model.inputs import Inputs
 from gyral.model.nets import interaction
 from gyral.model.nets import sequence as sequence_net
 from gyral.model.nets import two_tower as two_tower_net
 from gyral.model.neural_recommender import NeuralRecommender, arrays_of, meta_of
-from gyral.model.recommender import Interactions, Recommender, Spec, fit_with
+from gyral.model.recommender import Interactions, Spec, fit_with
 from gyral.model.sequences import Sequences
 from gyral.model.task import Task
 from gyral.model.tasks.ranking import Ranking
@@ -43,6 +45,7 @@ class Opened(NamedTuple):
     """What all three tasks begin with."""
 
     inputs: Inputs
+    rows: pa.Table
     data: Interactions
     split: Split
     spec: Spec
@@ -76,11 +79,23 @@ def ranking(data: Dataset, config: Config) -> Task:
     if config.recommend.hold_out != "time":
         raise ConfigError("`ranking` is judged on the last part of all events", where="recommend.hold_out", hint='use "time"')
     opened, own = _opened(data, config), config.recommend
-    sizes = (opened.data.num_subjects, opened.data.num_countries, opened.data.num_objects, NUM)
-    hidden = own.hidden or 4 * own.width
-    shape = interaction.Shape(*sizes, own.table_width, hidden, own.length, own.dropout, own.crosses, own.interaction)
-    judge, kept = _around("ranking", shape, opened, config)
-    return Ranking(shape, opened.data, len(opened.split.before), config.train.seed, own.drawn, None, judge, kept)
+    learned, read = len(opened.split.before), None
+    columns = features.columns_of(data.manifest, opened.rows, learned) if own.words else []
+    if columns:
+        read = Features(columns, opened.rows, opened.data.subject, opened.data.object, own.words)
+    shape = ranking_shape(opened.data, read, config)
+    judge, kept = _around("ranking", shape, opened, config, read)
+    return Ranking(shape, opened.data, learned, config.train.seed, own.drawn, None, judge, kept, read)
+
+
+def ranking_shape(data: Interactions, read: Features | None, config: Config) -> interaction.Shape:
+    """Sizes of a ranking net over the events and features of a dataset."""
+    own, more = config.recommend, read.sizes if read is not None else features.Sizes(0, 0)
+    sizes = (data.num_subjects, data.num_countries, data.num_objects, NUM + more.numbers)
+    return interaction.Shape(
+        *sizes, own.table_width, own.hidden or 4 * own.width, own.length, own.dropout, own.crosses, own.interaction,
+        more.words, own.words if more.words else 0,
+    )  # fmt: skip
 
 
 def shape_of(config: Config, num_objects: int) -> sequence_net.Shape:
@@ -109,7 +124,8 @@ def words_of(titles: list[str], num_objects: int) -> np.ndarray:
 
 def _opened(data: Dataset, config: Config) -> Opened:
     repeats = data.require("interactions", "a recommender").manifest.repeats
-    inputs, interactions = model_inputs.encode(data.read())
+    rows = data.read()
+    inputs, interactions = model_inputs.encode(rows)
     is_last = config.recommend.hold_out == "last"
     split = hold_out_last(interactions) if is_last else hold_out(interactions, repeats=repeats, seed=config.train.seed)
     if len(split.before) == 0:
@@ -119,21 +135,25 @@ def _opened(data: Dataset, config: Config) -> Opened:
     spec = replace(starts(repeats)[-1], repeats=repeats)
     if not config.recommend.closed:  # only somebody new is answered by it: no item–item weights
         spec = replace(spec, kind="popularity", markov=0.0)
-    return Opened(inputs, interactions, split, spec)
+    return Opened(inputs, rows, interactions, split, spec)
 
 
-def _around(net: str, shape: Any, opened: Opened, config: Config) -> tuple[Judge, Kept]:
-    closed = config.recommend.closed
-    before = fit_with(opened.split.before, opened.spec)
-    judge = judge_of(net, shape, opened.split, before, closed)
-    everything = fit_with(opened.data, opened.spec)
-    arrays = arrays_of(opened.data, everything, shape.length)
+def _around(net: str, shape: Any, opened: Opened, config: Config, read: Features | None = None) -> tuple[Judge, Kept]:
+    closed, split, data = config.recommend.closed, opened.split, opened.data
+    told = {features.SETTING: features.told(read)} if read is not None else {}
+
+    def known(num: int) -> dict[str, np.ndarray]:
+        return read.latest(num, data.num_subjects, data.num_objects) if read is not None else {}
+
+    before = fit_with(split.before, opened.spec)
+    arrays = arrays_of(split.before, before, shape.length) | known(len(split.before))
+    meta = meta_of(net, asdict(shape), before, closed) | told
+
+    def judge(model: nn.Module) -> dict[str, float]:
+        """Full ranking of what was held out, by a net that learned the rest."""
+        return measure(NeuralRecommender(arrays, meta, model), split)
+
+    everything = fit_with(data, opened.spec)
+    kept = arrays_of(data, everything, shape.length) | known(len(data))
     files = {model_inputs.FILE: msgspec.json.encode(opened.inputs)}
-    return judge, Kept(arrays, meta_of(net, asdict(shape), everything, closed), files)
-
-
-def judge_of(net: str, shape: Any, split: Split, before: Recommender, closed: float) -> Callable[[nn.Module], dict[str, float]]:
-    """Full ranking of what was held out, by a net that learned the rest."""
-    arrays = arrays_of(split.before, before, shape.length)
-    meta = meta_of(net, asdict(shape), before, closed)
-    return lambda model: measure(NeuralRecommender(arrays, meta, model), split)
+    return judge, Kept(kept, meta_of(net, asdict(shape), everything, closed) | told, files)

@@ -1,7 +1,7 @@
 """What turns gradients into updates: parameter groups by role, the schedule of the rate, and the optimizer.
 
 Matrices decay, vectors (norms, biases) do not. The rate of a step is a function of the step alone. There is one optimizer
-whatever is chosen, so a checkpoint knows one state: Muon is AdamW whose groups marked `muon` are updated otherwise.
+whatever is chosen, so a checkpoint knows one state: groups marked `muon` or `rows` are updated otherwise than by AdamW.
 
 With `base_width` the rate chosen at a small width holds at a larger one. With r = base_width / width:
 
@@ -23,7 +23,7 @@ Adam's; width scaling is Yang et al. 2022 (Tensor Programs V), table 3, with the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ from torch import Tensor, nn
 from gyral.config.training import Optim
 from gyral.errors import ConfigError
 from gyral.model.roles import Role, Roles, own
+from gyral.train.parallel import touched
+from gyral.train.rowwise import RowwiseAdagrad
 
 HIDDEN: tuple[Role, ...] = ("column", "row", "expert")
 """Roles of matrices inside the network: both of their sides grow with the width."""
@@ -51,7 +53,8 @@ class Optimizer:
     def __init__(self, model: nn.Module, config: Optim, steps: int, roles: Roles | None = None) -> None:
         self.config, self.steps = config, steps
         groups = groups_of(model, config, roles or Roles())
-        self.inner: torch.optim.Optimizer = Muon(groups) if config.name == "muon" else torch.optim.AdamW(groups, fused=True)
+        is_plain = all(group["by"] == "adamw" for group in groups)
+        self.inner: torch.optim.Optimizer = torch.optim.AdamW(groups, fused=True) if is_plain else Several(groups)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
@@ -68,7 +71,7 @@ class Optimizer:
         """Forget gradients."""
         for group in self.inner.param_groups:
             for param in group["params"]:
-                param.grad = None
+                touched.forget(param)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -79,31 +82,35 @@ class Optimizer:
         self.inner.load_state_dict(state)
 
 
-class Muon(torch.optim.Optimizer):
-    """Muon for the groups marked `muon`, fused AdamW for the others; state and groups are those of one optimizer.
+class Several(torch.optim.Optimizer):
+    """Muon for groups marked `muon`, rowwise Adagrad for `rows`, fused AdamW for `adamw`; state and groups are those of one.
 
-    Matrices must be whole: a rank that holds some rows of one would make those orthogonal and not the matrix.
+    Matrices of Muon must be whole: a rank that holds some rows of one would make those orthogonal and not the matrix.
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
         super().__init__(groups, {"lr": 1e-3})
-        matrices = [group for group in self.param_groups if group["muon"]]
-        others = [group for group in self.param_groups if not group["muon"]]
-        self._parts: list[tuple[bool, torch.optim.Optimizer]] = []
-        if matrices:
-            muon = torch.optim.Muon(matrices, momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw")
-            self._parts.append((True, muon))
-        if others:
-            self._parts.append((False, torch.optim.AdamW(others, fused=True)))
+        self._parts: list[tuple[str, torch.optim.Optimizer]] = []
+        for by, make in MAKERS.items():
+            if own_groups := [group for group in self.param_groups if group["by"] == by]:
+                self._parts.append((by, make(own_groups)))
         self.param_groups = [group for _, part in self._parts for group in part.param_groups]
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update; whoever loads a state replaces groups and state of this object, so the parts get them anew."""
-        for is_muon, part in self._parts:
-            part.param_groups = [group for group in self.param_groups if group["muon"] == is_muon]
+        for by, part in self._parts:
+            part.param_groups = [group for group in self.param_groups if group["by"] == by]
             part.state = self.state
             part.step()
+
+
+MAKERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
+    "muon": lambda groups: torch.optim.Muon(groups, momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"),
+    "rows": RowwiseAdagrad,
+    "adamw": lambda groups: torch.optim.AdamW(groups, fused=True),
+}
+"""What updates groups of a mark."""
 
 
 def groups_of(model: nn.Module, config: Optim, roles: Roles) -> list[dict[str, Any]]:
@@ -117,24 +124,28 @@ def groups_of(model: nn.Module, config: Optim, roles: Roles) -> list[dict[str, A
     if config.name == "muon" and any(hasattr(param, "device_mesh") for param in model.parameters()):  # a DTensor
         why, hint = "a part of a matrix would be made orthogonal by itself", "use `adamw`, or only `data` and `pipeline` axes"
         raise ConfigError("Muon needs whole matrices", why=why, where="train.optim.name", hint=hint)
-    groups: dict[tuple[bool, float, bool, Any], list[Tensor]] = {}
+    followed = [module for _, module in roles.named(model, "table")] if config.tables == "rowwise_adagrad" else []
+    rows = {id(param) for module in followed for param in own(module)}
+    groups: dict[tuple[str, float, bool, Any], list[Tensor]] = {}
     for _, param, kind in kinds(model, roles):
         if not param.requires_grad:
             continue
-        is_muon = config.name == "muon" and kind == "hidden" and param.dim() == 2
-        scale = 1.0 if kind == "plain" else math.sqrt(ratio) if is_muon else ratio
+        by = "muon" if config.name == "muon" and kind == "hidden" and param.dim() == 2 else "adamw"
+        scale = 1.0 if kind == "plain" else math.sqrt(ratio) if by == "muon" else ratio
+        if id(param) in rows:
+            by, scale = "rows", (config.table_rate or config.rate) / config.rate
         spread = getattr(param, "device_mesh", None)  # plain tensors and DTensors are not updated together
-        groups.setdefault((is_muon, scale, param.dim() >= 2, spread), []).append(param)
+        groups.setdefault((by, scale, param.dim() >= 2, spread), []).append(param)
     return [
         {
             "params": params,
             "lr": config.rate * scale,
             "weight_decay": config.weight_decay / scale if decays else 0.0,
             "scale": scale,
-            "muon": is_muon,
-            **({} if is_muon else {"betas": (config.beta1, config.beta2), "eps": config.eps}),
+            "by": by,
+            **({} if by == "muon" else {"betas": (config.beta1, config.beta2), "eps": config.eps}),
         }
-        for (is_muon, scale, decays, _), params in groups.items()
+        for (by, scale, decays, _), params in groups.items()
     ]
 
 

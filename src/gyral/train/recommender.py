@@ -1,7 +1,8 @@
 """The trainer of the family `recommender`: a dataset in, the winner of `gyral.train.closed_form` out, or a net that beats it.
 
 Closed forms come first. Where torch is installed and half the budget pays two trainings, a sequence net competes on the same
-held-out events (`gyral.train.sequence_candidate`); it is served only if it is clearly better. Otherwise torch is never loaded.
+held-out events (`gyral.train.sequence_candidate`), and where `recommend.ranker` says so a ranking net behind the closed form
+(`gyral.train.ranking_candidate`); one is served only if it is clearly better. Otherwise torch is never loaded.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from gyral.model.card import Weights
 from gyral.model.holdout import HELD_OUT, hold_out
 from gyral.model.recommender import Spec
 from gyral.run import Run
-from gyral.train import sequence_candidate
+from gyral.train import ranking_candidate, sequence_candidate
 from gyral.train.closed_form import choose
 from gyral.train.fitted import Fitted
 
@@ -24,28 +25,37 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     """Number the names, let the candidates compete on the last part of the events, fit the winner on all of them."""
     seed = config.train.seed
     repeats = data.require("interactions", "a recommender").manifest.repeats
-    inputs, interactions = model_inputs.encode(data.read())
+    rows = data.read()
+    inputs, interactions = model_inputs.encode(rows)
     split = hold_out(interactions, repeats=repeats, seed=seed)
     net_s = sequence_candidate.planned_s(interactions, config, budget_s) if len(split.asked) else 0.0
+    ranker_s = ranking_candidate.planned_s(interactions, config, budget_s - net_s) if len(split.asked) else 0.0
     meter = run.meter("candidates")
 
     def on_progress(_name: str, done: int, total: int, ndcg: float) -> None:
         meter.update(done, max(total, done), ndcg_at_10=ndcg)
 
     model, candidates = choose(
-        interactions, repeats=repeats, budget_s=budget_s - net_s, seed=seed, on_progress=on_progress, split=split
+        interactions, repeats=repeats, budget_s=budget_s - net_s - ranker_s, seed=seed, on_progress=on_progress, split=split
     )
     meter.update(meter.record.done, meter.record.done, **meter.record.metric)  # fewer than planned may have fitted the budget
     weights = Weights(model.arrays, model.meta)
-    if net_s:
-        steps = run.meter("steps")
-        chosen = next(entry for entry in candidates if entry["chosen"])
-        judged = sequence_candidate.compete(split, Spec(**chosen["spec"]), config, steps)
-        has_won = sequence_candidate.is_better(judged, chosen)
+    closed_form = next(entry for entry in candidates if entry["chosen"])
+    spec, steps = Spec(**closed_form["spec"]), run.meter("steps") if net_s or ranker_s else meter
+    judged = [sequence_candidate.compete(split, spec, config, steps)] if net_s else []
+    if ranker_s:
+        judged.append(ranking_candidate.compete(data, rows, interactions, split, spec, config, steps))
+    if judged:
+        best = max(judged, key=lambda each: float(each.best["ndcg_at_10"]))
+        has_won = sequence_candidate.is_better(best, closed_form)
         if has_won:
-            weights = sequence_candidate.finished(interactions, model, judged, config, steps)
-            chosen["chosen"] = False
-        candidates += [{**entry, "chosen": has_won and entry is judged.best} for entry in judged.entries]
+            closed_form["chosen"] = False
+            weights = (
+                ranking_candidate.finished(data, rows, interactions, split, model, best, config, steps)
+                if best.net_name == "ranking"
+                else sequence_candidate.finished(interactions, model, best, config, steps)
+            )
+        candidates += [{**entry, "chosen": has_won and entry is best.best} for each in judged for entry in each.entries]
     for entry in candidates:
         run.metric(candidate=entry["name"], **{name: value for name, value in entry.items() if name != "name"})
     measured_on = f"the last {100 * HELD_OUT:.0f} % of the learned events, {len(split.asked):,} subjects, full ranking"

@@ -29,6 +29,8 @@ from gyral.train.neural import NOMINAL_FLOP_PER_S
 if TYPE_CHECKING:
     from torch import nn
 
+    from gyral.model.task import Task
+
 PASSES = 20
 BATCH = 32
 MIN_STEPS = 200
@@ -45,6 +47,7 @@ class Judged(NamedTuple):
     net: nn.Module
     entries: list[dict[str, Any]]
     best: dict[str, Any]
+    net_name: str = "sequence"
 
 
 def planned_s(data: Interactions, config: Config, budget_s: float) -> float:
@@ -93,22 +96,28 @@ def finished(data: Interactions, model: Recommender, judged: Judged, config: Con
 
     net, shape = _trained(data, config, meter)
     kept = arrays_of(data, model, shape["length"])
-    twin = {f"twin.{name}": values for name, values in _arrays(judged.net).items()}
-    return Weights({**kept, **_arrays(net), **twin}, meta_of("sequence", shape, model, judged.best["closed"]))
+    twin = {f"twin.{name}": values for name, values in arrays_in(judged.net).items()}
+    return Weights({**kept, **arrays_in(net), **twin}, meta_of("sequence", shape, model, judged.best["closed"]))
 
 
 def _trained(data: Interactions, config: Config, meter: Meter) -> tuple[nn.Module, dict[str, Any]]:
     from gyral.model.tasks.sequence import NextObject
-    from gyral.train import loop
-    from gyral.train.loader import Order
     from gyral.train.open_recommender import shape_of
-    from gyral.train.optim import Optimizer
-    from gyral.train.parallel.strategy import Alone
 
     seed, shape = config.train.seed, shape_of(config, data.num_objects)
     task = NextObject(shape, Sequences.of(data, shape.length), seed, config.recommend.negatives)
-    steps, batch = num_steps(task.num_rows), min(BATCH, task.num_rows)
-    strategy = Alone()
+    return learned(task, num_steps(task.num_rows), BATCH, OPTIM, seed, meter), asdict(shape)
+
+
+def learned(task: Task, steps: int, batch: int, optim: Optim, seed: int, meter: Meter) -> nn.Module:
+    """A net that this process trains, told to a meter."""
+    from gyral.train import loop
+    from gyral.train.loader import Order
+    from gyral.train.optim import Optimizer
+    from gyral.train.parallel.strategy import Alone
+
+    batch, strategy = min(batch, task.num_rows), Alone()
+    strategy.follows_rows = optim.tables == "rowwise_adagrad"
     model = strategy.place(task, task.build(seed))
     done = meter.record.done
 
@@ -116,11 +125,11 @@ def _trained(data: Interactions, config: Config, meter: Meter) -> tuple[nn.Modul
         meter.update(done + step.step + 1, loss=step.loss)
 
     loop.train(
-        task, model, strategy, Optimizer(model, OPTIM, steps), loop.Settings(steps, batch), Order(task.num_rows, batch, seed),
-        loop.Position(), [tell],
+        task, model, strategy, Optimizer(model, optim, steps, task.roles), loop.Settings(steps, batch),
+        Order(task.num_rows, batch, seed), loop.Position(), [tell],
     )  # fmt: skip
-    return model.eval(), asdict(shape)
+    return model.eval()
 
 
-def _arrays(net: nn.Module) -> dict[str, np.ndarray]:
+def arrays_in(net: nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.detach().cpu().numpy() for name, tensor in net.state_dict().items()}

@@ -6,13 +6,21 @@ import torch.distributed as dist
 from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from gyral.config.training import Train
+from gyral.config.training import Optim, Train
 from gyral.errors import ConfigError
 from gyral.model.nets.llama import Shape
 from gyral.model.roles import Roles
 from gyral.model.task import BaseTask
 from gyral.model.tasks.next_token import NextToken, Text
 from gyral.train.parallel import limits, mesh
+
+
+class Bags(nn.Module):
+    """3,000 numbers in a table and 110 outside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.out = nn.Embedding(300, 10), nn.Linear(10, 10)
 
 
 class Of(BaseTask):
@@ -99,6 +107,12 @@ def test_more_than_the_memory_is_refused_with_numbers(monkeypatch):
     assert limits.states_bytes(model, {}, Train()) == 16 * num
     assert limits.states_bytes(model, {"shard": 4}, Train()) == 4 * num
     assert limits.states_bytes(model, {"shard": 4}, Train(sharding="states")) == 8 * num + 2 * num
+    rows, spread = Optim(tables="rowwise_adagrad"), Train(tables="row")
+    bags, tables = Bags(), Roles((("table", "table"),))
+    assert limits.states_bytes(bags, {"data": 4}, Train(), tables) == 16 * 3_110
+    assert limits.states_bytes(bags, {"data": 4}, spread, tables) == 16 * 110 + 4 * 3_000
+    assert limits.states_bytes(bags, {"data": 4}, Train(optim=rows), tables) == 16 * 110 + 4 * 3_000
+    assert limits.states_bytes(bags, {"data": 2, "shard": 2}, Train(tables="row", optim=rows), tables) == 8 * 110 + 3_000
     monkeypatch.setattr(limits, "free_bytes", lambda: 4 * 16 * num)
     with pytest.raises(ConfigError, match=r"4 ranks need about .* GiB, and .* GiB are free"):
         limits.check(task, model, {"data": 4}, Train())

@@ -70,19 +70,45 @@ def clicks(parallel, tables, microbatch=3, **words):
     }
 
 
+ROWWISE = {"tables": "rowwise_adagrad", "table_rate": 0.1}
+
+
+def objects(net, parallel, tables="row", microbatch=3, **words):
+    """Next objects by full softmax, or by a sampled one with `negatives`."""
+    return {"task": net, "parallel": parallel, "microbatch": microbatch, "rate": 0.02, "tables": tables, **words}
+
+
 TWO = [
     lm("pipeline=2", microbatch=3, tied=False),
     lm("pipeline=2", schedule="zbv", depth=4),
     lm("context=2", microbatch=3),
     experts("expert=2", microbatch=3),
     clicks("data=2", "row", batch=25),
+    clicks("data=2", "replicate", batch=25, optim=ROWWISE),
+    objects("sasrec", "data=2"),
+    objects("hstu", "data=2", negatives=5, optim=ROWWISE, follows_rows=True),
 ]
 FOUR = [
     lm("pipeline=2,tensor=2", microbatch=3),
     lm("shard=2,context=2", microbatch=2),
     experts("data=2,expert=2"),
+    objects("sasrec", "data=2,tensor=2", microbatch=2, optim=ROWWISE),
 ]
 SLOW_TWO = [
+    objects("sasrec", "data=2", optim=ROWWISE),
+    objects("sasrec", "data=2", "replicate", optim=ROWWISE),
+    objects("sasrec", "data=2", "replicate", negatives=5, optim=ROWWISE),
+    objects("sasrec", "data=2", "column"),
+    objects("hstu", "data=2", "table", optim=ROWWISE),
+    objects("sasrec", "shard=2"),
+    objects("sasrec", "shard=2", "replicate", optim=ROWWISE),
+    objects("sasrec", "tensor=2", "replicate", optim=ROWWISE),
+    objects("hstu", "tensor=2", "replicate"),
+    clicks("data=2", "row", optim=ROWWISE),
+    clicks("data=2", "column", optim=ROWWISE),
+    clicks("data=2", "table", optim=ROWWISE),
+    clicks("shard=2", "row", optim=ROWWISE, sharding="states"),
+    clicks("tensor=2", "replicate", optim=ROWWISE),
     clicks("data=2", "column"),
     clicks("data=2", "table"),
     lm("pipeline=2", microbatch=0),
@@ -123,6 +149,15 @@ SLOW_FOUR = [
     clicks("data=4", "column"),
     clicks("data=2,shard=2", "table"),
     clicks("shard=4", "row", batch=26),
+    objects("sasrec", "data=4", microbatch=1),
+    objects("sasrec", "data=2,tensor=2", microbatch=2),
+    objects("sasrec", "data=2,tensor=2", microbatch=2, negatives=5, optim=ROWWISE),
+    objects("hstu", "data=2,tensor=2", "table", microbatch=2, optim=ROWWISE),
+    objects("sasrec", "data=2,shard=2", microbatch=2, optim=ROWWISE),
+    objects("sasrec", "shard=2,tensor=2", microbatch=2, optim=ROWWISE),
+    clicks("data=2,tensor=2", "column", optim=ROWWISE),
+    clicks("shard=2,tensor=2", "table"),
+    clicks("shard=2,tensor=2", "row", optim=ROWWISE),
 ]
 REFUSED = [
     (lm("pipeline=2", schedule="interleaved"), "2 blocks are fewer than 4 stages"),
@@ -131,6 +166,9 @@ REFUSED = [
     (clicks("context=2", "replicate"), "no sequence that could be cut"),
     (lm("context=2", length=22), "a sequence of 22 cannot be cut into 4 equal pieces"),
     (lm("data=2", tables="row"), "this model has no tables"),
+    (clicks("tensor=2", "row"), "tables are spread over `data` and `shard`"),
+    (objects("sasrec", "pipeline=2"), "tables cannot be spread over a mesh with `pipeline`"),
+    (objects("sasrec", "tensor=2", heads=1), "does not divide the model's 1 heads"),
 ]
 
 

@@ -19,6 +19,7 @@ class Asked(NamedTuple):
     objects, times : what was met, oldest first, padded at the end, and seconds since the epoch, int64 [B, T].
     sizes : how many of them count, int64 [B].
     counted : numbers of each subject with each object now, float32 [B, V, F]; None unless the net wants them.
+    words : hashed words of them, int64 [B, V, C].
     """
 
     subjects: Tensor
@@ -27,3 +28,4 @@ class Asked(NamedTuple):
     times: Tensor
     sizes: Tensor
     counted: Tensor | None = None
+    words: Tensor | None = None

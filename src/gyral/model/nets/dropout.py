@@ -28,17 +28,24 @@ class RowDropout(nn.Module):
     ----------
     share : of elements that are dropped, [0, 1).
     site : tells layers of one model apart.
+    width : of a whole row, where ranks of a tensor axis have some columns each (what a `column` gives); 0: rows are whole.
+
+    Attributes
+    ----------
+    first : this rank's first column.
     """
 
-    def __init__(self, share: float, site: int) -> None:
+    def __init__(self, share: float, site: int, width: int = 0) -> None:
         super().__init__()
-        self.share, self.site = share, site
+        self.share, self.site, self.width, self.first = share, site, width, 0
 
     def forward(self, x_B: Tensor, keys_B: Tensor | None) -> Tensor:
         """Rows [B, …] and their keys, int64 [B]; None: nothing is dropped."""
         if not self.training or self.share == 0.0 or keys_B is None:
             return x_B
-        return x_B * kept(keys_B, self.site, x_B.shape[1:], self.share)
+        own = x_B.shape[-1]
+        mask_B = kept(keys_B, self.site, (*x_B.shape[1:-1], self.width or own), self.share)
+        return x_B * mask_B[..., self.first : self.first + own]
 
 
 def kept(keys_B: Tensor, site: int, shape: torch.Size | tuple[int, ...], share: float) -> Tensor:

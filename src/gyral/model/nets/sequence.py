@@ -3,8 +3,8 @@
 The output matrix is the table of inputs; a bias an object holds how often it is met at all. Rows are padded at the *end*: a
 causal model never sees what comes later, so no mask is needed and padding may be any object.
 
-With `negatives` (sampled softmax) objects are only looked up in the table, which may then be spread over ranks; the full
-softmax multiplies with all of it.
+With `negatives` (sampled softmax) objects are only looked up in the table; the full softmax multiplies with all of it. Where it
+is spread over ranks, its rows are scored where they lie (`nats`).
 
 Shapes: B rows, T positions, D width, V objects, N targets of the batch, K negatives of a row.
 
@@ -14,6 +14,7 @@ negative: Klenitskiy and Vasilev, RecSys 2023.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +39,7 @@ ROLES = Roles(
         ("blocks.*.down", "row"),
     ),
     blocks="blocks",
+    attention="blocks.*",
 )
 HSTU_ROLES = Roles(rules=(("objects", "table"), ("bias", "table")), blocks="blocks")
 """The four parts of one matrix belong to one head each, so it is not cut by rows."""
@@ -60,6 +62,9 @@ class Shape:
 class SasrecBlock(nn.Module):
     """Causal attention and a feed-forward part, normalised before, each added to the stream."""
 
+    by_heads = ("query", "key", "value")
+    """Of its columns, those that belong to heads."""
+
     def __init__(self, shape: Shape, site: int) -> None:
         super().__init__()
         self.head_width = shape.width // shape.heads
@@ -68,7 +73,9 @@ class SasrecBlock(nn.Module):
         self.before_feed = nn.LayerNorm(shape.width)
         self.up = nn.Linear(shape.width, shape.hidden)
         self.down = nn.Linear(shape.hidden, shape.width)
-        self.drop_attention, self.drop_hidden, self.drop_feed = (RowDropout(shape.dropout, site + part) for part in range(3))
+        self.drop_attention = RowDropout(shape.dropout, site)
+        self.drop_hidden = RowDropout(shape.dropout, site + 1, shape.hidden)
+        self.drop_feed = RowDropout(shape.dropout, site + 2)
 
     def forward(self, x_BTD: Tensor, times_BT: Tensor, keys_B: Tensor | None) -> Tensor:
         rows, length = x_BTD.shape[:2]
@@ -84,7 +91,14 @@ class SasrecBlock(nn.Module):
 
 
 class Sequence(nn.Module):
-    """Objects and times → logits."""
+    """Objects and times → logits.
+
+    Attributes
+    ----------
+    nats : states [N, D] and targets [N] → their cross-entropy over all objects, [N]; set by who spreads the table over ranks.
+    """
+
+    nats: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -111,12 +125,13 @@ class Sequence(nn.Module):
 
         Returns
         -------
-        [N, V]; with negatives [N, 1 + K]: the target's own first.
+        [N, V]; with negatives [N, 1 + K]: the target's own first. Where the table is spread, [N]: the nats themselves.
         """
         x_BTD = self.encode(objects_BT, times_BT, keys_B)
         has_target_BT = targets_BT >= 0
         if negatives_BK is None:
-            return self.logits(x_BTD[has_target_BT])
+            x_ND = x_BTD[has_target_BT]
+            return self.logits(x_ND) if self.nats is None else self.nats(x_ND, targets_BT[has_target_BT])
         targets_BT = targets_BT.clamp(min=0)
         own_BT = (x_BTD * self.objects(targets_BT)).sum(-1) + self.bias(targets_BT).squeeze(-1)
         others_BTK = x_BTD @ self.objects(negatives_BK).transpose(1, 2) + self.bias(negatives_BK).transpose(1, 2)
@@ -140,7 +155,11 @@ class Sequence(nn.Module):
 
     def logits(self, x_ND: Tensor) -> Tensor:
         """Scores of all objects, [N, V]."""
-        return F.linear(x_ND, self.objects.weight, self.bias.weight.squeeze(-1))
+        return F.linear(x_ND, *self.matrix())
+
+    def matrix(self) -> tuple[Tensor, Tensor]:
+        """The table as output matrix [V, D], and the bias of each object [V]."""
+        return self.objects.weight, self.bias.weight.squeeze(-1)
 
 
 def _initial(module: nn.Module) -> None:

@@ -1,11 +1,12 @@
 """`recommender/ranking`: did this subject meet this object, yes or no? Each event, and for each some objects drawn at random.
 
 An example is an event or one of its draws: example e is event e // (1 + drawn), and draw e % (1 + drawn), 0 the event itself.
-Where labels are given (a rating, a click on what was shown) nothing is drawn. Numbers are counted from earlier events only.
+Where labels are given (a rating, a click on what was shown) nothing is drawn. Numbers are counted from earlier events only, and
+what features tell stands beside them (`gyral.model.features`).
 
 Quality is AUC and log loss of later events, and full ranking of them.
 
-A row holds `subjects`, `countries`, `objects`, `labels`, `keys` [B] and `numbers` [B, F].
+A row holds `subjects`, `countries`, `objects`, `labels`, `keys` [B], `numbers` [B, F], and `words` [B, C] where there are some.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gyral.model.counted import Counted
+from gyral.model.features import Features
 from gyral.model.metrics import area_under_roc
 from gyral.model.nets.dropout import row_keys
 from gyral.model.nets.interaction import ROLES, Interaction, Shape
@@ -25,6 +27,7 @@ from gyral.model.recommender import Interactions
 from gyral.model.task import Batch, Gather, Sums, row_generator, seeded
 from gyral.model.tasks.recommending import Judge, Kept, Recommending
 
+ASKED = ("subjects", "countries", "objects", "numbers")
 EVALUATED_ROWS = 8_192
 """At once."""
 MAX_EVALUATED = 50_000
@@ -40,6 +43,7 @@ class Ranking(Recommending):
     num_trained : events that are learned from: the first ones; the later ones are asked about.
     drawn : objects beside each event; not looked at with labels.
     labels : of each event, [n]; None: an event is a yes, a draw a no.
+    features : of the same events.
     """
 
     name = "ranking"
@@ -55,8 +59,10 @@ class Ranking(Recommending):
         labels: np.ndarray | None = None,
         judge: Judge | None = None,
         kept: Kept | None = None,
+        features: Features | None = None,
     ) -> None:
         super().__init__(shape, seed, judge, kept or Kept())
+        self._features = features
         self._data, self._labels, self._num_trained = data, labels, num_trained
         self._drawn = 0 if labels is not None else drawn
         self._counted = Counted.of(data)
@@ -71,8 +77,8 @@ class Ranking(Recommending):
         return {**self._rows(examples, step), "keys": row_keys(self.seed, step, examples)}
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Ids, numbers, keys."""
-        return tuple(batch[name] for name in ("subjects", "countries", "objects", "numbers", "keys"))
+        """Ids, numbers, keys, and words where there are some."""
+        return tuple(batch[name] for name in (*ASKED, "keys", "words") if name in batch)
 
     def sums(self, outputs: Tensor, batch: Batch, gather: Gather) -> Sums:
         """Log loss in nats, summed over rows."""
@@ -90,7 +96,7 @@ class Ranking(Recommending):
         logits, labels = [], []
         for start in range(0, len(examples), EVALUATED_ROWS):
             batch = self._rows(examples[start : start + EVALUATED_ROWS], 0)
-            logits.append(model(batch["subjects"], batch["countries"], batch["objects"], batch["numbers"]))
+            logits.append(model(*(batch[name] for name in ASKED), None, batch.get("words")))
             labels.append(batch["labels"])
         logit, label = torch.cat(logits), torch.cat(labels)
         loss = float(F.binary_cross_entropy_with_logits(logit, label))
@@ -116,6 +122,11 @@ class Ranking(Recommending):
             "labels": labels,
             "numbers": self._counted.numbers(events, subjects, objects, seconds),
         }
+        if self._features is not None:
+            numbers, words = self._features.at(events, objects)
+            found["numbers"] = np.concatenate([found["numbers"], numbers], axis=1)
+            if words.shape[1]:
+                found["words"] = words
         return {name: torch.from_numpy(values) for name, values in found.items()}
 
     def _draw(self, example: int, step: int) -> int:

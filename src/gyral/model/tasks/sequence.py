@@ -74,6 +74,8 @@ class NextObject(Recommending):
         """Cross-entropy in nats, summed over targets."""
         targets = batch["targets"]
         targets = targets[targets >= 0]
+        if outputs.dim() == 1:  # nats already
+            return Sums(outputs.sum(), torch.tensor(float(len(targets))))
         if self._negatives:
             outputs = torch.cat([outputs[:, :1], outputs[:, 1:] + math.log(self.shape.objects / self._negatives)], dim=1)
             targets = torch.zeros_like(targets)

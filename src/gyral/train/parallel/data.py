@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gyral.model.task import Batch, Sums, Task
 from gyral.train.loader import Part
+from gyral.train.parallel import touched
 from gyral.train.parallel.mesh import refuse_batch_norm
 from gyral.train.parallel.strategy import Alone, Totals, accumulate, divided, flat_sums, from_flat
 from gyral.train.parallel.wire import Wire, summed
@@ -56,9 +57,10 @@ class Data(Alone):
 
     def reduce(self, sums: Sums) -> Totals | None:
         """Sum gradients and sums over the ranks."""
-        grads = []
-        for param in self.model.parameters():
-            if param.requires_grad:
+        grads, params = [], list(self.model.parameters())
+        whole = touched.add_over(params, self.group)
+        for param in params:
+            if param.requires_grad and (touched.of(param) is None or any(param is each for each in whole)):
                 if param.grad is None:
                     param.grad = torch.zeros_like(param)
                 grads.append(param.grad)

@@ -1,7 +1,8 @@
 """What a machine and a model allow, told before ranks are started: refused with numbers where memory does not last.
 
 A rank's share, with P parameters of 4 bytes: weights, gradients and the optimizer's two means are 16 P, divided by what
-splits them (`sharding = "states"` divides the means only). Activations are taken as what every multiplied matrix is given and
+splits them (`sharding = "states"` divides the means only). A table costs 16 a number too, and 4 by rowwise Adagrad, divided by
+the ranks it is spread over. Activations are taken as what every multiplied matrix is given and
 gives, 4 bytes a number, for the rows that are computed at once; recomputed blocks hold theirs one at a time.
 """
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from gyral.config.training import Train
 from gyral.errors import ConfigError
-from gyral.model.roles import MULTIPLIED
+from gyral.model.roles import MULTIPLIED, Roles, own
 from gyral.model.task import Task
 from gyral.train.parallel.expert import mixtures
 from gyral.train.parallel.mesh import num_parts, num_ranks, refuse_batch_norm
@@ -42,7 +43,7 @@ def check(task: Task, model: nn.Module, axes: dict[str, int], train: Train) -> l
     if num_parts(axes) > 1:
         refuse_batch_norm(model)
     ranks, cores = num_ranks(axes), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    kept, passing = states_bytes(model, axes, train), activation_bytes(task, model, axes, train)
+    kept, passing = states_bytes(model, axes, train, task.roles), activation_bytes(task, model, axes, train)
     free = free_bytes()
     if free is not None and ranks * (kept + passing) > SHARE * free:
         raise ConfigError(
@@ -54,18 +55,31 @@ def check(task: Task, model: nn.Module, axes: dict[str, int], train: Train) -> l
     return [f"{ranks} ranks share {cores} cores: they take turns"] if ranks > cores else []
 
 
-def states_bytes(model: nn.Module, axes: dict[str, int], train: Train) -> int:
+def states_bytes(model: nn.Module, axes: dict[str, int], train: Train, roles: Roles | None = None) -> int:
     """Weights, gradients and the optimizer's means of one rank."""
-    num = sum(param.numel() for param in model.parameters()) / (axes.get("tensor", 1) * axes.get("pipeline", 1))
+    of_tables = num_in_tables(model, roles or Roles())
+    num = (sum(param.numel() for param in model.parameters()) - of_tables) / (axes.get("tensor", 1) * axes.get("pipeline", 1))
     shards = axes.get("shard", 1)
     by_weight = shards if train.sharding == "weights" else 1
-    return ceil(2 * BYTES * num / by_weight + 2 * BYTES * num / shards)
+    found = 2 * BYTES * num / by_weight + 2 * BYTES * num / shards
+    is_spread = train.tables != "replicate"
+    if train.optim.tables == "rowwise_adagrad":
+        kept = 1 if is_spread or set(axes) <= {"data"} else 2  # numbers a cell: weights, and a gradient where it is of all rows
+        return ceil(found + kept * BYTES * of_tables / (axes.get("data", 1) * shards if is_spread else by_weight))
+    if is_spread:
+        return ceil(found + 4 * BYTES * of_tables / (axes.get("data", 1) * shards))
+    return ceil(found + 2 * BYTES * of_tables / by_weight + 2 * BYTES * of_tables / shards)
+
+
+def num_in_tables(model: nn.Module, roles: Roles) -> int:
+    """Numbers in embedding tables."""
+    return sum(param.numel() for _, module in roles.named(model, "table") for param in own(module))
 
 
 def activation_bytes(task: Task, model: nn.Module, axes: dict[str, int], train: Train) -> int:
     """What one rank keeps for the backward pass."""
-    own = -(-train.batch // num_parts(axes))
-    rows = min(train.microbatch or own, own)
+    most = -(-train.batch // num_parts(axes))
+    rows = min(train.microbatch or most, most)
     matrices = [module for _, module in task.roles.named(model, *MULTIPLIED) if isinstance(module, nn.Linear)]
     positions = task.flops(model) / (6 * max(1, task.roles.num_multiplied(model)))
     width = sum(module.in_features + module.out_features for module in matrices)

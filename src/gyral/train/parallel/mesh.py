@@ -87,6 +87,7 @@ def strategy_of(axes: dict[str, int], train: Train | None = None) -> Strategy:
             raise ConfigError(f"no strategy knows the axis {', '.join(unknown)}", where="train.parallel")
         strategy = Meshed(axes, train)
     strategy.autocast = partial(device.autocast, train.precision)
+    strategy.follows_rows = train.optim.tables == "rowwise_adagrad"
     return strategy
 
 

@@ -32,7 +32,7 @@ from gyral.errors import RankError
 from gyral.model.task import Batch, Sums, Task
 from gyral.train import device
 from gyral.train.loader import Part
-from gyral.train.parallel import context, expert, gathering, shard, tables, tensor
+from gyral.train.parallel import context, expert, gathering, shard, tables, tensor, touched
 from gyral.train.parallel.data import add_over, gathered
 from gyral.train.parallel.local import local, split_axes, whole
 from gyral.train.parallel.mesh import AXES, BATCH_AXES, refuse_batch_norm
@@ -251,7 +251,7 @@ def refuse_unlike(model: nn.Module) -> None:
 
 def local_gradients(model: nn.Module) -> list[Tensor]:
     """What this rank holds of each gradient."""
-    return [local(param.grad) for param in model.parameters() if param.grad is not None]
+    return [local(grad) for param in model.parameters() if (grad := touched.gradient_of(param)) is not None]
 
 
 @torch.no_grad()
@@ -294,9 +294,9 @@ def gradient_norm(
     squares = torch.zeros(1 << len(axes), dtype=torch.float64, device=device.device())
     by_set: dict[int, list[Tensor]] = {}
     for name, param in model.named_parameters():
-        if param.grad is not None and name not in without:
+        if (grad := touched.gradient_of(param)) is not None and name not in without:
             over = (*split_axes(param), *split.get(name, ()), *private)
-            by_set.setdefault(sum(1 << bit for bit, axis in enumerate(axes) if axis in over), []).append(local(param.grad))
+            by_set.setdefault(sum(1 << bit for bit, axis in enumerate(axes) if axis in over), []).append(local(grad))
     for number, grads in by_set.items():
         squares[number] = torch.stack(torch._foreach_norm(grads)).double().square().sum()
     numbers = torch.arange(len(squares), device=squares.device)

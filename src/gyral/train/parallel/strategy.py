@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from gyral.model.task import Batch, Gather, Sums, Task, alone, moved
 from gyral.train.device import device
 from gyral.train.loader import Part
+from gyral.train.parallel import touched
 
 Autocast = Callable[[], AbstractContextManager[object]]
 """Makes what a forward pass runs under: nothing, or matrix products in bf16."""
@@ -83,10 +84,14 @@ class Alone:
     num_ranks = 1
     evaluates = True
     autocast: Autocast = nullcontext
+    follows_rows = False
+    """Tables have gradients of the rows that a step touches, and of no others (`touched`)."""
 
     def place(self, task: Task, model: nn.Module) -> nn.Module:
         """Move the model to this rank's device."""
         self.task, self.model = task, model.to(device())
+        if self.follows_rows:
+            touched.watch(self.model, task.roles)
         return self.model
 
     def follow(self, optimizer: Any, position: Any) -> None:
@@ -188,7 +193,7 @@ def grads_of(model: nn.Module) -> list[Tensor]:
     """Gradients of a placed model; its parameters are looked for once, which takes as long as a small step."""
     if model not in _params:
         _params[model] = list(model.parameters())
-    return [param.grad for param in _params[model] if param.grad is not None]
+    return [grad for param in _params[model] if (grad := touched.gradient_of(param)) is not None]
 
 
 def divided(model: nn.Module, sums: Sums) -> Totals:

@@ -8,7 +8,14 @@
 
 Against a table on every rank, whose gradient of all ids is reduced: 2 numbers a cell of the table. An id that occurs often in
 a rank's batch is asked for once, and its gradients are added before they are sent. What arrives at the owner is the gradient
-summed over all ranks, so nothing reduces it again.
+summed over all ranks, so nothing reduces it again; with `optim.tables = "rowwise_adagrad"` it is that of the rows asked for,
+and an owner's step costs those (`touched`).
+
+A table that is also the output matrix (full softmax) is scored where its rows lie (`softmax`), in the layout `row`; in the
+others it is fetched, V D numbers a pass. Evaluation, which needs all scores of all objects, fetches it in every layout.
+
+Tables are spread over `data` and `shard`, along which ranks have other rows of the batch. Along `tensor` rows are the same:
+every rank of it holds the same part, computes the same gradient and makes the same update, so nothing is sent along it.
 
 A spread parameter is a DTensor under its own name (`row`: dim 0 cut, `column`: dim 1), or is missing where another rank has the
 table, as experts and stages are: a checkpoint is resharded without knowing any of this.
@@ -24,17 +31,21 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from gyral.errors import ConfigError
-from gyral.model.nets.tables import Table
+from gyral.model.nets.sequence import Sequence
+from gyral.train.parallel import touched
 from gyral.train.parallel.exchange import exchanged, exchanged_counts
+from gyral.train.parallel.local import local
+from gyral.train.parallel.softmax import nats_over
 
 if TYPE_CHECKING:
     from gyral.train.parallel.meshed import Plan
 
 WHERE = "train.tables"
 AXES = ("data", "shard")
+BESIDE = (*AXES, "tensor")
 Lookup = Callable[[Tensor], Tensor]
 
 
@@ -46,54 +57,60 @@ def place(model: nn.Module, plan: Plan) -> None:
     ConfigError : there are none, one is used by two modules, its columns do not divide, or the mesh has other axes.
     """
     tables, layout = plan.task.roles.named(model, "table"), plan.train.tables
-    if others := [axis for axis in plan.axes if axis not in AXES]:
-        raise ConfigError(f"tables cannot be spread over a mesh with `{others[0]}`", where=WHERE, hint="use `data` and `shard`")
+    axes = tuple(axis for axis in plan.axes if axis in AXES)
+    if others := [axis for axis in plan.axes if axis not in BESIDE]:
+        hint = "use `data` and `shard`, with `tensor` beside them"
+        raise ConfigError(f"tables cannot be spread over a mesh with `{others[0]}`", where=WHERE, hint=hint)
+    if not axes:
+        why, hint = "along `tensor` ranks have the same rows of a batch", "`--parallel data=2,tensor=2`"
+        raise ConfigError("tables are spread over `data` and `shard`", where=WHERE, why=why, hint=hint)
     if not tables:
         raise ConfigError("this model has no tables to spread", where=WHERE, hint="`--set train.tables=replicate`")
-    mesh = plan.mesh[plan.axes]._flatten("_".join(plan.axes)) if len(plan.axes) > 1 else plan.mesh
-    size, shared = mesh.size(), _shared(model)
+    mesh = plan.mesh[axes]._flatten("_".join(axes)) if len(axes) > 1 else plan.mesh[axes[0]]
+    size, shared = mesh.size(), touched.shared(model)
+    follows_rows = plan.train.optim.tables == "rowwise_adagrad"
     load = [0] * size
     for name, module in sorted(tables, key=lambda each: (-_weight(each[1]).numel(), each[0])):
         num, width = _weight(module).shape
         if f"{name}.weight" in shared:
             raise ConfigError(f"the table {name} is also read as a matrix", where=WHERE, hint="`--set train.tables=replicate`")
-        if layout == "column" and width % size:
+        how = "row" if layout == "column" and width < size else layout
+        if how == "column" and width % size:
             raise ConfigError(f"{size} ranks do not divide the {width} columns of {name}", where=WHERE, hint="use `row`")
         owner = load.index(min(load))
         load[owner] += num * width
-        _replace(module, _spread(module, layout, owner, mesh))
-        plan.split[f"{name}.weight"] = plan.axes
+        if not touched.is_readable(module):
+            raise ConfigError(f"a {type(module).__name__} cannot be spread", where=WHERE, hint="`train.tables=replicate`")
+        touched.read_by(module, _spread(module, how, owner, mesh, follows_rows))
+        plan.split[f"{name}.weight"] = axes
         if module.weight is not None:
             plan.apart.add(module.get_parameter("weight"))
     plan.together.update(AXES)
     if layout == "table":
-        plan.missing.update(plan.axes)
+        plan.missing.update(axes)
+    if isinstance(model, Sequence):
+        _score(model, layout, mesh)
 
 
 def _weight(module: nn.Module) -> Tensor:
-    weight: Tensor = module.get_parameter("weight")
-    return weight
+    return local(module.get_parameter("weight"))
 
 
-def _shared(model: nn.Module) -> set[str]:
-    """Names of parameters that have another name too."""
-    names: dict[int, list[str]] = {}
-    for name, param in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(param), []).append(name)
-    return {name for each in names.values() if len(each) > 1 for name in each}
+def _score(model: Sequence, layout: str, mesh: DeviceMesh) -> None:
+    """Let a model whose output matrix is a table score all objects."""
+    everything = torch.arange(model.shape.objects)
+    first = min(model.shape.objects, mesh.get_local_rank() * -(-model.shape.objects // mesh.size()))
+
+    def matrix() -> tuple[Tensor, Tensor]:
+        ids = everything.to(model.norm.weight.device)
+        return model.objects(ids), model.bias(ids).squeeze(-1)
+
+    model.matrix = matrix  # type: ignore[method-assign]
+    if layout == "row":
+        model.nats = nats_over(mesh.get_group(), first, lambda: (_weight(model.objects), _weight(model.bias).squeeze(-1)))
 
 
-def _replace(module: nn.Module, lookup: Lookup) -> None:
-    """Let a module read its table another way."""
-    if isinstance(module, Table):
-        module.rows = lookup  # type: ignore[assignment, method-assign]
-    elif isinstance(module, nn.Embedding) and module.max_norm is None:
-        module.forward = lookup  # type: ignore[assignment, method-assign]
-    else:
-        raise ConfigError(f"a {type(module).__name__} cannot be spread", where=WHERE, hint="`train.tables=replicate`")
-
-
-def _spread(module: nn.Module, layout: str, owner: int, mesh: DeviceMesh) -> Lookup:
+def _spread(module: nn.Module, layout: str, owner: int, mesh: DeviceMesh, follows_rows: bool) -> Lookup:
     """Cut a table, and give the way to read it."""
     weight = _weight(module)
     num, width = weight.shape
@@ -109,15 +126,17 @@ def _spread(module: nn.Module, layout: str, owner: int, mesh: DeviceMesh) -> Loo
         bounds = torch.tensor([min(each * share, num) for each in range(size)] + [num])
     first = 0 if layout == "column" else int(bounds[rank])
     unlearned: int | None = getattr(module, "padding_idx", None)
+    place = -1 if unlearned is None else unlearned - first
+    followed = touched.follow(module.get_parameter("weight"), place) if follows_rows and module.weight is not None else None
 
     def rows(ids: Tensor) -> Tensor:
         """Our part of the vectors of ids, [M, width or columns of it]."""
         if module.weight is None:
             return torch.zeros(len(ids), width, dtype=weight.dtype).requires_grad_()
-        found = _weight(module)
-        local = found.to_local() if isinstance(found, DTensor) else found
-        place = -1 if unlearned is None else unlearned - first
-        return F.embedding(ids - first, local, padding_idx=place if 0 <= place < len(local) else None)
+        held = _weight(module)
+        if followed is not None:
+            return followed.read(held, ids - first)
+        return F.embedding(ids - first, held, padding_idx=place if 0 <= place < len(held) else None)
 
     def lookup(ids: Tensor) -> Tensor:
         distinct_M, at = ids.unique(return_inverse=True)

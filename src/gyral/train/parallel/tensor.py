@@ -27,8 +27,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 
 from gyral.errors import ConfigError
+from gyral.model.nets.dropout import RowDropout
+from gyral.model.nets.sequence import Sequence
 from gyral.model.roles import Role, Roles, pattern_of
-from gyral.train.parallel.local import Local, on_local
+from gyral.train.parallel.local import Local, local, on_local
 
 if TYPE_CHECKING:
     from gyral.train.parallel.meshed import Plan
@@ -57,6 +59,16 @@ def place(model: nn.Module, plan: Plan) -> None:
             )  # fmt: skip
         split(name, module, role, mesh, made)
         module.forward = forward_of(module, role, mesh, shared)
+    for module in model.modules():
+        if isinstance(module, RowDropout) and module.width:  # it drops of our columns what it would of them in a whole row
+            module.first = min(module.width, mesh.get_local_rank() * -(-module.width // mesh.size()))
+        if isinstance(module, Sequence):  # it multiplies with its table, which is not split
+            module.matrix = on_local_matrix(module)  # type: ignore[method-assign]
+
+
+def on_local_matrix(module: Sequence) -> Callable[[], tuple[Tensor, Tensor]]:
+    """The table that a model multiplies with, as a plain tensor."""
+    return lambda: (local(module.objects.weight), local(module.bias.weight).squeeze(-1))
 
 
 def refuse_uneven(model: nn.Module, roles: Roles, size: int) -> None:
@@ -67,7 +79,10 @@ def refuse_uneven(model: nn.Module, roles: Roles, size: int) -> None:
     for name, module in model.named_modules():
         if not pattern.fullmatch(name):
             continue
+        by_heads = getattr(module, "by_heads", None)
         for part, linear in module.named_children():
+            if by_heads is not None and part not in by_heads:
+                continue
             if roles.of(f"{name}.{part}") == "column" and isinstance(linear, nn.Linear):
                 heads = linear.out_features // int(getattr(module, "head_width"))  # noqa: B009
                 if heads % size:
