@@ -129,7 +129,8 @@ def _around(net: str, shape: Any, opened: Opened, config: Config) -> tuple[Judge
     everything = fit_with(opened.data, opened.spec)
     arrays = arrays_of(opened.data, everything, shape.length)
     files = {model_inputs.FILE: msgspec.json.encode(opened.inputs)}
-    return judge, Kept(arrays, meta_of(net, asdict(shape), everything, closed), files)
+    meta = {**meta_of(net, asdict(shape), everything, closed), "hold_out": config.recommend.hold_out}
+    return judge, Kept(arrays, meta, files)
 
 
 def judge_of(net: str, shape: Any, split: Split, before: Recommender, closed: float) -> Callable[[nn.Module], dict[str, float]]:

@@ -72,13 +72,19 @@ class NextObject(Recommending):
 
     def sums(self, outputs: Tensor, batch: Batch, gather: Gather) -> Sums:
         """Cross-entropy in nats, summed over targets."""
-        targets = batch["targets"]
-        targets = targets[targets >= 0]
+        targets = batch["targets"][self.is_target(batch)]
+        loss = F.cross_entropy(self.logits(outputs), torch.zeros_like(targets) if self._negatives else targets, reduction="sum")
+        return Sums(loss, torch.tensor(float(len(targets))))
+
+    def is_target(self, batch: Batch) -> Tensor:
+        """Positions that have a target, bool [B, T]."""
+        return batch["targets"] >= 0
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        """Those of all objects [N, V], or of the target and the draws [N, 1 + K], which stand for all."""
         if self._negatives:
             outputs = torch.cat([outputs[:, :1], outputs[:, 1:] + math.log(self.shape.objects / self._negatives)], dim=1)
-            targets = torch.zeros_like(targets)
-        loss = F.cross_entropy(outputs.float(), targets, reduction="sum")
-        return Sums(loss, torch.tensor(float(len(targets))))
+        return outputs.float()
 
     def flops(self, model: nn.Module) -> float:
         """As `window_flops` counts them."""

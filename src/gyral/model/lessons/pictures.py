@@ -1,0 +1,157 @@
+"""The lessons of vision: a tower of whatever width and depth learns to see as its teacher does.
+
+| task | what the teacher says, a row | distance |
+|---|---|---|
+| `contrastive` | vectors of the picture and of its captions | one minus cosine, of both |
+| `masked` | hidden states of the patches that are seen | one minus cosine, each hidden patch's share |
+| `self_distilled` | which prototypes each large view is, without its center | cross-entropy of the student's other views |
+
+Vectors of another width are brought to the student's by the directions in which the teacher's vary most (uncentred principal
+components of some of the training pictures and captions), which keep their products best of all maps; a narrower teacher's are
+filled up with zeros. So no layer is learned that is thrown away.
+
+Source: Yang et al. 2024 (CLIP-KD), sections 3.2 and 4.4: mimicking features does best of seven ways; Eckart and Young 1936
+(the best approximation of products); Bai et al. 2023 (DMAE): hidden states of what is seen; Oquab et al. 2024 (DINOv2),
+section 5: a frozen teacher in the place of the moving average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gyral.errors import InputError
+from gyral.model.embedder import GALLERY, Embedder
+from gyral.model.nets import vit
+from gyral.model.task import Batch, Gather
+from gyral.model.tasks.contrastive import Contrastive
+from gyral.model.tasks.distill_self import SelfDistilled
+from gyral.model.tasks.masked import Masked
+from gyral.model.tasks.pictures import PictureTask
+from gyral.model.teaching import SAID, WHERE, Teacher
+
+CAPTIONS = "teacher_captions"
+SOME = 1024
+"""Pictures, and captions, that directions are taken of: evenly of all."""
+
+
+class Narrow:
+    """Vectors of a teacher, at a student's width.
+
+    Parameters
+    ----------
+    known_NE : of the teacher, by which directions are chosen.
+    """
+
+    def __init__(self, known_NE: np.ndarray, width: int) -> None:
+        gram = known_NE.astype(np.float64).T @ known_NE.astype(np.float64)
+        values, directions_EE = np.linalg.eigh(gram)
+        basis_EF = directions_EE[:, ::-1][:, :width]
+        basis_EF = basis_EF * np.where(basis_EF[np.abs(basis_EF).argmax(axis=0), np.arange(basis_EF.shape[1])] < 0, -1.0, 1.0)
+        self.kept = float(values[::-1][:width].sum() / max(values.sum(), 1e-30))
+        self._basis_EF = torch.from_numpy(np.pad(basis_EF, ((0, 0), (0, width - basis_EF.shape[1])))).float()
+
+    def __call__(self, x_E: Tensor) -> Tensor:
+        """Vectors […, E] of length one as vectors […, F] of length one."""
+        return F.normalize(x_E @ self._basis_EF, dim=-1)
+
+
+class ContrastiveLesson:
+    """Both towers of a teacher."""
+
+    def __init__(self, task: Contrastive, teacher: Embedder) -> None:
+        self._task, self._net = task, teacher.model.eval().requires_grad_(False)
+        self._narrow = Narrow(np.concatenate(_some(task, teacher)), task.width)
+        self.flops = _flops(teacher)
+
+    @torch.no_grad()
+    def said(self, batch: Batch) -> Batch:
+        """Vectors [B, F] of pictures, [B, V, F] of captions."""
+        picture, caption, *_ = self._net(*self._task.inputs(batch))
+        return {SAID: self._narrow(picture), CAPTIONS: self._narrow(caption).unflatten(0, (len(picture), self._task.several))}
+
+    def distance(self, outputs: Any, batch: Batch, gather: Gather) -> Tensor:
+        """Of each row: that of its picture and the mean of its captions."""
+        picture_bE, caption, *_ = outputs
+        of_pictures = (1 - (picture_bE * batch[SAID]).sum(dim=-1)).sum()
+        of_captions = (1 - (caption * batch[CAPTIONS].flatten(0, 1)).sum(dim=-1)).sum() / self._task.several
+        return of_pictures + of_captions
+
+
+class SelfDistilledLesson:
+    """The teacher of another model in the place of the own, which goes on beside it."""
+
+    def __init__(self, task: SelfDistilled, teacher: Embedder) -> None:
+        self._task, self._net = task, teacher.model.eval().requires_grad_(False)
+        self.flops = 2 * _flops(teacher)
+
+    @torch.no_grad()
+    def said(self, batch: Batch) -> Batch:
+        """What it says of the large views, [B, 2, K], its center taken off."""
+        views = batch["whole"]
+        taught = self._net.teacher_head(self._net.teacher(views.flatten(0, 1))[:, 0])  # type: ignore[operator]
+        return {SAID: (taught - self._net.center).unflatten(0, views.shape[:2])}
+
+    def distance(self, outputs: Any, batch: Batch, gather: Gather) -> Tensor:
+        """The task's own loss, by another teacher."""
+        said, of_parts, *_ = outputs
+        return self._task.crossed(said, of_parts, batch[SAID].flatten(0, 1)).sum()
+
+
+def contrastive(task: Contrastive, teacher: Teacher, temperature: float) -> ContrastiveLesson:
+    """A lesson by two towers; of captions it must make the same n-grams."""
+    found = _embedder(task, teacher)
+    buckets = found.model.caption.shape.buckets  # type: ignore[union-attr]
+    if buckets != task.caption.buckets:
+        what = f"`{teacher.name}` hashes captions to {buckets:,} rows, the student to {task.caption.buckets:,}"
+        raise InputError(what, where=WHERE, hint=f"`--set vision.buckets={buckets}`")
+    return ContrastiveLesson(task, found)
+
+
+def self_distilled(task: SelfDistilled, teacher: Teacher, temperature: float) -> SelfDistilledLesson:
+    """A lesson by a model that chooses from as many prototypes."""
+    found = _embedder(task, teacher)
+    theirs, own = teacher.settings["head"]["prototypes"], task.teaching.prototypes
+    if theirs != own:
+        what = f"`{teacher.name}` chooses from {theirs:,} prototypes, the student from {own:,}"
+        raise InputError(what, where=WHERE, hint=f"`--set vision.prototypes={theirs}`")
+    return SelfDistilledLesson(task, found)
+
+
+def _embedder(task: PictureTask, teacher: Teacher) -> Embedder:
+    """The teacher, of the same task and looking at the same pixels.
+
+    Raises
+    ------
+    InputError : it is not.
+    """
+    kind = teacher.settings.get("task")
+    if kind != task.name:
+        what = f"`{teacher.name}` learned `{kind}` and cannot teach `{task.name}`"
+        raise InputError(what, where=WHERE, hint=f"`--set train.task={kind}`")
+    found = Embedder.of(teacher.weights)
+    for name in ("side", "channels"):
+        theirs, own = getattr(found.shape, name), getattr(task.shape, name)
+        if theirs != own:
+            what = f"`{teacher.name}` sees pictures of {name} {theirs}, the student of {own}"
+            raise InputError(what, where=WHERE, hint=f"`--set vision.{name}={theirs}`")
+    return found
+
+
+def _some(task: Contrastive, teacher: Embedder) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of some pictures and captions that are trained on."""
+    pixels, texts = task.trained.pixels, task.trained.texts
+    chosen = (np.unique(np.linspace(0, len(each) - 1, SOME).astype(np.int64)) for each in (pixels, texts))
+    pictures, captions = chosen
+    return teacher.pictures(pixels[pictures]), teacher.captions([texts[at] for at in captions.tolist()])
+
+
+def _flops(teacher: Embedder) -> float:
+    """Of a forward pass over a picture."""
+    shape: vit.Shape = teacher.shape
+    return vit.flops_of(shape.depth, shape.width, shape.hidden, 1 + shape.num_patches) / 3
