@@ -85,3 +85,24 @@ def test_the_order_is_learned(project):
     for at in range(0, NUM_OBJECTS, 5):
         met = [f"o{(at + 2 * step) % NUM_OBJECTS:02d}" for step in range(4)]
         assert model.recommend("nobody", 1, {"recent": met}).items[0].object == f"o{(at + 8) % NUM_OBJECTS:02d}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "values", "of_teacher"),
+    [
+        ("sequence", ("recommend.net=sasrec",), ("recommend.net=hstu",)),
+        ("sequence", ("recommend.negatives=7",), ()),
+        ("two_tower", (), ()),
+        ("ranking", ("recommend.table_width=8",), ("recommend.interaction=dlrm",)),
+    ],
+    ids=["sequence", "sampled", "two_tower", "ranking"],
+)
+def test_two_ranks_learn_from_a_teacher_what_one_learns(project, task, values, of_teacher):
+    teacher = trained(project, task, "", *of_teacher, "recommend.width=32")["model"]
+    taught = (*values, f"train.distill={teacher}")
+    one, two = trained(project, task, "", *taught), trained(project, task, "data=2", *taught)
+    assert two["ranks"] == 2 and len(one["loss"]) == 12 and one["loss"] != trained(project, task, "", *values)["loss"]
+    assert max(abs(a - b) for a, b in zip(one["loss"], two["loss"], strict=True)) <= 2e-6
+    model = RECOMMENDER.load(cards.find(project, one["model"]))
+    assert model.model.shape.width < 32 and len(model.recommend("s0", 5, {}).items) == 5

@@ -55,6 +55,7 @@ class Task(Protocol):
     sequence : names of the batch's tensors whose second dim is the sequence, which a context axis cuts; empty: it cannot.
     roles : what each parameter of the model is.
     begins_itself : `build` gives the weights of `train.start`; else they are put in afterwards.
+    metric : of those that `evaluate` gives, the one that models are compared by; empty: the family's.
     unit, unit_per_row : what progress counts (`tokens`, `images`, `examples`), and how many a row has.
     """
 
@@ -65,6 +66,7 @@ class Task(Protocol):
     begins_itself: bool
     sequence: tuple[str, ...]
     roles: Roles
+    metric: str
     unit: str
     unit_per_row: int
 
@@ -114,6 +116,7 @@ class BaseTask:
     begins_itself = False
     sequence: tuple[str, ...] = ()
     roles = Roles()
+    metric = ""
     unit = "examples"
     unit_per_row = 1
     num_rows = 0

@@ -38,7 +38,7 @@ class Distilled(BaseTask):
         self.task, self.lesson, self.weight = task, lesson, weight
         self.name, self.num_rows, self.cross_sample = task.name, task.num_rows, task.cross_sample
         self.one_pass, self.begins_itself = task.one_pass, task.begins_itself
-        self.roles, self.unit, self.unit_per_row = task.roles, task.unit, task.unit_per_row
+        self.roles, self.metric, self.unit, self.unit_per_row = task.roles, task.metric, task.unit, task.unit_per_row
         self.sequence = (*task.sequence, SAID) if task.sequence else ()
 
     def __getattr__(self, name: str) -> Any:

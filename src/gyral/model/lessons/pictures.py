@@ -36,6 +36,8 @@ from gyral.model.tasks.pictures import PictureTask
 from gyral.model.teaching import SAID, WHERE, Teacher
 
 CAPTIONS = "teacher_captions"
+STRENGTH = 8.0
+"""Of the angles: one alone is a fraction of the loss beside it, a few nats a row."""
 SOME = 1024
 """Pictures, and captions, that directions are taken of: evenly of all."""
 
@@ -80,7 +82,7 @@ class ContrastiveLesson:
         picture_bE, caption, *_ = outputs
         of_pictures = (1 - (picture_bE * batch[SAID]).sum(dim=-1)).sum()
         of_captions = (1 - (caption * batch[CAPTIONS].flatten(0, 1)).sum(dim=-1)).sum() / self._task.several
-        return of_pictures + of_captions
+        return STRENGTH * (of_pictures + of_captions)
 
 
 class SelfDistilledLesson:

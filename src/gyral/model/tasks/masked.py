@@ -38,6 +38,7 @@ class Masked(PictureTask):
     """
 
     name = "masked"
+    unlabelled = "loss"
     roles = ROLES
 
     def __init__(
@@ -82,7 +83,7 @@ class Masked(PictureTask):
         return Sums((error * is_hidden).sum(), is_hidden.sum())
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """The loss on pictures kept aside, and how views find each other."""
+        """As all, and the loss on pictures kept aside: 1 is what a patch painted in its mean would have."""
         pixels, total, weight = self.held_out.pixels, 0.0, 0.0
         for at in range(0, len(pixels), EVALUATED_ROWS):
             part = pixels[at : at + EVALUATED_ROWS]
