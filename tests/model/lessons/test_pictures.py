@@ -99,6 +99,28 @@ def test_two_towers_learn_the_vectors_of_wider_ones():
     assert all(torch.allclose(batch[name], torch.cat([part[name] for part in parts]), atol=1e-6) for name in batch)
 
 
+def test_who_sees_a_part_foretells_what_its_teacher_makes_of_it_who_sees_all():
+    task, (net, teacher) = masked(8), taught_by(masked(16))
+    lesson, student = lessons.masked(task, teacher, 1.0), task.build(0)
+    distilled = Distilled(task, lesson, 1.0)
+    batch = distilled.batch(EXAMPLES, 3)
+    assert batch["kept"].shape == (6, 2) and batch[SAID].shape == (6, 2, 8)
+    with torch.no_grad():
+        whole = net.encoder(batch["pixels"])[:, 1:]
+        wanted = torch.stack([whole[row, batch["kept"][row]] for row in range(6)])
+        assert torch.allclose(batch[SAID], lesson._narrow(wanted), atol=1e-6)
+        sums, outputs = distilled.loss(student, batch, alone), student(*task.inputs(batch))
+        told = outputs[1][:, 1:] / outputs[1][:, 1:].norm(dim=-1, keepdim=True)
+        assert float(sums.loss) == pytest.approx(float((1 - (told * batch[SAID]).sum(-1)).sum()), rel=1e-5)  # 2 of 4 are seen
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        found = distilled.loss(student, batch, alone).loss
+        found.backward()
+        optimizer.step()
+    assert float(found.detach()) < 0.3 * float(sums.loss)
+
+
 def test_another_teacher_stands_in_the_place_of_the_own():
     task, (net, teacher) = self_distilled(16), taught_by(self_distilled(32))
     student = task.build(0)

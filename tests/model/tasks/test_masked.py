@@ -23,7 +23,7 @@ TASK = Masked(
 def test_the_loss_is_the_error_of_hidden_patches():
     model, batch = TASK.build(0), TASK.batch(np.arange(4), 3)
     assert batch["kept"].shape == (4, 4) and all(len(set(row)) == 4 for row in batch["kept"].tolist())
-    outputs = model(*TASK.inputs(batch)).detach().numpy()
+    outputs = model(*TASK.inputs(batch))[0].detach().numpy()
     told = 0.0
     for row in range(4):
         for patch in set(range(16)) - set(batch["kept"][row].tolist()):
@@ -41,11 +41,11 @@ def test_what_is_hidden_is_not_seen():
     hidden = next(patch for patch in range(16) if patch not in batch["kept"][0].tolist())
     y, x = divmod(hidden, 4)
     changed[0, :, 3 * y : 3 * y + 3, 3 * x : 3 * x + 3] = 5.0
-    assert torch.equal(model(changed, batch["kept"]), model(batch["pixels"], batch["kept"]))
+    assert torch.equal(model(changed, batch["kept"])[0], model(batch["pixels"], batch["kept"])[0])
     kept = int(batch["kept"][0, 0])
     y, x = divmod(kept, 4)
     changed[0, :, 3 * y : 3 * y + 3, 3 * x : 3 * x + 3] = 5.0
-    assert not torch.equal(model(changed, batch["kept"]), model(batch["pixels"], batch["kept"]))
+    assert not torch.equal(model(changed, batch["kept"])[0], model(batch["pixels"], batch["kept"])[0])
 
 
 @torch.no_grad()

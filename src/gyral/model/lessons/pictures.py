@@ -3,21 +3,25 @@
 | task | what the teacher says, a row | distance |
 |---|---|---|
 | `contrastive` | vectors of the picture and of its captions | one minus cosine, of both |
-| `masked` | hidden states of the patches that are seen | one minus cosine, each hidden patch's share |
+| `masked` | hidden states of the patches that the student sees, by who sees them all | one minus cosine |
 | `self_distilled` | which prototypes each large view is, without its center | cross-entropy of the student's other views |
 
-Vectors of another width are brought to the student's by the directions in which the teacher's vary most (uncentred principal
-components of some of the training pictures and captions), which keep their products best of all maps; a narrower teacher's are
-filled up with zeros. So no layer is learned that is thrown away.
+Vectors of another width are brought to the student's by the directions in which the teacher's vary most (principal components
+of some of the training pictures and captions), which keep their products best of all maps; a narrower teacher's are filled up
+with zeros. So no layer is learned that is thrown away.
+
+Measured on emoji, a student of half the width and depth, 450 steps, search R@10 in 24 languages (teacher .282): alone .201, as
+long as costs the same with a teacher .222; angles .241, eight times as strong .255 and at weight .9 .261; the divergence of the
+batch's similarities (relations) .227, both together .253. On Fashion-MNIST `masked` gains less (probe .846 alone, teacher of 400
+steps): states by who sees all .852, by who sees the same patches .850, the teacher's painting .844, relations of patches .836.
 
 Source: Yang et al. 2024 (CLIP-KD), sections 3.2 and 4.4: mimicking features does best of seven ways; Eckart and Young 1936
-(the best approximation of products); Bai et al. 2023 (DMAE): hidden states of what is seen; Oquab et al. 2024 (DINOv2),
-section 5: a frozen teacher in the place of the moving average.
+(the best approximation of products); Baevski et al. 2022 (data2vec): a teacher that sees what is hidden; Oquab et al. 2024
+(DINOv2), section 5: a frozen teacher in the place of the moving average.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gyral.errors import InputError
-from gyral.model.embedder import GALLERY, Embedder
+from gyral.model.embedder import Embedder
 from gyral.model.nets import vit
 from gyral.model.task import Batch, Gather
 from gyral.model.tasks.contrastive import Contrastive
@@ -48,19 +52,23 @@ class Narrow:
     Parameters
     ----------
     known_NE : of the teacher, by which directions are chosen.
+    middle_E : taken off first; None: nothing is.
     """
 
-    def __init__(self, known_NE: np.ndarray, width: int) -> None:
-        gram = known_NE.astype(np.float64).T @ known_NE.astype(np.float64)
-        values, directions_EE = np.linalg.eigh(gram)
+    def __init__(self, known_NE: np.ndarray, width: int, middle_E: np.ndarray | None = None) -> None:
+        known = known_NE.astype(np.float64)
+        middle = np.zeros(known.shape[1]) if middle_E is None else middle_E
+        values, directions_EE = np.linalg.eigh((known - middle).T @ (known - middle))
         basis_EF = directions_EE[:, ::-1][:, :width]
-        basis_EF = basis_EF * np.where(basis_EF[np.abs(basis_EF).argmax(axis=0), np.arange(basis_EF.shape[1])] < 0, -1.0, 1.0)
+        largest = basis_EF[np.abs(basis_EF).argmax(axis=0), np.arange(basis_EF.shape[1])]
+        basis_EF = basis_EF * np.where(largest < 0, -1.0, 1.0)  # a direction has two signs; every rank takes the same
         self.kept = float(values[::-1][:width].sum() / max(values.sum(), 1e-30))
         self._basis_EF = torch.from_numpy(np.pad(basis_EF, ((0, 0), (0, width - basis_EF.shape[1])))).float()
+        self._middle_E = torch.from_numpy(middle).float()
 
     def __call__(self, x_E: Tensor) -> Tensor:
-        """Vectors […, E] of length one as vectors […, F] of length one."""
-        return F.normalize(x_E @ self._basis_EF, dim=-1)
+        """Vectors […, E] as vectors […, F] of length one."""
+        return F.normalize((x_E - self._middle_E) @ self._basis_EF, dim=-1)
 
 
 class ContrastiveLesson:
@@ -83,6 +91,30 @@ class ContrastiveLesson:
         of_pictures = (1 - (picture_bE * batch[SAID]).sum(dim=-1)).sum()
         of_captions = (1 - (caption * batch[CAPTIONS].flatten(0, 1)).sum(dim=-1)).sum() / self._task.several
         return STRENGTH * (of_pictures + of_captions)
+
+
+class MaskedLesson:
+    """An encoder that sees whole pictures."""
+
+    def __init__(self, task: Masked, teacher: Embedder) -> None:
+        self._task, self._tower = task, teacher.tower.eval().requires_grad_(False)
+        known = teacher.tokens(task.trained.pixels[_evenly(len(task.trained.pixels), SOME // 4)])[:, 1:]
+        known = known.reshape(-1, known.shape[-1])
+        self._narrow = Narrow(known, task.shape.width, known.mean(axis=0, dtype=np.float64))
+        self._share = (task.shape.num_patches - task.num_kept) / task.num_kept
+        self.flops = _flops(teacher)
+
+    @torch.no_grad()
+    def said(self, batch: Batch) -> Batch:
+        """Hidden states of the patches that are kept, [B, K, F], the mean of all taken off."""
+        hidden_BND = self._tower(batch["pixels"])[:, 1:]
+        kept = batch["kept"][:, :, None].expand(-1, -1, hidden_BND.shape[2])
+        return {SAID: self._narrow(hidden_BND.gather(1, kept))}
+
+    def distance(self, outputs: tuple[Tensor, Tensor], batch: Batch, gather: Gather) -> Tensor:
+        """Of each patch that is seen, as heavy together as those that are hidden."""
+        seen_BKD = outputs[1][:, 1:].float()
+        return self._share * (1 - F.cosine_similarity(seen_BKD, batch[SAID], dim=-1)).sum()
 
 
 class SelfDistilledLesson:
@@ -115,6 +147,13 @@ def contrastive(task: Contrastive, teacher: Teacher, temperature: float) -> Cont
     return ContrastiveLesson(task, found)
 
 
+def masked(task: Masked, teacher: Teacher, temperature: float) -> MaskedLesson:
+    """A lesson by an encoder that cuts pictures into the same patches."""
+    found = _embedder(task, teacher)
+    _refuse_unlike(task, teacher.name, found, ("patch",))
+    return MaskedLesson(task, found)
+
+
 def self_distilled(task: SelfDistilled, teacher: Teacher, temperature: float) -> SelfDistilledLesson:
     """A lesson by a model that chooses from as many prototypes."""
     found = _embedder(task, teacher)
@@ -137,20 +176,27 @@ def _embedder(task: PictureTask, teacher: Teacher) -> Embedder:
         what = f"`{teacher.name}` learned `{kind}` and cannot teach `{task.name}`"
         raise InputError(what, where=WHERE, hint=f"`--set train.task={kind}`")
     found = Embedder.of(teacher.weights)
-    for name in ("side", "channels"):
-        theirs, own = getattr(found.shape, name), getattr(task.shape, name)
-        if theirs != own:
-            what = f"`{teacher.name}` sees pictures of {name} {theirs}, the student of {own}"
-            raise InputError(what, where=WHERE, hint=f"`--set vision.{name}={theirs}`")
+    _refuse_unlike(task, teacher.name, found, ("side", "channels"))
     return found
+
+
+def _refuse_unlike(task: PictureTask, name: str, teacher: Embedder, fields: tuple[str, ...]) -> None:
+    for field in fields:
+        theirs, own = getattr(teacher.shape, field), getattr(task.shape, field)
+        if theirs != own:
+            what = f"`{name}` sees pictures of {field} {theirs}, the student of {own}"
+            raise InputError(what, where=WHERE, hint=f"`--set vision.{field}={theirs}`")
 
 
 def _some(task: Contrastive, teacher: Embedder) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of some pictures and captions that are trained on."""
     pixels, texts = task.trained.pixels, task.trained.texts
-    chosen = (np.unique(np.linspace(0, len(each) - 1, SOME).astype(np.int64)) for each in (pixels, texts))
-    pictures, captions = chosen
-    return teacher.pictures(pixels[pictures]), teacher.captions([texts[at] for at in captions.tolist()])
+    some = [texts[at] for at in _evenly(len(texts), SOME).tolist()]
+    return teacher.pictures(pixels[_evenly(len(pixels), SOME)]), teacher.captions(some)
+
+
+def _evenly(count: int, most: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
 def _flops(teacher: Embedder) -> float:
