@@ -1,13 +1,13 @@
 """Emoji: a small pair of towers that a larger one teaches, against the same pair alone, in 24 languages.
 
-Data, questions and the teacher's form are those of `benchmarks/vision/emoji.py`; the teacher has 900 steps. The student has half
-its width, depth, common space and width of captions. Alone it has what the taught one has, the same rows in the same order (450
-steps), and, as a second peer, as many steps as cost the same CPU time as the taught one's with its teacher. Weight .5, as the
-settings have it; three seeds of the student, one teacher. How the lesson was chosen is told in
+Data, questions and the teacher's form are those of `benchmarks/vision/emoji.py`; the teacher has 900 steps. The student has
+half its width, depth, common space and width of captions. Alone it has what the taught one has, the same rows in the same
+order (450 steps), and, as a second peer, as many steps as cost the same CPU time as the taught one's with its teacher. Weight
+.5, as the settings have it; three seeds of the student, one teacher. How the lesson was chosen is told in
 `gyral.model.lessons.pictures` (one seed of this benchmark's data).
 
 Prediction, written before the run: search R@10 .20 alone, .22 as long, .255 taught, teacher .28.
-Command: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/vision/taught.py [PROJECT] (about six CPU-minutes; fetches three packages)
+Command: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/vision/taught.py [PROJECT] (six CPU-minutes; fetches three packages)
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def learned(task: Any, steps: int, seed: int) -> tuple[Any, float]:
     strategy, start = Alone(), time.process_time()
     model = strategy.place(task, task.build(seed))
     optimizer = Optimizer(model, Optim(rate=4e-3, warmup=50), steps)
-    loop.train(task, model, strategy, optimizer, loop.Settings(steps, BATCH), Order(task.num_rows, BATCH, seed), loop.Position())
+    loop.train(
+        task, model, strategy, optimizer, loop.Settings(steps, BATCH), Order(task.num_rows, BATCH, seed), loop.Position()
+    )
     return model, time.process_time() - start
 
 
@@ -78,7 +80,11 @@ def main(project: Path | None) -> None:
         plain, plain_s = learned(task, STEPS, seed)
         taught, taught_s = learned(distilled, STEPS, seed)
         longer, longer_s = learned(task, round(STEPS * taught_s / plain_s), seed)
-        for name, model, cpu_s in (("alone", plain, plain_s), ("taught", taught, taught_s), ("alone_as_long", longer, longer_s)):
+        for name, model, cpu_s in (
+            ("alone", plain, plain_s),
+            ("taught", taught, taught_s),
+            ("alone_as_long", longer, longer_s),
+        ):
             result[name].append(told(model, cpu_s))
             print(seed, name, result[name][-1], file=sys.stderr, flush=True)
     for name in ("alone", "taught", "alone_as_long"):

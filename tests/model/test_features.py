@@ -53,8 +53,13 @@ def test_a_probe_tells_what_can_be_seen_and_not_what_cannot():
     def drawn(count, seen):
         random = np.random.default_rng(count)
         labels = random.integers(0, 3, count)
-        pixels = random.integers(0, 60, (count, 8, 8, 1)) + 60 * (labels if seen else random.integers(0, 3, count))[:, None, None, None]
-        return replace(pictures([f"{'abc'[label]}/{at}.png" for at, label in enumerate(labels)]), pixels=pixels.astype(np.uint8))
+        pixels = (
+            random.integers(0, 60, (count, 8, 8, 1))
+            + 60 * (labels if seen else random.integers(0, 3, count))[:, None, None, None]
+        )
+        return replace(
+            pictures([f"{'abc'[label]}/{at}.png" for at, label in enumerate(labels)]), pixels=pixels.astype(np.uint8)
+        )
 
     told = probed(embedder, drawn(400, True), drawn(200, True))
     assert told["probe_accuracy"] > 0.9 and 0.25 < told["probe_chance"] < 0.45

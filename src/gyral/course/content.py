@@ -85,8 +85,7 @@ class Content:
             captions = [any(text for batch in part for text in batch.column("text").to_pylist()) for part in asked_of]
             if all(captions):
                 return
-        hint = "captions are `NAME.txt` beside a picture, or `metadata.jsonl`; without, `gyral train NAME --family vision --set "
-        hint += "train.task=masked` learns from pictures alone"
+        hint = "write `NAME.txt` beside each picture, or `metadata.jsonl`; `gyral train` learns from pictures alone (`masked`)"
         raise InputError(f"`{self._place.name}` has no captions, by which a loop could ask about new pictures", hint=hint)
 
     def ingest(self, turn: int, drain: Drain, log: SqliteLog, served: ServedModel, run: Run) -> int:

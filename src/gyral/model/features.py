@@ -2,13 +2,13 @@
 
 Labels are what the data says of itself, or there are none: the folder a picture lies in (`shirt/0001.png`), where no concept
 lies in two; else its caption, where few captions stand for many pictures. Without labels two figures say whether vectors are
-still apart: `effective_rank`, how many directions they use (exp of the entropy of singular values; it went with the probe's
-accuracy over runs of the paper below), and `feature_spread`, 1 where they fill all directions alike, 0 where they are one point.
+still apart: `effective_rank`, how many directions they use (exp of the entropy of singular values; over the paper's runs it
+went with a probe's accuracy), and `feature_spread`, 1 where they fill all directions alike, 0 where they are one point.
 
 Shapes: N pictures, E width.
 
-Source: Garrido et al. 2023 (RankMe), equation 1, here with the mean taken off: a vector that all share is no direction; Chen and
-He 2021 (SimSiam), section 4.1 (spread: deviation times √E).
+Source: Garrido et al. 2023 (RankMe), equation 1, here with the mean taken off: a vector that all share is no direction; Chen
+and He 2021 (SimSiam), section 4.1 (spread: deviation times √E).
 """
 
 from __future__ import annotations

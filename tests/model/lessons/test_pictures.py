@@ -1,4 +1,4 @@
-"""What towers are taught: vectors of another width keep their products, distances are their formulas, other teachers are refused."""
+"""What towers are taught: vectors of another width keep their products, distances are formulas, other teachers are refused."""
 
 import numpy as np
 import pytest

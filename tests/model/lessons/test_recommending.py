@@ -96,7 +96,10 @@ def test_the_distance_is_the_divergence_from_the_teacher(name):
     sums, own = distilled.loss(net, batch, alone), task.loss(net, batch, alone)
     wanted = apart(rows_of(task, net, batch), rows_of(task, teacher, batch))
     assert wanted > 0.001 and float(sums.metrics["teacher_loss"]) == pytest.approx(wanted, rel=1e-4)
-    assert float(sums.loss.detach()) == pytest.approx(0.75 * float(own.loss.detach()) + 0.25 * wanted, rel=1e-5) and sums.weight == own.weight
+    assert (
+        float(sums.loss.detach()) == pytest.approx(0.75 * float(own.loss.detach()) + 0.25 * wanted, rel=1e-5)
+        and sums.weight == own.weight
+    )
     sums.loss.backward()
     assert all(param.grad is None for param in teacher.parameters())
     assert all(torch.isfinite(param.grad).all() for param in net.parameters() if param.grad is not None)
@@ -127,7 +130,9 @@ def published(folder, task, names, *, twin=None, **settings):
     state = {name: tensor.numpy() for name, tensor in task.build(5).state_dict().items()}
     arrays = {**arrays_of(data(), closed_form, task.shape.length), **state, **(twin or {})}
     meta = {**meta_of(task.name, asdict(task.shape), closed_form, 0.0), **settings}
-    return Teacher("walks@1", folder, Weights(arrays, meta)), Kept(arrays, meta, {model_inputs.FILE: msgspec.json.encode(vocabulary)})
+    return Teacher("walks@1", folder, Weights(arrays, meta)), Kept(
+        arrays, meta, {model_inputs.FILE: msgspec.json.encode(vocabulary)}
+    )
 
 
 def test_a_teacher_of_another_catalogue_or_of_what_is_asked_is_refused(tmp_path):

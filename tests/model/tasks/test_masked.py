@@ -53,7 +53,11 @@ def test_without_labels_the_loss_counts_and_with_two_pictures_of_a_concept_they_
     model = TASK.build(0)
     found = TASK.evaluate(model)
     assert found == TASK.evaluate(model) and TASK.metric == "loss"
-    assert set(found) == {"loss", "effective_rank", "feature_spread"} and 0 < found["loss"] < 5 and 1 < found["effective_rank"] <= 5
+    assert (
+        set(found) == {"loss", "effective_rank", "feature_spread"}
+        and 0 < found["loss"] < 5
+        and 1 < found["effective_rank"] <= 5
+    )
     twice = np.concatenate([PIXELS, PIXELS // 2 + 64])
     both = Pictures(twice, [f"{number}.png" for number in range(12)], np.arange(12) % 6)
     task = Masked(TASK.shape, TASK.decoder, 0.75, both, both, TASK.recipe, 0)

@@ -25,7 +25,7 @@ from gyral.model.tasks.ranking import Ranking
 from gyral.model.tasks.recommending import Recommending
 from gyral.model.tasks.retrieval import Retrieval
 from gyral.model.tasks.sequence import NextObject
-from gyral.model.teaching import SAID, WHERE, Teacher, divergence, divergence_of_two
+from gyral.model.teaching import SAID, WHERE, Teacher, divergence, divergence_of_two, finite
 
 
 class NextObjectLesson:
@@ -45,8 +45,11 @@ class NextObjectLesson:
 
     def distance(self, outputs: Tensor, batch: Batch, gather: Gather) -> Tensor:
         """Divergence over the targets; draws stand for all objects, for both."""
-        said = batch[SAID][self._task.is_target(batch)]
-        return divergence(self._task.logits(outputs), self._task.logits(said), self._temperature)
+        said = self._task.logits(batch[SAID][self._task.is_target(batch)])
+        given = self._task.logits(outputs)
+        if self._task.num_drawn:  # a draw that is the target itself is excluded
+            said, given = finite(said), finite(given)
+        return divergence(given, said, self._temperature)
 
 
 class RetrievalLesson:
@@ -64,8 +67,9 @@ class RetrievalLesson:
     def distance(self, outputs: tuple[Tensor, Tensor], batch: Batch, gather: Gather) -> Tensor:
         """Divergence over the objects of all ranks' rows."""
         student_BG, _ = self._task.compared(*outputs, batch, gather)
-        teacher_BG, _ = self._task.compared(*batch[SAID].unbind(dim=1), batch, gather)
-        return divergence(student_BG, teacher_BG, self._temperature)
+        subjects_BD, objects_BD = batch[SAID].unbind(dim=1)
+        teacher_BG, _ = self._task.compared(subjects_BD, objects_BD, batch, gather)
+        return divergence(finite(student_BG), finite(teacher_BG), self._temperature)
 
 
 class RankingLesson:

@@ -1,5 +1,5 @@
-"""What the three vision tasks share: data kept aside by concept, how good vectors are without captions, and the gallery searched
-later."""
+"""What the three vision tasks share: data kept aside by concept, how good vectors are without captions, and the gallery that is
+searched later."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from torch import nn
 
+from gyral.model import augment
 from gyral.model.card import Weights
 from gyral.model.embedder import GALLERY, Embedder
 from gyral.model.features import labels_of, probed, spread
@@ -43,16 +44,16 @@ class PictureTask(BaseTask):
         self.shape, self.recipe, self.seed = shape, recipe, seed
         self.trained, self.held_out = trained, held_out
         self.num_rows = trained.num_concepts
+        self.metric = self.metric or self._compared_by()
 
     def drawn(self, concept: int, generator: np.random.Generator) -> int:
         """One picture of a concept."""
         mine = self.trained.of(concept)
         return int(mine[generator.integers(len(mine))])
 
-    @cached_property
-    def metric(self) -> str:
-        """What models of pictures alone are compared by: of a probe, where the data has classes; of finding the other picture
-        of a concept, where concepts have several; else what the task says."""
+    def _compared_by(self) -> str:
+        """Models of pictures alone: by a probe, where the data has classes; by finding the other picture of a concept, where
+        concepts have several; else by what the task says."""
         if labels_of(self.trained, self.held_out) is not None:
             return "probe_accuracy"
         return "r_at_1" if self._pairs else self.unlabelled
