@@ -119,7 +119,14 @@ def test_an_ablation_tells_what_rules_are_worth(pages, tmp_path, gyral):
 
 def test_of_little_text_most_is_trained_on(pages, gyral):
     """All of it is less than `ablate.held_out_bytes`."""
-    small = ["ablate.steps=1", "ablate.seeds=1", "ablate.depth=1", "ablate.width=32", "ablate.batch=2", "curate.stages=['extract']"]
+    small = [
+        "ablate.steps=1",
+        "ablate.seeds=1",
+        "ablate.depth=1",
+        "ablate.width=32",
+        "ablate.batch=2",
+        "curate.stages=['extract']",
+    ]
     words = [word for each in small for word in ("--set", each)]
     rows = gyral("curate", "pages", "--source", str(pages), "--ablate", *words)["ablation"]
     assert rows[0]["bytes"] > 0.6 * sum(path.stat().st_size for path in pages.iterdir() if "junk" not in path.name)

@@ -7,6 +7,7 @@
 | `family` | a `Family`: how one kind of model is stored, loaded and asked |
 | `trainer` | a function `fit(dataset, …) -> Fitted` that trains the family of the same name |
 | `task` | a function `(dataset, config) -> Task`: what a neural model is to learn; its name is `FAMILY` or `FAMILY/TASK` |
+| `lesson` | a function `(task, teacher, temperature) -> Lesson`: how a model teaches the task `FAMILY/TASK` |
 | `compressor` | a function `(weights, matrices) -> weights` that makes the named matrices smaller |
 | `stage` | a function `(config) -> Stage`, or None where it has nothing to do: signals of documents |
 | `engine` | an `Engine`: where a map of pure functions runs |
@@ -24,7 +25,7 @@ from typing import Any
 
 from gyral.errors import ConfigError, UsageError, did_you_mean
 
-KINDS = ("source", "layout", "family", "trainer", "task", "compressor", "stage", "engine")
+KINDS = ("source", "layout", "family", "trainer", "task", "lesson", "compressor", "stage", "engine")
 
 _BUILTIN: dict[str, dict[str, str]] = {
     "source": {
@@ -58,6 +59,15 @@ _BUILTIN: dict[str, dict[str, str]] = {
         "recommender/sequence": "gyral.train.open_recommender:sequence",
         "recommender/two_tower": "gyral.train.open_recommender:two_tower",
         "recommender/ranking": "gyral.train.open_recommender:ranking",
+    },
+    "lesson": {
+        "lm/next_token": "gyral.model.lessons.language:next_token",
+        "vision/contrastive": "gyral.model.lessons.pictures:contrastive",
+        "vision/masked": "gyral.model.lessons.pictures:masked",
+        "vision/self_distilled": "gyral.model.lessons.pictures:self_distilled",
+        "recommender/sequence": "gyral.model.lessons.recommending:sequence",
+        "recommender/two_tower": "gyral.model.lessons.recommending:two_tower",
+        "recommender/ranking": "gyral.model.lessons.recommending:ranking",
     },
     "compressor": {"int8": "gyral.compress.quantize:int8"},
     "stage": {

@@ -82,3 +82,22 @@ def test_new_pictures_are_found_by_words_and_what_was_chosen_becomes_a_caption(t
     kinds = {kind: sum(row["kind"] == kind for row in rows) for kind in ("document", "search", "feedback_chosen", "shown")}
     asked = sum(row["num_asked"] for row in result["turns"])
     assert kinds["search"] == 2 * asked and kinds["feedback_chosen"] == asked and kinds["shown"] >= 4
+
+
+def test_pictures_that_nobody_can_be_asked_about_are_told_before_anything_is_learned(tmp_path):
+    folder = tmp_path / "shapes"
+    folder.mkdir()
+    for form in FORMS:
+        for colour, value in COLOURS.items():
+            cv2.imwrite(str(folder / f"{form}-{colour}.png"), drawn(form, value, 9))
+
+    def looped(*more):
+        sets = [word for each in (*SETS, *more) for word in ("--set", each)]
+        words = ["loop", "--family", "vision", "--source", str(folder), "--turns", "2", *sets, "--root", str(tmp_path)]
+        return subprocess.run([sys.executable, "-P", "-m", "gyral", *words], capture_output=True, text=True, timeout=200)
+
+    done = looped()
+    assert done.returncode == 1 and "`shapes` has no captions, by which a loop could ask" in done.stderr, done.stderr
+    done = looped("train.task=masked")
+    assert done.returncode == 2 and "a model of the task `masked` knows no captions" in done.stderr, done.stderr
+    assert not (tmp_path / "models").exists()

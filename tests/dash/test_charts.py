@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gyral.dash import charts, formats
+from gyral.dash import charts, formats, gather
 from gyral.dash.charts import Bar, Series
 from gyral.dash.ring import Node, ring
 
@@ -162,3 +162,15 @@ def test_all_text_is_escaped():
 )
 def test_formats(text, expected):
     assert text == expected
+
+
+def test_a_training_is_told_by_the_metric_of_its_task():
+    told = {
+        "probe_accuracy": "masked, probe accuracy 0.812",
+        "loss": "masked, 0.812 loss",
+        "effective_rank": "masked, 0.812 directions used",
+        "bits_per_byte": "masked, 0.812 bits per byte",
+        "r_at_1": "masked, R@1 0.812",
+    }
+    for metric, text in told.items():
+        assert gather.headline("train", {"chosen": "masked", metric: 0.812}) == text

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
+from gyral.config import Config
 from gyral.config.training import Optim
 from gyral.errors import InputError, UsageError
+from gyral.model.card import Weights
+from gyral.model.lessons.language import NextTokenLesson, next_token
 from gyral.model.nets.llama import Shape
-from gyral.model.roles import Roles
-from gyral.model.task import BaseTask, Sums, alone
+from gyral.model.task import BaseTask, alone
 from gyral.model.tasks.next_token import NextToken, Text
-from gyral.train.distill import Distilled, _check, taught_by
+from gyral.model.teaching import Teacher
+from gyral.train.distill import Distilled, taught_by
 from gyral.train.optim import Optimizer
 
 WORDS = ["gyre", "widening", "falcon", "centre", "hold", "things", "apart", "loosed", "tide", "dimmed"]
@@ -48,7 +50,7 @@ def learned(task, steps, seed=0, rate=5e-3):
 
 def test_the_loss_is_the_formula():
     plain, teacher = task(16), learned(task(32), 10)
-    distilled = Distilled(plain, teacher, weight=0.3, temperature=4.0)
+    distilled = Distilled(plain, NextTokenLesson(plain, teacher, temperature=4.0), weight=0.3)
     model = plain.build(1)
     batch = distilled.batch(np.array([5, 2]), 0)
     sums = distilled.loss(model, batch, alone)
@@ -74,55 +76,27 @@ def test_a_student_with_a_teacher_learns_more_from_little_text():
     for seed in range(3):
         plain = task(24, text_bytes=1_500, seed=seed + 10)
         alone_.append(plain.evaluate(learned(plain, 250, seed))["bits_per_byte"])
-        taught.append(plain.evaluate(learned(Distilled(plain, teacher), 250, seed))["bits_per_byte"])
+        taught.append(plain.evaluate(learned(Distilled(plain, NextTokenLesson(plain, teacher)), 250, seed))["bits_per_byte"])
     assert all(with_teacher < without for with_teacher, without in zip(taught, alone_, strict=True)), (alone_, taught)
     assert np.mean(alone_) - np.mean(taught) > 0.02
 
 
-class Vectors(BaseTask):
-    """Rows → vectors: nothing but a signal."""
-
-    name, num_rows, roles, signal = "vectors", 8, Roles(), "embeddings"
-
-    def build(self, seed):
-        torch.manual_seed(seed)
-        return nn.Linear(4, 3)
-
-    def batch(self, examples, step):
-        return {"inputs": torch.from_numpy(np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)[examples])}
-
-    def sums(self, outputs, batch, gather):
-        return Sums(outputs.square().sum() * 0, torch.tensor(float(len(outputs))))
-
-    def signal_of(self, outputs, batch):
-        return outputs
-
-    def taught(self, batch):
-        return torch.ones(len(batch["inputs"]), dtype=torch.bool)
+class Unknown(BaseTask):
+    name = "unknown"
 
 
-def test_embeddings_turn_to_the_teachers():
-    plain = Vectors()
-    distilled = Distilled(plain, plain.build(1), weight=1.0)
-    model = plain.build(2)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    for step in range(200):
-        sums = distilled.loss(model, distilled.batch(np.arange(8), step), alone)
-        (sums.loss / sums.weight).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert sums.loss.item() / 8 < 0.01
-
-
-def test_a_task_without_a_signal_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="cannot be taught"):
-        taught_by(tmp_path, BaseTask(), None)
+def test_a_task_without_a_lesson_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="`unknown` cannot be taught"):
+        taught_by(tmp_path, Unknown(), Config())
 
 
 def test_a_teacher_of_other_tokens_is_refused():
-    own = {"tokens": "bytes", "end": 256, "layout": "llama", "length": 64}
-    _check("docs@1", own, own)
-    with pytest.raises(InputError, match="other tokens"):
-        _check("docs@1", {**own, "tokens": "f" * 64}, own)
-    with pytest.raises(InputError, match="sees 32 tokens"):
-        _check("docs@1", {**own, "layout": "gpt2", "length": 32}, own)
+    def lesson(**settings):
+        return next_token(plain, Teacher("docs@1", None, Weights({}, {**plain.settings(), **settings})), 1.0)
+
+    plain = task(16)
+    with pytest.raises(InputError, match="has tokens 'ffff', the student 'bytes'") as caught:
+        lesson(tokens="ffff")
+    assert "same dataset and tokenizer" in caught.value.hint
+    with pytest.raises(InputError, match="sees 16 tokens only"):
+        lesson(layout="gpt2", length=16)

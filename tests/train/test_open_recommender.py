@@ -137,3 +137,24 @@ def test_a_feature_that_says_it_all_is_learned_and_served(moody):
     ]
     assert np.mean(right) > 0.95
     assert not RECOMMENDER.erase(cards.find(moody, "walks"), "nobody")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "values", "of_teacher"),
+    [
+        ("sequence", ("recommend.net=sasrec",), ("recommend.net=hstu",)),
+        ("sequence", ("recommend.negatives=7",), ()),
+        ("two_tower", (), ()),
+        ("ranking", ("recommend.table_width=8",), ("recommend.interaction=dlrm",)),
+    ],
+    ids=["sequence", "sampled", "two_tower", "ranking"],
+)
+def test_two_ranks_learn_from_a_teacher_what_one_learns(project, task, values, of_teacher):
+    teacher = trained(project, task, "", *of_teacher, "recommend.width=32")["model"]
+    taught = (*values, f"train.distill={teacher}")
+    one, two = trained(project, task, "", *taught), trained(project, task, "data=2", *taught)
+    assert two["ranks"] == 2 and len(one["loss"]) == 12 and one["loss"] != trained(project, task, "", *values)["loss"]
+    assert max(abs(a - b) for a, b in zip(one["loss"], two["loss"], strict=True)) <= 2e-6
+    model = RECOMMENDER.load(cards.find(project, one["model"]))
+    assert model.model.shape.width < 32 and len(model.recommend("s0", 5, {}).items) == 5

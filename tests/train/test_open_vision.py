@@ -180,6 +180,23 @@ def test_what_does_not_divide_and_what_has_no_pictures_is_told(project):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("task", ["contrastive", "masked", "self_distilled"])
+def test_two_ranks_learn_from_a_teacher_what_one_learns(project, task):
+    def trained(*more, parallel=""):
+        sets = [word for each in [*SIZES, f"train.task={task}", *more] for word in ("--set", each)]
+        done = run("train", "pairs", *sets, "--parallel", parallel, "--root", str(project), "--json", timeout=400)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    teacher = trained("vision.width=48", "vision.heads=4", "vision.embed=24", "vision.depth=3", "train.seed=1")
+    taught = f"train.distill={teacher['model']}"
+    one, two, alone = trained(taught), trained(taught, parallel="data=2"), trained()
+    assert two["ranks"] == 2 and len(one["loss"]) == 12 and one["loss"] != alone["loss"]
+    assert max(abs(a - b) for a, b in zip(one["loss"], two["loss"], strict=True)) <= 2e-6
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("task", ["contrastive", "masked", "self_distilled"])
 def test_training_ends_in_a_model_that_answers(project, task):

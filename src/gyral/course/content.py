@@ -19,7 +19,7 @@ from gyral.course import asked
 from gyral.course.base import Scored
 from gyral.curate import documents, readers
 from gyral.curate.readers.lake import SCHEME
-from gyral.errors import InputError, NotFound
+from gyral.errors import InputError, NotFound, UsageError
 from gyral.ingest.documents import to_events
 from gyral.ingest.drain import Drain
 from gyral.ingest.files import append, report
@@ -67,10 +67,26 @@ class Content:
         if not all(counts):
             hint = "use fewer `--turns`, or a source of more documents"
             raise InputError(f"`{self._place.name}` has too few documents for {turns + 1} slices", why=f"{counts}", hint=hint)
+        if self._config.train.family == "vision":
+            self._refuse_without_captions()
         run.note(f"loop     {self._place.name}: {turns} turns over {sum(counts):,} {self._place.kind} rows")
         if rows and not self._lake.exists("events"):
             hint = "start afresh without `--resume`"
             raise NotFound("what finished turns learned is not in the lake", where=str(self._lake.folder), hint=hint)
+
+    def _refuse_without_captions(self) -> None:
+        """A caption is the only question about pictures that come: a model that knows none, or pictures without, have none."""
+        task = self._config.train.task or "contrastive"
+        hint = f"the loop asks captions; `gyral train NAME --family vision --set train.task={task}` learns from pictures alone"
+        if task != "contrastive":
+            raise UsageError(f"a model of the task `{task}` knows no captions, by which a loop could ask it", hint=hint)
+        if self._place.kind == "pairs":
+            asked_of = self._slices[1:]
+            captions = [any(text for batch in part for text in batch.column("text").to_pylist()) for part in asked_of]
+            if all(captions):
+                return
+        hint = "write `NAME.txt` beside each picture, or `metadata.jsonl`; `gyral train` learns from pictures alone (`masked`)"
+        raise InputError(f"`{self._place.name}` has no captions, by which a loop could ask about new pictures", hint=hint)
 
     def ingest(self, turn: int, drain: Drain, log: SqliteLog, served: ServedModel, run: Run) -> int:
         """Documents as events, through the log."""

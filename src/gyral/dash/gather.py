@@ -38,8 +38,10 @@ VERBS = ("ingest", "curate", "train", "compress", "serve")
 MAX_LOG_LINES = 200
 NUM_RECENT = 8
 
-METRICS = ("ndcg_at_10", "r_at_1")
-"""Of families: shares that their models are compared by."""
+METRICS = ("ndcg_at_10", "r_at_1", "probe_accuracy")
+"""Of families and tasks: shares that their models are compared by."""
+OTHER_METRICS = {"bits_per_byte": "bits per byte", "effective_rank": "directions used", "loss": "loss"}
+"""Those that are no shares, as words."""
 Data = dict[str, Any]
 LakeOverview = Callable[[], dict[str, Any]]
 
@@ -241,8 +243,9 @@ def headline(verb: str, summary: Mapping[str, Any]) -> str:
         measured = next((name for name in METRICS if _is_number(get(name))), "")
         if measured:
             return f"{get('chosen') or 'best'}, {formats.metric_name(measured)} {formats.metric(get(measured))}"
-    if verb == "train" and _is_number(get("bits_per_byte")):
-        return f"{get('chosen') or 'model'}, {get('bits_per_byte'):.3f} bits per byte"
+        measured = next((name for name in OTHER_METRICS if _is_number(get(name))), "")
+        if measured:
+            return f"{get('chosen') or 'model'}, {get(measured):.3f} {OTHER_METRICS[measured]}"
     if verb == "compress" and _is_number(get("bytes_before")) and get("bytes_after"):
         return f"{get('to', '')} {get('bytes_before', 0) / get('bytes_after', 1):.1f}× smaller".strip()
     if verb == "serve" and _is_number(get("p99_ms")):

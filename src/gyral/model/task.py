@@ -51,18 +51,22 @@ class Task(Protocol):
     name : `next_token`, `contrastive`, …; a model is trained by one task.
     num_rows : examples of one pass over the data.
     cross_sample : the loss compares rows with each other: it needs `gather`, and a batch is not cut into micro-batches.
+    one_pass : the model is called once for a loss; only then it can be piped.
     sequence : names of the batch's tensors whose second dim is the sequence, which a context axis cuts; empty: it cannot.
     roles : what each parameter of the model is.
     begins_itself : `build` gives the weights of `train.start`; else they are put in afterwards.
+    metric : of those that `evaluate` gives, the one that models are compared by; empty: the family's.
     unit, unit_per_row : what progress counts (`tokens`, `images`, `examples`), and how many a row has.
     """
 
     name: str
     num_rows: int
     cross_sample: bool
+    one_pass: bool
     begins_itself: bool
     sequence: tuple[str, ...]
     roles: Roles
+    metric: str
     unit: str
     unit_per_row: int
 
@@ -75,11 +79,14 @@ class Task(Protocol):
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """What the model is called with."""
 
+    def outputs(self, model: nn.Module, batch: Batch, gather: Gather) -> Any:
+        """What the model gives for a loss, by one pass or by several."""
+
     def sums(self, outputs: Any, batch: Batch, gather: Gather) -> Sums:
         """The loss of what the model gave."""
 
     def loss(self, model: nn.Module, batch: Batch, gather: Gather) -> Sums:
-        """Both at once: what every strategy but a pipeline calls. Tasks of several passes override it and cannot be piped."""
+        """Both at once: what every strategy but a pipeline calls."""
 
     def after_step(self, model: nn.Module, step: int) -> None:
         """Called after each update, for what follows the weights (a teacher by moving average)."""
@@ -105,9 +112,11 @@ class BaseTask:
 
     name = ""
     cross_sample = False
+    one_pass = True
     begins_itself = False
     sequence: tuple[str, ...] = ()
     roles = Roles()
+    metric = ""
     unit = "examples"
     unit_per_row = 1
     num_rows = 0
@@ -116,6 +125,10 @@ class BaseTask:
         """The tensor `inputs`."""
         return (batch["inputs"],)
 
+    def outputs(self, model: nn.Module, batch: Batch, gather: Gather) -> Any:
+        """One forward pass."""
+        return model(*self.inputs(batch))
+
     def sums(self, outputs: Any, batch: Batch, gather: Gather) -> Sums:
         """To be given."""
         raise NotImplementedError
@@ -123,7 +136,7 @@ class BaseTask:
     def loss(self, model: nn.Module, batch: Batch, gather: Gather) -> Sums:
         """One forward pass and its sums."""
         batch = moved(batch, model)
-        return self.sums(model(*self.inputs(batch)), batch, gather)
+        return self.sums(self.outputs(model, batch, gather), batch, gather)
 
     def after_step(self, model: nn.Module, step: int) -> None:
         """Nothing follows the weights."""

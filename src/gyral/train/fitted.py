@@ -16,6 +16,7 @@ class Fitted(NamedTuple):
     inputs : the vocabulary of a recommender; None for families that have none.
     candidates : one entry each with its metrics; exactly one is `chosen`.
     training : `steps`, `loss` (one a step), `metrics` and `ranks`; empty where nothing is learned by steps.
+    metric : of the candidates, the one that the card compares by; empty: the family's.
     files : further files of the model's folder, such as `tokenizer.json`.
     """
 
@@ -25,3 +26,4 @@ class Fitted(NamedTuple):
     measured_on: str
     training: dict[str, Any] = {}
     files: dict[str, bytes] = {}
+    metric: str = ""

@@ -15,7 +15,7 @@ from gyral.engine import ranks, ray_ranks
 from gyral.errors import RankError
 from gyral.files import write_atomic
 from gyral.lake.dataset import Dataset
-from gyral.model.card import WEIGHTS, read_weights, write_weights
+from gyral.model.card import WEIGHTS, find, read_card, read_weights, write_weights
 from gyral.run import Run
 from gyral.train import resume, saved
 from gyral.train.elastic import launch
@@ -44,6 +44,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     axes = mesh.parse(config.train.parallel)
     num = mesh.num_ranks(axes)
     folder = run.folder
+    pins, config = config, with_teacher(root, config, run)
     task = open_task(root, data.name, config)
     sample = task.build(config.train.seed)
     flops, size = task.flops(sample) * config.train.batch, sum(param.numel() for param in sample.parameters())
@@ -53,7 +54,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     steps = found.manifest.pins.steps if found else config.train.steps or planned_steps(flops, size, budget_s, num)
     job = Job(
         str(root.resolve()), data.name, str(folder), steps, config, found.manifest.step if found else 0,
-        config.train.checkpoint_every or planned_steps(flops, size, CHECKPOINT_S, num), resume.pins_of(data, config, steps),
+        config.train.checkpoint_every or planned_steps(flops, size, CHECKPOINT_S, num), resume.pins_of(data, pins, steps),
         versions(),
     )  # fmt: skip
     teller = Teller(run, task, config, steps)
@@ -95,7 +96,16 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     candidate = {"name": task.name, **result.metrics, "chosen": True}
     training = {"steps": result.steps, "loss": result.loss, "metrics": result.metrics, "ranks": result.ranks}
     training |= teller.done(result)
-    return Fitted(weights, None, [candidate], "what was kept aside", training, task.files())
+    return Fitted(weights, None, [candidate], "what was kept aside", training, task.files(), task.metric)
+
+
+def with_teacher(root: Path, config: Config, run: Run) -> Config:
+    """The configuration with the very version of its teacher, which the run has read: all ranks are taught by the same."""
+    if not config.train.distill:
+        return config
+    name = read_card(find(root, config.train.distill)).model
+    run.reads("model", name)
+    return msgspec.structs.replace(config, train=msgspec.structs.replace(config.train, distill=name))
 
 
 def planned_steps(flops: float, num_parameters: int, budget_s: float, num: int) -> int:

@@ -156,4 +156,5 @@ def _around(net: str, shape: Any, opened: Opened, config: Config, read: Features
     everything = fit_with(data, opened.spec)
     kept = arrays_of(data, everything, shape.length) | known(len(data))
     files = {model_inputs.FILE: msgspec.json.encode(opened.inputs)}
-    return judge, Kept(kept, meta_of(net, asdict(shape), everything, closed) | told, files)
+    meta = meta_of(net, asdict(shape), everything, closed) | told | {"hold_out": config.recommend.hold_out}
+    return judge, Kept(kept, meta, files)

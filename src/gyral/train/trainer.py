@@ -43,7 +43,7 @@ def train(
         dataset=data.name,
         run=run.number,
         seed=config.train.seed,
-        metric=family.metric,
+        metric=fitted.metric or family.metric,
         measured_on=fitted.measured_on,
         learned_until=data.manifest.last_event,
         repeats=data.manifest.repeats,

@@ -69,6 +69,7 @@ class Autoencoder(nn.Module):
         self.encoder = vit.Vit(encoder)
         self.decoder = Decoder(encoder, decoder)
 
-    def forward(self, pixels_BCSS: Tensor, kept_BK: Tensor) -> Tensor:
-        """Numbers of all patches as the decoder paints them, [B, N, C P P]."""
-        return self.decoder(self.encoder(pixels_BCSS, kept_BK), kept_BK)
+    def forward(self, pixels_BCSS: Tensor, kept_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers of all patches as the decoder paints them, [B, N, C P P]; hidden states of class token and seen patches."""
+        hidden_BKD = self.encoder(pixels_BCSS, kept_BK)
+        return self.decoder(hidden_BKD, kept_BK), hidden_BKD

@@ -53,6 +53,7 @@ class Contrastive(PictureTask):
     """
 
     name = "contrastive"
+    metric = "r_at_1"
     cross_sample = True
     roles = ROLES
 

@@ -64,6 +64,7 @@ class SelfDistilled(PictureTask):
 
     name = "self_distilled"
     cross_sample = True
+    one_pass = False
     roles = ROLES
 
     def __init__(
@@ -105,28 +106,41 @@ class SelfDistilled(PictureTask):
         """Large views, and small ones or None: rows of a picture stand together."""
         return batch["whole"].flatten(0, 1), batch["parts"].flatten(0, 1) if "parts" in batch else None
 
-    def loss(self, model: nn.Module, batch: Batch, gather: Gather) -> Sums:
-        """Keep what the teacher says of the whole batch, for the center, and compare."""
+    def outputs(self, model: nn.Module, batch: Batch, gather: Gather) -> Any:
+        """All views once; what the teacher says of the whole batch is kept for the center."""
         outputs = model(*self.inputs(batch))
         with torch.no_grad():
             model.seen.copy_(gather(outputs[2]).mean(dim=0))  # type: ignore[operator]
-        return self.sums((*outputs, model.center), batch, gather)
+        return *outputs, model.center
 
     def sums(self, outputs: Any, batch: Batch, gather: Gather) -> Sums:
         """Cross-entropy of the student's views to the teacher's two, mean over pairs, summed over rows."""
         said, of_parts, taught, center = outputs
-        rows, teaching = len(batch["whole"]), self.teaching
-        target_B2K = F.softmax((taught - center) / teaching.taught_at, dim=-1).unflatten(0, (rows, 2))
-        views_BVK = said.unflatten(0, (rows, 2))
-        if of_parts is not None:
-            views_BVK = torch.cat([views_BVK, of_parts.unflatten(0, (rows, teaching.parts))], dim=1)
-        log_BVK = F.log_softmax(views_BVK / teaching.said_at, dim=-1)
-        cross_B2V = -torch.einsum("btk,bvk->btv", target_B2K, log_BVK)
-        total_B = cross_B2V.sum(dim=(1, 2)) - cross_B2V[:, 0, 0] - cross_B2V[:, 1, 1]
-        loss = (total_B / (2 * views_BVK.shape[1] - 2)).double().sum().float()
+        loss = self.crossed(said, of_parts, taught - center).sum().float()
         with torch.no_grad():
-            sureness = -(target_B2K * (target_B2K + 1e-12).log()).sum(dim=-1).mean(dim=1).sum()
-        return Sums(loss, torch.tensor(float(rows)), {"teacher_entropy": sureness})
+            target_BTK = self._targets(taught - center)
+            sureness = -(target_BTK * (target_BTK + 1e-12).log()).sum(dim=-1).mean(dim=1).sum()
+        return Sums(loss, torch.tensor(float(len(batch["whole"]))), {"teacher_entropy": sureness})
+
+    def crossed(self, said: Tensor, of_parts: Tensor | None, taught: Tensor) -> Tensor:
+        """Cross-entropy of each row's views to what a teacher says of its two large ones, mean over pairs, float64 [B].
+
+        Parameters
+        ----------
+        said, of_parts : products with prototypes of the student's large and small views, [2 B, K] and [P B, K].
+        taught : of the teacher's large views, its center taken off, [2 B, K].
+        """
+        target_BTK, views_BVK = self._targets(taught), said.unflatten(0, (-1, 2))
+        if of_parts is not None:
+            views_BVK = torch.cat([views_BVK, of_parts.unflatten(0, (-1, self.teaching.parts))], dim=1)
+        log_BVK = F.log_softmax(views_BVK / self.teaching.said_at, dim=-1)
+        cross_BTV = -torch.einsum("btk,bvk->btv", target_BTK, log_BVK)
+        total_B = cross_BTV.sum(dim=(1, 2)) - cross_BTV[:, 0, 0] - cross_BTV[:, 1, 1]
+        return (total_B / (2 * views_BVK.shape[1] - 2)).double()
+
+    def _targets(self, taught: Tensor) -> Tensor:
+        """How much of each large view is each prototype, [B, 2, K]."""
+        return F.softmax(taught / self.teaching.taught_at, dim=-1).unflatten(0, (-1, 2))
 
     def after_step(self, model: nn.Module, step: int) -> None:
         """The teacher and the center follow."""

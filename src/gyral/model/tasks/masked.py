@@ -38,6 +38,7 @@ class Masked(PictureTask):
     """
 
     name = "masked"
+    unlabelled = "loss"
     roles = ROLES
 
     def __init__(
@@ -73,16 +74,16 @@ class Masked(PictureTask):
         """Pictures, and which patches are seen."""
         return batch["pixels"], batch["kept"]
 
-    def sums(self, outputs: Tensor, batch: Batch, gather: Gather) -> Sums:
+    def sums(self, outputs: tuple[Tensor, Tensor], batch: Batch, gather: Gather) -> Sums:
         """Squared error of each hidden patch, mean over its numbers, summed over patches."""
         targets = vit.patches_of(batch["pixels"], self.shape.patch)
         targets = (targets - targets.mean(dim=2, keepdim=True)) / (targets.var(dim=2, keepdim=True) + 1e-6).sqrt()
-        error = ((outputs.float() - targets) ** 2).mean(dim=2)
+        error = ((outputs[0].float() - targets) ** 2).mean(dim=2)
         is_hidden = torch.ones_like(error).scatter_(1, batch["kept"], 0.0)
         return Sums((error * is_hidden).sum(), is_hidden.sum())
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """The loss on pictures kept aside, and how views find each other."""
+        """As all, and the loss on pictures kept aside: 1 is what a patch painted in its mean would have."""
         pixels, total, weight = self.held_out.pixels, 0.0, 0.0
         for at in range(0, len(pixels), EVALUATED_ROWS):
             part = pixels[at : at + EVALUATED_ROWS]

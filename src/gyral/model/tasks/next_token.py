@@ -88,12 +88,8 @@ class NextToken(BaseTask):
         loss = F.cross_entropy(outputs.reshape(-1, outputs.shape[-1]).float(), targets, ignore_index=IGNORED, reduction="sum")
         return Sums(loss, (targets != IGNORED).sum().float())
 
-    def signal_of(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """What a student is to give as its teacher does: the logits [B, T, V]."""
-        return outputs
-
-    def taught(self, batch: Batch) -> Tensor:
-        """Where it is to: positions that have a target, bool [B, T]."""
+    def is_target(self, batch: Batch) -> Tensor:
+        """Positions that have a target, bool [B, T]."""
         return batch["targets"] != IGNORED
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:

@@ -1,8 +1,10 @@
-"""What the three vision tasks share: data kept aside by concept, how views find each other, and the gallery searched later."""
+"""What the three vision tasks share: data kept aside by concept, how good vectors are without captions, and the gallery that is
+searched later."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -15,11 +17,12 @@ from gyral.model.embedder import GALLERY, Embedder
 from gyral.model.nets import vit
 from gyral.model.pictures import Pictures
 from gyral.model.retrieval import recall
-from gyral.model.task import BaseTask, row_generator
+from gyral.model.task import BaseTask
+from gyral.model.uncaptioned import labels_of, probed, spread
 
 PICTURES = "pictures.json"
-VIEW = augment.Recipe(scale=(0.6, 1.0), flip=0.5, jitter=1.0)
-"""How a picture without a second one of its concept is changed to be found again."""
+MOST_SPREAD = 2_048
+"""Pictures kept aside whose directions are counted."""
 
 
 class PictureTask(BaseTask):
@@ -28,26 +31,51 @@ class PictureTask(BaseTask):
     Parameters
     ----------
     trained, held_out : pictures of different concepts.
+
+    Attributes
+    ----------
+    unlabelled : the metric where the data says nothing of its pictures.
     """
 
     unit = "images"
+    unlabelled = "effective_rank"
 
     def __init__(self, shape: vit.Shape, trained: Pictures, held_out: Pictures, recipe: augment.Recipe, seed: int) -> None:
         self.shape, self.recipe, self.seed = shape, recipe, seed
         self.trained, self.held_out = trained, held_out
         self.num_rows = trained.num_concepts
+        self.metric = self.metric or self._compared_by()
 
     def drawn(self, concept: int, generator: np.random.Generator) -> int:
         """One picture of a concept."""
         mine = self.trained.of(concept)
         return int(mine[generator.integers(len(mine))])
 
+    def _compared_by(self) -> str:
+        """Models of pictures alone: by a probe, where the data has classes; by finding the other picture of a concept, where
+        concepts have several; else by what the task says."""
+        if labels_of(self.trained, self.held_out) is not None:
+            return "probe_accuracy"
+        return "r_at_1" if self._pairs else self.unlabelled
+
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """Share of pictures kept aside whose nearest other one is of their concept, and what chance gives."""
-        queries, found, concepts = pairs_of(self.held_out, self.shape.side)
+        """Of pictures kept aside: accuracy of a linear probe, how often the nearest other picture is of the same concept, how
+        many directions vectors use; the first two where the data can say."""
         embedder = Embedder(model)
-        value = recall(embedder.pictures(queries), concepts, embedder.pictures(found), concepts)
-        return {"r_at_1": value, "chance": 1 / max(len(concepts), 1)}
+        found = probed(embedder, self.trained, self.held_out)
+        if self._pairs:
+            first, second = (embedder.pictures(self.held_out.pixels[list(each)]) for each in zip(*self._pairs, strict=True))
+            concepts = np.arange(len(first))
+            found |= {"r_at_1": recall(first, concepts, second, concepts), "chance": 1 / len(first)}
+        pixels = self.held_out.pixels
+        return found | spread(embedder.pictures(pixels[:: -(-len(pixels) // MOST_SPREAD) or 1]))
+
+    @cached_property
+    def _pairs(self) -> list[tuple[int, int]]:
+        """Two pictures of each concept kept aside that has two; none where there is but one such concept."""
+        found = [self.held_out.of(concept).tolist() for concept in range(self.held_out.num_concepts)]
+        pairs = [(mine[0], mine[-1]) for mine in found if len(mine) > 1]
+        return pairs if len(pairs) > 1 else []
 
     def finished(self, weights: Weights) -> Weights:
         """Weights and the vectors of all pictures, by which they are searched."""
@@ -75,19 +103,3 @@ class PictureTask(BaseTask):
             "picture": {field: getattr(self.shape, field) for field in vit.Shape.__dataclass_fields__},
             **more,
         }
-
-
-def pairs_of(pictures: Pictures, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two pictures of each concept, uint8 [n, S, S, C] each: two of its own, or one and a view of it; and the concepts."""
-    firsts, seconds = [], []
-    for concept in range(pictures.num_concepts):
-        mine = pictures.of(concept).tolist()
-        firsts.append(pictures.pixels[mine[0]])
-        if len(mine) > 1:
-            seconds.append(pictures.pixels[mine[-1]])
-        else:
-            view = augment.views(pictures.pixels[mine[:1]], [row_generator(0, 0, concept)], VIEW, side)[0]
-            seconds.append(((view.permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255).astype(np.uint8))
-    empty = np.zeros((0, side, side, pictures.pixels.shape[-1]), np.uint8)
-    stacked = [np.stack(each) if each else empty for each in (firsts, seconds)]
-    return stacked[0], stacked[1], np.arange(pictures.num_concepts)

@@ -38,6 +38,11 @@ class Recommending(BaseTask):
         self.shape, self.seed = shape, seed
         self._judge, self._kept = judge, kept
 
+    @property
+    def num_events(self) -> int:
+        """That a published model answers from, those kept aside included."""
+        return len(self._kept.arrays.get("sequence", ()))
+
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
         """NDCG, recall and hit rate at 10 of held-out events, every object ranked."""
         return self._judge(model) if self._judge is not None else {}

@@ -82,17 +82,20 @@ class Retrieval(Recommending):
 
     def sums(self, outputs: tuple[Tensor, Tensor], batch: Batch, gather: Gather) -> Sums:
         """Cross-entropy in nats, summed over rows; how many rows had the right object first."""
-        subjects_BD, objects_BD = outputs
+        logits_BG, own_B = self.compared(*outputs, batch, gather)
+        loss = F.cross_entropy(logits_BG, own_B, reduction="sum")
+        right = (logits_BG.argmax(dim=1) == own_B).sum().float()
+        return Sums(loss, torch.tensor(float(len(own_B))), {"first": right})
+
+    def compared(self, subjects_BD: Tensor, objects_BD: Tensor, batch: Batch, gather: Gather) -> tuple[Tensor, Tensor]:
+        """Logits of each subject with the objects of all rows, [B, G], −inf where one is the own again; places of the own."""
         objects_GD, targets_G, examples_G = gather(objects_BD), gather(batch["targets"]), gather(batch["examples"])
         logits_BG = subjects_BD @ objects_GD.T / self._temperature - self._log_share[targets_G]
         is_mine = examples_G == batch["examples"][:, None]
         own_B = is_mine.int().argmax(dim=1)  # the first: an example may come twice where a pass ends in a batch
         is_same = targets_G == batch["targets"][:, None]
         is_own = torch.arange(len(targets_G)) == own_B[:, None]
-        logits_BG = logits_BG.masked_fill(is_same & ~is_own, float("-inf"))
-        loss = F.cross_entropy(logits_BG, own_B, reduction="sum")
-        right = (logits_BG.argmax(dim=1) == own_B).sum().float()
-        return Sums(loss, torch.tensor(float(len(own_B))), {"first": right})
+        return logits_BG.masked_fill(is_same & ~is_own, float("-inf")), own_B
 
     def flops(self, model: nn.Module) -> float:
         """Six a multiplied parameter, without the products of a batch's vectors, which depend on its size."""

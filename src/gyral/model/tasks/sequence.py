@@ -50,7 +50,7 @@ class NextObject(Recommending):
         super().__init__(shape, seed, judge, kept or Kept())
         self.roles = HSTU_ROLES if shape.net == "hstu" else ROLES
         self.num_rows, self.unit_per_row = trained.num_windows, shape.length
-        self._trained, self._negatives = trained, negatives
+        self._trained, self.num_drawn = trained, negatives
 
     def build(self, seed: int) -> nn.Module:
         """A net of this shape."""
@@ -59,10 +59,10 @@ class NextObject(Recommending):
     def batch(self, examples: np.ndarray, step: int) -> Batch:
         """Windows at these places."""
         windows = dict(zip(("inputs", "times", "targets"), self._trained.windows(examples), strict=True))
-        if self._negatives:
+        if self.num_drawn:
             generators = (row_generator(self.seed, step, example) for example in examples.tolist())
-            drawn = [generator.integers(0, self.shape.objects, self._negatives) for generator in generators]
-            windows["negatives"] = np.array(drawn).reshape(len(examples), self._negatives)
+            drawn = [generator.integers(0, self.shape.objects, self.num_drawn) for generator in generators]
+            windows["negatives"] = np.array(drawn).reshape(len(examples), self.num_drawn)
         batch = {name: torch.from_numpy(values) for name, values in windows.items()}
         return {**batch, "keys": row_keys(self.seed, step, examples)}
 
@@ -72,17 +72,23 @@ class NextObject(Recommending):
 
     def sums(self, outputs: Tensor, batch: Batch, gather: Gather) -> Sums:
         """Cross-entropy in nats, summed over targets."""
-        targets = batch["targets"]
-        targets = targets[targets >= 0]
+        targets = batch["targets"][self.is_target(batch)]
         if outputs.dim() == 1:  # nats already
             return Sums(outputs.sum(), torch.tensor(float(len(targets))))
-        if self._negatives:
-            outputs = torch.cat([outputs[:, :1], outputs[:, 1:] + math.log(self.shape.objects / self._negatives)], dim=1)
-            targets = torch.zeros_like(targets)
-        loss = F.cross_entropy(outputs.float(), targets, reduction="sum")
+        loss = F.cross_entropy(self.logits(outputs), torch.zeros_like(targets) if self.num_drawn else targets, reduction="sum")
         return Sums(loss, torch.tensor(float(len(targets))))
+
+    def is_target(self, batch: Batch) -> Tensor:
+        """Positions that have a target, bool [B, T]."""
+        return batch["targets"] >= 0
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        """Those of all objects [N, V], or of the target and the draws [N, 1 + K], which stand for all."""
+        if self.num_drawn:
+            outputs = torch.cat([outputs[:, :1], outputs[:, 1:] + math.log(self.shape.objects / self.num_drawn)], dim=1)
+        return outputs.float()
 
     def flops(self, model: nn.Module) -> float:
         """As `window_flops` counts them."""
-        shape, compared = self.shape, 1 + self._negatives if self._negatives else self.shape.objects
+        shape, compared = self.shape, 1 + self.num_drawn if self.num_drawn else self.shape.objects
         return window_flops(shape.net, shape.length, shape.width, shape.hidden, shape.depth, compared)

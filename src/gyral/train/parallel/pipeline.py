@@ -59,7 +59,7 @@ class Pipeline(Meshed):
         ------
         ConfigError : the task compares rows or passes more than once, or the model cannot be cut.
         """
-        if task.cross_sample or getattr(type(task), "loss", None) is not BaseTask.loss:
+        if task.cross_sample or not task.one_pass or getattr(type(task), "loss", None) is not BaseTask.loss:
             raise ConfigError(f"the task {task.name} cannot be piped", where=stages.WHERE, hint="use `data` or `shard`")
         if self.train.schedule in SPLIT_BACKWARD and "shard" in self.groups.names:
             why = "gradients of weights that are computed apart are lost there in torch 2.13"
