@@ -17,6 +17,9 @@ import pytest
 
 QUIET = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
 LIMIT_S = 120.0
+TOLERANCE = 1e-5
+GROWS = 100
+"""Steps after which another order of additions alone has moved a model this small further than that, without any fault."""
 
 
 class Stage:
@@ -25,7 +28,8 @@ class Stage:
     def __init__(self, folder, forker, **settings):
         self.folder, self._forker = folder, forker
         self.settings = {
-            "steps": 60, "leaves": 8, "heartbeat_s": 0.5, "pause_s": 0.01, "width": 16, "alone": False, **settings
+            "steps": 60, "leaves": 8, "heartbeat_s": 0.5, "pause_s": 0.01, "width": 16, "alone": False,
+            "task": "next_token", "wire": "f32", **settings
         }  # fmt: skip
         folder.mkdir()
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -84,6 +88,17 @@ class Stage:
         """Wait for the result; the digest of the weights."""
         self.until(lambda: (self.folder / "result.json").exists() and (self.folder / "result.json").read_text())
         return json.loads((self.folder / "result.json").read_text())["sha"]
+
+    def ends_as(self, free, is_bitwise=True, tolerance=TOLERANCE):
+        """Each step once, in order, with its own rows; the losses and, with fixed leaves, the bits of one without faults."""
+        sha, lines = self.end(), self.lines()
+        assert [line["step"] for line in lines] == list(range(len(free.losses)))
+        assert all((line["first"], line["last"]) == (8 * line["step"], 8 * line["step"] + 8) for line in lines)
+        differences = [abs(line["loss"] - loss) for line, loss in zip(lines, free.alone, strict=True)]
+        assert max(differences[:GROWS]) <= tolerance and max(differences) <= max(0.05, tolerance)
+        if is_bitwise:
+            assert sha == free.sha
+            assert [line["loss"] for line in lines] == free.losses
 
     def present(self):
         """Members that have done one of the last steps."""

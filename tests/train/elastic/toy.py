@@ -5,6 +5,7 @@ whole processes with their own sockets, and may be killed; only the seconds that
 """
 
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -15,13 +16,10 @@ from pathlib import Path
 
 import msgspec
 import torch
-from torch import nn
 
+from gyral import faults
 from gyral.config.training import Elastic as Settings
 from gyral.config.training import Optim
-from gyral.model.nets.llama import Shape
-from gyral.model.task import BaseTask, Sums
-from gyral.model.tasks.next_token import NextToken, Text
 from gyral.train import loop
 from gyral.train.elastic.member import enter
 from gyral.train.elastic.membership import Over
@@ -30,46 +28,20 @@ from gyral.train.loader import Order
 from gyral.train.optim import Optimizer
 from gyral.train.parallel.strategy import Alone
 
-DOCUMENTS = sorted(Path(__file__).resolve().parents[3].glob("docs/*.md"))
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_tasks import opened
+
 BATCH, SEED = 8, 7
 
 
-class Vector(BaseTask):
-    """As many weights as one likes and a sleep for the work of a step: for the times of everything else."""
-
-    num_rows = 100_000
-
-    def __init__(self, num):
-        self.num = num
-
-    def build(self, seed):
-        model = nn.Module()
-        model.register_parameter("weight", nn.Parameter(torch.zeros(self.num)))
-        return model
-
-    def batch(self, examples, step):
-        return {"inputs": torch.from_numpy(examples)}
-
-    def loss(self, model, batch, gather):
-        time.sleep(0.02)
-        return Sums(model.weight[batch["inputs"]].sum(), torch.tensor(float(len(batch["inputs"]))))
-
-
-def opened(width):
-    if width < 0:
-        return Vector(-width)
-    texts = Text([path.read_bytes() for path in DOCUMENTS])
-    return NextToken(Shape(Text.VOCAB, width, 2, 2, 2, 2 * width), 16, texts)
-
-
-def run(folder, steps, leaves, heartbeat_s, pause_s, width, alone):
+def run(folder, steps, leaves, heartbeat_s, pause_s, width, alone, task="next_token", wire="f32"):
     torch.set_num_threads(1)
     membership = None
     if alone:
         strategy = Alone()
     else:
-        membership, strategy = enter(Settings(leaves=leaves, heartbeat_s=heartbeat_s, timeout_s=30.0), folder)
-    task = opened(width)
+        membership, strategy = enter(Settings(leaves=leaves, heartbeat_s=heartbeat_s, timeout_s=30.0), folder, wire)
+    task = opened(task, width)
     model = strategy.place(task, task.build(SEED))
     optimizer = Optimizer(model, Optim(rate=1e-3), steps)
     position = loop.Position()
@@ -115,6 +87,7 @@ def main():
         try:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.environ.update(given["environment"])
+            importlib.reload(faults)  # it has read the environment of the process that forks
             run(Path(given["folder"]), **given["settings"])
         except BaseException:
             Path(given["folder"], f"error-{os.getpid()}.txt").write_text(traceback.format_exc())
