@@ -29,7 +29,7 @@ class Stage:
         self.folder, self._forker = folder, forker
         self.settings = {
             "steps": 60, "leaves": 8, "heartbeat_s": 0.5, "pause_s": 0.01, "width": 16, "alone": False,
-            "task": "next_token", "wire": "f32", **settings
+            "task": "next_token", "wire": "f32", "precision": "f32", **settings
         }  # fmt: skip
         folder.mkdir()
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -87,17 +87,21 @@ class Stage:
     def end(self):
         """Wait for the result; the digest of the weights."""
         self.until(lambda: (self.folder / "result.json").exists() and (self.folder / "result.json").read_text())
-        return json.loads((self.folder / "result.json").read_text())["sha"]
+        return self.result()["sha"]
+
+    def result(self):
+        return json.loads((self.folder / "result.json").read_text())
 
     def ends_as(self, free, is_bitwise=True, tolerance=TOLERANCE):
         """Each step once, in order, with its own rows; the losses and, with fixed leaves, the bits of one without faults."""
-        sha, lines = self.end(), self.lines()
+        self.end()
+        lines = self.lines()
         assert [line["step"] for line in lines] == list(range(len(free.losses)))
         assert all((line["first"], line["last"]) == (8 * line["step"], 8 * line["step"] + 8) for line in lines)
         differences = [abs(line["loss"] - loss) for line, loss in zip(lines, free.alone, strict=True)]
         assert max(differences[:GROWS]) <= tolerance and max(differences) <= max(0.05, tolerance)
         if is_bitwise:
-            assert sha == free.sha
+            assert self.result() == free.result
             assert [line["loss"] for line in lines] == free.losses
 
     def present(self):
@@ -125,9 +129,10 @@ class Stage:
 
 
 class Free(NamedTuple):
-    """Digest and losses of one undisturbed member; losses of one process alone."""
+    """Digests and losses of one undisturbed member; losses of one process alone."""
 
-    sha: str
+    result: dict
+    lines: list
     losses: list
     alone: list
 
@@ -215,8 +220,8 @@ def fault_free(tmp_path_factory, forker):
             alone.until(lambda: list(alone.folder.glob("end-*.json")))
             one = Stage(folder / "one", forker, **settings, pause_s=0.0).open(1)
             one.join()
-            sha = one.end()
-            known[key] = Free(sha, *([line["loss"] for line in each.lines()] for each in (one, alone)))
+            one.end()
+            known[key] = Free(one.result(), one.lines(), *([line["loss"] for line in each.lines()] for each in (one, alone)))
             alone.close()
             one.close()
         return known[key]

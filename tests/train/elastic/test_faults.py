@@ -41,6 +41,22 @@ def test_without_leaves_losses_stay_within_rounding(stage, fault_free):
     run.ends_as(free, is_bitwise=False)
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_bitwise"),
+    [({"task": "halves"}, True), ({"precision": "bf16"}, True), ({"wire": "bf16", "leaves": 0}, False)],
+)
+def test_a_member_dies_whose_numbers_are_bf16(stage, fault_free, settings, is_bitwise):
+    free = fault_free(steps=40, **{name: value for name, value in settings.items() if name in ("task", "precision")})
+    run = stage(steps=40, **settings, pause_s=0.03).open(2)
+    first, _ = run.join(), run.join()
+    run.until_step(10)
+    run.kill(first)
+    run.until_step(15)
+    run.join()
+    run.ends_as(free, is_bitwise, tolerance=0.05)
+    assert {line["members"] for line in run.lines()} == {1, 2}, run.log()
+
+
 def test_a_stopped_member_is_left_out_and_healed_when_it_goes_on(stage, fault_free):
     free = fault_free(steps=60)
     run = stage().open(2)

@@ -15,7 +15,7 @@ backward has left them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -97,9 +97,9 @@ class Elastic(Alone):
             torch.set_num_threads(1)
         return model
 
-    def follow(self, optimizer: Any, position: Any) -> None:
+    def follow(self, optimizer: Any, position: Any, parts: Mapping[str, Any] = {}) -> None:
         """What else makes a member's state."""
-        self._optimizer, self._position = optimizer, position
+        self._optimizer, self._position, self._parts = optimizer, position, dict(parts)
 
     def settle(self, step: int) -> Part:
         """Go on with the epoch that stands, or stand at this boundary until the next one begins."""
@@ -240,7 +240,7 @@ class Elastic(Alone):
         if own == epoch.source and epoch.healed:
             state = {
                 "model": dict(self.model.state_dict()), "optimizer": self._optimizer.state(), "digest": self._digest,
-                "position": vars(self._position),
+                "position": vars(self._position), "parts": {name: part.state() for name, part in self._parts.items()},
             }  # fmt: skip
             for id in epoch.healed:
                 heal.give(peers.link(id), state, timeout_s=timeout_s, is_over=lambda id=id: self._tick(names[id]))  # type: ignore[misc]
@@ -250,6 +250,8 @@ class Elastic(Alone):
             self._optimizer.load(state["optimizer"])
             self._digest = state["digest"]
             vars(self._position).update(state["position"])
+            for name, part in self._parts.items():
+                heal.fill(part, state["parts"][name])
             self._stand = epoch.stand
         self._on_wait([])
 
