@@ -29,7 +29,7 @@ class Stage:
         self.folder, self._forker = folder, forker
         self.settings = {
             "steps": 60, "leaves": 8, "heartbeat_s": 0.5, "pause_s": 0.01, "width": 16, "alone": False,
-            "task": "next_token", "wire": "f32", "precision": "f32", **settings
+            "task": "next_token", "wire": "f32", "precision": "f32", "membership": "own", **settings
         }  # fmt: skip
         folder.mkdir()
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -42,6 +42,9 @@ class Stage:
 
     def open(self, workers=2, **environment):
         """Start the coordinator, anew after its death."""
+        self.environment["WORLD_SIZE"] = str(workers)
+        if self.settings["membership"] == "torchft":
+            return self.light()
         given = {
             "workers": workers, "heartbeat_s": self.settings["heartbeat_s"], "timeout_s": 30.0, "start_s": 20.0,
             "socket": self.socket.fileno(),
@@ -52,6 +55,19 @@ class Stage:
                 env={**os.environ, **self.environment, "GYRAL_COORDINATOR": json.dumps(given), **environment},
                 pass_fds=[self.socket.fileno()], stderr=log,
             )  # fmt: skip
+        return self
+
+    def light(self):
+        """Start torchft's lighthouse, anew after its death."""
+        if "TORCHFT_LIGHTHOUSE" not in self.environment:
+            with socket.create_server(("127.0.0.1", 0)) as found:
+                place = "{}:{}".format(*found.getsockname())
+            self.environment["TORCHFT_LIGHTHOUSE"] = f"http://{place}"
+        words = [self.environment["TORCHFT_LIGHTHOUSE"].removeprefix("http://"), str(self.settings["heartbeat_s"]), "30"]
+        with open(self.folder / "coordinator.log", "ab") as log:
+            self.coordinator = subprocess.Popen(
+                [sys.executable, "-P", "-m", "gyral.train.elastic.lighthouse", *words], stderr=log, env={**os.environ, **QUIET}
+            )
         return self
 
     def join(self, **environment):

@@ -48,7 +48,7 @@ def run(
     if alone:
         strategy = Alone()
     else:
-        settings = Settings(leaves=leaves, heartbeat_s=heartbeat_s, timeout_s=30.0)
+        settings = Settings(leaves=leaves, heartbeat_s=heartbeat_s, timeout_s=30.0, start_s=20.0, membership=membership)
         members, strategy = enter(settings, folder, wire)
     strategy.autocast = partial(device.autocast, precision)
     task = opened(task, width)

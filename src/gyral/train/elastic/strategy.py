@@ -209,20 +209,24 @@ class Elastic(Alone):
 
     def close(self) -> None:
         """End the links."""
+        self._part_from_peers()
+        self.listener.close()
+
+    def _part_from_peers(self) -> None:
         if self._peers is not None:
             self._peers.close()
             self._peers = None
-        self.listener.close()
 
     def _meet(self, why: str) -> str:
         """Settle, connect, heal; what went wrong."""
         self._is_meeting = False
-        number = 0
-        if self._peers is not None:
-            number = self._peers.epoch.number
-            self._peers.close()
-            self._peers = None
+        number = self._peers.epoch.number if self._peers is not None else 0
+        if why:  # so that all hear of it
+            self._part_from_peers()
         epoch = self.membership.settle(self._stand, number, why)
+        if self._peers is not None and epoch.number == number:
+            return ""
+        self._part_from_peers()
         try:
             self._peers = Peers(
                 epoch, self.membership.own, self.listener, self.membership.secret, timeout_s=self.membership.timeout_s,
