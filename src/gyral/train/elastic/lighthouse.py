@@ -7,7 +7,7 @@ torchft's own Manager asks in every step). Each member says in it where it stand
 ahead, give the epoch the same number, and heal from the same one, as `quorum` does. While nobody came or went and nothing
 failed the epoch stays, and so do its links. `TORCHFT_LIGHTHOUSE` names a lighthouse that is there already.
 
-Taken is the lighthouse, not torchft's `Manager`: that one listens on all interfaces, serves weights by HTTP as a pickle, and
+Taken is the lighthouse, not torchft's `Manager`: that one listens on all interfaces, serves pickled weights by HTTP, and
 knows a member's step but not in which epoch it was made, so two members that did the same step apart would both be right.
 
 What the own coordinator does better:
