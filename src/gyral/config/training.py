@@ -47,6 +47,10 @@ class Optim(Section, frozen=True):
 class Elastic(Section, frozen=True):
     """Members that come and go, with `--parallel elastic=N`: `[train.elastic]`."""
 
+    membership: Annotated[
+        Literal["own", "torchft"],
+        Meta(description="who says which members there are: the own coordinator, or torchft's lighthouse"),
+    ] = "own"
     leaves: Annotated[
         int,
         Meta(ge=0, description="fixed parts of a batch, added in a fixed order: same bits for any members; 0: one a member"),

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -107,8 +107,38 @@ class Guard:
 
     def load(self, state: dict[str, Any]) -> None:
         """The way back."""
+        self._losses.clear()
         self._losses.extend(state["losses"])
         self.num_skipped = int(state["num_skipped"])
+
+
+class Whole:
+    """All of a guard, its copy too: what somebody needs who joins a run that goes on, as he must go back when the others do.
+
+    Parameters
+    ----------
+    take : makes a copy of what is trained here, to be overwritten.
+    """
+
+    def __init__(self, guard: Guard, take: Callable[[], Copy]) -> None:
+        self._guard, self._take = guard, take
+
+    def state(self) -> dict[str, Any]:
+        """As that of a checkpoint, and the copy."""
+        copy = self._guard._copy
+        return {
+            **self._guard.state(), "num_back": self._guard.num_back, "copy": copy.state() if copy is not None else None
+        }  # fmt: skip
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The way back."""
+        self._guard.load(state)
+        self._guard._copy = None
+        if state["copy"] is not None:
+            copy = self._take()
+            copy.load(state["copy"])
+            self._guard.keep(copy)
+        self._guard.num_back = int(state["num_back"])
 
 
 class Copy:
@@ -123,23 +153,37 @@ class Copy:
         self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, strategy: Strategy, more: Iterable[Tensor] = ()
     ) -> None:
         self.step, self._model, self._optimizer, self._strategy, self._more = step, model, optimizer, strategy, list(more)
-        self._values = {id(tensor): tensor.detach().clone() for tensor in self._tensors()}
-        self._kept = [*self._tensors()]  # alive, or an id could be another's
+        self._values = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
         self._state = cloned(strategy.state())
 
-    def _tensors(self) -> list[Tensor]:
-        moments = [each for state in self._optimizer.state.values() for each in state.values() if isinstance(each, Tensor)]
-        return [*self._model.parameters(), *self._model.buffers(), *moments, *self._more]
+    def _tensors(self) -> dict[str, Tensor]:
+        """What is copied, by names that are the same for whoever trains the same."""
+        found: dict[str, Tensor] = {f"model.{name}": param for name, param in self._model.named_parameters()}
+        found |= {f"model.{name}": buffer for name, buffer in self._model.named_buffers()}
+        params = [param for group in self._optimizer.param_groups for param in group["params"]]
+        for number, param in enumerate(params):
+            for slot, each in self._optimizer.state.get(param, {}).items():
+                if isinstance(each, Tensor):
+                    found[f"optimizer.{number}.{slot}"] = each
+        return found | {f"more.{number}": each for number, each in enumerate(self._more)}
 
     @torch.no_grad()
     def restore(self) -> None:
         """Write the values back; moments that did not exist then begin anew."""
-        for tensor in self._tensors():
-            if (value := self._values.get(id(tensor))) is None:
+        for name, tensor in self._tensors().items():
+            if (value := self._values.get(name)) is None:
                 tensor.zero_()
             else:
                 tensor.copy_(value)
         self._strategy.load(cloned(self._state))
+
+    def state(self) -> dict[str, Any]:
+        """All of it."""
+        return {"step": self.step, "values": self._values, "strategy": self._state}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Be another one's copy."""
+        self.step, self._values, self._state = int(state["step"]), dict(state["values"]), state["strategy"]
 
 
 def cloned(state: Any) -> Any:

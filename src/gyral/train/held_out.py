@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -84,6 +85,16 @@ class HeldOut:
         elif self._ema:
             self._ema.swap()
         return dict(self.best.metrics) if self.best else {}
+
+    def state(self) -> dict[str, Any]:
+        """The best evaluation so far, and its weights: for whoever joins a run that goes on, and may end it."""
+        best = msgspec.structs.asdict(self.best) if self.best is not None else None
+        return {"best": best, "copies": self._copies}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The way back."""
+        self.best = Evaluation(**state["best"]) if state["best"] is not None else None
+        self._copies = list(state["copies"])
 
     def _values(self, clone: bool = False) -> list[Tensor]:
         found = [tensor.detach() for tensor in (*self._model.parameters(), *self._model.buffers())]

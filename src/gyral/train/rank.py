@@ -29,7 +29,7 @@ from gyral.model.task import Task
 from gyral.train import blocks, device, hardware, loop, saved
 from gyral.train.checkpoint import Checkpoints, versions
 from gyral.train.ema import Ema
-from gyral.train.guard import Guard
+from gyral.train.guard import Copy, Guard, Whole
 from gyral.train.held_out import Evaluation, HeldOut
 from gyral.train.loader import Order
 from gyral.train.optim import Optimizer, scale_initial
@@ -137,10 +137,11 @@ def work(
         rank=dist.get_rank() if is_grouped else 0, count=dist.get_world_size() if is_grouped else 1,
     )  # fmt: skip
     position = checkpoints.begin(job.begin)
-    strategy.follow(optimizer, position)
     held_out = HeldOut(
         task, model, strategy, folder, keep=config.train.keep, last_step=job.steps, ema=ema, listener=on_evaluation
     )
+    whole = Whole(guard, lambda: Copy(0, model, optimizer.inner, strategy, ema.shadow.values() if ema else ()))
+    strategy.follow(optimizer, position, {"guard": whole, "held_out": held_out, **({"ema": ema} if ema else {})})
 
     def save(_: int) -> None:
         if settings.checkpoint_every and (is_grouped or strategy.is_first):

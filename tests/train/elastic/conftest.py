@@ -17,6 +17,9 @@ import pytest
 
 QUIET = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
 LIMIT_S = 120.0
+TOLERANCE = 1e-5
+GROWS = 100
+"""Steps after which another order of additions alone has moved a model this small further than that, without any fault."""
 
 
 class Stage:
@@ -25,7 +28,8 @@ class Stage:
     def __init__(self, folder, forker, **settings):
         self.folder, self._forker = folder, forker
         self.settings = {
-            "steps": 60, "leaves": 8, "heartbeat_s": 0.5, "pause_s": 0.01, "width": 16, "alone": False, **settings
+            "steps": 60, "leaves": 8, "heartbeat_s": 0.5, "pause_s": 0.01, "width": 16, "alone": False,
+            "task": "next_token", "wire": "f32", "precision": "f32", "membership": "own", **settings
         }  # fmt: skip
         folder.mkdir()
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -38,6 +42,9 @@ class Stage:
 
     def open(self, workers=2, **environment):
         """Start the coordinator, anew after its death."""
+        self.environment["WORLD_SIZE"] = str(workers)
+        if self.settings["membership"] == "torchft":
+            return self.light()
         given = {
             "workers": workers, "heartbeat_s": self.settings["heartbeat_s"], "timeout_s": 30.0, "start_s": 20.0,
             "socket": self.socket.fileno(),
@@ -48,6 +55,19 @@ class Stage:
                 env={**os.environ, **self.environment, "GYRAL_COORDINATOR": json.dumps(given), **environment},
                 pass_fds=[self.socket.fileno()], stderr=log,
             )  # fmt: skip
+        return self
+
+    def light(self):
+        """Start torchft's lighthouse, anew after its death."""
+        if "TORCHFT_LIGHTHOUSE" not in self.environment:
+            with socket.create_server(("127.0.0.1", 0)) as found:
+                place = "{}:{}".format(*found.getsockname())
+            self.environment["TORCHFT_LIGHTHOUSE"] = f"http://{place}"
+        words = [self.environment["TORCHFT_LIGHTHOUSE"].removeprefix("http://"), str(self.settings["heartbeat_s"]), "30"]
+        with open(self.folder / "coordinator.log", "ab") as log:
+            self.coordinator = subprocess.Popen(
+                [sys.executable, "-P", "-m", "gyral.train.elastic.lighthouse", *words], stderr=log, env={**os.environ, **QUIET}
+            )
         return self
 
     def join(self, **environment):
@@ -83,7 +103,22 @@ class Stage:
     def end(self):
         """Wait for the result; the digest of the weights."""
         self.until(lambda: (self.folder / "result.json").exists() and (self.folder / "result.json").read_text())
-        return json.loads((self.folder / "result.json").read_text())["sha"]
+        return self.result()["sha"]
+
+    def result(self):
+        return json.loads((self.folder / "result.json").read_text())
+
+    def ends_as(self, free, is_bitwise=True, tolerance=TOLERANCE):
+        """Each step once, in order, with its own rows; the losses and, with fixed leaves, the bits of one without faults."""
+        self.end()
+        lines = self.lines()
+        assert [line["step"] for line in lines] == list(range(len(free.losses)))
+        assert all((line["first"], line["last"]) == (8 * line["step"], 8 * line["step"] + 8) for line in lines)
+        differences = [abs(line["loss"] - loss) for line, loss in zip(lines, free.alone, strict=True)]
+        assert max(differences[:GROWS]) <= tolerance and max(differences) <= max(0.05, tolerance)
+        if is_bitwise:
+            assert self.result() == free.result
+            assert [line["loss"] for line in lines] == free.losses
 
     def present(self):
         """Members that have done one of the last steps."""
@@ -110,9 +145,10 @@ class Stage:
 
 
 class Free(NamedTuple):
-    """Digest and losses of one undisturbed member; losses of one process alone."""
+    """Digests and losses of one undisturbed member; losses of one process alone."""
 
-    sha: str
+    result: dict
+    lines: list
     losses: list
     alone: list
 
@@ -200,8 +236,8 @@ def fault_free(tmp_path_factory, forker):
             alone.until(lambda: list(alone.folder.glob("end-*.json")))
             one = Stage(folder / "one", forker, **settings, pause_s=0.0).open(1)
             one.join()
-            sha = one.end()
-            known[key] = Free(sha, *([line["loss"] for line in each.lines()] for each in (one, alone)))
+            one.end()
+            known[key] = Free(one.result(), one.lines(), *([line["loss"] for line in each.lines()] for each in (one, alone)))
             alone.close()
             one.close()
         return known[key]

@@ -5,102 +5,101 @@ whole processes with their own sockets, and may be killed; only the seconds that
 """
 
 import hashlib
+import importlib
 import json
 import os
 import signal
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import torch
-from torch import nn
 
+from gyral import faults
 from gyral.config.training import Elastic as Settings
 from gyral.config.training import Optim
-from gyral.model.nets.llama import Shape
-from gyral.model.task import BaseTask, Sums
-from gyral.model.tasks.next_token import NextToken, Text
-from gyral.train import loop
+from gyral.train import device, loop
+from gyral.train.elastic import heal
 from gyral.train.elastic.member import enter
 from gyral.train.elastic.membership import Over
 from gyral.train.elastic.strategy import flat_of
+from gyral.train.ema import Ema
+from gyral.train.guard import Copy, Guard, Whole
+from gyral.train.held_out import HeldOut
 from gyral.train.loader import Order
 from gyral.train.optim import Optimizer
 from gyral.train.parallel.strategy import Alone
 
-DOCUMENTS = sorted(Path(__file__).resolve().parents[3].glob("docs/*.md"))
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_tasks import opened
+
 BATCH, SEED = 8, 7
 
 
-class Vector(BaseTask):
-    """As many weights as one likes and a sleep for the work of a step: for the times of everything else."""
-
-    num_rows = 100_000
-
-    def __init__(self, num):
-        self.num = num
-
-    def build(self, seed):
-        model = nn.Module()
-        model.register_parameter("weight", nn.Parameter(torch.zeros(self.num)))
-        return model
-
-    def batch(self, examples, step):
-        return {"inputs": torch.from_numpy(examples)}
-
-    def loss(self, model, batch, gather):
-        time.sleep(0.02)
-        return Sums(model.weight[batch["inputs"]].sum(), torch.tensor(float(len(batch["inputs"]))))
-
-
-def opened(width):
-    if width < 0:
-        return Vector(-width)
-    texts = Text([path.read_bytes() for path in DOCUMENTS])
-    return NextToken(Shape(Text.VOCAB, width, 2, 2, 2, 2 * width), 16, texts)
-
-
-def run(folder, steps, leaves, heartbeat_s, pause_s, width, alone):
+def run(
+    folder, steps, leaves, heartbeat_s, pause_s, width, alone,
+    task="next_token", wire="f32", precision="f32", keeps=False, gate=-1, membership="own",
+):  # fmt: skip
     torch.set_num_threads(1)
-    membership = None
+    members = None
     if alone:
         strategy = Alone()
     else:
-        membership, strategy = enter(Settings(leaves=leaves, heartbeat_s=heartbeat_s, timeout_s=30.0), folder)
-    task = opened(width)
+        settings = Settings(leaves=leaves, heartbeat_s=heartbeat_s, timeout_s=30.0, start_s=20.0, membership=membership)
+        members, strategy = enter(settings, folder, wire)
+    strategy.autocast = partial(device.autocast, precision)
+    task = opened(task, width)
     model = strategy.place(task, task.build(SEED))
     optimizer = Optimizer(model, Optim(rate=1e-3), steps)
-    position = loop.Position()
-    strategy.follow(optimizer, position)
+    position, kept, every = loop.Position(), {}, []
+    if keeps:
+        ema, guard = Ema(model, 0.99), Guard(spike=6.0)
+        held_out = HeldOut(task, model, strategy, folder, keep="best", last_step=steps, ema=ema)
+        whole = Whole(guard, lambda: Copy(0, model, optimizer.inner, strategy, ema.shadow.values()))
+        kept, every = {"ema": ema, "guard": whole, "held_out": held_out}, [(10, held_out)]
+    strategy.follow(optimizer, position, kept)
     log = open(folder / f"steps-{os.getpid()}.jsonl", "ab", buffering=0)  # noqa: SIM115 (it ends with the process)
 
     def watch(step):
         line = msgspec.json.encode(step)
         log.write(json.dumps([time.time(), step.step, strategy.num_ranks, step.retries]).encode() + b"\n")
-        if membership is not None:
-            membership.record(step.step, line)
+        if members is not None:
+            members.record(step.step, line)
         else:
             with open(folder / "ledger.jsonl", "ab") as ledger:
                 ledger.write(line + b"\n")
         time.sleep(pause_s)
+        while step.step == gate and not (folder / "go").exists():
+            time.sleep(0.02)
 
+    settings = loop.Settings(steps, BATCH, copy_every=30)
     try:
+        (folder / f"ready-{os.getpid()}").touch()
+        order = Order(task.num_rows, BATCH, SEED)
         loop.train(
-            task, model, strategy, optimizer, loop.Settings(steps, BATCH), Order(task.num_rows, BATCH, SEED), position, [watch]
-        )
-        sha = hashlib.sha256(flat_of(model).tobytes()).hexdigest()
-        (folder / f"end-{os.getpid()}.json").write_text(json.dumps({"sha": sha, "step": position.step}))
-        if membership is not None and membership.ended():
-            (folder / "result.json").write_text(json.dumps({"sha": sha}))
-            membership.done()
+            task, model, strategy, optimizer, settings, order, position, [watch], every,
+            kept["guard"]._guard if kept else None, kept.get("ema"),
+        )  # fmt: skip
+        found = {"sha": hashlib.sha256(flat_of(model).tobytes()).hexdigest()}
+        head, arrays = heal.packed({name: part.state() for name, part in kept.items()})
+        found["kept"] = hashlib.sha256(b"".join([head, *(array.tobytes() for array in arrays)])).hexdigest()
+        if keeps:
+            held_out.publish()
+            found["published"] = hashlib.sha256(flat_of(model).tobytes()).hexdigest()
+        (folder / f"end-{os.getpid()}.json").write_text(json.dumps({**found, "step": position.step}))
+        if members is not None and members.ended():
+            (folder / "result.tmp").write_text(json.dumps(found))
+            (folder / "result.tmp").rename(folder / "result.json")
+            members.done()
     except Over:
         pass
     finally:
         strategy.close()
-        if membership is not None:
-            membership.close()
+        if members is not None:
+            members.close()
 
 
 def main():
@@ -115,6 +114,7 @@ def main():
         try:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.environ.update(given["environment"])
+            importlib.reload(faults)  # it has read the environment of the process that forks
             run(Path(given["folder"]), **given["settings"])
         except BaseException:
             Path(given["folder"], f"error-{os.getpid()}.txt").write_text(traceback.format_exc())

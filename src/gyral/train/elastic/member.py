@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from gyral.config.training import Elastic as Settings
 from gyral.engine.listening import LOOPBACK, Listener
-from gyral.errors import UsageError
+from gyral.errors import ConfigError, UsageError
 from gyral.files import write_atomic
 from gyral.model.card import write_weights
-from gyral.train import loop
+from gyral.train import device, loop
+from gyral.train.elastic import lighthouse
 from gyral.train.elastic.contact import Contact
 from gyral.train.elastic.launch import AT
 from gyral.train.elastic.membership import Fixed, Membership, Over
 from gyral.train.elastic.strategy import Elastic
+from gyral.train.parallel.wire import Wire
 from gyral.train.rank import RESULT, Job, Trained, publishable, work
 from gyral.train.saved import LEDGER
 
@@ -41,7 +44,8 @@ def take_part(job: Job) -> None:
         raise UsageError(
             f"a batch of {job.config.train.batch} has no {elastic.leaves} leaves", hint="lower `train.elastic.leaves`"
         )
-    membership, strategy = enter(elastic, folder)
+    membership, strategy = enter(elastic, folder, job.config.train.wire)
+    strategy.autocast = partial(device.autocast, job.config.train.precision)
     try:
         trained = work(job, strategy=strategy, keep=lambda step: membership.record(step.step, msgspec.json.encode(step)))
         if membership.ended():
@@ -54,18 +58,36 @@ def take_part(job: Job) -> None:
         membership.close()
 
 
-def enter(settings: Settings, folder: Path) -> tuple[Membership, Elastic]:
-    """Who to train with, and how; the environment says where they are."""
-    if at := os.environ.get(AT):
+def enter(settings: Settings, folder: Path, wire: Wire = "f32") -> tuple[Membership, Elastic]:
+    """Who to train with, and how; the environment says where they are.
+
+    Raises
+    ------
+    ConfigError : the same bits are asked for over a wire that rounds.
+    """
+    if wire == "int8" or (wire != "f32" and settings.leaves):
+        why = "what travels depends on who takes part" if settings.leaves else "members of `elastic` send f32 or bf16"
+        hint = "`train.wire = 'f32'`, or `train.elastic.leaves = 0` with `bf16`"
+        raise ConfigError(f"`elastic` with `train.wire = '{wire}'`", why=why, where="train.wire", hint=hint)
+    if settings.membership == "torchft" or AT in os.environ:
         advertised = _address(os.environ[ADVERTISE]) if ADVERTISE in os.environ else None
-        contact = Contact(
-            _address(at), heartbeat_s=settings.heartbeat_s, timeout_s=settings.timeout_s, advertised=advertised
+        membership = _lighthouse(settings, folder, advertised) if settings.membership == "torchft" else Contact(
+            _address(os.environ[AT]), heartbeat_s=settings.heartbeat_s, timeout_s=settings.timeout_s, advertised=advertised
         )  # fmt: skip
         host, _, port = os.environ.get(LISTEN, LOOPBACK).partition(":")
-        listener = Listener(contact.secret, host=host, port=int(port or 0))
-        return contact, Elastic(contact, listener, settings.leaves)
+        listener = Listener(membership.secret, host=host, port=int(port or 0))
+        return membership, Elastic(membership, listener, settings.leaves, wire)
     fixed = Fixed(folder / LEDGER, timeout_s=settings.timeout_s)
-    return fixed, Elastic(fixed, fixed.meet(Listener), settings.leaves)
+    return fixed, Elastic(fixed, fixed.meet(Listener), settings.leaves, wire)
+
+
+def _lighthouse(settings: Settings, folder: Path, advertised: tuple[str, int] | None) -> Membership:
+    if lighthouse.AT not in os.environ:
+        raise UsageError(f"`{lighthouse.AT}` is not set", hint="it is where torchft's lighthouse is, `http://HOST:PORT`")
+    return lighthouse.Lighthouse(
+        os.environ[lighthouse.AT], folder / LEDGER, folder / RESULT, workers=int(os.environ.get("WORLD_SIZE", "1")),
+        heartbeat_s=settings.heartbeat_s, timeout_s=settings.timeout_s, start_s=settings.start_s, advertised=advertised,
+    )  # fmt: skip
 
 
 def write(job: Job, trained: Trained) -> None:

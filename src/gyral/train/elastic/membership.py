@@ -1,6 +1,7 @@
 """Who trains together, as a member sees it: one seam, and the ways to know.
 
 - `contact.Contact`: the own coordinator; members come and go.
+- `lighthouse.Lighthouse`: the same by torchft's lighthouse (`train.elastic.membership = "torchft"`).
 - `Fixed`: whoever was started together (torchrun, a scheduler): a member that is lost ends the run of the others, which can be
   started again. Bitwise training by a fixed set needs no more.
 """
@@ -42,7 +43,10 @@ class Membership(Protocol):
         """We can be reached there."""
 
     def settle(self, stand: Stand, epoch: int, why: str) -> Epoch:
-        """Stand at a boundary until an epoch begins; `why`: what was wrong with the last one."""
+        """Stand at a boundary until an epoch begins; `why`: what was wrong with the last one.
+
+        It may be the one that stood (its number says so), where nothing was wrong.
+        """
 
     def is_broken(self) -> str:
         """Why the epoch that stands does not hold any more; empty: it does."""

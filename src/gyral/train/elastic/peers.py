@@ -5,6 +5,9 @@ the others, adds them in the order of the tree, and sends the sum to all. Each s
 ring does, in two rounds instead of 2 (W − 1); with more than one subtree a member (a number of members that does not divide
 the leaves) the first half is as many times that.
 
+With the wire `bf16` vectors are rounded as they are sent, in both halves, and added in their own type: half the bytes. Whoever
+adds a chunk up takes the rounded sum too, so members stay equal to the last bit; but what is rounded depends on who takes part.
+
 Links are made anew for each epoch: nothing of an earlier one can be in them.
 """
 
@@ -16,6 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import torch
 
 from gyral.engine.links import Link, LinkLost, exchange
 from gyral.engine.listening import HANDSHAKE_S, Listener, connect
@@ -27,7 +31,7 @@ POLL_S = 0.02
 
 
 class Subtree(NamedTuple):
-    """A sum over some leaves: a vector float32 [P], and the task's sums by name."""
+    """A sum over some leaves: a vector [P], and the task's sums by name."""
 
     node: Node
     flat: np.ndarray
@@ -58,13 +62,16 @@ class Peers:
     ----------
     is_over : a reason for which waiting makes no sense any more.
     on_wait : told the names of those that are waited for; none: the wait is over.
+    is_narrow : vectors travel as bf16.
     """
 
     def __init__(
         self, epoch: Epoch, own: str, listener: Listener, secret: bytes, *, timeout_s: float,
         is_over: Callable[[], str], on_wait: Callable[[Sequence[str]], None], earlier: dict[tuple[int, str], Link],
+        is_narrow: bool = False,
     ) -> None:  # fmt: skip
         self.epoch, self.timeout_s, self._is_over, self._on_wait = epoch, timeout_s, is_over, on_wait
+        self._is_narrow = is_narrow
         self.index = next(at for at, peer in enumerate(epoch.members) if peer.id == own)
         self.count = len(epoch.members)
         self._links: dict[int, Link] = {}
@@ -82,6 +89,10 @@ class Peers:
     def moved(self) -> int:
         """Bytes sent and received."""
         return self._closed_moved + sum(link.moved for link in list(self._links.values()))
+
+    def links(self) -> list[tuple[int, Link]]:
+        """Places of the other members, and the links to them."""
+        return list(self._links.items())
 
     def link(self, id: str) -> Link:
         """The link to a member."""
@@ -102,7 +113,7 @@ class Peers:
         Parameters
         ----------
         subtrees : ours, from left to right; their vectors are used up.
-        total : float32 [P], gets the sum.
+        total : [P], gets the sum.
         digest : what all must agree on, such as the norm of the step before.
         is_meeting : we want all to meet at the next boundary.
 
@@ -116,7 +127,9 @@ class Peers:
             self.epoch.number, step, digest, is_meeting, [(*each.node, each.sums) for each in subtrees]
         )  # fmt: skip
         head = msgspec.msgpack.encode(said)
-        frames = {link: (head, *(each.flat[cuts[at] : cuts[at + 1]] for each in subtrees)) for at, link in self._links.items()}
+        frames = {
+            link: (head, *(self._sent(each.flat[cuts[at] : cuts[at + 1]]) for each in subtrees)) for at, link in self.links()
+        }
         heads: dict[Link, _Head] = {}
         rows: dict[Link, np.ndarray] = {}
 
@@ -127,22 +140,31 @@ class Peers:
                     f"{link.peer} is at another place", [link.peer], why=f"{heard.step} {heard.digest}, not {step} {digest}"
                 )
             heads[link] = heard
-            rows[link] = self._buffer(len(heads), len(heard.subtrees), own.stop - own.start)
+            rows[link] = self._buffer(len(heads), (len(heard.subtrees), own.stop - own.start), total.dtype)
             return [rows[link]]
 
-        self._exchange(frames, scatter_into)
+        self.exchange(frames, scatter_into)
         fail_point("elastic.scattered")
-        parts = [(Node(level, index), rows[link][at], sums) for link, heard in heads.items()
+        parts = [(Node(level, index), self._got(rows[link][at], total.dtype), sums) for link, heard in heads.items()
                  for at, (level, index, sums) in enumerate(heard.subtrees)]  # fmt: skip
         parts += [(each.node, each.flat[own], each.sums) for each in subtrees]
         chunk, sums = _added_up(parts, leaves)
-        link_chunks = {link: total[cuts[at] : cuts[at + 1]] for at, link in self._links.items()}
-        self._exchange({link: (head[:0], chunk) for link in link_chunks}, lambda link, _, __: [link_chunks[link]])
+        sent = self._sent(chunk)
+        spans = {link: slice(cuts[at], cuts[at + 1]) for at, link in self.links()}
+        chunks = {link: total[span] for link, span in spans.items()}
+        if self._is_narrow:
+            chunks = {link: self._buffer(-at, (len(chunks[link]),), total.dtype) for at, link in self.links()}
+        self.exchange({link: (head[:0], sent) for link in chunks}, lambda link, _, __: [chunks[link]])
         fail_point("elastic.gathering")
+        if self._is_narrow:
+            for link, span in spans.items():
+                total[span] = self._got(chunks[link], total.dtype)
+            chunk = self._got(sent, total.dtype) if self._links else chunk
         total[own] = chunk
         return Total(sums, is_meeting or any(heard.is_meeting for heard in heads.values()))
 
-    def _exchange(self, frames: dict[Link, Any], into: Callable[[Link, bytes, int], Sequence[Any]]) -> None:
+    def exchange(self, frames: dict[Link, Any], into: Callable[[Link, bytes, int], Sequence[Any]]) -> None:
+        """One frame to and from each of the others; as `links.exchange`."""
         if not frames:
             return
         try:
@@ -150,11 +172,21 @@ class Peers:
         finally:
             self._on_wait([])
 
-    def _buffer(self, key: int, num: int, length: int) -> np.ndarray:
-        """Memory of an earlier step."""
-        found = self._buffers.get((key, num))
-        if found is None or found.shape[1] != length:
-            found = self._buffers[key, num] = np.empty((num, length), np.float32)
+    def _sent(self, values: np.ndarray) -> np.ndarray:
+        """As they travel."""
+        return torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy() if self._is_narrow else values
+
+    def _got(self, values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+        """The way back."""
+        if not self._is_narrow:
+            return values
+        return torch.from_numpy(values).view(torch.bfloat16).float().numpy().astype(dtype, copy=False)
+
+    def _buffer(self, key: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Memory of an earlier step, of the type that travels."""
+        found = self._buffers.get((key, len(shape)))
+        if found is None or found.shape != shape:
+            found = self._buffers[key, len(shape)] = np.empty(shape, np.dtype(np.int16) if self._is_narrow else dtype)
         return found
 
     def _join(self, own: str, listener: Listener, secret: bytes, earlier: dict[tuple[int, str], Link]) -> None:

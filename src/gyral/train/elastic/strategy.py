@@ -6,32 +6,41 @@ leaves are fixed: gradients are computed leaf by leaf in fixed shapes by one thr
 3 or 4 members, and any that die, end in the same weights, bit for bit. With `leaves = 0` each member's part is one leaf, which
 costs less when a leaf would be a few rows; losses then differ by rounding.
 
-Gradients are views of one flat vector from the start, so a reduction copies nothing: leaf vectors are sent from where backward
-has left them.
+A task that compares rows with each other gets those of all leaves (`rows`), in the order of the global batch: every leaf is
+then computed up to where it needs them before any goes on (`turns`).
+
+Gradients are views of one flat vector from the start (`flat`), so a reduction copies nothing: leaf vectors are sent from where
+backward has left them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gyral.engine.links import Link, LinkLost
 from gyral.engine.listening import Listener
 from gyral.errors import ConfigError
 from gyral.faults import fail_point
-from gyral.model.task import Batch, Sums, Task
+from gyral.model.task import Batch, Sums, Task, alone
 from gyral.train.elastic import heal
+from gyral.train.elastic.flat import Flat, Layout
 from gyral.train.elastic.membership import Membership
 from gyral.train.elastic.messages import Epoch, Stand
 from gyral.train.elastic.peers import Peers, Subtree, added
+from gyral.train.elastic.rows import Rows
 from gyral.train.elastic.tree import Node, Pile, share
+from gyral.train.elastic.turns import Turns
 from gyral.train.loader import Part
+from gyral.train.parallel.mesh import refuse_batch_norm
 from gyral.train.parallel.strategy import Alone, Totals, accumulate
+from gyral.train.parallel.wire import Wire
 
 
 @dataclass(frozen=True)
@@ -58,10 +67,11 @@ class Elastic(Alone):
     Parameters
     ----------
     leaves : that the batch is cut into, whoever takes part; 0: one a member.
+    wire : how gradients are sent, `f32` or `bf16`; a batch has no fixed leaves with the latter.
     """
 
-    def __init__(self, membership: Membership, listener: Listener, leaves: int = 0) -> None:
-        self.membership, self.listener, self.leaves = membership, listener, leaves
+    def __init__(self, membership: Membership, listener: Listener, leaves: int = 0, wire: Wire = "f32") -> None:
+        self.membership, self.listener, self.leaves, self.wire = membership, listener, leaves, wire
         self.is_first, self.num_ranks = False, 1
         self._peers: Peers | None = None
         self._earlier: dict[tuple[int, str], Link] = {}
@@ -69,30 +79,27 @@ class Elastic(Alone):
         self._trouble, self._digest, self._is_meeting, self._has_begun = "", "", False, False
         self._part = LeafPart(0, 1)
         self._own: list[Subtree] = []
-        self._free: list[Tensor] = []
+        self._lent: list[Flat] = []
+        self._free: list[Flat] = []
 
     def place(self, task: Task, model: nn.Module) -> nn.Module:
         """Lay the gradients out as one vector.
 
         Raises
         ------
-        ConfigError : the task compares rows with each other, or weights are not float32 on the CPU.
+        ConfigError : weights are not on the CPU, or rows of other members would change what a layer gives.
         """
         super().place(task, model)
-        if task.cross_sample:
-            raise ConfigError(f"`{task.name}` compares rows of the whole batch, which `elastic` cannot", where="train.parallel")
-        self._params = [param for param in model.parameters() if param.requires_grad]
-        if any(param.dtype != torch.float32 or param.device.type != "cpu" for param in self._params):
-            raise ConfigError("`elastic` adds float32 on the CPU, and the weights are something else", where="train.precision")
-        self._size = sum(param.numel() for param in self._params)
-        self._total = torch.zeros(self._size)
+        refuse_batch_norm(model)
+        self._layout = Layout([param for param in model.parameters() if param.requires_grad])
+        self._total = Flat(self._layout)
         if self.leaves:
             torch.set_num_threads(1)
         return model
 
-    def follow(self, optimizer: Any, position: Any) -> None:
+    def follow(self, optimizer: Any, position: Any, parts: Mapping[str, Any] = {}) -> None:
         """What else makes a member's state."""
-        self._optimizer, self._position = optimizer, position
+        self._optimizer, self._position, self._parts = optimizer, position, dict(parts)
 
     def settle(self, step: int) -> Part:
         """Go on with the epoch that stands, or stand at this boundary until the next one begins."""
@@ -109,31 +116,71 @@ class Elastic(Alone):
 
     def forward_backward(self, batches: Sequence[Batch]) -> Sums:
         """Gradients leaf by leaf; the sums are of all of ours."""
-        pile: Pile[Tensor] = Pile(self._part.leaves, self._merged)
+        pile: Pile[Flat] = Pile(self._part.leaves, self._merged)
         sums: Pile[dict[str, float]] = Pile(self._part.leaves, _plus)
         last = Sums(torch.zeros(()), torch.zeros(()))
-        start = 0
+        start, leaves = 0, []
         for leaf, num in self._part.num_batches:
-            flat = self._free.pop() if self._free else torch.empty(self._size)
-            self._point_grads_at(flat.zero_())
-            last = accumulate(self.task, self.model, batches[start : start + num])
+            leaves.append((leaf, batches[start : start + num]))
             start += num
-            pile.push(Node(0, leaf), flat)
-            sums.push(Node(0, leaf), _named(last))
+        compute = self._together if self.task.cross_sample else self._one_by_one
+        try:
+            for leaf, flat, last in compute(leaves):
+                flat.widen()
+                pile.push(Node(0, leaf), flat)
+                sums.push(Node(0, leaf), _named(last))
+        except LinkLost as error:
+            self._trouble = f"{error.what}: {error.why}"
         self._own = [
-            Subtree(node, flat.numpy(), values) for node, flat, values in zip(pile.nodes, pile.values, sums.values, strict=True)
+            Subtree(node, flat.vector.numpy(), values)
+            for node, flat, values in zip(pile.nodes, pile.values, sums.values, strict=True)
         ]
         self._lent = pile.values
         return last
+
+    def _one_by_one(self, leaves: Sequence[tuple[int, Sequence[Batch]]]) -> Iterator[tuple[int, Flat, Sums]]:
+        """Leaves that know nothing of each other."""
+        for leaf, batches in leaves:
+            flat = self._begun()
+            flat.begin()
+            yield leaf, flat, accumulate(self.task, self.model, batches, alone, self.autocast)
+
+    def _together(self, leaves: Sequence[tuple[int, Sequence[Batch]]]) -> Iterator[tuple[int, Flat, Sums]]:
+        """Leaves whose rows are compared with those of all others, of all members."""
+        if self._peers is None:
+            raise LinkLost("there are no members", [])
+        if empty := [leaf for leaf, batches in leaves if not batches]:
+            what = f"a batch has no row for part {empty[0]} of {self._part.leaves}, and `{self.task.name}` compares rows"
+            raise ConfigError(what, where="train.batch", hint="raise `train.batch`")
+        flats = [self._begun() for _ in leaves]
+        for flat in flats:
+            flat.begin()
+
+        def computed(batches: Sequence[Batch]) -> Sums:
+            return accumulate(self.task, self.model, batches, rows.gather, self.autocast)
+
+        turns = None
+        if len(leaves) > 1:
+            turns = Turns([partial(computed, batches) for _, batches in leaves], lambda number: flats[number].point())
+        rows = Rows(self._peers, self._position.step, self._part.leaves, turns)
+        try:
+            found = turns.run() if turns is not None else [computed(batches) for _, batches in leaves]
+        except BaseException:
+            self._free += flats
+            raise
+        yield from zip((leaf for leaf, _ in leaves), flats, found, strict=True)
+
+    def _begun(self) -> Flat:
+        return self._free.pop() if self._free else Flat(self._layout)
 
     def reduce(self, sums: Sums) -> Totals | None:
         """Add up over all members; None when one was lost."""
         step = self._position.step
         try:
-            if self._peers is None:
-                raise LinkLost("there are no members", [])
-            is_pending = self.membership.is_pending()
-            total = self._peers.reduce(step, self._own, self._part.leaves, self._total.numpy(), self._digest, is_pending)
+            if self._peers is None or self._trouble:
+                return None
+            is_pending, vector = self.membership.is_pending(), self._total.vector
+            total = self._peers.reduce(step, self._own, self._part.leaves, vector.numpy(), self._digest, is_pending)
         except LinkLost as error:
             self._trouble = f"{error.what}: {error.why}"
             return None
@@ -141,11 +188,11 @@ class Elastic(Alone):
             self._free += self._lent
             self._lent = []
         self._is_meeting = total.is_meeting
-        self._point_grads_at(self._total)
         named = dict(total.sums)
         loss, weight = named.pop("", 0.0), named.pop(" ", 0.0)
         if weight > 0:
-            self._total.div_(weight)
+            vector.div_(weight)
+        self._total.give()
         by = weight or 1.0
         return Totals(loss / by, weight, {name: value / by for name, value in named.items()})
 
@@ -162,24 +209,29 @@ class Elastic(Alone):
 
     def close(self) -> None:
         """End the links."""
+        self._part_from_peers()
+        self.listener.close()
+
+    def _part_from_peers(self) -> None:
         if self._peers is not None:
             self._peers.close()
             self._peers = None
-        self.listener.close()
 
     def _meet(self, why: str) -> str:
         """Settle, connect, heal; what went wrong."""
         self._is_meeting = False
-        number = 0
-        if self._peers is not None:
-            number = self._peers.epoch.number
-            self._peers.close()
-            self._peers = None
+        number = self._peers.epoch.number if self._peers is not None else 0
+        if why:  # so that all hear of it
+            self._part_from_peers()
         epoch = self.membership.settle(self._stand, number, why)
+        if self._peers is not None and epoch.number == number:
+            return ""
+        self._part_from_peers()
         try:
             self._peers = Peers(
                 epoch, self.membership.own, self.listener, self.membership.secret, timeout_s=self.membership.timeout_s,
                 is_over=self.membership.is_broken, on_wait=self._on_wait, earlier=self._earlier,
+                is_narrow=self.wire == "bf16",
             )  # fmt: skip
             self._heal(epoch, self._peers)
         except LinkLost as error:
@@ -192,7 +244,7 @@ class Elastic(Alone):
         if own == epoch.source and epoch.healed:
             state = {
                 "model": dict(self.model.state_dict()), "optimizer": self._optimizer.state(), "digest": self._digest,
-                "position": vars(self._position),
+                "position": vars(self._position), "parts": {name: part.state() for name, part in self._parts.items()},
             }  # fmt: skip
             for id in epoch.healed:
                 heal.give(peers.link(id), state, timeout_s=timeout_s, is_over=lambda id=id: self._tick(names[id]))  # type: ignore[misc]
@@ -202,6 +254,8 @@ class Elastic(Alone):
             self._optimizer.load(state["optimizer"])
             self._digest = state["digest"]
             vars(self._position).update(state["position"])
+            for name, part in self._parts.items():
+                heal.fill(part, state["parts"][name])
             self._stand = epoch.stand
         self._on_wait([])
 
@@ -212,16 +266,10 @@ class Elastic(Alone):
     def _on_wait(self, names: Sequence[str]) -> None:
         self.membership.waits(names, self._peers.moved if self._peers is not None else 0)
 
-    def _merged(self, left: Tensor, right: Tensor) -> Tensor:
-        added(left.numpy(), right.numpy())
+    def _merged(self, left: Flat, right: Flat) -> Flat:
+        added(left.vector.numpy(), right.vector.numpy())
         self._free.append(right)
         return left
-
-    def _point_grads_at(self, flat: Tensor) -> None:
-        start = 0
-        for param in self._params:
-            param.grad = flat[start : start + param.numel()].view_as(param)
-            start += param.numel()
 
 
 def _named(sums: Sums) -> dict[str, float]:

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
@@ -54,7 +54,7 @@ class Strategy(Protocol):
 
     def place(self, task: Task, model: nn.Module) -> nn.Module: ...
 
-    def follow(self, optimizer: Any, position: Any) -> None: ...
+    def follow(self, optimizer: Any, position: Any, parts: Mapping[str, Any] = {}) -> None: ...
 
     def settle(self, step: int) -> Part: ...
 
@@ -94,8 +94,8 @@ class Alone:
             touched.watch(self.model, task.roles)
         return self.model
 
-    def follow(self, optimizer: Any, position: Any) -> None:
-        """Told once, before the first step, what a member that is healed gets besides weights; nobody is."""
+    def follow(self, optimizer: Any, position: Any, parts: Mapping[str, Any] = {}) -> None:
+        """Told once, before the first step, what a member that is healed gets beside weights: parts have a state. Nobody is."""
 
     def settle(self, step: int) -> Part:
         """All of it is ours."""
