@@ -35,7 +35,7 @@ class Towers(nn.Module):
 
     Parameters
     ----------
-    bias : initial value.
+    bias : initial value, also of what a product of equal pictures gets.
     joined : a picture's vector is made of all its patches and not of their mean.
     alike : there are a scale and a bias for products of two pictures as well.
     """
@@ -59,7 +59,7 @@ class Towers(nn.Module):
         self.bias = nn.Parameter(torch.tensor(bias))
         if alike:
             self.alike_scale = nn.Parameter(torch.tensor(math.log(10.0)))
-            self.alike_bias = nn.Parameter(torch.tensor(bias))
+            self.alike_bias = nn.Parameter(torch.tensor(bias - 10.0 if bias else 0.0))  # at first all pictures are alike
         self.of_picture.apply(vit.initial)
         self.of_caption.apply(vit.initial)
 

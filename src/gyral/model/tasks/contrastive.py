@@ -177,6 +177,8 @@ class Contrastive(PictureTask):
         picture, caption = self.shape, self.caption
         patches = 6.0 * picture.num_patches * picture.channels * picture.patch**2 * picture.width
         of_picture = vit.flops_of(picture.depth, picture.width, picture.hidden, 1 + picture.num_patches)
+        if self.joined:
+            patches += 6.0 * picture.num_patches * picture.width * self.width
         of_caption = vit.flops_of(caption.depth, caption.width, caption.hidden, captions.LENGTH)
         return self.num_views * (patches + of_picture) + self.several * of_caption
 
