@@ -7,8 +7,9 @@ import pytest
 
 from gyral.errors import InputError, UsageError
 from gyral.model import card as cards
-from gyral.model.augment import Recipe
+from gyral.model.augment import Recipe, scaled
 from gyral.model.card import Card, Weights
+from gyral.model.embedder import Embedder
 from gyral.model.nets.captions import Shape as CaptionShape
 from gyral.model.nets.masked import DecoderShape
 from gyral.model.nets.vit import Shape
@@ -75,6 +76,18 @@ def test_a_model_of_pictures_alone_knows_no_captions(tmp_path):
     assert model.gallery.shape == (6, 16) and np.allclose(np.linalg.norm(model.gallery, axis=1), 1, atol=1e-5)
     with pytest.raises(UsageError, match="knows no captions"):
         model.search("tree")
+
+
+def test_states_before_the_last_blocks_are_those_that_the_next_block_gets():
+    shape = Shape(16, 8, 16, 3, 2, 32)
+    embedder = Embedder(Masked(shape, DecoderShape(16, 1, 2), 0.5, known(0, 4), known(4, 2), Recipe(), 0).build(0))
+    pixels, got = known(0, 4).pixels, []
+    embedder.tower.blocks["2"].register_forward_pre_hook(lambda module, given: got.append(given[0]))
+    last = embedder.tokens(pixels)
+    assert last.shape == (4, 5, 16) and np.array_equal(last, embedder.tower(scaled(pixels)).detach().numpy())
+    assert np.array_equal(embedder.tokens(pixels, skip=1), embedder.tower.norm(got[0]).detach().numpy())
+    with pytest.raises(UsageError, match="3 of 3 blocks"):
+        embedder.tokens(pixels, skip=3)
 
 
 def test_a_damaged_folder_is_told(folder, tmp_path):

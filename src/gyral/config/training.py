@@ -166,6 +166,13 @@ class Vision(Section, frozen=True):
     ] = "picture"
     loss: Annotated[Literal["siglip", "clip"], Meta(description="of `contrastive`")] = "siglip"
     captions: Annotated[int, Meta(ge=1, description="drawn for each picture of a batch")] = 4
+    alike: Annotated[
+        float,
+        Meta(ge=0, description="weight of two pictures of a concept that meet each other in `contrastive`; 0: it draws one"),
+    ] = 1.0
+    pooling: Annotated[
+        Literal["mean", "joined"], Meta(description="what a vector of `contrastive` is made of: the mean of patches, or all")
+    ] = "joined"
     embed: Annotated[int, Meta(ge=2, description="numbers of a vector of the space where captions meet pictures")] = 128
     caption_width: Annotated[int, Meta(ge=4, description="of the tower of captions")] = 128
     caption_depth: Annotated[int, Meta(ge=0, description="its blocks")] = 1

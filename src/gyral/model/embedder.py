@@ -36,7 +36,8 @@ def model_of(settings: dict[str, Any]) -> nn.Module:
     shape = vit.Shape(**settings["picture"])
     task = settings.get("task")
     if task == "contrastive":
-        return towers.Towers(shape, captions.Shape(**settings["caption"]), settings["width"])
+        more = {name: settings.get(name, False) for name in ("joined", "alike")}
+        return towers.Towers(shape, captions.Shape(**settings["caption"]), settings["width"], **more)
     if task == "masked":
         return masked.Autoencoder(shape, masked.DecoderShape(**settings["decoder"]))
     if task == "self_distilled":
@@ -96,9 +97,30 @@ class Embedder:
         return self._joined(model.captions(captions.grams_of(part, buckets)) for part in parts)
 
     @torch.no_grad()
-    def tokens(self, pixels_NSSC: np.ndarray) -> np.ndarray:
-        """Hidden states after the last norm, float32 [N, T, D], class token first."""
-        parts = [self.tower(scaled(pixels_NSSC[at : at + ROWS])).numpy() for at in range(0, len(pixels_NSSC), ROWS)]
+    def tokens(self, pixels_NSSC: np.ndarray, skip: int = 0) -> np.ndarray:
+        """Hidden states after the last norm, float32 [N, T, D], class token first.
+
+        Parameters
+        ----------
+        skip : leave out so many of the last blocks: what `masked` trained tells more one block before its last.
+
+        Raises
+        ------
+        UsageError : the tower has no more blocks than that.
+        """
+        if not 0 <= skip < (depth := len(self.tower.blocks)):
+            raise UsageError(f"{skip} of {depth} blocks cannot be left out", hint=f"leave out {depth - 1} at most")
+        blocks = list(self.tower.blocks.values())[: depth - skip]
+
+        def hidden(x: Tensor) -> np.ndarray:
+            assert self.tower.embed is not None and self.tower.norm is not None  # a whole tower
+            x = self.tower.embed(x)
+            for block in blocks:
+                x = block(x)
+            found: np.ndarray = self.tower.norm(x).numpy()
+            return found
+
+        parts = [hidden(scaled(pixels_NSSC[at : at + ROWS])) for at in range(0, len(pixels_NSSC), ROWS)]
         return np.concatenate(parts)
 
     def _picture(self, pixels: Tensor) -> Tensor:

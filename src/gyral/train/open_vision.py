@@ -38,7 +38,10 @@ def contrastive(data: Dataset, config: Config) -> Task:
         raise _indivisible("vision.caption_width", vision.caption_width, vision.heads)
     recipe = augment.Recipe((vision.crop, 1.0), flip=vision.flip, jitter=vision.jitter, margin=0.1)
     sizes = (shape_of(config), shape, vision.embed)
-    return Contrastive(*sizes, trained, held_out, recipe, config.train.seed, vision.loss, config.train.batch, vision.captions)
+    return Contrastive(
+        *sizes, trained, held_out, recipe, config.train.seed, vision.loss, config.train.batch, vision.captions,
+        vision.alike, vision.pooling == "joined",
+    )  # fmt: skip
 
 
 def masked(data: Dataset, config: Config) -> Task:

@@ -45,6 +45,25 @@ def test_a_block_is_what_torch_calls_a_pre_norm_encoder_layer():
     assert torch.allclose(block(x, is_there), layer(x, src_key_padding_mask=~is_there), atol=1e-5)
 
 
+def test_attention_in_bf16_on_a_cpu_is_that_of_f32():
+    torch.manual_seed(0)
+    block, x = Block(32, 4, 64), torch.randn(3, 5, 32)
+    asked = []
+    attend = block.attention.attend
+    block.attention.attend = lambda *heads: asked.append((heads, attend(*heads))) or asked[-1][1]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = block(x)
+    (query, key, value, mask), seen = asked[0]
+    assert query.dtype == seen.dtype == torch.bfloat16 and mask is None
+    exact = torch.softmax(query.float() @ key.float().transpose(2, 3) / 8**0.5, dim=3) @ value.float()
+    assert torch.equal(seen, exact.to(torch.bfloat16)) or (seen.float() - exact).abs().max() <= exact.abs().max() / 256
+    assert torch.allclose(found.float(), block(x), atol=0.05)
+    with torch.autocast("cpu", torch.bfloat16):
+        grads = torch.autograd.grad(block(x).float().sum(), block.attention.query.weight)[0]
+    told = torch.autograd.grad(block(x).sum(), block.attention.query.weight)[0]
+    assert F.cosine_similarity(grads.flatten(), told.flatten(), dim=0) > 0.99
+
+
 def test_hidden_patches_are_left_out_and_nothing_else_changes():
     torch.manual_seed(0)
     model, pixels = Vit(SHAPE), torch.randn(2, 3, 16, 16)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from gyral.model.augment import Recipe, scaled
+from gyral.model.card import Weights
+from gyral.model.embedder import Embedder
 from gyral.model.nets.captions import Shape as CaptionShape
 from gyral.model.nets.captions import grams_of
 from gyral.model.nets.vit import Shape
@@ -16,7 +18,7 @@ from gyral.model.tasks.contrastive import Contrastive
 WORDS = ("eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun", "zehn")
 
 
-def task(loss, concepts=10, seed=0, several=1):
+def task(loss, concepts=10, seed=0, several=1, **more):
     random = np.random.default_rng(1)
     pictures = Pictures(
         random.integers(0, 256, (2 * concepts, 8, 8, 3), dtype=np.uint8),
@@ -27,7 +29,7 @@ def task(loss, concepts=10, seed=0, several=1):
         np.repeat(np.arange(concepts), 2),
     )
     shapes = Shape(8, 4, 16, 1, 2, 32), CaptionShape(64, 16, 1, 2, 32), 8
-    return Contrastive(*shapes, pictures, pictures, Recipe(jitter=0.5), seed, loss, several=several)
+    return Contrastive(*shapes, pictures, pictures, Recipe(jitter=0.5), seed, loss, several=several, **more)
 
 
 @pytest.mark.parametrize("loss", ["siglip", "clip"])
@@ -36,7 +38,7 @@ def test_the_loss_is_what_the_paper_says(loss):
     one = task(loss)
     model, batch = one.build(0), one.batch(np.array([3, 1, 4, 5, 9]), 7)
     sums = one.loss(model, batch, alone)
-    picture, caption = model.pictures(batch["pixels"]), model.captions(batch["grams"][:, 0])
+    picture, caption = model.pictures(batch["pixels"][:, 0]), model.captions(batch["grams"][:, 0])
     assert torch.allclose(picture.norm(dim=1), torch.ones(5)) and torch.allclose(caption.norm(dim=1), torch.ones(5))
     logits = (model.scale.exp() * picture @ caption.T + model.bias).double()
     if loss == "siglip":
@@ -47,10 +49,11 @@ def test_the_loss_is_what_the_paper_says(loss):
     assert float(sums.loss) == pytest.approx(float(told), rel=1e-6) and float(sums.weight) == 5
 
 
+@pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize("loss", ["siglip", "clip"])
 @torch.no_grad()
-def test_parts_that_see_each_other_add_up_to_the_whole(loss):
-    one, examples = task(loss, several=2), np.array([3, 1, 4, 5, 9, 0])
+def test_parts_that_see_each_other_add_up_to_the_whole(loss, views):
+    one, examples = task(loss, several=2, alike=views - 1.0), np.array([3, 1, 4, 5, 9, 0])
     model, batch = one.build(0), one.batch(examples, 2)
     outputs = model(*one.inputs(batch))
     whole = one.sums(outputs, batch, alone)
@@ -58,12 +61,12 @@ def test_parts_that_see_each_other_add_up_to_the_whole(loss):
     for part in (slice(0, 2), slice(2, 6)):
 
         def gather(rows, part=part):
-            known = (outputs[0], outputs[1].unflatten(0, (6, 2)), batch["concepts"])
+            known = (outputs[0].unflatten(0, (6, views)), outputs[1].unflatten(0, (6, 2)), batch["concepts"])
             return next(full for full in known if torch.equal(full[part], rows))
 
         mine = {name: each[part] for name, each in batch.items()}
-        texts = slice(2 * part.start, 2 * part.stop)
-        sums = one.sums((outputs[0][part], outputs[1][texts], *outputs[2:]), mine, gather)
+        pictures, texts = (slice(count * part.start, count * part.stop) for count in (views, 2))
+        sums = one.sums((outputs[0][pictures], outputs[1][texts], *outputs[2:]), mine, gather)
         assert float(sums.weight) == part.stop - part.start
         total += float(sums.loss)
     assert total == pytest.approx(float(whole.loss), rel=1e-6)
@@ -76,6 +79,59 @@ def test_several_captions_are_the_mean_of_batches_of_one(loss):
     model, batch = several.build(0), several.batch(np.array([3, 1, 4]), 2)
     told = [one.loss(model, {**batch, "grams": batch["grams"][:, [at]]}, alone).loss for at in range(3)]
     assert float(several.loss(model, batch, alone).loss) == pytest.approx(float(sum(told)) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["siglip", "clip"])
+@torch.no_grad()
+def test_two_pictures_meet_the_captions_and_each_other(loss):
+    one = task(loss, alike=0.7)
+    model, batch = one.build(0), one.batch(np.array([3, 1, 4, 5, 9]), 7)
+    model.alike_scale.fill_(1.5)
+    sums = one.loss(model, batch, alone)
+    first, second = (model.pictures(batch["pixels"][:, view]) for view in (0, 1))
+    caption = model.captions(batch["grams"][:, 0])
+
+    def told(mine, theirs, scale, bias):
+        logits = (scale.exp() * mine @ theirs.T + bias).double()
+        if loss == "siglip":
+            return sum(-F.logsigmoid((1 if i == j else -1) * logits[i, j]) for i in range(5) for j in range(5))
+        right = torch.arange(5)
+        return (F.cross_entropy(logits, right, reduction="sum") + F.cross_entropy(logits.T, right, reduction="sum")) / 2
+
+    of_captions = [told(each, caption, model.scale, model.bias) for each in (first, second)]
+    whole = sum(of_captions) / 2 + 0.7 * told(first, second, model.alike_scale, model.alike_bias)
+    assert float(sums.loss) == pytest.approx(float(whole), rel=1e-6) and float(sums.weight) == 5
+
+
+def test_two_pictures_of_a_row_are_two_renderings():
+    one = task("siglip", alike=1.0)
+    seen = set()
+    for step in range(20):
+        first, second = one._drawn(4, np.random.default_rng(step))
+        assert {first, second} == {4, 14}
+        seen.add(first)
+    assert seen == {4, 14}
+    single = task("siglip", alike=1.0)
+    single.trained = single.trained.only(np.arange(10))
+    single.trained.concept[10:] = 9  # every other concept has one picture
+    assert single._drawn(4, np.random.default_rng(0)) == [4, 4]
+    batch = single.batch(np.array([4]), 0)
+    assert batch["pixels"].shape == (1, 2, 3, 8, 8) and not torch.equal(*batch["pixels"][0])  # of which two views are taken
+
+
+@torch.no_grad()
+def test_joined_patches_know_where_something_is_and_their_mean_does_not():
+    pixels = torch.randn(1, 3, 8, 8)
+    elsewhere = pixels.roll(4, dims=3)  # patches change places
+    for joined in (False, True):
+        one = task("siglip", joined=joined, alike=1.0)
+        model = one.build(0)
+        model.picture.embed.position.zero_()
+        is_same = torch.allclose(model.pictures(pixels), model.pictures(elsewhere), atol=1e-5)
+        assert is_same != joined
+        known = Embedder.of(Weights({name: each.numpy() for name, each in model.state_dict().items()}, one.settings()))
+        known.tower.embed.position.zero_()
+        assert torch.equal(known.model.pictures(pixels), model.pictures(pixels))
 
 
 def test_a_row_depends_on_seed_step_and_example_alone():
