@@ -1,5 +1,9 @@
 """A teacher helps: the student's loss is the formula's, the teacher is not changed, and what is learned is more."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -100,3 +104,20 @@ def test_a_teacher_of_other_tokens_is_refused():
     assert "same dataset and tokenizer" in caught.value.hint
     with pytest.raises(InputError, match="sees 16 tokens only"):
         lesson(layout="gpt2", length=16)
+
+
+@pytest.mark.slow
+def test_a_pipeline_learns_from_a_teacher_what_one_process_learns(written):
+    sizes = ["lm.depth=2", "lm.width=32", "lm.heads=2", "lm.length=64", "train.batch=8", "train.steps=12"]
+
+    def trained(*more):
+        sets = [word for each in sizes for word in ("--set", each)]
+        command = [sys.executable, "-P", "-m", "gyral", "train", "docs", "--family", "lm", *sets, *more]
+        done = subprocess.run([*command, "--root", str(written), "--json"], capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    teacher = trained("--set", "lm.width=64")["model"]
+    one, piped = (trained("--distill", teacher, "--parallel", mesh) for mesh in ("", "pipeline=2"))
+    assert piped["ranks"] == 2 and one["loss"] != trained()["loss"]
+    assert max(abs(a - b) for a, b in zip(one["loss"], piped["loss"], strict=True)) <= 2e-6
