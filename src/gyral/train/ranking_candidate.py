@@ -2,9 +2,9 @@
 
 The net knows numbers that the closed form does not: how often lately, how long ago, and what features tell. It is asked about
 100 objects, not all: an answer costs .3 ms instead of 2.3 on ml-100k, .7 instead of 13 on the bundled shop. NDCG@10 in time
-order, closed form / sorted anew / all objects scored: ml-100k .3979 / .4089 / .4128 (three seeds), the shop .3274 / .3295 / .3295:
-hardly more than noise for 40 s of training (`benchmarks/recommender/rerank.py`). So it is not tried unless `recommend.ranker` is
-`auto`.
+order, closed form / sorted anew / all objects scored: ml-100k .3979 / .4089 / .4128 (three seeds), the shop .3274 / .3295 /
+.3295, hardly more than noise for 40 s of training (`benchmarks/recommender/rerank.py`). So it is not tried unless
+`recommend.ranker` is `auto`.
 """
 
 from __future__ import annotations
