@@ -110,14 +110,12 @@ class Embedder:
         """
         if not 0 <= skip < (depth := len(self.tower.blocks)):
             raise UsageError(f"{skip} of {depth} blocks cannot be left out", hint=f"leave out {depth - 1} at most")
-        blocks = list(self.tower.blocks.values())[: depth - skip]
+        parts = [self.tower.embed, *list(self.tower.blocks.values())[: depth - skip], self.tower.norm]
 
         def hidden(x: Tensor) -> np.ndarray:
-            assert self.tower.embed is not None and self.tower.norm is not None  # a whole tower
-            x = self.tower.embed(x)
-            for block in blocks:
-                x = block(x)
-            found: np.ndarray = self.tower.norm(x).numpy()
+            for part in parts:
+                x = x if part is None else part(x)
+            found: np.ndarray = x.numpy()
             return found
 
         parts = [hidden(scaled(pixels_NSSC[at : at + ROWS])) for at in range(0, len(pixels_NSSC), ROWS)]
