@@ -118,8 +118,8 @@ class Embedder:
             found: np.ndarray = x.numpy()
             return found
 
-        parts = [hidden(scaled(pixels_NSSC[at : at + ROWS])) for at in range(0, len(pixels_NSSC), ROWS)]
-        return np.concatenate(parts)
+        found = [hidden(scaled(pixels_NSSC[at : at + ROWS])) for at in range(0, len(pixels_NSSC), ROWS)]
+        return np.concatenate(found)
 
     def _picture(self, pixels: Tensor) -> Tensor:
         if isinstance(self.model, towers.Towers):
