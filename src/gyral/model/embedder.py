@@ -110,18 +110,8 @@ class Embedder:
         """
         if not 0 <= skip < (depth := len(self.tower.blocks)):
             raise UsageError(f"{skip} of {depth} blocks cannot be left out", hint=f"leave out {depth - 1} at most")
-        blocks = list(self.tower.blocks.values())[: depth - skip]
-
-        def hidden(x: Tensor) -> np.ndarray:
-            assert self.tower.embed is not None and self.tower.norm is not None  # a whole tower
-            x = self.tower.embed(x)
-            for block in blocks:
-                x = block(x)
-            found: np.ndarray = self.tower.norm(x).numpy()
-            return found
-
-        parts = [hidden(scaled(pixels_NSSC[at : at + ROWS])) for at in range(0, len(pixels_NSSC), ROWS)]
-        return np.concatenate(parts)
+        starts = range(0, len(pixels_NSSC), ROWS)
+        return np.concatenate([self.tower(scaled(pixels_NSSC[at : at + ROWS]), skip=skip).numpy() for at in starts])
 
     def _picture(self, pixels: Tensor) -> Tensor:
         if isinstance(self.model, towers.Towers):
