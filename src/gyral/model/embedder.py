@@ -110,16 +110,8 @@ class Embedder:
         """
         if not 0 <= skip < (depth := len(self.tower.blocks)):
             raise UsageError(f"{skip} of {depth} blocks cannot be left out", hint=f"leave out {depth - 1} at most")
-        parts = [self.tower.embed, *list(self.tower.blocks.values())[: depth - skip], self.tower.norm]
-
-        def hidden(x: Tensor) -> np.ndarray:
-            for part in parts:
-                x = x if part is None else part(x)
-            found: np.ndarray = x.numpy()
-            return found
-
-        found = [hidden(scaled(pixels_NSSC[at : at + ROWS])) for at in range(0, len(pixels_NSSC), ROWS)]
-        return np.concatenate(found)
+        starts = range(0, len(pixels_NSSC), ROWS)
+        return np.concatenate([self.tower(scaled(pixels_NSSC[at : at + ROWS]), skip=skip).numpy() for at in starts])
 
     def _picture(self, pixels: Tensor) -> Tensor:
         if isinstance(self.model, towers.Towers):

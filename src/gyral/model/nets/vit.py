@@ -206,11 +206,11 @@ class Vit(nn.Module):
         if shape.learned:
             nn.init.normal_(self.embed.position, std=0.02)
 
-    def forward(self, x: Tensor, kept_BK: Tensor | None = None) -> Tensor:
-        """Pixels [B, C, S, S] in about [−1, 1], or the stream of the stage before."""
+    def forward(self, x: Tensor, kept_BK: Tensor | None = None, skip: int = 0) -> Tensor:
+        """Pixels [B, C, S, S] in about [−1, 1], or the stream of the stage before; without the last `skip` blocks."""
         if self.embed is not None:
             x = self.embed(x, kept_BK)
-        for block in self.blocks.values():
+        for block in list(self.blocks.values())[: len(self.blocks) - skip]:
             x = block(x)
         if self.norm is None:
             return x
