@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gyral.model.nets.llama import attention
+from gyral.model.nets.attention import attended
 
 _MIDDLE = (0x80, 0xBF)
 _LEADS: tuple[tuple[int, int, tuple[tuple[int, int], ...]], ...] = (
@@ -69,10 +69,7 @@ class Cache:
         if self.key is not None and self.value is not None:
             key_BKTE, value_BKTE = torch.cat([self.key, key_BKTE], 2), torch.cat([self.value, value_BKTE], 2)
         self.key, self.value = key_BKTE, value_BKTE
-        if is_first:
-            return attention(query_BHTE, key_BKTE, value_BKTE)
-        seen = torch.ones(1, 1, query_BHTE.shape[2], key_BKTE.shape[2], dtype=torch.bool)  # one query sees all
-        return attention(query_BHTE, key_BKTE, value_BKTE, seen)
+        return attended(query_BHTE, key_BKTE, value_BKTE, is_causal=is_first)  # later one query sees all
 
 
 @contextmanager

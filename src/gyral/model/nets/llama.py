@@ -16,9 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gyral.model.nets.attention import attended
 from gyral.model.nets.moe import Experts
 from gyral.model.nets.quick import RMSNorm, heads_of, swiglu, turned
 from gyral.model.roles import Roles
@@ -102,7 +102,7 @@ class CausalAttention(nn.Module):
 
     def attend(self, query_BHTE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, mask: Tensor | None = None) -> Tensor:
         """Each position sees itself and those before; of them those of the mask [B, 1, T, T], where there is one."""
-        return attention(query_BHTE, key_BKTE, value_BKTE, mask)
+        return attended(query_BHTE, key_BKTE, value_BKTE, mask, is_causal=mask is None)
 
 
 class Attention(CausalAttention):
@@ -214,14 +214,6 @@ class Llama(CausalDecoder):
         for block in self.blocks.values():
             x = block(x, rotation) if mask is None else block(x, rotation, mask)
         return x
-
-
-def attention(query_BHTE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Causal attention, or by a mask; fewer heads of keys than of queries are shared by neighbours."""
-    is_grouped = query_BHTE.shape[1] != key_BKTE.shape[1]
-    return F.scaled_dot_product_attention(
-        query_BHTE, key_BKTE, value_BKTE, attn_mask=mask, is_causal=mask is None, enable_gqa=is_grouped
-    )
 
 
 def document_mask(documents_BT: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gyral.model.nets.asked import Asked
+from gyral.model.nets.attention import attended
 from gyral.model.nets.dropout import RowDropout
 from gyral.model.nets.hstu import HstuBlock
 from gyral.model.roles import Roles
@@ -83,7 +84,7 @@ class SasrecBlock(nn.Module):
         query, key, value = (
             part(normed).view(rows, length, -1, self.head_width).transpose(1, 2) for part in (self.query, self.key, self.value)
         )
-        seen = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        seen = attended(query, key, value, is_causal=True)
         seen = self.out(seen.transpose(1, 2).reshape(rows, length, -1))
         x_BTD = x_BTD + self.drop_attention(seen, keys_B)
         hidden = self.drop_hidden(F.gelu(self.up(self.before_feed(x_BTD))), keys_B)

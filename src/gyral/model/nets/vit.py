@@ -4,10 +4,6 @@ The patch embedding is a linear over the C P P numbers of a patch and not a conv
 tensor parallelism, quantization and FLOPs already know. `Block` is the one block of this room: pictures, captions and decoders
 are made of it. Initial matrices are Xavier's, as in MAE.
 
-On a CPU attention is computed in f32 even where products are in bf16. PyTorch 2.13's backward pass of attention in bf16 takes 4
-to 13 times as long on sequences as short as these (13 to 65 positions; at 256 as long, so language models keep it), by which
-a whole step in bf16 took 1.3 to 2.1 times as long as in f32; now .57 to .80 times.
-
 Shapes: B rows, C channels, S side in pixels, P side of a patch, N patches, T positions (class token first), D width, H heads.
 
 Source: Dosovitskiy et al. 2021 (ViT); He et al. 2022, appendix A (sine positions in two dimensions). Names and layout are those
@@ -22,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gyral.model.nets.attention import attended
 from gyral.model.roles import Role, Roles
 
 
@@ -115,12 +112,8 @@ class Attention(nn.Module):
         return self.out(seen.transpose(1, 2).reshape(rows, length, -1))
 
     def attend(self, query_BHTE: Tensor, key_BHTE: Tensor, value_BHTE: Tensor, mask: Tensor | None) -> Tensor:
-        """The whole sequence; on a CPU in f32 even where products are in bf16 (see the module)."""
-        if query_BHTE.device.type != "cpu" or query_BHTE.dtype == torch.float32:
-            return F.scaled_dot_product_attention(query_BHTE, key_BHTE, value_BHTE, attn_mask=mask)
-        with torch.autocast("cpu", enabled=False):
-            of_heads = (query_BHTE.float(), key_BHTE.float(), value_BHTE.float())
-            return F.scaled_dot_product_attention(*of_heads, attn_mask=mask).to(query_BHTE.dtype)
+        """The whole sequence."""
+        return attended(query_BHTE, key_BHTE, value_BHTE, mask)
 
 
 class FeedForward(nn.Module):
