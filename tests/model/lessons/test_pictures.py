@@ -38,9 +38,9 @@ def shape(width, depth=1, side=8):
     return Shape(side, 4, width, depth, 2, 2 * width)
 
 
-def contrastive(width, embed, buckets=64, side=8):
-    caption = CaptionShape(buckets, 16, 1, 2, 32)
-    return Contrastive(shape(width, side=side), caption, embed, PICTURES, PICTURES, Recipe(jitter=0.5), 0, "siglip", several=2)
+def contrastive(width, embed, buckets=64, side=8, alike=0.0):
+    caption, tower = CaptionShape(buckets, 16, 1, 2, 32), shape(width, side=side)
+    return Contrastive(tower, caption, embed, PICTURES, PICTURES, Recipe(jitter=0.5), 0, "siglip", several=2, alike=alike)
 
 
 def masked(width):
@@ -79,22 +79,24 @@ def test_a_student_as_wide_keeps_all_products_and_a_narrower_one_the_most_that_c
     assert narrow.kept == pytest.approx((s[:4] ** 2).sum() / (s**2).sum())
 
 
-def test_two_towers_learn_the_vectors_of_wider_ones():
-    task, (net, teacher) = contrastive(8, 6), taught_by(contrastive(16, 10))
+@pytest.mark.parametrize(("alike", "views"), [(0.0, 1), (1.0, 2)])
+def test_two_towers_learn_the_vectors_of_wider_ones(alike, views):
+    task, (net, teacher) = contrastive(8, 6, alike=alike), taught_by(contrastive(16, 10))
     lesson = lessons.contrastive(task, teacher, 1.0)
     distilled, student = Distilled(task, lesson, 0.25), task.build(0)
     batch = distilled.batch(EXAMPLES, 3)
-    assert batch[SAID].shape == (6, 6) and batch[CAPTIONS].shape == (6, 2, 6)
+    assert batch[SAID].shape == (6, views, 6) and batch[CAPTIONS].shape == (6, 2, 6)
     with torch.no_grad():
         pictures, captions, *_ = (each.double() for each in student(*task.inputs(batch)))
-        angles = float((1 - (pictures * batch[SAID]).sum(-1)).sum())
+        angles = float((1 - (pictures.unflatten(0, (6, views)) * batch[SAID]).sum(-1)).mean(dim=1).sum())
         angles += float((1 - (captions.unflatten(0, (6, 2)) * batch[CAPTIONS]).sum(-1)).mean(dim=1).sum())
         own = float(task.loss(student, batch, alone).loss)
         sums = distilled.loss(student, batch, alone)
         assert float(sums.metrics["teacher_loss"]) == pytest.approx(STRENGTH * angles, rel=1e-5)
         assert float(sums.loss) == pytest.approx(0.75 * own + 0.25 * STRENGTH * angles, rel=1e-5)
-        told = net.pictures(batch["pixels"])
-    assert (batch[SAID] @ batch[SAID].T - told @ told.T).abs().mean() < 0.1  # 6 of 10 directions
+        told = net.pictures(batch["pixels"].flatten(0, 1))
+    said = batch[SAID].flatten(0, 1)
+    assert (said @ said.T - told @ told.T).abs().mean() < 0.1  # 6 of 10 directions
     parts = [distilled.batch(some, 3) for some in (EXAMPLES[:1], EXAMPLES[1:])]
     assert all(torch.allclose(batch[name], torch.cat([part[name] for part in parts]), atol=1e-6) for name in batch)
 

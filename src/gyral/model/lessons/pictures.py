@@ -81,18 +81,17 @@ class ContrastiveLesson:
 
     @torch.no_grad()
     def said(self, batch: Batch) -> Batch:
-        """Vectors [B, F] of pictures, [B, V, F] of captions."""
+        """Vectors of each row's pictures [B, V, F] and captions [B, C, F]."""
         picture, caption, *_ = self._net(*self._task.inputs(batch))
-        captions = self._narrow(caption).view(len(picture), self._task.several, -1)
-        return {SAID: self._narrow(picture), CAPTIONS: captions}
+        shape = (len(batch["concepts"]), -1, self._task.width)
+        return {SAID: self._narrow(picture).view(shape), CAPTIONS: self._narrow(caption).view(shape)}
 
     def distance(self, outputs: Any, batch: Batch, gather: Gather) -> Tensor:
-        """Of each row: that of its picture and the mean of its captions."""
-        picture_bE: Tensor = outputs[0]
-        caption: Tensor = outputs[1]
-        of_pictures = (1 - (picture_bE * batch[SAID]).sum(dim=-1)).sum()
-        of_captions = (1 - (caption * batch[CAPTIONS].flatten(0, 1)).sum(dim=-1)).sum() / self._task.several
-        return STRENGTH * (of_pictures + of_captions)
+        """Of each row: the mean of its pictures and that of its captions."""
+        parts = []
+        for given, said in ((outputs[0], batch[SAID]), (outputs[1], batch[CAPTIONS])):
+            parts.append((1 - (given * said.flatten(0, 1)).sum(dim=-1)).sum() / said.shape[1])
+        return STRENGTH * torch.stack(parts).sum()
 
 
 class MaskedLesson:
