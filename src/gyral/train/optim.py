@@ -32,12 +32,12 @@ from torch import Tensor, nn
 from gyral.config.training import Optim
 from gyral.errors import ConfigError
 from gyral.model.roles import Role, Roles, own
+from gyral.train.muon import Muon
 from gyral.train.parallel import touched
 from gyral.train.rowwise import RowwiseAdagrad
 
 HIDDEN: tuple[Role, ...] = ("column", "row", "expert")
 """Roles of matrices inside the network: both of their sides grow with the width."""
-MUON_MOMENTUM = 0.95
 
 
 class Optimizer:
@@ -106,7 +106,7 @@ class Several(torch.optim.Optimizer):
 
 
 MAKERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
-    "muon": lambda groups: torch.optim.Muon(groups, momentum=MUON_MOMENTUM, adjust_lr_fn="match_rms_adamw"),
+    "muon": Muon,
     "rows": RowwiseAdagrad,
     "adamw": lambda groups: torch.optim.AdamW(groups, fused=True),
 }
