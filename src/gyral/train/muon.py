@@ -45,7 +45,8 @@ class Muon(torch.optim.Optimizer):
         for param in params:
             if "momentum_buffer" not in self.state[param]:
                 self.state[param]["momentum_buffer"] = torch.zeros_like(param)
-        buffers, gradients = [self.state[param]["momentum_buffer"] for param in params], [param.grad for param in params if param.grad is not None]
+        buffers = [self.state[param]["momentum_buffer"] for param in params]
+        gradients = [param.grad for param in params if param.grad is not None]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, buffers, momentum)
         is_high = [param.shape[0] > param.shape[1] for param in params]
