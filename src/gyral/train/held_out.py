@@ -63,8 +63,8 @@ class HeldOut:
     def __call__(self, step: int) -> None:
         """Evaluate after `step` steps; all ranks call it."""
         with self._ema.in_place() if self._ema else contextlib.nullcontext():
-            evaluated = self._strategy.to_evaluate()
-            metrics = loop.evaluate(self._task, evaluated) if evaluated is not None else {}
+            with self._strategy.to_evaluate() as evaluated:
+                metrics = loop.evaluate(self._task, evaluated) if evaluated is not None else {}
             is_best = agreed(self._keep == "last" or self.best is None or is_better(metrics, self.best.metrics))
             if is_best:
                 self._copies = [] if step == self._last_step or self._keep == "last" else self._values(clone=True)

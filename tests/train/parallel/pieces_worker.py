@@ -128,9 +128,9 @@ def trained(task, strategy, case, train):
     steps, metrics = [], []
 
     def evaluate(_):
-        found = strategy.to_evaluate()
-        if found is not None:
-            metrics.append(loop.evaluate(task, found))
+        with strategy.to_evaluate() as found:
+            if found is not None:
+                metrics.append(loop.evaluate(task, found))
 
     order = Order(task.num_rows, train.batch, 5)
     loop.train(task, model, strategy, optimizer, settings, order, loop.Position(), [steps.append], [(6, evaluate)])

@@ -23,7 +23,8 @@ def check(case, found):
     assert "error" not in found, (case, found)
     expected = found["expected"]
     assert len(found["losses"]) == 12 and (case["task"] != "lm" or found["losses"][-1] < found["losses"][0] - 0.1)
-    assert max(abs(a - b) for a, b in zip(found["losses"], expected["losses"], strict=True)) <= LOSS, case
+    far = max(abs(a - b) / max(b, 1.0) for a, b in zip(found["losses"], expected["losses"], strict=True))
+    assert far <= LOSS * case.get("sharp", 1), case  # a loss of 14 is rounded to 1e-6
     assert max(abs(a - b) / b for a, b in zip(found["norms"], expected["norms"], strict=True)) <= NORM, case
     assert max(expected["norms"]) > 0.5  # so that the clip is at work
     assert found["names"] and found["weights"] <= 1e-4, case
@@ -60,6 +61,31 @@ TWO = [
     {**TOWERS, "parallel": "shard=2"},
     {**TOWERS, "parallel": "tensor=2"},
 ]
+PAIRS = {"task": "pairs", "batch": 10}
+MASKED, TAUGHT = {"task": "masked", "batch": 10, "microbatch": 3}, {"task": "self_distilled", "batch": 10, "sharp": 2}
+"""Its logits are divided by .04, and what rounding did to them is as much larger."""
+PICTURES_OF_TWO = [
+    {**PAIRS, "parallel": "data=2"},
+    {**PAIRS, "parallel": "data=2", "loss": "clip"},
+    {**PAIRS, "parallel": "shard=2"},
+    {**PAIRS, "parallel": "shard=2", "sharding": "states"},
+    {**PAIRS, "parallel": "tensor=2"},
+    {**MASKED, "parallel": "data=2"},
+    {**MASKED, "parallel": "shard=2", "recompute": True},
+    {**MASKED, "parallel": "tensor=2"},
+    {**TAUGHT, "parallel": "data=2"},
+    {**TAUGHT, "parallel": "shard=2"},
+    {**TAUGHT, "parallel": "tensor=2"},
+]
+PICTURES_OF_FOUR = [
+    {**PAIRS, "parallel": "data=4"},
+    {**PAIRS, "parallel": "data=2,shard=2"},
+    {**PAIRS, "parallel": "data=2,tensor=2"},
+    {**PAIRS, "parallel": "shard=2,tensor=2", "loss": "clip"},
+    {**PAIRS, "parallel": "tensor=4"},
+    {**MASKED, "parallel": "shard=4", "sharding": "states"},
+    {**MASKED, "parallel": "data=2,tensor=2"},
+]
 
 
 def test_meshes_of_four_learn_what_one_learns(tmp_path):
@@ -83,7 +109,7 @@ def test_bf16_stays_near_what_f32_learns(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("num", "cases"), [(2, TWO), (4, FOUR)])
+@pytest.mark.parametrize(("num", "cases"), [(2, TWO), (4, FOUR), (2, PICTURES_OF_TWO), (4, PICTURES_OF_FOUR)])
 def test_every_mesh_learns_what_one_learns(tmp_path, num, cases):
     for case, found in zip(cases, launched(tmp_path, num, cases), strict=True):
         check(case, found)

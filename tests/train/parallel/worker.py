@@ -19,9 +19,16 @@ from torch.distributed.tensor import DTensor
 
 from gyral.config.training import Optim, Train
 from gyral.errors import GyralError
+from gyral.model import augment
+from gyral.model.nets import captions, vit
 from gyral.model.nets.llama import Shape
+from gyral.model.nets.masked import DecoderShape
+from gyral.model.pictures import Pictures
 from gyral.model.roles import Roles
 from gyral.model.task import BaseTask, Sums, seeded
+from gyral.model.tasks import contrastive as pairs
+from gyral.model.tasks.distill_self import SelfDistilled, Teaching
+from gyral.model.tasks.masked import Masked
 from gyral.model.tasks.next_token import NextToken, Text
 from gyral.train import loop
 from gyral.train.blocks import prepare
@@ -103,7 +110,27 @@ class Unlike(Contrastive):
         return seeded(seed + dist.get_rank(), Towers)
 
 
+def of_pictures(case):
+    """A real task of the family `vision` on drawn pictures of twelve concepts."""
+    drawn = np.random.default_rng(1)
+    pixels = drawn.integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
+    names = [f"{word} {language}" for word in WORDS[:12] for language in ("de", "en")]
+    known = Pictures(
+        pixels, [f"{at}.png" for at in range(24)], np.arange(24) % 12, names, ["de", "en"] * 12, np.repeat(np.arange(12), 2)
+    )
+    tower, seen = vit.Shape(8, 4, 16, 2, 4, 32), augment.Recipe((0.7, 1.0), jitter=0.3)
+    if case["task"] == "masked":
+        return Masked(tower, DecoderShape(16, 1, 4), 0.5, known, known, seen, 0)
+    if case["task"] == "self_distilled":
+        teaching = Teaching(prototypes=16, hidden=16, narrow=8, parts=2, part_side=4)
+        return SelfDistilled(tower, teaching, known, known, seen, augment.Recipe((0.2, 0.5)), 0)
+    caption, kind = captions.Shape(64, 16, 1, 4, 32), case.get("loss", "siglip")
+    return pairs.Contrastive(tower, caption, 8, known, known, seen, 0, kind, rows=10, several=2, alike=1.0, joined=True)
+
+
 def task_of(case):
+    if case["task"] in ("pairs", "masked", "self_distilled"):
+        return of_pictures(case)
     if case["task"] == "unlike":
         return Unlike()
     if case["task"] == "contrastive":
@@ -124,8 +151,9 @@ def trained(task, strategy, case, train):
     steps, metrics = [], []
 
     def evaluate(_):
-        if strategy.evaluates:
-            metrics.append(loop.evaluate(task, model))
+        with strategy.to_evaluate() as evaluated:
+            if evaluated is not None:
+                metrics.append(loop.evaluate(task, evaluated))
         if "shard" in case["parallel"] and isinstance(strategy, Meshed):  # a checkpoint may be written now
             assert all(isinstance(param, DTensor) for param in model.parameters())
 
@@ -147,7 +175,9 @@ def run(case):
             task_of(case), alone, case, msgspec.structs.replace(train, microbatch=case.get("microbatch", 0))
         )
         found["expected"] = expected
-        found["weights"] = max(float((weights[name] - own[name]).abs().max()) for name in own)
+        # softmax does not see the bias of keys: its gradient is rounding alone, of which Adam makes whole steps
+        compared = [name for name in own if not name.endswith("key.bias")]
+        found["weights"] = max(float((weights[name] - own[name]).abs().max()) for name in compared)
         found["names"] = sorted(weights) == sorted(own)
     dist.barrier()
     return found

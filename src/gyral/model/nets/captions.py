@@ -42,13 +42,20 @@ class Shape:
     hidden: int
 
 
+class Bags(nn.Embedding):
+    """Bags of rows [N, G] (0: none) → the sum of each, [N, D]."""
+
+    def forward(self, bags_NG: Tensor) -> Tensor:
+        return F.embedding_bag(bags_NG, self.weight, mode="sum", padding_idx=0)
+
+
 class Captions(nn.Module):
     """Hashed captions → their vectors, the mean over positions that are there."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.embed = nn.Embedding(shape.buckets, shape.width)
+        self.embed = Bags(shape.buckets, shape.width)
         self.place = nn.Embedding(LENGTH, shape.width)
         self.blocks = blocks_of(shape.depth, shape.width, shape.heads, shape.hidden)
         self.norm = nn.LayerNorm(shape.width, eps=1e-6)
@@ -58,9 +65,9 @@ class Captions(nn.Module):
         """Vectors [B, D]."""
         count = (grams_BTG > 0).sum(dim=2, keepdim=True)
         is_there = count > 0
-        summed = F.embedding_bag(grams_BTG.flatten(0, 1), self.embed.weight, mode="sum", padding_idx=0)
-        x_BTD = summed.unflatten(0, grams_BTG.shape[:2]) / count.clamp(min=1).sqrt()
-        x_BTD = (x_BTD + self.place.weight[: grams_BTG.shape[1]]) * is_there
+        x_BTD = self.embed(grams_BTG.flatten(0, 1))
+        x_BTD = x_BTD.unflatten(0, grams_BTG.shape[:2]) / count.clamp(min=1).sqrt()
+        x_BTD = (x_BTD + self.place(torch.arange(grams_BTG.shape[1], device=grams_BTG.device))) * is_there
         seen = is_there.squeeze(-1)
         seen = seen | ~seen.any(dim=1, keepdim=True)  # a caption of nothing sees itself
         for block in self.blocks.values():

@@ -23,6 +23,13 @@ ROLES = Roles(
 )
 
 
+class Directions(nn.Linear):
+    """Products of unit vectors with unit rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
+
+
 class Head(nn.Module):
     """Three linears, a narrow unit vector, and its products with unit prototypes."""
 
@@ -31,14 +38,15 @@ class Head(nn.Module):
         self.enter = nn.Linear(width, hidden)
         self.middle = nn.Linear(hidden, hidden)
         self.leave = nn.Linear(hidden, narrow)
-        self.prototypes = nn.Linear(narrow, prototypes, bias=False)
+        self.prototypes = Directions(narrow, prototypes, bias=False)
         self.apply(vit.initial)
         nn.init.normal_(self.prototypes.weight)
 
     def forward(self, x_RD: Tensor) -> Tensor:
         """Products [R, K] in [−1, 1]."""
         x = self.leave(F.gelu(self.middle(F.gelu(self.enter(x_RD)))))
-        return F.normalize(x, dim=-1) @ F.normalize(self.prototypes.weight, dim=-1).T
+        products: Tensor = self.prototypes(x)
+        return products
 
 
 class StudentTeacher(nn.Module):

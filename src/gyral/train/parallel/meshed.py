@@ -18,6 +18,7 @@ A pipeline has this for each stage: `Meshed.place` on the stage's module, `forwa
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -189,16 +190,16 @@ class Meshed(Alone):
             found = gathering.union(found, self.groups.of((axis,)))
         return found
 
-    def to_evaluate(self) -> nn.Module | None:
+    def to_evaluate(self) -> AbstractContextManager[nn.Module | None]:
         """The model; a whole one on the first rank, where passes see parts of sequences or of the model."""
         if not (self.plan.cuts or self.private_axes):
-            return super().to_evaluate()
+            return shard.fetched(self.model) if "shard" in self.plan.axes else super().to_evaluate()
         weights = self.weights()
         if not self.is_first:
-            return None
+            return nullcontext()
         model = self.task.build(0)
         model.load_state_dict(weights)
-        return model.to(device.device())
+        return nullcontext(model.to(device.device()))
 
     def close(self) -> None:
         """Wait for each other, then part."""

@@ -16,7 +16,8 @@ Source: Rajbhandari et al. 2020 (ZeRO), sections 5.2 and 5.3; torch's `fully_sha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -50,10 +51,6 @@ def place(model: nn.Module, plan: Plan) -> None:
         unit.set_force_sum_reduction_for_comms(True)
         if device.kind() == "cpu":
             unit.set_custom_reduce_scatter(AllToAll())
-    # an evaluation fetches weights and has no backward pass after which they are let go
-    model.register_forward_hook(lambda *_: None if model.training else release(model))
-    if hasattr(model, "score"):  # a recommender is evaluated by it, not by calling the model
-        setattr(model, "score", fetched(model, getattr(model, "score")))  # noqa: B009, B010 (mypy takes it for a module)
     if keeps_weights:
         plan.between.append(lambda is_last: settle(units, is_last))
 
@@ -80,17 +77,14 @@ def settle(units: Sequence[FSDPModule], is_last: bool) -> None:
         unit.set_reshard_after_backward(is_last, recurse=False)
 
 
-def fetched(model: nn.Module, method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A method of a sharded model as it is called from now on: with the weights outside the blocks, which are let go after."""
-
-    def call(*inputs: Any) -> Tensor:
-        cast(FSDPModule, model).unshard()
-        try:
-            return method(*inputs)
-        finally:
-            release(model)
-
-    return call
+@contextmanager
+def fetched(model: nn.Module) -> Iterator[nn.Module]:
+    """A sharded model with the weights outside its blocks, for an evaluation that calls its parts, and has no backward pass."""
+    cast(FSDPModule, model).unshard()
+    try:
+        yield model
+    finally:
+        release(model)
 
 
 def release(model: nn.Module) -> None:

@@ -72,7 +72,7 @@ class Strategy(Protocol):
 
     def weights(self) -> dict[str, Tensor]: ...
 
-    def to_evaluate(self) -> nn.Module | None: ...
+    def to_evaluate(self) -> AbstractContextManager[nn.Module | None]: ...
 
     def close(self) -> None: ...
 
@@ -131,9 +131,9 @@ class Alone:
         """All tensors of the whole model by name; every rank calls it together with the others."""
         return dict(self.model.state_dict())
 
-    def to_evaluate(self) -> nn.Module | None:
-        """The model that this process evaluates, or None where others do; every rank calls it together with the others."""
-        return self.model if self.evaluates else None
+    def to_evaluate(self) -> AbstractContextManager[nn.Module | None]:
+        """The model that this process evaluates, or None where others do; every rank enters together with the others."""
+        return nullcontext(self.model if self.evaluates else None)
 
     def close(self) -> None:
         """Nothing is open."""
