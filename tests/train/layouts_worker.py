@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from gyral.config.training import Optim, Train
+from gyral.engine.ranks import leave
 from gyral.model.nets.llama import Shape
 from gyral.model.tasks.next_token import NextToken, Text
 from gyral.train import loop, saved
@@ -106,3 +107,4 @@ def main():
 
 if __name__ == "__main__":
     main()
+    leave()

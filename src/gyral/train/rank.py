@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from gyral.config import Config
-from gyral.engine.ranks import AGAIN
+from gyral.engine.ranks import AGAIN, leave
 from gyral.errors import GyralError, RankError, UsageError, render
 from gyral.files import write_atomic
 from gyral.model.card import Weights, write_weights
@@ -268,3 +268,4 @@ if __name__ == "__main__":
     except GyralError as error:
         print("error:", render(error), file=sys.stderr)
         sys.exit(AGAIN if isinstance(error, RankError) else error.exit_code)
+    leave()

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gyral.config.training import Optim, Train
+from gyral.engine.ranks import leave
 from gyral.errors import GyralError
 from gyral.model import sequences
 from gyral.model.nets.asked import Asked
@@ -205,3 +206,4 @@ def main(folder, cases):
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave()

@@ -18,6 +18,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from gyral.config.training import Optim, Train
+from gyral.engine.ranks import leave
 from gyral.errors import GyralError
 from gyral.model import augment
 from gyral.model.nets import captions, vit
@@ -202,3 +203,4 @@ def main(folder, cases):
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave()

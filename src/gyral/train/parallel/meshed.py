@@ -17,11 +17,10 @@ A pipeline has this for each stage: `Meshed.place` on the stage's module, `forwa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
 
 import torch
 import torch.distributed as dist
@@ -33,14 +32,12 @@ from gyral.errors import RankError
 from gyral.model.task import Batch, Sums, Task
 from gyral.train import device
 from gyral.train.loader import Part
-from gyral.train.parallel import context, expert, gathering, shard, tables, tensor, touched
-from gyral.train.parallel.data import add_over, gathered
-from gyral.train.parallel.local import local, split_axes, whole
+from gyral.train.parallel import context, expert, gathering, shard, tables, tensor
+from gyral.train.parallel.data import gathered
+from gyral.train.parallel.local import whole
 from gyral.train.parallel.mesh import AXES, BATCH_AXES, refuse_batch_norm
 from gyral.train.parallel.strategy import Alone, Totals, accumulate, flat_sums, from_flat, totals_of
-
-SUM_AXES = ("data", "shard", "context", "expert")
-"""Axes along which ranks compute other terms of the loss."""
+from gyral.train.parallel.summing import SUM_AXES, Groups, add_gradients, gradient_norm, local_gradients
 
 
 @dataclass
@@ -206,29 +203,6 @@ class Meshed(Alone):
         dist.barrier()
 
 
-class Groups:
-    """Process groups of any axes of a mesh together."""
-
-    def __init__(self, mesh: DeviceMesh) -> None:
-        self.mesh, self.names = mesh, tuple(mesh.mesh_dim_names or ())
-        self._made: dict[tuple[str, ...], dist.ProcessGroup] = {}
-
-    def present(self, axes: Sequence[str]) -> tuple[str, ...]:
-        """Those of some axes that the mesh has, in its order."""
-        return tuple(name for name in self.names if name in axes)
-
-    def size(self, axis: str) -> int:
-        """Ranks along an axis."""
-        return self.mesh.size(self.names.index(axis))
-
-    def of(self, axes: tuple[str, ...]) -> dist.ProcessGroup:
-        """The group of the ranks that differ along these axes only; the first call for axes is made by all ranks together."""
-        if axes not in self._made:
-            part = self.mesh[axes] if len(axes) > 1 else self.mesh[axes[0]]
-            self._made[axes] = (part._flatten("_".join(axes)) if len(axes) > 1 else part).get_group()
-        return self._made[axes]
-
-
 @torch.no_grad()
 def refuse_unlike(model: nn.Module) -> None:
     """Raise where ranks begin with other values.
@@ -248,62 +222,3 @@ def refuse_unlike(model: nn.Module) -> None:
             why="a model is a function of its seed on one version of torch and one kind of processor",
             hint="give all ranks the same machine and environment",
         )
-
-
-def local_gradients(model: nn.Module) -> list[Tensor]:
-    """What this rank holds of each gradient."""
-    return [local(grad) for param in model.parameters() if (grad := touched.gradient_of(param)) is not None]
-
-
-@torch.no_grad()
-def add_gradients(model: nn.Module, groups: Groups, split: Mapping[str, tuple[str, ...]]) -> None:
-    """Add each gradient over the axes along which sums differ and its parameter is not split."""
-    pending: dict[tuple[str, ...], list[Tensor]] = {}
-    for name, param in model.named_parameters():
-        if not param.requires_grad:
-            continue
-        missing = tuple(axis for axis in groups.present(SUM_AXES) if axis not in (*split_axes(param), *split.get(name, ())))
-        if missing:
-            if param.grad is None:
-                param.grad = torch.zeros_like(param)
-            pending.setdefault(missing, []).append(local(param.grad))
-    for axes, grads in pending.items():
-        add_over(grads, groups.of(axes))
-
-
-@torch.no_grad()
-def gradient_norm(
-    model: nn.Module,
-    groups: Groups,
-    private: tuple[str, ...] = (),
-    split: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
-    without: Collection[str] = (),
-) -> float:
-    """Euclidean norm of the whole gradient.
-
-    Squares are added on each rank by the set of axes their parameters are split along, one number a set; then each axis adds
-    the numbers of the sets it is in. Every rank asks for the same sums, also one that holds no parameter of a kind (another
-    stage, an uneven shard).
-
-    Parameters
-    ----------
-    private : axes along which every parameter is another one.
-    split : as in `Plan`.
-    without : names of parameters that are not counted.
-    """
-    axes = tuple(axis for axis in groups.names if axis != "data" or any("data" in each for each in split.values()))
-    squares = torch.zeros(1 << len(axes), dtype=torch.float64, device=device.device())
-    by_set: dict[int, list[Tensor]] = {}
-    for name, param in model.named_parameters():
-        if (grad := touched.gradient_of(param)) is not None and name not in without:
-            over = (*split_axes(param), *split.get(name, ()), *private)
-            by_set.setdefault(sum(1 << bit for bit, axis in enumerate(axes) if axis in over), []).append(local(grad))
-    for number, grads in by_set.items():
-        squares[number] = torch.stack(torch._foreach_norm(grads)).double().square().sum()
-    numbers = torch.arange(len(squares), device=squares.device)
-    for bit, axis in enumerate(axes):
-        is_split = (numbers >> bit) % 2 == 1
-        added = torch.where(is_split, squares, 0.0)
-        dist.all_reduce(added, group=groups.of((axis,)))
-        squares = torch.where(is_split, added, squares)
-    return float(squares.sum().sqrt())
