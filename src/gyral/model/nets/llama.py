@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gyral.model.nets.attention import attended
 from gyral.model.nets.moe import Experts
-from gyral.model.nets.quick import RMSNorm, heads_of, swiglu, turned
+from gyral.model.nets.quick import RMSNorm, heads_of, swiglu
 from gyral.model.roles import Roles
 
 ROLES = Roles(
@@ -229,8 +229,3 @@ def rotation_of(positions_BT: Tensor, head_width: int, theta: float) -> Tensor:
     angles = positions_BT[:, None, :, None].float() * (1.0 / theta ** (steps / head_width))  # rounded as transformers does
     angles = torch.cat([angles, angles], dim=-1)
     return torch.stack([angles.cos(), angles.sin()])
-
-
-def rotated(x_BHTE: Tensor, rotation: Tensor) -> Tensor:
-    """Each pair (i, i + E/2) turned by its angle."""
-    return turned(x_BHTE, rotation)
