@@ -27,7 +27,7 @@ from gyral.params.shard import Settings, Shard, describe
 from gyral.params.spec import TableSpec
 
 TABLE = "gyral.params.table:Table"
-KEEP = "gyral.params.keep_folder:Folder"
+KEEP = "gyral.params.deltas:Deltas"
 LEAST_SECRET = 16
 
 
@@ -69,7 +69,7 @@ def made(job: Job) -> Shard:
     """
     keep: Keep | None = None
     if job.folder:
-        keep = _named(job.keep or KEEP)(Path(job.folder))
+        keep = _named(job.keep or KEEP)(Path(job.folder), job.specs)
     table: Callable[[TableSpec], Any] = _named(job.table or TABLE)
     return Shard(job.specs, job.number, job.num, job.settings, table, keep, time.monotonic(), time.time)
 

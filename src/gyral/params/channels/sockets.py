@@ -87,8 +87,8 @@ def wait(channels: Sequence[Channel], timeout_s: float) -> None:
     """Until one of some `SocketChannel`s can move something, or after this time."""
     poll = select.poll()
     for channel in channels:
-        assert isinstance(channel, SocketChannel)
-        poll.register(channel.link, select.POLLIN | (select.POLLOUT if channel.link.is_sending else 0))
+        if isinstance(channel, SocketChannel):
+            poll.register(channel.link, select.POLLIN | (select.POLLOUT if channel.link.is_sending else 0))
     poll.poll(timeout_s * 1000)
 
 
