@@ -173,11 +173,12 @@ class Table:
         if batch.epoch != self.epoch:
             index.locate(self.held, self.form.half, batch.keys, batch.hashes, slots_U)
         fresh_U = self._enter(batch, slots_U, at)
-        base_at = (batch.where & 0x7FFFFFFF) if len(base) else NOWHERE
-        rows.step(
-            self.held, self.form, self._step, slots_U, batch.hashes, fresh_U, found_U, U(num), grads, sums, base, base_at,
-            U(at), self._work, self._work.view(np.uint32),
-        )  # fmt: skip
+        given = (self.held, self.form, self._step, slots_U, batch.hashes, fresh_U, found_U, U(num), grads, sums)
+        if self.spec.dtype == "f32" and not len(base):
+            rows.step(*given, U(at))
+            return
+        base_at = batch.where & 0x7FFFFFFF if len(base) else NOWHERE
+        rows.step_beside(*given, base, base_at, U(at), self._work, self._work.view(np.uint32))
 
     def expire(self, now: int, first_bucket: int = 0, last_bucket: int = BUCKETS) -> int:
         """Remove rows of these buckets whose last push is more than `expire_s` of event time ago; how many.
