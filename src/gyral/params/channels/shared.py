@@ -173,6 +173,8 @@ class ClientCodec(_Codec):
         """Rows are where there was room for them."""
         made = wire.decode_from_shard(memoryview(head)[_OFFSET.size :])
         if isinstance(made, wire.Rows):
+            if made.to not in self._lent:
+                raise ValueError("rows that nobody asked for")
             part, num, dim = self._lent.pop(made.to)
             offset = part[0] + -(-8 * num // _ALIGN) * _ALIGN
             both = self._arena.lent(part, offset, num * (4 * dim + 1), np.uint8)

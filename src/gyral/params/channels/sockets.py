@@ -55,7 +55,7 @@ class SocketChannel:
 
     def __init__(self, link: Link, codec: Codec) -> None:
         self.link, self._codec = link, codec
-        self._held: list[Arrays] = []
+        self._lost: LinkLost | None = None
 
     def send(self, head: Head, arrays: Arrays = ()) -> None:
         """Take a frame along, and send what the system takes."""
@@ -68,12 +68,15 @@ class SocketChannel:
 
     def pump(self) -> list[Frame]:
         """Move what can be moved now; the frames that came."""
+        if self._lost is not None:
+            raise self._lost
         self.link.write()
         frames: list[Frame] = []
         try:
             while (frame := _read(self.link, self._codec)) is not None:
                 frames.append(frame)
-        except LinkLost:
+        except LinkLost as error:
+            self._lost = error
             if not frames:
                 raise  # else the next call does: what came before counts
         return frames

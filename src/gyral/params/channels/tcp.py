@@ -50,7 +50,9 @@ class TcpCodec:
         if not 0 <= num <= size or size > MAX_BODY_BYTES:
             raise ValueError(f"{num:,} keys in {size:,} bytes")
         if isinstance(self._head, wire.Rows):
-            dim = self._asked.get(self._head.to, 0)
+            if self._head.to not in self._asked:
+                raise ValueError("rows that nobody asked for")
+            dim = self._asked[self._head.to]
             self._arrays = [coding.empty(self.coding, num, dim), np.empty(num, np.bool_)]
         elif isinstance(self._head, wire.Push):
             if not 0 <= self._head.table < len(self._dims):
@@ -65,7 +67,7 @@ class TcpCodec:
         made, arrays = self._head, self._arrays
         self._head, self._arrays = None, []
         if isinstance(made, wire.Rows):
-            dim = self._asked.pop(made.to, 0)
+            dim = self._asked.pop(made.to)
             return made, (coding.decoded(self.coding, arrays[0], dim), arrays[1])
         if isinstance(made, wire.Push):
             return made, (arrays[0], coding.decoded(self.coding, arrays[1], self._dims[made.table]))
