@@ -18,6 +18,7 @@ from gyral.params.keep import Kept, Part
 from gyral.params.records import Changes, Records
 from gyral.params.routing_kernel import foreign, sift
 from gyral.params.spec import BUCKETS, TableSpec
+from gyral.params.table import Table
 
 
 class Rows(Protocol):
@@ -91,6 +92,13 @@ class Held:
         """Raises `Moved` where keys are of buckets that are not owned."""
         if num := foreign(keys_K, self.salt, self.owned):
             raise self._moved(num, len(keys_K))
+
+    def pull(self, keys_K: np.ndarray, out_KD: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and which are held; into `out_KD` where there is one and the table can."""
+        if out_KD is None or not isinstance(self.table, Table):
+            return self.table.pull(keys_K)
+        batch = self.table.find(keys_K)
+        return self.table.read(batch, out_KD), batch.slots[batch.inverse] != 0
 
     def push(self, entry: Entry, now: float) -> int:
         """Apply what is new of a push; how many keys that were.

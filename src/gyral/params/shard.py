@@ -40,6 +40,10 @@ class Session:
         """Take a frame along; must not block."""
         raise NotImplementedError
 
+    def room(self, head: wire.Pull) -> np.ndarray | None:
+        """Where the rows of a pull would best be, float32 [K, D]."""
+        return None
+
     def close(self) -> None:
         """End it; what was put still goes out. May be called twice."""
         self.is_closed = True
@@ -183,7 +187,7 @@ class Shard:
             self._read(waiting)
         else:
             self.counts["parked"] += 1
-            self._parked.append(waiting)
+            self._parked.append(waiting._replace(keys=keys_K.copy()))
             why = self.clocks.behind(head.clock)
             session.say(lambda number: wire.Parked(number, head.number, why))
 
@@ -191,7 +195,7 @@ class Shard:
         session, head, keys = waiting
         if head.map_version != self.map_version:
             self.tables[head.table].check(keys)
-        rows_KD, held_K = self.tables[head.table].table.pull(keys)
+        rows_KD, held_K = self.tables[head.table].pull(keys, session.room(head))
         self.counts["rows_pulled"] += len(keys)
         if session.worker >= 0:
             self.staleness.pulled(session.worker, self.clocks.lag(head.clock))

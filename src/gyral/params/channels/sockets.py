@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 
 from gyral.engine.links import Link, LinkLost
 from gyral.params import wire
@@ -39,6 +40,9 @@ class Codec(Protocol):
 
     def frame(self, head: Head, arrays: Arrays) -> tuple[bytes, Arrays]:
         """A frame to be sent: its head and what follows."""
+
+    def room(self, head: wire.Pull, is_sending: bool) -> np.ndarray | None:
+        """Where a shard's rows of a pull would best be; `is_sending`: what was queued before is not sent yet."""
 
 
 def _read(link: Link, codec: Codec) -> tuple[Any, Arrays] | None:
@@ -106,6 +110,9 @@ class SocketSession(Session):
         first, rest = self._codec.frame(head, arrays)
         self.link.queue(first, *rest)
         self._loop.changed.add(self)
+
+    def room(self, head: wire.Pull) -> np.ndarray | None:
+        return self._codec.room(head, self.link.is_sending)
 
     def close(self) -> None:
         if not self.is_closed:
