@@ -39,6 +39,8 @@ class Rows(Protocol):
 
     def load(self, bucket: int, records: Records, counters: np.ndarray) -> None: ...
 
+    def load_all(self, loaded: Sequence[tuple[int, Records, np.ndarray]]) -> None: ...
+
     def drop(self, bucket: int) -> None: ...
 
     def cut(self, first_bucket: int = 0, last_bucket: int = BUCKETS) -> Changes: ...
@@ -175,10 +177,15 @@ class Held:
 
     def put(self, kept: Kept) -> None:
         """A bucket as it was on the disk, or at another shard."""
-        self.table.load(kept.bucket, kept.records, kept.counters)
-        self.versions[kept.bucket] = kept.version
-        for worker, seq in zip(kept.workers.tolist(), kept.applied.tolist(), strict=True):
-            self.of(worker)[kept.bucket] = seq
+        self.put_all([kept])
+
+    def put_all(self, several: Sequence[Kept]) -> None:
+        """Buckets as they were on the disk."""
+        self.table.load_all([(kept.bucket, kept.records, kept.counters) for kept in several])
+        for kept in several:
+            self.versions[kept.bucket] = kept.version
+            for worker, seq in zip(kept.workers.tolist(), kept.applied.tolist(), strict=True):
+                self.of(worker)[kept.bucket] = seq
 
     def give(self, first: int, last: int) -> list[Kept]:
         """Buckets of a range, to be moved to another shard; they stay until `forget`."""

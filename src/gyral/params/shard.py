@@ -12,6 +12,7 @@ import secrets
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,6 +27,8 @@ from gyral.params.keep import Keep, Kept
 from gyral.params.spec import BUCKETS, TableSpec
 from gyral.params.wire import Arrays, Head
 
+RECOVER_BUCKETS = 128
+"""That go into a table at once."""
 IDLE_S = 0.25
 
 
@@ -294,9 +297,9 @@ class Shard:
             self._adopt(np.frombuffer(owners, np.uint16).copy())
             self.cutter.owner_epoch = self.map_version
         for held in self.tables:
-            for kept in keep.recover(held.table.spec):
-                if self.owned[kept.bucket]:
-                    held.put(kept)
+            owned = (kept for kept in keep.recover(held.table.spec) if self.owned[kept.bucket])
+            while several := list(islice(owned, RECOVER_BUCKETS)):
+                held.put_all(several)
 
     def _adopt(self, owners: np.ndarray) -> None:
         self.owners = owners
