@@ -249,7 +249,9 @@ def test_buckets_that_move_keep_what_they_have_had(tmp_path):
     assert sides[1].push(2, first, version=1).kind == "moved" and sides[1].is_closed
     owners = even_map(2)
     owners[:1024] = 1
+    assert shards[1].cutter.durable(0) == 1
     shards[1].take(shards[0].give(0, 1024), version=1)
+    assert shards[1].cutter.durable(0) == 0 == shards[1].received[0]  # until its worker has sent again what these may lack
     for each in shards:
         each.remap(owners, 1)
     with pytest.raises(Fenced):
