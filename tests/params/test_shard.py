@@ -283,6 +283,8 @@ def test_pushes_that_wait_for_their_clock_move_along():
     shards[1].take(shards[0].give(0, 1024), version=1)
     for each in shards:
         each.remap(owners, 1)
+    assert all(side.is_closed for side in sides)
+    sides = [joined(each) for each in shards]
     sides[1].push(1, first, version=1)  # sent again, as the client does
     for side in sides:
         side.ask(lambda number: wire.Tick(number, 1))

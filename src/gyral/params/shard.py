@@ -340,9 +340,14 @@ class Shard:
         return [(clock, entry) for clock, entry in parts if len(entry.keys)]
 
     def remap(self, owners: np.ndarray, version: int) -> None:
-        """A new map: what is not owned any more goes, and the disk knows it when this returns."""
+        """A new map: what is not owned any more goes, and the disk knows it when this returns.
+
+        All workers' links end, so that each sends again, under the new map, what is not durable.
+        """
         if version <= self.map_version:
             raise Fenced(f"map {version} is not newer than map {self.map_version}", where=self.name)
+        for session in self.sessions.values():
+            session.close()
         self._adopt(owners.astype(np.uint16))
         self.map_version = version
         self.cutter.owner_epoch = max(version, self.cutter.owner_epoch)
