@@ -194,7 +194,7 @@ class Follower:
                     continue
                 try:
                     bucket = chain.bucket(table, number)
-                except Damaged:
+                except (Damaged, FileNotFoundError):
                     bucket = None
                 if bucket is None or bucket.version < version:
                     bucket = self._repair(table, number) if self._repair else None
