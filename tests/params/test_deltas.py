@@ -41,7 +41,7 @@ class Shard:
         held = np.zeros((last - first, len(workers)), np.uint64) if applied is None else applied
         return Part(
             table.spec.name, first, last, changes, versions[changes.buckets], np.array(workers, np.int64), held, b"n", 3, at,
-            self.owner,
+            self.owner, table.num_rows(changes.buckets),
         )  # fmt: skip
 
     def cut(self, *range_, **more):

@@ -24,7 +24,7 @@ from gyral.files import alone, fsync_path, is_alive, make_folder
 from gyral.params.chain import Chain, Folder, name_of, numbers
 from gyral.params.keep import Kept, Part
 from gyral.params.records import Records
-from gyral.params.segment import CUT, WHOLE, Bucket, Encoder, same_specs, whole
+from gyral.params.segment import CUT, UNKNOWN, WHOLE, Bucket, Encoder, same_specs, whole
 from gyral.params.spec import BUCKETS, TableSpec
 
 
@@ -129,7 +129,7 @@ class Deltas:
         fresh = np.flatnonzero((applied[1][part.first : part.last, columns] != part.applied).any(axis=1))
         chunks: list[Any] = []
         encoder = Encoder([self.specs[part.table]], chunks.append)
-        encoder.add(0, kinds, part.changes, part.versions, part.owner_epoch)
+        encoder.add(0, kinds, part.changes, part.versions, part.owner_epoch, UNKNOWN if part.rows is None else part.rows)
         encoder.finish(
             base=False, number=self.number + 1, epoch=self.epoch, first=part.first, last=part.last,
             versions=versions[None, part.first : part.last], workers=part.workers, applied_at=fresh + part.first,
