@@ -12,6 +12,7 @@ import secrets
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,11 +22,13 @@ from gyral.errors import ConfigError, GyralError, InputError
 from gyral.params import wire
 from gyral.params.consistency import JOIN_S, LEASE_S, Clocks, Fenced, Staleness, parsed
 from gyral.params.cutting import CUT_S, Cutter
-from gyral.params.held import Entry, Held, Moved, Rows, within
+from gyral.params.held import Entry, Held, Moved, Rows, is_small, within
 from gyral.params.keep import Keep, Kept
 from gyral.params.spec import BUCKETS, TableSpec
 from gyral.params.wire import Arrays, Head
 
+RECOVER_BUCKETS = 128
+"""That go into a table at once."""
 IDLE_S = 0.25
 
 
@@ -39,6 +42,10 @@ class Session:
     def put(self, head: Head, arrays: Arrays) -> None:
         """Take a frame along; must not block."""
         raise NotImplementedError
+
+    def room(self, head: wire.Pull) -> np.ndarray | None:
+        """Where the rows of a pull would best be, float32 [K, D]."""
+        return None
 
     def close(self) -> None:
         """End it; what was put still goes out. May be called twice."""
@@ -136,7 +143,7 @@ class Shard:
             case wire.Pull():
                 self._pull(session, head, arrays[0])
             case wire.Push():
-                self._push(session, head, arrays[0], arrays[1])
+                self._push(session, head, arrays)
                 self._done(session, head)
             case wire.Tick():
                 self._done(session, head)
@@ -183,7 +190,7 @@ class Shard:
             self._read(waiting)
         else:
             self.counts["parked"] += 1
-            self._parked.append(waiting)
+            self._parked.append(waiting._replace(keys=keys_K.copy()))
             why = self.clocks.behind(head.clock)
             session.say(lambda number: wire.Parked(number, head.number, why))
 
@@ -191,26 +198,26 @@ class Shard:
         session, head, keys = waiting
         if head.map_version != self.map_version:
             self.tables[head.table].check(keys)
-        rows_KD, held_K = self.tables[head.table].table.pull(keys)
+        rows_KD, held_K = self.tables[head.table].pull(keys, session.room(head))
         self.counts["rows_pulled"] += len(keys)
         if session.worker >= 0:
             self.staleness.pulled(session.worker, self.clocks.lag(head.clock))
         durable = self.cutter.durable(session.worker)
         session.say(lambda number: wire.Rows(number, head.number, durable, len(keys)), (rows_KD, held_K))
 
-    def _push(self, session: Session, head: wire.Push, keys_K: np.ndarray, grads_KD: np.ndarray) -> None:
+    def _push(self, session: Session, head: wire.Push, arrays: Arrays) -> None:
         if session.worker < 0:
             raise InputError("one that only looks pushed", hint="open the client with a worker's number")
-        entry = Entry(head.table, session.worker, head.seq, head.at, keys_K, grads_KD)
-        if not self.clocks.sync.is_bsp:
+        entry = Entry(head.table, session.worker, head.seq, head.at, *arrays)
+        if not self.clocks.sync.is_bsp or head.clock < self._open_clock:  # of a clock that has ended: it comes late, or again
             self._count(entry, self.tables[head.table].push(entry, self._wall()))
             return
         if head.map_version != self.map_version:
-            self.tables[head.table].check(keys_K)
-        if not np.isfinite(grads_KD).all():
-            raise InputError(f"a gradient of `{self.specs[head.table].name}` is not finite")
-        clock = max(head.clock, self._open_clock)
-        self._pending[clock].append(entry._replace(keys=keys_K.copy(), grads=grads_KD.copy()))
+            self.tables[head.table].check(entry.keys)
+        if not is_small(entry.grads):  # the table would say so at the end of the clock, when nobody asks
+            where = f"a push of `{self.specs[head.table].name}`"
+            raise InputError("a gradient is not a number to learn from", where=where, why="NaN, infinite or beyond 2^57")
+        self._pending[head.clock].append(entry.copied())
 
     def _count(self, entry: Entry, num: int) -> None:
         self.received[entry.worker] = entry.seq
@@ -275,7 +282,10 @@ class Shard:
         """Apply the pushes of a clock as one step."""
         entries.sort(key=lambda each: (each.worker, each.seq))
         for number, held in enumerate(self.tables):
-            held.push_together([entry for entry in entries if entry.table == number], self._wall())
+            try:
+                held.push_together([entry for entry in entries if entry.table == number], self._wall())
+            except InputError:  # of a sum: each push was small; none of them counts
+                self.counts["steps_refused"] += 1
         for entry in entries:
             self._count(entry, len(entry.keys))
 
@@ -290,9 +300,9 @@ class Shard:
             self._adopt(np.frombuffer(owners, np.uint16).copy())
             self.cutter.owner_epoch = self.map_version
         for held in self.tables:
-            for kept in keep.recover(held.table.spec):
-                if self.owned[kept.bucket]:
-                    held.put(kept)
+            owned = (kept for kept in keep.recover(held.table.spec) if self.owned[kept.bucket])
+            while several := list(islice(owned, RECOVER_BUCKETS)):
+                held.put_all(several)
 
     def _adopt(self, owners: np.ndarray) -> None:
         self.owners = owners
@@ -301,7 +311,7 @@ class Shard:
     def give(self, first: int, last: int) -> Moving:
         """Buckets of a range for another shard to `take`; answer nothing between this and `remap`.
 
-        Under `bsp`, pushes of a clock that the other shard has ended already go into its next step.
+        Under `bsp`, pushes of a clock that the other shard has ended already are steps of their own there.
         """
         wanted = np.zeros(BUCKETS, np.uint8)
         wanted[first:last] = self.owned[first:last]
@@ -315,9 +325,14 @@ class Shard:
                 continue
             self.cutter.write_now(held.take(buckets, self.noted(), self.cutter.owner_epoch))
             for worker, applied in held.applied.items():
-                self.cutter.lower(worker, min(int(applied[kept.bucket]) for kept in buckets))
+                low = min(int(applied[kept.bucket]) for kept in buckets)  # what its worker has sent since may come only now
+                self.received[worker] = min(self.received.get(worker, low), low)
+                self.cutter.lower(worker, low)
         for clock, entry in moving.pending:
-            self._pending[max(clock, self._open_clock)].append(entry)
+            if clock < self._open_clock:
+                self.tables[entry.table].push(entry, self._wall())
+            else:
+                self._pending[clock].append(entry)
 
     def _pending_in(self, wanted: np.ndarray) -> list[tuple[int, Entry]]:
         salts = [held.salt for held in self.tables]
@@ -325,9 +340,14 @@ class Shard:
         return [(clock, entry) for clock, entry in parts if len(entry.keys)]
 
     def remap(self, owners: np.ndarray, version: int) -> None:
-        """A new map: what is not owned any more goes, and the disk knows it when this returns."""
+        """A new map: what is not owned any more goes, and the disk knows it when this returns.
+
+        All workers' links end, so that each sends again, under the new map, what is not durable.
+        """
         if version <= self.map_version:
             raise Fenced(f"map {version} is not newer than map {self.map_version}", where=self.name)
+        for session in self.sessions.values():
+            session.close()
         self._adopt(owners.astype(np.uint16))
         self.map_version = version
         self.cutter.owner_epoch = max(version, self.cutter.owner_epoch)

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-
 from gyral.params.wire import Arrays, FromShard, Head
 
 Frame = tuple[FromShard, Arrays]
@@ -35,9 +33,11 @@ class Transport(Protocol):
     Attributes
     ----------
     names : what to call each shard in errors.
+    is_copying : whether arrays are copied on their way.
     """
 
     names: list[str]
+    is_copying: bool
 
     def connect(self, shard: int) -> Channel:
         """A new link.
@@ -53,8 +53,3 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """End what this process started; the links are closed already."""
-
-
-def copied(arrays: Arrays) -> list[np.ndarray]:
-    """Of arrays that their owner will change."""
-    return [each.copy() for each in arrays]
