@@ -127,7 +127,9 @@ def work(
         job.steps, config.train.batch, config.train.microbatch, config.train.optim.clip,
         config.train.evaluate_every, job.checkpoint_every, config.train.optim.snapshot_every,
     )  # fmt: skip
-    order = Order(task.num_rows, config.train.batch, config.train.seed)
+    live = getattr(task, "live", None)
+    batch, seed = config.train.batch, config.train.seed
+    order: Order = live.order(folder, batch, seed) if live is not None else Order(task.num_rows, batch, seed)
     ema = Ema(model, config.train.ema) if config.train.ema else None
     guard = Guard(config.train.optim.spike)
     is_grouped = dist.is_available() and dist.is_initialized()
@@ -138,8 +140,9 @@ def work(
     )  # fmt: skip
     position = checkpoints.begin(job.begin)
     held_out = HeldOut(
-        task, model, strategy, folder, keep=config.train.keep, last_step=job.steps, ema=ema, listener=on_evaluation
-    )
+        task, model, strategy, folder, keep="last" if live is not None else config.train.keep, last_step=job.steps, ema=ema,
+        listener=on_evaluation,
+    )  # fmt: skip
     whole = Whole(guard, lambda: Copy(0, model, optimizer.inner, strategy, ema.shadow.values() if ema else ()))
     strategy.follow(optimizer, position, {"guard": whole, "held_out": held_out, **({"ema": ema} if ema else {})})
 
@@ -151,13 +154,15 @@ def work(
     with Kept(job, strategy, position.step, keep or on_step, is_told=keep is not None) as kept:
         every: list[tuple[int, Callable[[int], Any]]] = [(settings.checkpoint_every, save), (settings.evaluate_every, held_out)]
         loop.train(task, model, strategy, optimizer, settings, order, position, [kept], every, guard, ema)
+    if live is not None:
+        live.close(position.step)
     checkpoints.wait()
     metrics = held_out.publish()
     weights = {name: tensor for name, tensor in strategy.weights().items() if name not in twice}
     strategy.close()
     result = Result(
-        job.steps, kept.losses, metrics, strategy.num_ranks, time.monotonic() - begun,
-        held_out.best.step if held_out.best else job.steps, kept.stepping_s, flops, peak, hardware.peak_rss_bytes(),
+        position.step, kept.losses, metrics, strategy.num_ranks, time.monotonic() - begun,
+        held_out.best.step if held_out.best else position.step, kept.stepping_s, flops, peak, hardware.peak_rss_bytes(),
     )  # fmt: skip
     return Trained(task, weights, result)
 
