@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from gyral import plugins
 from gyral.config import Config
-from gyral.errors import InputError
+from gyral.errors import InputError, RankError
 from gyral.lake import arrivals
 from gyral.lake.arrivals import Arrivals
 from gyral.lake.order import permuted
@@ -37,6 +37,8 @@ from gyral.train.ranges import Begin, End, Range, Ranges
 
 POLL_S = 0.2
 TELL_EVERY_S = 9.0
+LOOK_S = 300.0
+"""How long one rank may look at the lake, and compile kernels for what it finds, while the others wait for it."""
 IDLE, STEPS = "idle", "steps"
 Encode = Callable[[Sequence[bytes]], Stream]
 
@@ -86,31 +88,41 @@ class Live:
         """
         by, ranges = self._config.train.stream, self.ranges
         begun = told = time.monotonic()
+        num = len(ranges.ranges)
         while ranges.examples < examples:
-            if ranges.read() or self._extend():
-                begun = time.monotonic()
+            if ranges.read() or self._extend() or len(ranges.ranges) > num:
+                begun, num = time.monotonic(), len(ranges.ranges)
                 continue
             if ranges.end is not None:
                 raise Ended
             now = time.monotonic()
-            if now - begun > by.idle_s:
-                if step == 0:
-                    raise self._nothing(examples)
-                there = ranges.examples
-                self.close(step, IDLE)
-                begun = begun if ranges.examples == there else now
+            if now - begun > by.idle_s and self._is_over(examples, step):
                 continue
+            if now - begun > by.idle_s + LOOK_S:
+                what = f"another rank has looked at `{self.source.name}` for more than {LOOK_S:g} s"
+                raise RankError(what, where=str(ranges.path), hint="look at the ranks' logs, and go on with `--resume`")
             if now - told > TELL_EVERY_S:
                 told = now
                 self.note(f"waiting for documents of `{self.source.name}`, {now - begun:.0f} of {by.idle_s:g} s")
             time.sleep(POLL_S)
 
-    def close(self, steps: int, why: str = STEPS) -> None:
-        """Write that the stream has ended for this run, unless more came in at the last moment or somebody else has."""
+    def close(self, steps: int) -> None:
+        """All steps are done: write that the stream has ended for this run, if nobody has."""
         with self.ranges.alone() as is_ours:
-            if is_ours and self.ranges.end is None and not (why == IDLE and self._grow()):
-                unread = self.ranges.examples - steps * self._config.train.batch
-                self.ranges.write(End(steps, unread, why))
+            if is_ours and self.ranges.end is None:
+                self._end(steps, STEPS)
+
+    def _is_over(self, examples: int, step: int) -> bool:
+        """Nothing came for long: write the end, unless more came at the last moment; False: somebody else is looking now."""
+        with self.ranges.alone() as is_ours:
+            if is_ours and self.ranges.end is None and self.ranges.examples < examples and not self._grow():
+                if step == 0:
+                    raise self._nothing(examples)
+                self._end(step, IDLE)
+        return is_ours
+
+    def _end(self, steps: int, why: str) -> None:
+        self.ranges.write(End(steps, self.ranges.examples - steps * self._config.train.batch, why))
 
     def reached(self, first: int, last: int) -> None:
         """Examples of these ranges are trained on now: what came later is not measured on yet, what came before is let go."""
@@ -230,9 +242,11 @@ class Live:
 
     def _nothing(self, examples: int) -> InputError:
         there, name, by = self.ranges.examples, self.source.name, self._config.train.stream
-        why = f"there are {there:,} examples of {self.length:,} tokens, and a batch has {examples:,}" if there else ""
+        why = f"there are {there:,} examples of {self.length:,} tokens, and a batch has {examples:,}"
         hint = f"bring documents in, `gyral ingest`, or wait longer, `--set train.stream.idle_s={2 * by.idle_s:g}`"
         what = f"no new documents of `{name}` came into the lake within {by.idle_s:g} s"
+        if not self.ranges.ranges:
+            why = ""
         return InputError(what, why=why, where=self._lake.place.uri, hint=hint)
 
     def _changed(self, wanted: Range, rows: pa.Table) -> InputError:
