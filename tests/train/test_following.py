@@ -131,7 +131,7 @@ def replayed(root, run, tmp_path, steps):
     return trained.result.loss, seen
 
 
-def check(root, run, tmp_path, tolerance=0.0):
+def check(root, run, tmp_path, tolerance=1e-6):
     """A run learned each example once, in the steps of its replay."""
     lines = ledger(root, run)
     assert [line["step"] for line in lines] == list(range(len(lines)))

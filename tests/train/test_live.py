@@ -217,7 +217,15 @@ def test_two_readers_write_one_ledger(tmp_path, lake):
     assert [each.number for each in Ranges(tmp_path / "run").ranges] == list(range(6))
 
 
-def test_tokens_of_a_dataset_are_refused(tmp_path):
-    with pytest.raises(UsageError):
-        following(tmp_path, tmp_path / "run", "lm.tokens=shards")
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (["lm.tokens=shards"], "has no tokens that `curate` wrote"),
+        (["train.parallel='elastic=2'", "train.stream.idle_s=120"], "is not below `train.elastic.timeout_s = 120`"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(tmp_path, sets, told):
+    with pytest.raises(UsageError) as caught:
+        following(tmp_path, tmp_path / "run", *sets)
+    assert told in str(caught.value)
     assert not Lake(tmp_path).exists("events")

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from gyral.config import Config
-from gyral.errors import InputError, UsageError
+from gyral.errors import ConfigError, InputError, UsageError
 from gyral.lake.arrivals import Arrivals
 from gyral.model import hf
 from gyral.model.shards import encoded
@@ -23,6 +23,7 @@ from gyral.model.tasks.next_token import NextToken
 from gyral.model.tokenizer import FILE, Tokenizer
 from gyral.train.live import Live
 from gyral.train.open_lm import shape_of
+from gyral.train.parallel import mesh
 
 
 class Following(NextToken):
@@ -49,9 +50,14 @@ def next_token(data: Arrivals, config: Config) -> Task:
 
     Raises
     ------
-    UsageError : tokens of a dataset are asked for, which has none.
+    UsageError : tokens of a dataset are asked for, which has none; or members of `elastic` would wait too long for each other.
     InputError : the model that training begins from cannot read bytes and has no tokenizer.
     """
+    by = config.train
+    if "elastic" in mesh.parse(by.parallel) and by.stream.idle_s >= by.elastic.timeout_s:
+        what = f"`train.stream.idle_s = {by.stream.idle_s:g}` is not below `train.elastic.timeout_s = {by.elastic.timeout_s:g}`"
+        why = "a member that comes back meanwhile waits for those who wait for documents"
+        raise ConfigError(what, why=why, where="train.stream.idle_s", hint="raise `train.elastic.timeout_s`")
     if config.lm.tokens == "shards":
         raise UsageError(f"`{data.name}` has no tokens that `curate` wrote", hint="`--set lm.tokens=auto`")
     start = hf.read(Path(config.train.start)) if config.train.start else None
