@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -263,10 +263,13 @@ class LiveOrder(Order):
     """The order of examples that come while they are learned from; asked one step at a time."""
 
     ahead: ClassVar[int] = 1
+    _live: Live
+    _held: list[Any]
 
     def __init__(self, live: Live, batch: int, seed: int) -> None:
         super().__init__(0, batch, seed)
-        object.__setattr__(self, "_live", live)
+        object.__setattr__(self, "_live", live)  # no fields: a checkpoint keeps those
+        object.__setattr__(self, "_held", [-1, None])
 
     def examples(self, step: int, count: int = 1) -> np.ndarray:
         """Examples of a step, or of `count` from there on, int64 [count x batch]; waits until they are there.
@@ -275,7 +278,7 @@ class LiveOrder(Order):
         ------
         Ended : the stream ends before.  InputError : it has not begun.
         """
-        live: Live = self._live  # type: ignore[attr-defined]
+        live = self._live
         at, end = step * self.batch, (step + count) * self.batch
         try:
             live.wait_for(end, step)
@@ -289,9 +292,16 @@ class LiveOrder(Order):
             first = live.ranges.ranges[number - 1].examples if number else 0
             size = live.ranges.ranges[number].examples - first
             places = np.arange(at - first, min(end - first, size))
-            found.append(first + permuted(places, size, self.seed, number))
+            found.append(first + self._mixed(number, size)[places])
             at += len(places)
         return np.concatenate(found)
+
+    def _mixed(self, number: int, size: int) -> np.ndarray:
+        """The order of a range, which is held while it is trained on: a place by itself costs as much as a thousand."""
+        if self._held[0] != number:
+            self._held[:] = [number, permuted(np.arange(size), size, self.seed, number)]
+        mixed: np.ndarray = self._held[1]
+        return mixed
 
 
 def digest_of_range(rows: pa.Table, texts: Sequence[str]) -> str:
