@@ -18,6 +18,7 @@ import lance
 import pytest
 
 from gyral import config as configs
+from gyral.model import card as cards
 from gyral.train.ranges import FILE, Ranges
 from gyral.train.rank import Job, work
 from gyral.train.tasks import open_task
@@ -179,6 +180,7 @@ def test_documents_that_another_process_brings_in_while_it_trains_are_learned(wi
     )
     assert told["stream"]["unread"] == there.end.unread == there.examples % BATCH
     assert told["loss"][-1] < told["loss"][0] - 0.5 and 0 < told["metrics"]["bits_per_byte"] < 8
+    assert cards.read_card(cards.find(wiki, told["model"])).num_interactions == sum(each.documents for each in there.ranges)
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     training |= teller.done(result)
     if live is not None:
         training["stream"] = told = ranges.Ranges(folder).told()
+        data.manifest.rows_in, data.manifest.rows_kept = told["events"], told["documents"]
         run.note(
             f"stream   {told['documents']:,} documents in {told['ranges']:,} ranges, {told['examples']:,} examples of which "
             f"{told['unread']:,} are left; ended: {ENDED[told['ended']]}"

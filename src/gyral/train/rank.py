@@ -72,7 +72,7 @@ class Result(msgspec.Struct):
     Attributes
     ----------
     metrics : of the weights that are published, which were those after `best_step` steps.
-    elapsed_s, stepping_s : from before the first step to the end, and the steps alone.
+    elapsed_s, stepping_s : from before the first step to the end, and the steps alone: `stepped`, none of a run before.
     flops : of one step of all ranks together; `peak` and `memory_bytes` are those of one rank.
     """
 
@@ -86,6 +86,7 @@ class Result(msgspec.Struct):
     flops: float = 0.0
     peak: hardware.Peak = hardware.Peak(0.0, 0.0, 1)
     memory_bytes: int = 0
+    stepped: int = 0
 
 
 class Trained:
@@ -163,6 +164,7 @@ def work(
     result = Result(
         position.step, kept.losses, metrics, strategy.num_ranks, time.monotonic() - begun,
         held_out.best.step if held_out.best else position.step, kept.stepping_s, flops, peak, hardware.peak_rss_bytes(),
+        kept.stepped,
     )  # fmt: skip
     return Trained(task, weights, result)
 
@@ -197,7 +199,7 @@ class Kept:
         self._strategy, self._tell, self._is_told = strategy, tell, is_told
         path = folder / LEDGER
         self.losses = [msgspec.json.decode(line, type=loop.Step).loss for line in saved.ledger_until(path, done)]
-        self.stepping_s = 0.0
+        self.stepping_s, self.stepped = 0.0, 0
         self._ledger = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by __exit__)
         self._profile = Profile(folder, num_traced) if num_traced and strategy.is_first else None
 
@@ -212,6 +214,7 @@ class Kept:
     def __call__(self, step: loop.Step) -> None:
         self.losses.append(step.loss)
         self.stepping_s += step.seconds
+        self.stepped += 1
         if self._strategy.is_first and not self._is_told:
             self._ledger.write(msgspec.json.encode(step) + b"\n")
         if self._tell is not None and (self._strategy.is_first or self._is_told):
