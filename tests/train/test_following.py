@@ -265,6 +265,9 @@ def test_members_that_die_go_on_with_the_same_examples(wiki, arrive, tmp_path):
     for number in (1, 2, 3):
         arrive(wiki, texts(number, 20))
     words = ["--parallel", "elastic=2", "--set", "train.stream.documents=1", "--set", "train.elastic.leaves=4"]
-    told = train(wiki, *words, idle_s=5, fault="stream.written:3")
+    words += ["--set", "train.stream.idle_s=5", "--json"]
+    done = gyral(wiki, "train", "lake:wiki", "--family", "lm", *SETS, *words, fault="stream.written:2")
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert "SIGKILL" in done.stderr and "is started again" in done.stderr
     there = check(wiki, newest(wiki), tmp_path, tolerance=1e-5)
     assert told["stream"]["ended"] == "idle" and len(there.ranges) == 4
