@@ -133,7 +133,7 @@ def main() -> None:
         name: {each: round(65_536 / 1e6 / statistics.median(values), 2) for each, values in of.items()}
         for name, of in seconds.items()
     }
-    write("params-table", {"ratios": ratios, "mrows_per_cpu_s": mrows, **memory, "threads": two_threads(), "seconds": seconds})
+    write("params_table", {"ratios": ratios, "mrows_per_cpu_s": mrows, **memory, "threads": two_threads(), "seconds": seconds})
 
 
 if __name__ == "__main__":
