@@ -137,6 +137,7 @@ class Chain:
                 epoch = self.epoch
                 self._open(source, name)
                 if self.parts[-1].epoch < epoch:
+                    self._files.pop().close()
                     raise Damaged(name, f"its owner, epoch {self.parts.pop().epoch}, had been replaced by epoch {epoch}")
             except (Damaged, FileNotFoundError):
                 if strict:

@@ -120,7 +120,8 @@ class Deltas:
         encoder.finish(
             base=False, number=self.number + 1, epoch=self.epoch, first=part.first, last=part.last,
             versions=versions[None, part.first : part.last], workers=part.workers, applied_at=fresh + part.first,
-            applied=part.applied[fresh], event_s=part.event_s, acknowledged_s=part.acknowledged_s, notes=part.notes,
+            applied=part.applied[fresh], owner=part.owner_epoch, event_s=part.event_s, acknowledged_s=part.acknowledged_s,
+            notes=part.notes,
         )  # fmt: skip
         self._store(chunks)
         applied[1][(fresh + part.first)[:, None], columns[None]] = part.applied[fresh]
