@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from gyral.errors import GyralError
+from gyral.errors import ConflictError, GyralError
 from gyral.params.held import Held
 from gyral.params.keep import Keep, Part
 from gyral.params.spec import BUCKETS
@@ -39,6 +39,7 @@ class Cutter:
     Attributes
     ----------
     safe_ticks : clocks when the last finished round began.
+    lost : another process owns the folder; `step` raises it.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Cutter:
         self._keep, self._tables, self.cut_s, self._notes = keep, tables, cut_s, notes
         self._received, self._ticks = received, ticks
         self.owner_epoch, self.trouble = 0, ""
+        self.lost: ConflictError | None = None
         self.safe_ticks: dict[int, int] = {}
         self._durable: dict[int, int] = {}
         self._noted: tuple[dict[int, int], dict[int, int]] = ({}, {})
@@ -66,16 +68,17 @@ class Cutter:
         """Somebody waits: begin the next round at once."""
         self._urgent = True
 
-    def lower(self, worker: int, seq: int) -> None:
-        """Buckets came of which this worker's pushes are durable only up to here."""
-        for marks in (self._durable, self._noted[0]):
-            if worker in marks:
-                marks[worker] = min(marks[worker], seq)
+    def forget_marks(self) -> None:
+        """Buckets came: what workers have sent of them is not known until they come again, nor when it is durable."""
+        self._durable.clear()
+        self._noted, self.safe_ticks = ({}, {}), {}
 
     def step(self, now: float) -> float | None:
         """Do one part's worth, if it is time; seconds until there may be more, None: never."""
         if self._keep is None:
             return None
+        if self.lost is not None:
+            raise self.lost
         if self._busy.is_set():
             return BUSY_S
         if self._round is None:
@@ -111,10 +114,10 @@ class Cutter:
                 raise GyralError(f"waited {timeout_s:g} s for the disk to take a part of a shard's cut", why=self.trouble)
             time.sleep(BUSY_S)
 
-    def close(self) -> None:
-        """One last round, if the disk takes it, and the thread's end."""
+    def close(self, is_lost: bool = False) -> None:
+        """One last round, if the disk takes it and is still this shard's, and the thread's end."""
         try:
-            if self._keep is not None:
+            if self._keep is not None and not is_lost and self.lost is None:
                 self._round, self._urgent = None, True
                 self.settle()
                 while self._urgent or self._round is not None:
@@ -144,6 +147,9 @@ class Cutter:
                 try:
                     self._keep.write(part)
                     self.trouble = ""
+                    break
+                except ConflictError as error:
+                    self.lost, self.trouble = error, str(error)
                     break
                 except (GyralError, OSError) as error:
                     self.trouble = str(error)

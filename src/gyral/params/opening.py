@@ -10,8 +10,9 @@ from typing import NamedTuple
 import msgspec
 
 from gyral.errors import ConfigError
+from gyral.files import write_atomic
 from gyral.params.channels import Transport
-from gyral.params.serve import Job, made
+from gyral.params.serve import Job, made, numbered
 from gyral.params.shard import Settings
 from gyral.params.spec import TableSpec
 
@@ -38,11 +39,11 @@ def opened(
     if kind in ("local", "proc"):
         if not rest.isdecimal() or not 0 < int(rest) <= MAX_SHARDS:
             raise ConfigError(f"`{address}` is no address of shards", hint=f"`{kind}://4`: how many, at most {MAX_SHARDS}")
-        jobs = [
-            Job(number, int(rest), list(specs), folder=str(folder / f"shard{number}") if folder else "", settings=settings,
-                table=table, keep=keep)
-            for number in range(int(rest))
-        ]  # fmt: skip
+        first, num = _began(folder, int(rest))
+        job = Job(
+            0, first, list(specs), folder=str(folder / "shard0") if folder else "", settings=settings, table=table, keep=keep
+        )
+        jobs = [numbered(job, number) for number in range(num)]
         return _local(jobs, settings) if kind == "local" else _proc(jobs, settings, folder)
     if kind == "unix":
         return _unix(Path(rest), settings)
@@ -57,6 +58,19 @@ def opened(
     raise ConfigError(f"`{address}` is no address of shards", hint=hint)
 
 
+def _began(folder: Path | None, num: int) -> tuple[int, int]:
+    """How many shards the server in a folder began with, and how many must run: each that ever was there may own buckets."""
+    if folder is None:
+        return num, num
+    path = folder / "began.json"
+    try:
+        first = int(msgspec.json.decode(path.read_bytes())["shards"])
+    except FileNotFoundError:
+        write_atomic(path, msgspec.json.encode({"shards": num}))
+        return num, num
+    return first, max(num, first, *(1 + int(each.name[5:]) for each in folder.glob("shard[0-9]*") if each.is_dir()))
+
+
 def _local(jobs: list[Job], settings: Settings) -> Opened:
     """In one process nobody is lost alone, so leases do not end unless a length is asked for."""
     from gyral.params.channels.local import LocalTransport
@@ -64,7 +78,8 @@ def _local(jobs: list[Job], settings: Settings) -> Opened:
     if settings.lease_s == Settings().lease_s:
         settings = msgspec.structs.replace(settings, lease_s=math.inf, join_s=math.inf)
         jobs = [msgspec.structs.replace(job, settings=settings) for job in jobs]
-    first = LocalTransport([made(job) for job in jobs])
+    job = jobs[0]
+    first = LocalTransport(lambda number: made(numbered(job, number)), len(jobs))
 
     def again() -> Opened:
         return Opened(first.joined(), settings, "", again)
