@@ -1,8 +1,9 @@
-"""Shards of one process whose deaths cost nothing: a fail point throws, and a new shard is made from the folder of the dead one.
+"""Shards of one process that die at a fail point and are made again from their folder.
 
 What a shard holds in memory is gone as after SIGKILL; what it had written stays. Frames on their way are lost with its links.
 """
 
+import contextlib
 import time
 from collections import deque
 
@@ -14,6 +15,8 @@ from gyral.params.deltas import Deltas
 from gyral.params.opening import Opened
 from gyral.params.shard import Session, Settings, Shard
 from gyral.params.table import Table
+
+SETTINGS = Settings(cut_s=0.0, lease_s=1e9, join_s=1e9)
 
 
 class Killed(BaseException):
@@ -44,8 +47,8 @@ class Deaths:
 class World:
     """As many shards as there ever were, each with a folder."""
 
-    def __init__(self, folder, specs, num, deaths, settings=Settings(cut_s=0.0, lease_s=1e9, join_s=1e9)):
-        self.folder, self.specs, self.first, self.deaths, self.settings = folder, specs, num, deaths, settings
+    def __init__(self, folder, specs, num, deaths, settings=None):
+        self.folder, self.specs, self.first, self.deaths, self.settings = folder, specs, num, deaths, settings or SETTINGS
         self.shards, self.deaths_seen, self.clock = [], 0, 0.0
         for number in range(num):
             self.shards.append(self.made(number))
@@ -126,10 +129,8 @@ class Transport:
         time.sleep(0.001)
         self.world.clock += 0.001
         for number in range(len(self.world.shards)):
-            try:
+            with contextlib.suppress(LinkLost):
                 self.world.run(number, lambda shard: shard.work(self.world.clock))
-            except LinkLost:
-                pass
 
     def close(self):
         pass

@@ -1,4 +1,4 @@
-"""Buckets that move while workers push: each has one owner at any moment, and every push counts once, whoever is killed when."""
+"""Buckets that move while workers push: each has one owner at any moment, every push counts once, whoever is killed."""
 
 import itertools
 

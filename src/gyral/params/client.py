@@ -12,6 +12,8 @@
 | `proc://N` | in N processes of this machine, started, watched, and started again from their folder |
 | `unix://folder` | those that another process's `proc://` has started |
 | `tcp://host:port,host:port` | where `gyral.params.serve` runs |
+| `ray://shards=N`, `ray://auto,shards=N` | wherever Ray has placed them; rows go over shared memory or TCP |
+| `shards://folder` | those that another process's `ray://` has placed |
 
 A push is kept here until every shard that has a part of it says that it is on its disk, so a shard that is killed gets it
 again; arrays that were pushed must not be changed afterwards. `clock` and `seq` belong into a worker's checkpoint: one that

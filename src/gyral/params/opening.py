@@ -45,6 +45,10 @@ def opened(
         )
         jobs = [numbered(job, number) for number in range(num)]
         return _local(jobs, settings) if kind == "local" else _proc(jobs, settings, folder)
+    if kind == "ray":
+        return _ray(rest, specs, settings, folder, coding, table, keep)
+    if kind == "shards":
+        return _found(Path(rest), settings, coding)
     if kind == "unix":
         return _unix(Path(rest), settings)
     if kind == "tcp":
@@ -54,7 +58,9 @@ def opened(
             return Opened(TcpTransport(rest.split(","), specs, secret, coding), settings, address, tcp)
 
         return tcp()
-    hint = "`local://1`, `proc://4`, `unix://folder`, `tcp://127.0.0.1:7001,127.0.0.1:7002`"
+    hint = (
+        "`local://1`, `proc://4`, `unix://folder`, `tcp://127.0.0.1:7001,127.0.0.1:7002`, `ray://shards=2`, `shards://folder`"
+    )
     raise ConfigError(f"`{address}` is no address of shards", hint=hint)
 
 
@@ -93,6 +99,32 @@ def _proc(jobs: list[Job], settings: Settings, folder: Path | None) -> Opened:
     launched = Launched(jobs, folder)
     address = f"unix://{launched.folder}"
     return Opened(launched, settings, address, lambda: _unix(launched.folder, settings))
+
+
+def _ray(
+    rest: str, specs: Sequence[TableSpec], settings: Settings, folder: Path | None, coding: str, table: str, keep: str
+) -> Opened:
+    parts = dict(part.partition("=")[::2] for part in rest.split(","))
+    num = parts.pop("shards", "")
+    if not num.isdecimal() or not 0 < int(num) <= MAX_SHARDS or len(parts) > 1 or any(parts.values()):
+        hint = "`ray://shards=2` for a Ray of this machine, `ray://auto,shards=16` or `ray://HOST:PORT,shards=16` to join one"
+        raise ConfigError(f"`ray://{rest}` is no address of shards", hint=hint)
+    if folder is None:
+        hint = "`folder=`: one that all machines see under the same name"
+        raise ConfigError("shards placed by Ray need a folder, from which one that died comes back", hint=hint)
+    from gyral.params.channels.ray import RayPlaced
+
+    folder = folder.resolve()
+    first, many = _began(folder, int(num))
+    job = Job(0, first, list(specs), folder=str(folder / "shard0"), settings=settings, table=table, keep=keep)
+    placed = RayPlaced(next(iter(parts), ""), [numbered(job, number) for number in range(many)], folder, coding)
+    return Opened(placed, settings, f"shards://{folder}", lambda: _found(folder, settings, coding))
+
+
+def _found(folder: Path, settings: Settings, coding: str) -> Opened:
+    from gyral.params.channels.placed import FoundTransport
+
+    return Opened(FoundTransport(folder, coding), settings, f"shards://{folder}", lambda: _found(folder, settings, coding))
 
 
 def _unix(folder: Path, settings: Settings) -> Opened:

@@ -73,6 +73,28 @@ class UnixDoor:
         self._loop.admit(Link(connection, f"process {_PEER.unpack(peer)[0]}"), codec)
 
 
+def connected(path: str, name: str, specs: Sequence[TableSpec]) -> Channel:
+    """A link to a shard of this machine, with memory of its own.
+
+    Raises
+    ------
+    LinkLost : it does not answer now.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    number = -1
+    try:
+        connection.connect(path)
+        number = new_memory()
+        socket.send_fds(connection, [b"m"], [number])
+        return SocketChannel(Link(connection, name), ClientCodec(mapped(number), specs))
+    except OSError as error:
+        connection.close()
+        if number >= 0:
+            with contextlib.suppress(OSError):
+                os.close(number)
+        raise LinkLost(f"{name} takes no connection", [name], why=str(error)) from None
+
+
 class UnixTransport:
     """Shards whose sockets are in a folder.
 
@@ -96,20 +118,7 @@ class UnixTransport:
 
     def connect(self, shard: int) -> Channel:
         """A new link, with memory of its own."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        number = -1
-        try:
-            connection.connect(self.jobs[shard].listen)
-            number = new_memory()
-            socket.send_fds(connection, [b"m"], [number])
-            link = Link(connection, self.names[shard])
-            return SocketChannel(link, ClientCodec(mapped(number), self._specs))
-        except OSError as error:
-            connection.close()
-            if number >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(number)
-            raise LinkLost(f"{self.names[shard]} takes no connection", [self.names[shard]], why=str(error)) from None
+        return connected(self.jobs[shard].listen, self.names[shard], self._specs)
 
     def wait(self, channels: Sequence[Channel], timeout_s: float) -> None:
         """Until one of them can move something."""
