@@ -39,7 +39,8 @@ class Cutter:
     Attributes
     ----------
     safe_ticks : clocks when the last finished round began.
-    lost : another process owns the folder; `step` raises it.
+    trouble : why the disk does not take a part.
+    fatal : another process has the folder; this shard must end, and what it took in since is sent again to that one.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Cutter:
         self._keep, self._tables, self.cut_s, self._notes = keep, tables, cut_s, notes
         self._received, self._ticks = received, ticks
         self.owner_epoch, self.trouble = 0, ""
-        self.lost: ConflictError | None = None
+        self.fatal: GyralError | None = None
         self.safe_ticks: dict[int, int] = {}
         self._durable: dict[int, int] = {}
         self._noted: tuple[dict[int, int], dict[int, int]] = ({}, {})
@@ -77,8 +78,8 @@ class Cutter:
         """Do one part's worth, if it is time; seconds until there may be more, None: never."""
         if self._keep is None:
             return None
-        if self.lost is not None:
-            raise self.lost
+        if self.fatal is not None:
+            raise self.fatal
         if self._busy.is_set():
             return BUSY_S
         if self._round is None:
@@ -110,6 +111,8 @@ class Cutter:
         """
         end = time.monotonic() + timeout_s
         while self._busy.is_set():
+            if self.fatal is not None:
+                raise self.fatal
             if time.monotonic() > end:
                 raise GyralError(f"waited {timeout_s:g} s for the disk to take a part of a shard's cut", why=self.trouble)
             time.sleep(BUSY_S)
@@ -117,7 +120,7 @@ class Cutter:
     def close(self, is_lost: bool = False) -> None:
         """One last round, if the disk takes it and is still this shard's, and the thread's end."""
         try:
-            if self._keep is not None and not is_lost and self.lost is None:
+            if self._keep is not None and not is_lost and self.fatal is None:
                 self._round, self._urgent = None, True
                 self.settle()
                 while self._urgent or self._round is not None:
@@ -149,8 +152,8 @@ class Cutter:
                     self.trouble = ""
                     break
                 except ConflictError as error:
-                    self.lost, self.trouble = error, str(error)
-                    break
+                    self.fatal = error
+                    return
                 except (GyralError, OSError) as error:
                     self.trouble = str(error)
                     self._is_closed.wait(RETRY_S)

@@ -26,6 +26,10 @@ from gyral.params.spec import BUCKETS, TableSpec
 from gyral.params.wire import Arrays, Head
 
 WAIT_S = 0.02
+PROBE_S = 1.0
+"""Of silence of a shard that has something to answer; then a beat shows whether a frame was lost."""
+GREET_S = 10.0
+"""For the welcome on a new link."""
 
 
 class Lanes:
@@ -139,18 +143,16 @@ class Lanes:
         )
 
     def send_push(self, lane: Lane, pushing: Pushing) -> None:
-        keys, grads, order = pushing.keys, pushing.grads, pushing.parts[lane.shard]
+        order, arrays = pushing.parts[lane.shard], [pushing.keys, pushing.grads]
+        if pushing.base is not None:
+            arrays.append(pushing.base)
         if order is not None:
-            keys, grads = keys[order], np.empty((len(order), grads.shape[1]), np.float32)
-            gathered(pushing.grads, order, grads)
-        self.say(
-            lane,
-            lambda number: wire.Push(
-                number, pushing.table, pushing.clock, pushing.seq, pushing.at, self._map_version, len(keys)
-            ),
-            (keys, grads),
-            pushing,
-        )
+            wholes, arrays = arrays[1:], [pushing.keys[order]]
+            for whole in wholes:
+                arrays.append(np.empty((len(order), whole.shape[1]), np.float32))
+                gathered(whole, order, arrays[-1])
+        told = (pushing.table, pushing.clock, pushing.seq, pushing.at, self._map_version, len(arrays[0]), len(arrays) > 2)
+        self.say(lane, lambda number: wire.Push(number, *told), arrays, pushing)
 
     def send_question(self, lane: Lane, each: Asking) -> None:
         self.say(lane, lambda number: wire.Ask(number, each.what, each.value, each.ask), (), each)
@@ -188,7 +190,7 @@ class Lanes:
             if is_urgent and now >= urge_at:
                 urge_at = now + WAIT_S
                 self.beat(is_urgent=True)
-            elif now - self._beaten > self._beat_s:
+            elif now - self._beaten > min(self._beat_s, PROBE_S):
                 self.beat()
             self.transport.wait([lane.channel for lane in self.all if lane.channel is not None], WAIT_S)
 
@@ -197,6 +199,9 @@ class Lanes:
             if lane.channel is None:
                 if self._has is None or lane.shard in self._has or any(each.shard == lane.shard for each in self.questions):
                     self._join(lane)
+                continue
+            if not lane.is_ready and time.monotonic() > lane.retry_at:
+                self._lose(lane, f"no welcome for {GREET_S:g} s")
                 continue
             try:
                 frames = lane.channel.pump()
@@ -275,7 +280,7 @@ class Lanes:
             return
         try:
             lane.channel = self.transport.connect(lane.shard)
-            lane.sent, lane.expected = 1, 0
+            lane.sent, lane.expected, lane.retry_at = 1, 0, time.monotonic() + GREET_S
             known = self._words.tobytes() if self._map_version else b""
             lane.channel.send(msgspec.structs.replace(self._hello, owners=known))
         except LinkLost as error:

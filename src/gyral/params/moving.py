@@ -113,7 +113,7 @@ class Moves:
         waits = any(each is session for each, _, _ in self._line)
         if not waits and not (isinstance(head, wire.Pull | wire.Push) and self._touches(head.table, arrays[0], giving.mask)):
             return False
-        self._line.append((session, head, arrays))
+        self._line.append((session, head, [each.copy() for each in arrays]))  # their memory is the next frame's
         return True
 
     def _touches(self, table: int, keys_K: np.ndarray, mask: np.ndarray) -> bool:

@@ -12,6 +12,7 @@ import secrets
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,13 +23,15 @@ from gyral.faults import fail_point
 from gyral.params import ownership, wire
 from gyral.params.consistency import JOIN_S, LEASE_S, Clocks, Fenced, Staleness, parsed
 from gyral.params.cutting import CUT_S, Cutter
-from gyral.params.held import Entry, Held, Moved, Rows, within
+from gyral.params.held import Entry, Held, Moved, Rows, is_small, within
 from gyral.params.keep import Keep
 from gyral.params.moving import Ask, Moves, Superseded
 from gyral.params.ownership import even_map as even_map
 from gyral.params.spec import TableSpec
 from gyral.params.wire import Arrays, Head
 
+RECOVER_BUCKETS = 128
+"""That go into a table at once."""
 IDLE_S = 0.25
 
 
@@ -42,6 +45,10 @@ class Session:
     def put(self, head: Head, arrays: Arrays) -> None:
         """Take a frame along; must not block."""
         raise NotImplementedError
+
+    def room(self, head: wire.Pull) -> np.ndarray | None:
+        """Where the rows of a pull would best be, float32 [K, D]."""
+        return None
 
     def close(self) -> None:
         """End it; what was put still goes out. May be called twice."""
@@ -157,7 +164,7 @@ class Shard:
             case wire.Pull():
                 self._pull(session, head, arrays[0])
             case wire.Push():
-                self._push(session, head, arrays[0], arrays[1])
+                self._push(session, head, arrays)
                 self._done(session, head)
             case wire.Tick():
                 self._done(session, head)
@@ -206,7 +213,7 @@ class Shard:
             self._read(waiting)
         else:
             self.counts["parked"] += 1
-            self._parked.append(waiting)
+            self._parked.append(waiting._replace(keys=keys_K.copy()))
             why = self.clocks.behind(head.clock)
             session.say(lambda number: wire.Parked(number, head.number, why))
 
@@ -214,26 +221,26 @@ class Shard:
         session, head, keys = waiting
         if not self.owned.all():
             self.tables[head.table].check(keys)
-        rows_KD, held_K = self.tables[head.table].table.pull(keys)
+        rows_KD, held_K = self.tables[head.table].pull(keys, session.room(head))
         self.counts["rows_pulled"] += len(keys)
         if session.worker >= 0:
             self.staleness.pulled(session.worker, self.clocks.lag(head.clock))
         durable = self.cutter.durable(session.worker)
         session.say(lambda number: wire.Rows(number, head.number, durable, len(keys)), (rows_KD, held_K))
 
-    def _push(self, session: Session, head: wire.Push, keys_K: np.ndarray, grads_KD: np.ndarray) -> None:
+    def _push(self, session: Session, head: wire.Push, arrays: Arrays) -> None:
         if session.worker < 0:
             raise InputError("one that only looks pushed", hint="open the client with a worker's number")
-        entry = Entry(head.table, session.worker, head.seq, head.at, keys_K, grads_KD)
-        if not self.clocks.sync.is_bsp:
+        entry = Entry(head.table, session.worker, head.seq, head.at, *arrays)
+        if not self.clocks.sync.is_bsp or head.clock < self._open_clock:  # of a clock that has ended: it comes late, or again
             self._count(entry, self.tables[head.table].push(entry, self._wall()))
             return
         if not self.owned.all():
-            self.tables[head.table].check(keys_K)
-        if not np.isfinite(grads_KD).all():
-            raise InputError(f"a gradient of `{self.specs[head.table].name}` is not finite")
-        clock = max(head.clock, self._open_clock)
-        self._pending[clock].append(entry._replace(keys=keys_K.copy(), grads=grads_KD.copy()))
+            self.tables[head.table].check(entry.keys)
+        if not is_small(entry.grads):  # the table would say so at the end of the clock, when nobody asks
+            where = f"a push of `{self.specs[head.table].name}`"
+            raise InputError("a gradient is not a number to learn from", where=where, why="NaN, infinite or beyond 2^57")
+        self._pending[head.clock].append(entry.copied())
 
     def _count(self, entry: Entry, num: int) -> None:
         self.received[entry.worker] = entry.seq
@@ -303,7 +310,10 @@ class Shard:
         """Apply the pushes of a clock as one step."""
         entries.sort(key=lambda each: (each.worker, each.seq))
         for number, held in enumerate(self.tables):
-            held.push_together([entry for entry in entries if entry.table == number], self._wall())
+            try:
+                held.push_together([entry for entry in entries if entry.table == number], self._wall())
+            except InputError:  # of a sum: each push was small; none of them counts
+                self.counts["steps_refused"] += 1
         for entry in entries:
             self._count(entry, len(entry.keys))
 
@@ -320,9 +330,9 @@ class Shard:
             self.clocks.recall(members, now)
             self.know(ownership.decoded(words))
         for held in self.tables:
-            for kept in keep.recover(held.table.spec):
-                if self.owned[kept.bucket]:
-                    held.put(kept)
+            owned = (kept for kept in keep.recover(held.table.spec) if self.owned[kept.bucket])
+            while several := list(islice(owned, RECOVER_BUCKETS)):
+                held.put_all(several)
         self.moves.clear()
 
     def know(self, words: np.ndarray) -> None:

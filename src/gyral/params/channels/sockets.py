@@ -9,11 +9,13 @@ import contextlib
 import os
 import queue
 import select
+import struct
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 
 from gyral.engine.links import Link, LinkLost
 from gyral.params import wire
@@ -40,13 +42,16 @@ class Codec(Protocol):
     def frame(self, head: Head, arrays: Arrays) -> tuple[bytes, Arrays]:
         """A frame to be sent: its head and what follows."""
 
+    def room(self, head: wire.Pull, is_sending: bool) -> np.ndarray | None:
+        """Where a shard's rows of a pull would best be; `is_sending`: what was queued before is not sent yet."""
+
 
 def _read(link: Link, codec: Codec) -> tuple[Any, Arrays] | None:
     """The next frame that is there whole; what cannot be read ends the link."""
     try:
         head = link.read(codec.into)
         return None if head is None else codec.received(head)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, struct.error) as error:
         raise LinkLost(f"the link to {link.peer} is lost", [link.peer], why=f"it sent what cannot be read: {error}") from None
 
 
@@ -55,7 +60,7 @@ class SocketChannel:
 
     def __init__(self, link: Link, codec: Codec) -> None:
         self.link, self._codec = link, codec
-        self._held: list[Arrays] = []
+        self._lost: LinkLost | None = None
 
     def send(self, head: Head, arrays: Arrays = ()) -> None:
         """Take a frame along, and send what the system takes."""
@@ -68,12 +73,15 @@ class SocketChannel:
 
     def pump(self) -> list[Frame]:
         """Move what can be moved now; the frames that came."""
+        if self._lost is not None:
+            raise self._lost
         self.link.write()
         frames: list[Frame] = []
         try:
             while (frame := _read(self.link, self._codec)) is not None:
                 frames.append(frame)
-        except LinkLost:
+        except LinkLost as error:
+            self._lost = error
             if not frames:
                 raise  # else the next call does: what came before counts
         return frames
@@ -104,6 +112,9 @@ class SocketSession(Session):
         self.link.queue(first, *rest)
         self._loop.changed.add(self)
 
+    def room(self, head: wire.Pull) -> np.ndarray | None:
+        return self._codec.room(head, self.link.is_sending)
+
     def close(self) -> None:
         if not self.is_closed:
             super().close()
@@ -132,6 +143,7 @@ class Loop:
         self._poll = select.poll()
         self._ready: dict[int, Callable[[int], None]] = {}
         self.changed: set[SocketSession] = set()
+        self._sessions: set[SocketSession] = set()
         self._ending: set[SocketSession] = set()
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._pipe = os.pipe()
@@ -163,6 +175,7 @@ class Loop:
     def admit(self, link: Link, codec: Codec) -> None:
         """A client has come."""
         session = SocketSession(link, codec, self)
+        self._sessions.add(session)
         self.watch(link.fileno(), lambda event: self._serve(session, event))
 
     def run(self, is_over: Callable[[], bool] = lambda: False) -> None:
@@ -181,6 +194,13 @@ class Loop:
                 if ready is not None:
                     ready(event)
                 self._send()
+
+    def close(self) -> None:
+        """End all sessions; after `run`, by whoever made the loop."""
+        for session in list(self._sessions):
+            self._end(session)
+        for number in self._pipe:
+            os.close(number)
 
     def _call(self) -> None:
         os.read(self._pipe[0], 4096)
@@ -223,6 +243,7 @@ class Loop:
 
     def _end(self, session: SocketSession) -> None:
         self._ending.discard(session)
+        self._sessions.discard(session)
         self.forget(session.link.fileno())
         session.is_closed = True
         session.link.close()
