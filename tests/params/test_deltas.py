@@ -1,4 +1,5 @@
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gyral.errors import ConflictError, InputError
+from gyral.params import chain as chains
 from gyral.params.chain import Chain, Folder
 from gyral.params.deltas import Deltas, LogFull, compact
 from gyral.params.keep import Part
@@ -39,7 +41,7 @@ class Shard:
         held = np.zeros((last - first, len(workers)), np.uint64) if applied is None else applied
         return Part(
             table.spec.name, first, last, changes, versions[changes.buckets], np.array(workers, np.int64), held, b"n", 3, at,
-            self.owner,
+            self.owner, table.num_rows(changes.buckets),
         )  # fmt: skip
 
     def cut(self, *range_, **more):
@@ -201,6 +203,25 @@ def test_an_owner_that_was_replaced_is_refused(tmp_path):
     assert Deltas(tmp_path, [ITEMS], epoch=9).epoch == 9
 
 
+def test_a_cut_of_an_owner_that_was_replaced_is_not_read(tmp_path):
+    """As a disk would have it on which a link does replace."""
+    table, rng = plain.Plain(ITEMS), np.random.default_rng(0)
+    shard = Shard(Deltas(tmp_path / "log", [ITEMS]), table)
+    shutil.copytree(tmp_path / "log", tmp_path / "other")
+    for number in range(3):
+        pushed(table, rng)
+        shard.cut()
+        if number < 2:
+            Deltas(tmp_path / "other", [ITEMS])  # claims 2 and 3, with epochs 2 and 3
+    name = "cut-0000000000000004.delta"
+    shutil.copy(tmp_path / "log" / name, tmp_path / "other" / name)
+    with pytest.raises(Damaged) as told:
+        Deltas(tmp_path / "other", [ITEMS])
+    assert told.value.why == "its owner, epoch 1, had been replaced by epoch 3"
+    with Chain(Folder(tmp_path / "other"), strict=False) as chain:
+        assert chain.number == 3 and not list(chain.buckets())
+
+
 def test_another_table_of_the_same_name_is_refused(tmp_path):
     Deltas(tmp_path, [ITEMS])
     with pytest.raises(InputError, match="another table `items`") as told:
@@ -266,6 +287,29 @@ def test_cuts_stay_as_long_as_was_asked(log):
     compact(log, keep_s=100, keep_bytes=sum(sizes[-2:]))
     assert [path.stat().st_size for path in sorted(log.glob("cut-*"))] == sizes[-2:]
     assert compact(log, keep_s=0) == 5 and len(list(log.glob("base-*"))) == 1
+
+
+def test_thousands_of_cuts_need_few_open_files(tmp_path, monkeypatch):
+    table, rng = plain.Plain(ITEMS), np.random.default_rng(0)
+    shard = Shard(Deltas(tmp_path, [ITEMS]), table)
+    for _ in range(60):
+        pushed(table, rng, count=3)
+        shard.cut()
+    monkeypatch.setattr(chains, "OPEN_FILES", 5)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 25, hard))
+    try:
+        deltas = Deltas(tmp_path, [ITEMS])
+        monkeypatch.setattr(chains, "CHUNK_BYTES", 100)
+        found = deltas.recover(ITEMS)
+        first = next(found)
+        compact(tmp_path, keep_s=0)  # and what is read is folded meanwhile
+        again = plain.Plain(ITEMS)
+        for kept in [first, *found]:
+            again.load(kept.bucket, kept.records, kept.counters)
+        assert rows_of(again) == rows_of(table)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 KILLED = """

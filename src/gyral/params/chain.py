@@ -2,15 +2,15 @@
 
 Names order everything: `cut-<n>` is the n-th file of a folder, `base-<n>` holds what cuts 1 to n amount to, so there is no
 list of files to keep beside the files. The newest base whose checksum holds is the start. Memory while folding: the entries
-(56 bytes a segment) and one chunk of buckets, however large the tables are.
+(56 bytes a segment) and a few chunks of buckets, however large the tables are.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -33,7 +33,10 @@ from gyral.params.segment import (
 )  # fmt: skip
 from gyral.params.spec import BUCKETS
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES, AHEAD = 4 << 20, 2
+"""A chunk is read and folded by a thread while the one before is used; kernels and reads let go of the interpreter."""
+OPEN_FILES = 200
+"""At once; a log that nobody folded may have thousands, and those above are opened when they are read."""
 NAME = re.compile(r"(cut|base)-(\d{16})\.delta")
 
 
@@ -54,7 +57,7 @@ class Source(Protocol):
 
 
 class Folder:
-    """Files of a log in a folder. What is open stays readable after it was removed."""
+    """Files of a log in a folder. What is open stays readable after it was removed; what was closed is opened anew."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -63,24 +66,27 @@ class Folder:
         return os.listdir(self.path) if self.path.is_dir() else []
 
     def open(self, name: str) -> File:
-        fd = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC)
+        path, held = self.path / name, [os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC)]
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)  # the next chunk comes while this one is folded
-        closed = threading.Event()
+            os.posix_fadvise(held[0], 0, 0, os.POSIX_FADV_SEQUENTIAL)  # the next chunk comes while this one is folded
 
         def read_into(buffer: memoryview, at: int) -> None:
-            while len(buffer):
-                count = os.preadv(fd, [buffer[: 1 << 30]], at)
-                if not count:
-                    raise Damaged(str(self.path / name), "it is cut short while it was read")
-                buffer, at = buffer[count:], at + count
+            fd = held[0] if held else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                while len(buffer):
+                    count = os.preadv(fd, [buffer[: 1 << 30]], at)
+                    if not count:
+                        raise Damaged(str(path), "it is cut short while it was read")
+                    buffer, at = buffer[count:], at + count
+            finally:
+                if not held:
+                    os.close(fd)
 
         def close() -> None:
-            if not closed.is_set():
-                closed.set()
-                os.close(fd)
+            if held:
+                os.close(held.pop())
 
-        return File(str(self.path / name), os.fstat(fd).st_size, read_into, close)
+        return File(str(path), os.fstat(held[0]).st_size, read_into, close)
 
 
 def numbers(names: list[str], kind: str) -> list[int]:
@@ -101,6 +107,7 @@ class Chain:
     def __init__(self, source: Source, *, strict: bool = True, last: int | None = None) -> None:
         self.parts: list[Listing] = []
         self._files: list[File] = []
+        self._ahead: ThreadPoolExecutor | None = None
         try:
             self._open_all(source, source.names(), strict, last)
         except BaseException:
@@ -115,6 +122,8 @@ class Chain:
         self.close()
 
     def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.shutdown(cancel_futures=True)
         for file in self._files:
             file.close()
 
@@ -136,7 +145,7 @@ class Chain:
             try:
                 if strict and number != self.number + 1:
                     raise Damaged(name_of("cut", self.number + 1), "the file is missing, and later ones are there")
-                epoch = self.epoch
+                epoch = self.parts[-1].epoch if self.parts else 0
                 self._open(source, name)
                 if self.parts[-1].epoch < epoch:
                     self._files.pop().close()
@@ -156,6 +165,8 @@ class Chain:
         except BaseException:
             file.close()
             raise
+        if len(self._files) >= OPEN_FILES:
+            file.close()
         self._files.append(file)
         self.parts.append(part)
 
@@ -216,16 +227,28 @@ class Chain:
         """Bytes of all files."""
         return sum(file.size for file in self._files)
 
-    def buckets(self, tables: Sequence[str] | None = None, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Bucket]:
+    def buckets(self, tables: Sequence[str] | None = None) -> Iterator[Bucket]:
         """Every bucket that is in the log, whole; a table after the other, ascending.
 
         Raises
         ------
         Damaged : a bucket's segments are not what was written, or one is missing.
         """
-        for chunk in self._chunks(chunk_bytes):
-            if tables is None or self._name(self.entries[self._groups[chunk]]) in tables:
-                yield from self._folded(chunk)
+        chunks = [
+            chunk
+            for chunk in self._chunks(CHUNK_BYTES)
+            if tables is None or self._name(self.entries[self._groups[chunk]]) in tables
+        ]
+        if self._ahead is None:
+            self._ahead = ThreadPoolExecutor(1, "fold")
+        coming = [self._ahead.submit(self._list, chunk) for chunk in chunks[:AHEAD]]
+        for number in range(len(chunks)):
+            ready = coming.pop(0).result()
+            coming += [self._ahead.submit(self._list, chunk) for chunk in chunks[number + AHEAD : number + AHEAD + 1]]
+            yield from ready
+
+    def _list(self, groups: np.ndarray) -> list[Bucket]:
+        return list(self._folded(groups))
 
     def bucket(self, table: str, bucket: int) -> Bucket | None:
         """One bucket; None: it is not in the log."""
