@@ -107,6 +107,8 @@ class Channel:
 
 
 class Transport:
+    is_copying = False
+
     def __init__(self, world):
         self.world = world
         self.refresh()

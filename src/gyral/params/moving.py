@@ -223,7 +223,7 @@ class Moves:
 
         Raises
         ------
-        Superseded : it says that what we hold is another's, and we have not given it.
+        Superseded : it says that what we hold is another's, and we have not given it; or that what we never got is ours.
         """
         shard = self._shard
         words = np.maximum(words, shard.words)
@@ -254,9 +254,10 @@ class Moves:
                 left[numbers] = False
                 found.append(about)
         if left.any():
-            raise GyralError(
+            raise Superseded(
                 f"{self._shard.name} is to own {int(left.sum()):,} buckets whose rows it does not have",
-                why="their parcel is gone from its folder", hint="move them again from where they were, or restore the folder",
+                why="another process took its place and got them, or their parcel is gone from its folder",
+                hint="let only the newest process of a folder run; if there is one alone, restore the folder",
             )  # fmt: skip
         return sorted(found, key=lambda about: about.epoch)
 

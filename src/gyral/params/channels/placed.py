@@ -26,7 +26,7 @@ from gyral.params.channels import Channel
 from gyral.params.channels.proc import UnixDoor, connected
 from gyral.params.channels.sockets import Loop, SocketChannel, wait
 from gyral.params.channels.tcp import CONNECT_S, TcpCodec, TcpDoor
-from gyral.params.serve import Job, made, warm
+from gyral.params.serve import Door, Job, made, warm
 
 _JOBS, _SECRET = "shards.json", "secret"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -89,6 +89,8 @@ class FoundTransport:
     NotFound : there are none.
     """
 
+    is_copying = True
+
     def __init__(self, folder: Path, coding: str = "f32") -> None:
         self.folder, self._coding = folder, coding
         self.refresh()
@@ -139,7 +141,7 @@ class Serving:
         self._sockets = Path(tempfile.mkdtemp(prefix="gyral-shard-"))
         unix = self._sockets / "s.sock"
         tcp = TcpDoor(host, 0, secret_of(folder), self._loop, job.specs)
-        self._doors = [tcp, UnixDoor(unix, self._loop, job.specs)]
+        self._doors: list[Door] = [tcp, UnixDoor(unix, self._loop, job.specs)]
         self._forget_the_last()
         at, _, port = tcp.address.rpartition(":")
         place = Place(at, int(port), str(unix), this_boot(), os.getpid())
@@ -175,4 +177,5 @@ class Serving:
             shutil.rmtree(self._sockets, ignore_errors=True)
             for door in self._doors:
                 door.close()
+            self._loop.close()
         self._on_end(error)
