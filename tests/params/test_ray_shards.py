@@ -74,7 +74,7 @@ def test_a_shard_that_cannot_serve_says_why(tmp_path):
         one.table("counts").push(np.arange(9), np.ones((9, 2), np.float32))
         one.flush()
     began = time.monotonic()
-    with pytest.raises(RankError, match="shard 0 of .* does not serve: .*counts"):
+    with pytest.raises(RankError, match=r"shard 0 of .* does not serve: .*counts"):
         client.open("ray://shards=1", [other], folder=tmp_path, settings=SETTINGS, timeout_s=120.0)
     assert time.monotonic() - began < 60
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -87,6 +88,7 @@ class Shard:
     ----------
     words : the map, see `gyral.params.ownership`; `owned` is this shard's part of it, uint8 [BUCKETS].
     fatal : why it may not go on.
+    recovered_s : that its folder took to read.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Shard:
         self.words, self.map_version = ownership.first_words(num), 0
         self.owned = (even_map(num) == number).astype(np.uint8)
         self.fatal: GyralError | None = None
+        self.recovered_s = 0.0
         self.received: dict[int, int] = {}
         self.sessions: dict[int, Session] = {}
         self.counts: dict[str, int] = defaultdict(int)
@@ -325,6 +328,7 @@ class Shard:
         return msgspec.msgpack.encode([self.clocks.noted(self.cutter.safe_ticks), words.tobytes()])
 
     def _recover(self, keep: Keep, now: float) -> None:
+        began = time.perf_counter()
         if notes := keep.notes():
             members, words = msgspec.msgpack.decode(notes, type=tuple[bytes, bytes])
             self.clocks.recall(members, now)
@@ -334,6 +338,7 @@ class Shard:
             while several := list(islice(owned, RECOVER_BUCKETS)):
                 held.put_all(several)
         self.moves.clear()
+        self.recovered_s = time.perf_counter() - began
 
     def know(self, words: np.ndarray) -> None:
         """A newer map."""
@@ -392,8 +397,9 @@ class Shard:
         rows = {held.name: len(held.table) for held in self.tables}
         size = sum(getattr(held.table, "nbytes", 0) for held in self.tables)
         trouble = {"trouble": self.cutter.trouble} if self.cutter.trouble else {}
-        about = {"shard": self.number, "buckets": int(self.owned.sum()), "map": self.map_version, "bytes": size}
+        about: dict[str, Any] = {"shard": self.number, "buckets": int(self.owned.sum()), "map": self.map_version, "bytes": size}
         moved = {f"buckets_{name}": num for name, num in self.moves.counts.items()} | {"longest_move_s": self.moves.longest_s}
+        about["recovered_s"] = self.recovered_s
         return {**about, "rows": rows, "staleness": self.staleness.told(), **self.counts, **moved, **trouble}
 
     def close(self) -> None:

@@ -116,7 +116,7 @@ class UnixTransport:
             self.jobs = msgspec.json.decode((self._folder / _JOBS).read_bytes(), type=list[Job])
         except FileNotFoundError:
             raise NotFound("no shards run here", where=str(self._folder), hint='`open("proc://4", …)` starts some') from None
-        self.names = [f"shard {job.number} on `{socket.gethostname()}`" for job in self.jobs]
+        self.names = [f"shard {job.number} of {len(self.jobs)} on `{socket.gethostname()}`" for job in self.jobs]
 
     def connect(self, shard: int) -> Channel:
         """A new link, with memory of its own."""
