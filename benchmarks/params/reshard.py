@@ -67,7 +67,8 @@ def figures(took: np.ndarray, since: float, until: float) -> dict[str, float]:
     chosen = 1e3 * took[(took[:, 0] >= since) & (took[:, 0] <= until), 1]
     return {
         "pushes": len(chosen), "p50_ms": round(float(np.median(chosen)), 2),
-        "p99_ms": round(float(np.percentile(chosen, 99)), 2), "longest_ms": round(float(chosen.max()), 2), "seconds": round(until - since, 2),
+        "p99_ms": round(float(np.percentile(chosen, 99)), 2), "longest_ms": round(float(chosen.max()), 2),
+        "seconds": round(until - since, 2),
     }  # fmt: skip
 
 
