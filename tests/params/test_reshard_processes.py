@@ -1,6 +1,9 @@
 """The same with real processes and SIGKILL, SIGSTOP: shards die or sleep while buckets move, workers push on."""
 
+import json
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -137,6 +140,24 @@ def test_an_owner_that_slept_while_another_took_its_place_is_refused(tmp_path):
             assert (sums(back) == 3).all()
     finally:
         (new or old).close()
+
+
+def test_a_shell_can_reshard_what_another_process_has_started(tmp_path):
+    with client.open("proc://2", [COUNTS], folder=tmp_path, settings=Settings(workers=1), timeout_s=60.0) as one:
+        one.table("counts").push(np.arange(KEYS), np.ones((KEYS, 2), np.float32))
+        command = [sys.executable, "-m", "gyral.params.reshard", one.address]
+        lines = {}
+        for words in (["3"], ["1"], []):
+            done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stderr
+            lines[tuple(words)] = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [each["buckets"] for each in lines["3",][1:]] == [1366, 1365, 1365]
+        assert "of 1,365 buckets have moved" not in lines and lines["1",][0]["buckets"] == 2730
+        assert [(each["buckets"], each["rows"]["counts"]) for each in lines[()]] == [(4096, KEYS)]
+        assert (sums(one) == 1).all()
+        assert [process.poll() for process in one.transport.processes] == [None, 0, 0]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and done.stderr.startswith("error: no shards run here")
 
 
 def test_more_shards_than_an_address_has_are_refused(tmp_path):

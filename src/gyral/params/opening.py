@@ -64,6 +64,28 @@ def opened(
     raise ConfigError(f"`{address}` is no address of shards", hint=hint)
 
 
+def found_at(address: str) -> tuple[Opened, list[TableSpec]]:
+    """Shards that others started, and their tables: for tools, which know neither.
+
+    Raises
+    ------
+    ConfigError : an address that does not say where to find them.
+    NotFound : there are none.
+    """
+    from gyral.params.channels.placed import FoundTransport
+    from gyral.params.channels.proc import UnixTransport
+
+    kind, _, rest = address.partition("://")
+    if kind not in ("unix", "shards") or not rest:
+        raise ConfigError(
+            f"`{address}` is no folder of shards", hint="`unix://folder` or `shards://folder`: a client's `address`"
+        )
+    transport = UnixTransport(Path(rest)) if kind == "unix" else FoundTransport(Path(rest))
+    job = transport.jobs[0]
+    found = _unix(Path(rest), job.settings) if kind == "unix" else _found(Path(rest), job.settings, "f32")
+    return found, job.specs
+
+
 def _began(folder: Path | None, num: int) -> tuple[int, int]:
     """How many shards the server in a folder began with, and how many must run: each that ever was there may own buckets."""
     if folder is None:

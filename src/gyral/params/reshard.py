@@ -1,5 +1,8 @@
 """Buckets of running shards, spread anew: the mover's side, which any client may be and which may die at any moment.
 
+    client.reshard(3)                                                    # or, from a shell, of shards that others started:
+    python -m gyral.params.reshard unix:///tmp/gyral-shards-x 3          # without a number: who has how many buckets and rows
+
 It reads the map, plans the fewest buckets to move, and moves them in parcels of about `PARCEL_BYTES`: workers that touch those
 wait for as long as one parcel takes to be written twice (tens of milliseconds), all others for nothing. What it does is only to
 carry words between giver and taker (`gyral.params.moving`); all that must last is on their disks, so whoever runs it again
@@ -9,14 +12,15 @@ goes on from the map as it then is.
 from __future__ import annotations
 
 import secrets
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from gyral.errors import ConfigError, RankError
+from gyral.errors import ConfigError, GyralError, RankError
 from gyral.params import ownership
 from gyral.params.channels import Growing
 from gyral.params.moving import Ask
@@ -178,3 +182,30 @@ def _move(mover: Mover, share: Share, done: Resharded, total: int, note: Callabl
             done.again += 1
             time.sleep(AGAIN_S)
             mover.read_map()
+
+
+def main(words: Sequence[str]) -> int:
+    """Exit code of the process; what was done, and who has what, as a line of JSON each."""
+    from gyral.params.client import Client
+    from gyral.params.opening import found_at
+
+    if len(words) not in (1, 2) or not all(word.isdecimal() for word in words[1:]):
+        print("usage: python -m gyral.params.reshard unix://FOLDER|shards://FOLDER [SHARDS]", file=sys.stderr)
+        return 2
+    try:
+        found, specs = found_at(words[0])
+        with Client(found, specs, worker=-1) as client:
+            if len(words) == 2:
+                done = client.reshard(int(words[1]), lambda said: print(said, file=sys.stderr, flush=True))
+                print(msgspec.json.encode(done).decode())
+            for shard in client.stats()["shards"]:
+                about = {name: shard[name] for name in ("shard", "buckets", "map", "rows", "bytes", "recovered_s")}
+                print(msgspec.json.encode(about).decode())
+    except GyralError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

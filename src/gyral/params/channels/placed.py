@@ -26,6 +26,7 @@ from gyral.params.channels import Channel
 from gyral.params.channels.proc import UnixDoor, connected
 from gyral.params.channels.sockets import Loop, SocketChannel, wait
 from gyral.params.channels.tcp import CONNECT_S, TcpCodec, TcpDoor
+from gyral.params.channels.wanted import want
 from gyral.params.serve import Door, Job, made, warm
 
 _JOBS, _SECRET = "shards.json", "secret"
@@ -103,6 +104,18 @@ class FoundTransport:
         except FileNotFoundError:
             raise NotFound("no shards were placed here", where=str(self.folder), hint='`open("ray://shards=4", …)`') from None
         self.names = [f"shard {job.number} of `{self.folder}`" for job in self.jobs]
+
+    def grow(self, num: int) -> None:
+        """Have whoever placed these shards have `num` at least."""
+        want(self.folder, num, False, lambda: self._has(num))
+
+    def _has(self, num: int) -> bool:
+        self.refresh()
+        return len(self.names) >= num
+
+    def shrink(self, num: int) -> None:
+        """Have whoever placed these shards end the last ones."""
+        want(self.folder, num, True, lambda: True)
 
     def connect(self, shard: int) -> Channel:
         """A new link, to where the shard is now."""

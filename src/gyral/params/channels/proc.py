@@ -26,6 +26,7 @@ from gyral.files import make_folder, write_atomic
 from gyral.params.channels import Channel
 from gyral.params.channels.shared import ClientCodec, ShardCodec, mapped, new_memory
 from gyral.params.channels.sockets import Loop, SocketChannel, wait
+from gyral.params.channels.wanted import done, heard, want
 from gyral.params.serve import Job, numbered
 from gyral.params.spec import TableSpec
 
@@ -118,6 +119,18 @@ class UnixTransport:
             raise NotFound("no shards run here", where=str(self._folder), hint='`open("proc://4", …)` starts some') from None
         self.names = [f"shard {job.number} of {len(self.jobs)} on `{socket.gethostname()}`" for job in self.jobs]
 
+    def grow(self, num: int) -> None:
+        """Have whoever started these shards have `num` at least."""
+        want(self._folder, num, False, lambda: self._has(num))
+
+    def _has(self, num: int) -> bool:
+        self.refresh()
+        return len(self.names) >= num
+
+    def shrink(self, num: int) -> None:
+        """Have whoever started these shards end the last ones."""
+        want(self._folder, num, True, lambda: True)
+
     def connect(self, shard: int) -> Channel:
         """A new link, with memory of its own."""
         return connected(self.jobs[shard].listen, self.names[shard], self._specs)
@@ -146,7 +159,7 @@ class Launched(UnixTransport):
         self._given, self.processes, self.deaths = list(jobs), list[ranks.Started](), list[int]()
         self._ended: set[int] = set()
         self.error: RankError | None = None
-        self._is_closed = threading.Event()
+        self._is_closed, self._changing = threading.Event(), threading.Lock()
         self._write(self._given)
         super().__init__(self._sockets)
         self.grow(len(jobs))
@@ -163,23 +176,33 @@ class Launched(UnixTransport):
 
     def grow(self, num: int) -> None:
         """Have `num` shards at least; those that come own nothing yet."""
-        jobs = self._given + [numbered(self._given[0], number) for number in range(len(self._given), num)]
-        self._given = jobs
-        self._write(jobs)
-        for number in range(len(jobs)):
-            if number == len(self.processes):
-                self.deaths.append(0)
-                self.processes.append(self._start(number))
-            elif number < num and number in self._ended:
-                self.processes[number] = self._start(number)
-                self._ended.discard(number)
-        super().refresh()
+        with self._changing:
+            jobs = self._given + [numbered(self._given[0], number) for number in range(len(self._given), num)]
+            self._given = jobs
+            self._write(jobs)
+            self.refresh()
+            for number in range(len(jobs)):
+                if number == len(self.processes):
+                    self.deaths.append(0)
+                    self.processes.append(self._start(number))
+                elif number < num and number in self._ended:
+                    self.processes[number] = self._start(number)
+                    self._ended.discard(number)
 
     def shrink(self, num: int) -> None:
         """End the last ones; their folders stay."""
-        for number in range(num, len(self.processes)):
-            self._ended.add(number)
-        _stop(self.processes[num:])
+        with self._changing:
+            self._ended |= set(range(num, len(self.processes)))
+            _stop(self.processes[num:])
+
+    def _hear(self) -> None:
+        """Do what somebody in another process wants."""
+        if (wanted := heard(self._sockets)) is not None:
+            if wanted.end:
+                self.shrink(wanted.shards)
+            else:
+                self.grow(wanted.shards)
+            done(self._sockets)
 
     @property
     def folder(self) -> Path:
@@ -212,6 +235,7 @@ class Launched(UnixTransport):
 
     def _watch(self) -> None:
         while not self._is_closed.wait(LOOK_S):
+            self._hear()
             for number, process in enumerate(self.processes):
                 code = process.poll()
                 if code is None or self.error is not None or number in self._ended:

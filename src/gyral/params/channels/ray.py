@@ -9,6 +9,7 @@ successor is refused by the log in the folder at its next cut, and ends.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from gyral.engine.ray import library
 from gyral.errors import GyralError, RankError
 from gyral.params.channels import Channel
 from gyral.params.channels.placed import FoundTransport, Serving, place_of, secret_of, write_jobs
+from gyral.params.channels.wanted import LOOK_S, done, heard
 from gyral.params.serve import Job, numbered
 
 STOP_S = 60.0
@@ -68,11 +70,14 @@ class RayPlaced(FoundTransport):
         self._ray, self._is_own = library(), not address
         self._actors: list[Any] = []
         self._looks: dict[int, Any] = {}
+        self._is_closed, self._changing = threading.Event(), threading.RLock()
+        self._watcher = threading.Thread(target=self._hear, name="shards", daemon=True)
         try:
             secret_of(folder)
             write_jobs(folder, jobs)
             super().__init__(folder, coding)
             self.grow(len(jobs))
+            self._watcher.start()
         except BaseException:
             self.close()
             raise
@@ -110,8 +115,22 @@ class RayPlaced(FoundTransport):
         if why:
             raise RankError(f"{self.names[shard]} does not serve", why=why, where=str(self.folder))
 
+    def _hear(self) -> None:
+        """Do what somebody in another process wants."""
+        while not self._is_closed.wait(LOOK_S):
+            if (wanted := heard(self.folder)) is not None:
+                if wanted.end:
+                    self.shrink(wanted.shards)
+                else:
+                    self.grow(wanted.shards)
+                done(self.folder)
+
     def grow(self, num: int) -> None:
         """Have `num` shards at least; those that come own nothing yet."""
+        with self._changing:
+            self._grow(num)
+
+    def _grow(self, num: int) -> None:
         ray, jobs = self._ray, self.jobs
         jobs = jobs + [numbered(jobs[0], number) for number in range(len(jobs), num)]
         write_jobs(self.folder, jobs)
@@ -127,7 +146,8 @@ class RayPlaced(FoundTransport):
 
     def shrink(self, num: int) -> None:
         """End the last ones; their folders stay."""
-        self._end(range(num, len(self._actors)))
+        with self._changing:
+            self._end(range(num, len(self._actors)))
 
     def _end(self, numbers: Sequence[int]) -> None:
         ray = self._ray
@@ -142,6 +162,9 @@ class RayPlaced(FoundTransport):
     def close(self) -> None:
         """End the shards; what they hold is in their folders. May be called twice."""
         if self._engine is not None:
+            self._is_closed.set()
+            if self._watcher.is_alive():
+                self._watcher.join()
             self._end(range(len(self._actors)))
             engine, self._engine = self._engine, None  # type: ignore[assignment]
             engine.close()
