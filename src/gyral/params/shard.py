@@ -28,39 +28,13 @@ from gyral.params.held import Entry, Held, Moved, Rows, is_small, within
 from gyral.params.keep import Keep
 from gyral.params.moving import Ask, Moves, Superseded
 from gyral.params.ownership import even_map as even_map
+from gyral.params.session import Session as Session
 from gyral.params.spec import TableSpec
 from gyral.params.wire import Arrays, Head
 
 RECOVER_BUCKETS = 128
 """That go into a table at once."""
 IDLE_S = 0.25
-
-
-class Session:
-    """One client's connection, from the shard's side; a channel says how frames go."""
-
-    worker, epoch, coding = -1, -1, "f32"
-    is_known, is_closed = False, False
-    expected, sent = 0, 0
-
-    def put(self, head: Head, arrays: Arrays) -> None:
-        """Take a frame along; must not block."""
-        raise NotImplementedError
-
-    def room(self, head: wire.Pull) -> np.ndarray | None:
-        """Where the rows of a pull would best be, float32 [K, D]."""
-        return None
-
-    def close(self) -> None:
-        """End it; what was put still goes out. May be called twice."""
-        self.is_closed = True
-
-    def say(self, make: Callable[[int], Head], arrays: Arrays = ()) -> None:
-        """Number a frame and put it."""
-        if not self.is_closed:
-            head = make(self.sent)
-            self.sent += 1
-            self.put(head, arrays)
 
 
 class Waiting(NamedTuple):
