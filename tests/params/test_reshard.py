@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gyral.params import ownership, reshard
+from gyral.params.moving import Ask
 from gyral.params.spec import Optimizer, TableSpec
 
 from . import crashing
@@ -105,6 +106,29 @@ def test_two_three_two_shards_while_workers_push(tmp_path, deaths, monkeypatch):
     assert done.again == 0 and done.buckets == 1365 and world.deaths_seen == 0
     points = {name for _, name in deaths.seen if name.startswith("params.move.")}
     assert points == {f"params.move.{name}" for name in GIVER + TAKER}  # no point is missing below
+
+
+def test_what_a_move_that_came_to_nothing_left_is_never_taken(tmp_path, deaths):
+    """A parcel is staged, its giver dies before the commit, goes on and makes pushes durable; then the move is made again."""
+    world = crashing.World(tmp_path, [COUNTS], 2, deaths)
+    keys, ones = np.arange(3000), np.ones((3000, 2), np.float32)
+    with crashing.joined(world, 0) as worker, crashing.joined(world, -1) as looks, crashing.joined(world, -1) as late:
+        worker.table("counts").push(keys, ones)
+        deaths.plan(0, "params.move.committing")
+        mover = reshard.Mover(looks)
+        buckets = np.arange(1000)
+        assert mover.move(0, 1, buckets) == 0 and world.deaths_seen == 1
+        assert len(list(tmp_path.glob("shard1/moves/*.move"))) == 1
+        for _ in range(3):
+            worker.table("counts").push(keys, ones)
+            worker.flush()
+        careless = reshard.Mover(late)  # one that does not ask the taker which epochs it has seen
+        told = careless.say(0, "give", Ask(token="c" * 16, buckets=buckets.astype(np.uint16).tobytes(), taker=1))
+        assert not careless._staged(0, 1, "c" * 16, told["pieces"])
+        careless.say(0, "abort", Ask(token="c" * 16))
+        assert mover.move(0, 1, buckets) > 0
+        assert np.array_equal(-worker.table("counts").pull(keys)[0], 4 * ones)
+        assert not list(tmp_path.glob("shard1/moves/*.move"))
 
 
 @pytest.mark.parametrize("point", GIVER)

@@ -21,9 +21,10 @@ the giver's where those were behind, so that under `bsp` a clock whose pushes ar
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -74,6 +75,18 @@ class Giving(NamedTuple):
     due: float
 
 
+class Staged(NamedTuple):
+    """A parcel that is here and counts for nothing yet; `held` is where."""
+
+    epoch: int
+    numbers: np.ndarray
+    held: Parcel | Path
+
+    def read(self) -> Parcel:
+        """Raises `InputError`: the disk has it otherwise than it was written."""
+        return parcel.opened(self.held.read_bytes()) if isinstance(self.held, Path) else self.held
+
+
 class Moves:
     """Of one shard."""
 
@@ -82,12 +95,15 @@ class Moves:
         self._giving: Giving | None = None
         self._line: list[tuple[Session, Head, Arrays]] = []
         self._coming: dict[str, dict[int, bytes]] = {}
-        self._staged: dict[str, Parcel | Path] = {}
+        self._staged: dict[str, Staged] = {}
         self.counts = {"given": 0, "taken": 0, "given_up": 0}
         self.longest_s = 0.0
         self._began = 0.0
         if self._folder is not None and self._folder.is_dir():
-            self._staged = {path.stem: path for path in sorted(self._folder.glob("*.move"))}
+            for path in self._folder.glob("*.move"):
+                with contextlib.suppress(InputError, OSError):
+                    about = parcel.opened(path.read_bytes())
+                    self._staged[about.token] = Staged(about.epoch, about.numbers, path)
 
     @property
     def is_giving(self) -> bool:
@@ -103,7 +119,8 @@ class Moves:
         if what not in steps and what != "map":
             raise InputError(f"a shard does not know the question `{what}`")
         told = steps[what](ask, now) if what in steps else {}
-        return told | {"map": self._shard.words.tobytes()}
+        staged = max((each.epoch for each in self._staged.values()), default=0)
+        return told | {"map": self._shard.words.tobytes(), "version": max(self._shard.map_version, staged)}
 
     def holds(self, session: Session, head: Head, arrays: Arrays) -> bool:
         """Whether a frame waits in line: it is about buckets that are leaving, or comes after one that waits."""
@@ -201,18 +218,27 @@ class Moves:
             return {"refused": error.what}
         if about.token != ask.token or about.taker != self._shard.number or len(about.tables) != len(self._shard.specs):
             return {"refused": "a parcel for somebody else"}
+        if not self._is_newest(about):
+            return {"refused": "a parcel of these buckets and of this epoch is here already"}
         fail_point("params.move.staging")
         if self._folder is None:
-            self._staged[about.token] = about
+            self._staged[about.token] = Staged(about.epoch, about.numbers, about)
             return {}
         path = self._folder / f"{about.token}.move"
         try:
             write_atomic(path, data)
         except OSError as error:
             return {"refused": f"its disk takes no parcel: {error.strerror}"}
-        self._staged[about.token] = path
+        self._staged[about.token] = Staged(about.epoch, about.numbers, path)
         fail_point("params.move.staged")
         return {}
+
+    def _is_newest(self, about: Parcel) -> bool:
+        """A bucket's epoch must name one parcel: a move that came to nothing leaves one that may hold less than the next."""
+        numbers = about.numbers
+        known = [int(ownership.epochs_of(self._shard.words)[numbers].max())]
+        known += [each.epoch for each in self._staged.values() if len(np.intersect1d(each.numbers, numbers))]
+        return about.epoch > max(known)
 
     def _learned(self, ask: Ask, now: float) -> dict[str, Any]:
         self.learn(ownership.decoded(ask.words))
@@ -248,11 +274,11 @@ class Moves:
     def _parcels(self, words: np.ndarray, gained: np.ndarray) -> list[Parcel]:
         """Of staged ones those that hold what is gained, oldest first."""
         found, left = [], gained.copy()
-        for about in self._all_staged() if gained.any() else ():
-            numbers = about.numbers
-            if left[numbers].any() and (ownership.epochs_of(words)[numbers] == about.epoch).all():
+        for staged in list(self._staged.values()):
+            numbers = staged.numbers
+            if left[numbers].any() and (ownership.epochs_of(words)[numbers] == staged.epoch).all():
                 left[numbers] = False
-                found.append(about)
+                found.append(staged.read())
         if left.any():
             raise Superseded(
                 f"{self._shard.name} is to own {int(left.sum()):,} buckets whose rows it does not have",
@@ -260,16 +286,6 @@ class Moves:
                 hint="let only the newest process of a folder run; if there is one alone, restore the folder",
             )  # fmt: skip
         return sorted(found, key=lambda about: about.epoch)
-
-    def _all_staged(self) -> Iterable[Parcel]:
-        for token, held in list(self._staged.items()):
-            if isinstance(held, Path):
-                try:
-                    yield parcel.opened(held.read_bytes())
-                except (InputError, OSError):
-                    del self._staged[token]
-            else:
-                yield held
 
     def _take(self, about: Parcel) -> None:
         """Own what a parcel holds; it is in the log when this returns.
@@ -295,11 +311,11 @@ class Moves:
     def clear(self) -> None:
         """Parcels that can never be asked for: all of their buckets have gone on to another epoch, or are ours."""
         epochs = ownership.epochs_of(self._shard.words)
-        for about in list(self._all_staged()):
-            if (epochs[about.numbers] >= about.epoch).all():
-                held = self._staged.pop(about.token)
-                if isinstance(held, Path):
-                    held.unlink(missing_ok=True)
+        for token, staged in list(self._staged.items()):
+            if (epochs[staged.numbers] >= staged.epoch).all():
+                del self._staged[token]
+                if isinstance(staged.held, Path):
+                    staged.held.unlink(missing_ok=True)
 
 
 def _runs(moved: Sequence[Kept]) -> list[list[Kept]]:

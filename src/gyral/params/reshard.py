@@ -129,10 +129,9 @@ class Mover:
     def move(self, giver: int, taker: int, buckets: np.ndarray) -> int:
         """Move some buckets; the bytes they took, 0: it has to begin again, and nothing is lost."""
         token = secrets.token_hex(8)
-        self.say(taker, "learn", Ask(words=self.words.tobytes()))  # it is there, else workers would wait for it
-        ask = Ask(
-            token=token, buckets=buckets.astype(np.uint16).tobytes(), taker=taker, version=ownership.version_of(self.words)
-        )
+        told = self.say(taker, "learn", Ask(words=self.words.tobytes()))  # it is there, else workers would wait for it
+        version = max(ownership.version_of(self.words), told["version"])
+        ask = Ask(token=token, buckets=buckets.astype(np.uint16).tobytes(), taker=taker, version=version)
         given = self.say(giver, "give", ask)
         if "refused" in given:
             return 0
