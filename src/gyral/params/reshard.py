@@ -4,7 +4,8 @@
     python -m gyral.params.reshard unix:///tmp/gyral-shards-x 3          # without a number: who has how many buckets and rows
 
 It reads the map, plans the fewest buckets to move, and moves them in parcels of about `PARCEL_BYTES`: workers that touch those
-wait for as long as one parcel takes to be written twice (tens of milliseconds), all others for nothing. What it does is only to
+wait for as long as one parcel takes to be written twice (tens of milliseconds), all others for nothing; then it rests as long
+as that took, because a worker whose keys are everywhere would otherwise wait for every parcel in turn. What it does is only to
 carry words between giver and taker (`gyral.params.moving`); all that must last is on their disks, so whoever runs it again
 goes on from the map as it then is.
 """
@@ -34,6 +35,7 @@ MOST_BUCKETS = 256
 STEP_S = 60.0
 AGAIN_S = 0.05
 MOVE_S = 300.0
+MOST_REST_S = 0.25
 MAX_SHARDS = 256
 
 
@@ -123,7 +125,8 @@ class Mover:
     def num_of_a_parcel(self, shard: int) -> int:
         """Buckets of a parcel: their mean size decides."""
         told = self.client.ask(shard, "stats", timeout_s=STEP_S)
-        mean = told["bytes"] / max(told["buckets"], 1)
+        size = sum(told["rows"][spec.name] * (12 + spec.body_bytes) for spec in self.client.specs)
+        mean = size / max(told["buckets"], 1)
         return int(min(MOST_BUCKETS, max(1, PARCEL_BYTES // max(mean, 1))))
 
     def move(self, giver: int, taker: int, buckets: np.ndarray) -> int:
@@ -177,6 +180,7 @@ def _move(mover: Mover, share: Share, done: Resharded, total: int, note: Callabl
             )
             done.longest_s = max(done.longest_s, time.monotonic() - at)
             note(f"{done.buckets:,} of {total:,} buckets have moved")
+            time.sleep(min(time.monotonic() - at, MOST_REST_S))  # else whoever waited for this one waits for the next
         else:
             done.again += 1
             time.sleep(AGAIN_S)
