@@ -4,9 +4,9 @@
 
 The peer is the table itself (`embedded`), called without a client; beside it one shard in this process (`local`), one behind
 shared memory (`proc`), one behind TCP on loopback (`tcp`, as float32 and as bf16), and one that Ray has placed on this machine
-(`ray`: shared memory; it has a folder, and writes no cut meanwhile, like the others), each with one client. All hold the same 2,000,000 keys
-(rowwise Adagrad) and take turns with the same keys, uniform and Zipf 1.2. Quoted: embedded's median time over theirs, in wall
-time and in CPU time of all processes together; median of `ROUNDS` turns.
+(`ray`: shared memory; it has a folder, and writes no cut meanwhile, like the others), each with one client. All hold the same
+2,000,000 keys (rowwise Adagrad) and take turns with the same keys, uniform and Zipf 1.2. Quoted: embedded's median time over
+theirs, in wall time and in CPU time of all processes together; median of `ROUNDS` turns.
 
 Written before measuring: local .97, proc .85 of embedded in wall time, tcp .65, tcp with bf16 .7, ray as proc; in CPU time
 proc .8, tcp .5.

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-
 from gyral.params.wire import Arrays, FromShard, Head
 
 Frame = tuple[FromShard, Arrays]
@@ -69,8 +67,3 @@ class Growing(Protocol):
 
     def shrink(self, num: int) -> None:
         """End those from number `num` on, which own nothing any more."""
-
-
-def copied(arrays: Arrays) -> list[np.ndarray]:
-    """Of arrays that their owner will change."""
-    return [each.copy() for each in arrays]
