@@ -3,11 +3,13 @@
     .venv/bin/python benchmarks/params/channels.py
 
 The peer is the table itself (`embedded`), called without a client; beside it one shard in this process (`local`), one behind
-shared memory (`proc`) and one behind TCP on loopback (`tcp`, as float32 and as bf16), each with one client. All hold the same
+shared memory (`proc`), one behind TCP on loopback (`tcp`, as float32 and as bf16), and one that Ray has placed on this machine
+(`ray`: shared memory; it has a folder, and writes no cut meanwhile, like the others), each with one client. All hold the same
 2,000,000 keys (rowwise Adagrad) and take turns with the same keys, uniform and Zipf 1.2. Quoted: embedded's median time over
 theirs, in wall time and in CPU time of all processes together; median of `ROUNDS` turns.
 
-Written before measuring: local .97, proc .85 of embedded in wall time, tcp .65, tcp with bf16 .7; in CPU time proc .8, tcp .5.
+Written before measuring: local .97, proc .85 of embedded in wall time, tcp .65, tcp with bf16 .7, ray as proc; in CPU time
+proc .8, tcp .5.
 """
 
 from __future__ import annotations
@@ -28,14 +30,17 @@ from measure import write
 
 from gyral.engine import ranks
 from gyral.params import client
+from gyral.params.channels.placed import Place as PlaceOf
+from gyral.params.channels.placed import place_of
 from gyral.params.serve import Job
+from gyral.params.shard import Settings
 from gyral.params.spec import TableSpec
 from gyral.params.table import Table
 
 KEYS, DIM, BATCH = int(os.environ.get("KEYS", "2000000")), 32, 65_536
 ROUNDS = int(os.environ.get("ROUNDS", "40"))
 SPEC = TableSpec("items", DIM)
-GOAL = {"proc": 0.8, "tcp": 0.6}
+GOAL = {"proc": 0.8, "tcp": 0.6, "ray": 0.6}
 
 
 class Place:
@@ -72,6 +77,11 @@ def served(folder: Path) -> tuple[str, bytes, Any]:
     return f"tcp://127.0.0.1:{int(said.rpartition(':')[2])}", secret, process
 
 
+def pid_of(folder: Path) -> int:
+    """Process of a shard that Ray has placed."""
+    return msgspec.json.decode(place_of(folder, 0).read_bytes(), type=PlaceOf).pid
+
+
 def zipf(rng: np.random.Generator) -> np.ndarray:
     weights = np.arange(1, KEYS + 1, dtype=np.float64) ** -1.2
     ranks_K = np.searchsorted(np.cumsum(weights) / weights.sum(), rng.random(BATCH))
@@ -85,12 +95,16 @@ def main() -> None:
         address, secret, process = served(Path(name))
         near, apart = client.open("local://1", [SPEC]), client.open("proc://1", [SPEC])
         far = client.open(address, [SPEC], secret=secret)
+        spread_out = client.open(
+            "ray://shards=1", [SPEC], folder=Path(name) / "placed", settings=Settings(cut_s=3600.0), retain_bytes=1 << 33
+        )
         small = client.open(address, [SPEC], secret=secret, worker=1, coding="bf16")
         places = {
             "embedded": Place(Table(SPEC)),
             "local": Place(near.table("items")),
             "proc": Place(apart.table("items"), apart._transport.processes[0].pid),  # type: ignore[attr-defined]
             "tcp": Place(far.table("items"), process.pid),
+            "ray": Place(spread_out.table("items"), pid_of(Path(name) / "placed")),
             "tcp_bf16": Place(small.table("items"), process.pid),
         }
         for first in range(0, KEYS, BATCH):
@@ -126,7 +140,7 @@ def main() -> None:
             }
         one = np.zeros(1, np.int64)
         result["one_key_us"] = {place: round(1e6 * _least(at.table, one), 1) for place, at in places.items()}
-        for each in (small, far, apart, near):
+        for each in (small, spread_out, far, apart, near):
             each.close()
         process.terminate()
         process.wait(10)

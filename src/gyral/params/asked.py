@@ -94,11 +94,12 @@ class Pushing:
 
 @dataclass(eq=False)
 class Asking:
-    """A question to one shard."""
+    """A question to one shard; `ask` goes along, `body` is the answer."""
 
     shard: int
     what: str
-    value: int
+    value: int = 0
+    ask: bytes = b""
     body: bytes | None = None
 
 

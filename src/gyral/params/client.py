@@ -12,6 +12,8 @@
 | `proc://N` | in N processes of this machine, started, watched, and started again from their folder |
 | `unix://folder` | those that another process's `proc://` has started |
 | `tcp://host:port,host:port` | where `gyral.params.serve` runs |
+| `ray://shards=N`, `ray://auto,shards=N` | wherever Ray has placed them; rows go over shared memory or TCP |
+| `shards://folder` | those that another process's `ray://` has placed |
 
 A push is kept here until every shard that has a part of it says that it is on its disk, so a shard that is killed gets it
 again; arrays that were pushed must not be changed afterwards. `clock` and `seq` belong into a worker's checkpoint: one that
@@ -22,9 +24,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -39,6 +41,9 @@ from gyral.params.lanes import Lanes
 from gyral.params.opening import Opened, opened
 from gyral.params.shard import Settings
 from gyral.params.spec import TableSpec
+
+if TYPE_CHECKING:
+    from gyral.params.reshard import Resharded
 
 TIMEOUT_S = 300.0
 CLOSE_S = 5.0
@@ -139,7 +144,7 @@ class Client:
         self._counts = {"rows_pulled": 0, "rows_pushed": 0}
         self._lock, self._is_closed = threading.RLock(), threading.Event()
         try:
-            lanes.wait(lambda: all(lane.is_ready for lane in lanes.all), "welcome this worker")
+            lanes.wait(lambda: all(lane.is_ready for lane in lanes.needed), "welcome this worker")
         except BaseException:
             self._drop()
             raise
@@ -261,6 +266,28 @@ class Client:
         links = {"links_lost": sum(lane.losses for lane in lanes.all), "pushes_sent_again": lanes.num_again}
         return {**self._counts, **links, "kept_bytes": lanes.kept_bytes, "staleness": total, "shards": shards}
 
+    @property
+    def map(self) -> np.ndarray:
+        """The newest map of buckets that this client has heard of, see `gyral.params.ownership`."""
+        return self._lanes.words
+
+    def learn(self, words: np.ndarray) -> None:
+        """Take in a map that a shard has shown."""
+        with self._lock:
+            self._check()
+            self._lanes.learn(words)
+
+    @property
+    def transport(self) -> Transport:
+        """How it reaches its shards."""
+        return self._transport
+
+    def reshard(self, shards: int, note: Callable[[str], None] = lambda _: None) -> Resharded:
+        """Spread all buckets evenly over `shards` shards, while workers go on; see `gyral.params.reshard`."""
+        from gyral.params.reshard import reshard
+
+        return reshard(self, shards, note)
+
     def close(self) -> None:
         """Leave, so that nobody waits for this worker; what is not durable yet is up to the shards. May be called twice."""
         with self._lock:
@@ -281,12 +308,28 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def ask(self, shard: int, what: str, body: bytes = b"", timeout_s: float | None = None) -> dict[str, Any]:
+        """Put a question to one shard: for movers and tools. Waits while the shard is away."""
+        return self._asked([Asking(shard, what, 0, body)], what, timeout_s)[0]
+
+    def ask_all(self, shard: int, what: str, bodies: Sequence[bytes], timeout_s: float | None = None) -> list[dict[str, Any]]:
+        """Several questions at once."""
+        return self._asked([Asking(shard, what, 0, body) for body in bodies], what, timeout_s)
+
     def _ask(self, what: str, value: int = 0) -> list[dict[str, Any]]:
         with self._lock:
             self._check()
-            asked = [Asking(lane.shard, what, value) for lane in self._lanes.all]
-            self._lanes.start_questions(asked)
-            self._lanes.wait(lambda: all(each.body is not None for each in asked), f"say its {what}")
+            return self._asked([Asking(lane.shard, what, value) for lane in self._lanes.needed], what)
+
+    def _asked(self, asked: list[Asking], what: str, timeout_s: float | None = None) -> list[dict[str, Any]]:
+        with self._lock:
+            self._check()
+            lanes = self._lanes
+            lanes.start_questions(asked)
+            try:
+                lanes.wait(lambda: all(each.body is not None for each in asked), f"say its {what}", timeout_s=timeout_s)
+            finally:
+                lanes.questions = [each for each in lanes.questions if each not in asked]
             return [msgspec.msgpack.decode(each.body or b"", strict=False) for each in asked]
 
     def _check(self) -> None:

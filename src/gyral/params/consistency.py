@@ -131,6 +131,12 @@ class Clocks:
         member = self.members[worker]
         member.ticked = max(member.ticked, clock)
 
+    def lower(self, ticks: Mapping[int, int]) -> None:
+        """Workers have finished no more than this, as far as some buckets know; they say so again when they come."""
+        for worker, ticked in ticks.items():
+            if worker in self.members:
+                self.members[worker].ticked = min(self.members[worker].ticked, ticked)
+
     def leave(self, worker: int) -> None:
         """It is done."""
         self.members[worker].is_live = False

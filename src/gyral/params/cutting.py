@@ -69,11 +69,10 @@ class Cutter:
         """Somebody waits: begin the next round at once."""
         self._urgent = True
 
-    def lower(self, worker: int, seq: int) -> None:
-        """Buckets came of which this worker's pushes are durable only up to here."""
-        for marks in (self._durable, self._noted[0]):
-            if worker in marks:
-                marks[worker] = min(marks[worker], seq)
+    def forget_marks(self) -> None:
+        """Buckets came: what workers have sent of them is not known until they come again, nor when it is durable."""
+        self._durable.clear()
+        self._noted, self.safe_ticks = ({}, {}), {}
 
     def step(self, now: float) -> float | None:
         """Do one part's worth, if it is time; seconds until there may be more, None: never."""
@@ -118,10 +117,10 @@ class Cutter:
                 raise GyralError(f"waited {timeout_s:g} s for the disk to take a part of a shard's cut", why=self.trouble)
             time.sleep(BUSY_S)
 
-    def close(self) -> None:
-        """One last round, if the disk takes it, and the thread's end."""
+    def close(self, is_lost: bool = False) -> None:
+        """One last round, if the disk takes it and is still this shard's, and the thread's end."""
         try:
-            if self._keep is not None:
+            if self._keep is not None and not is_lost and self.fatal is None:
                 self._round, self._urgent = None, True
                 self.settle()
                 while self._urgent or self._round is not None:

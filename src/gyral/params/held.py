@@ -200,22 +200,26 @@ class Held:
             for worker, seq in zip(kept.workers.tolist(), kept.applied.tolist(), strict=True):
                 self.of(worker)[kept.bucket] = seq
 
-    def give(self, first: int, last: int) -> list[Kept]:
-        """Buckets of a range, to be moved to another shard; they stay until `forget`."""
+    def has(self, keys_K: np.ndarray, wanted: np.ndarray) -> bool:
+        """Whether a key is in one of some buckets (uint8 [BUCKETS])."""
+        return bool(foreign(keys_K, self.salt, 1 - wanted))
+
+    def give(self, buckets: Sequence[int]) -> list[Kept]:
+        """Buckets, to be moved to another shard; they stay until `forget`."""
         workers = sorted(self.applied)
         return [
             Kept(
                 bucket, *self.table.export(bucket), int(self.versions[bucket]), np.array(workers, np.int64),
                 np.array([self.applied[worker][bucket] for worker in workers], np.uint64),
             )
-            for bucket in range(first, last) if self.owned[bucket]
+            for bucket in buckets
         ]  # fmt: skip
 
     def take(self, moved: Sequence[Kept], notes: bytes, owner_epoch: int) -> Part:
-        """Buckets that another shard gave; as a part that holds them whole, to be written before anything else."""
+        """Consecutive buckets that another shard gave; as a part that holds them whole, to be written before anything else."""
         for kept in moved:
             self.owned[kept.bucket] = 1
-            self.put(kept._replace(version=kept.version + 1))
+        self.put_all([kept._replace(version=kept.version + 1) for kept in moved])
         return self._part(moved[0].bucket, moved[-1].bucket + 1, _whole(moved), notes, owner_epoch)
 
     def forget(self) -> None:

@@ -8,6 +8,7 @@ and the workers' pushes, sent again, bring each bucket forward from where it is 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -57,7 +58,14 @@ class Kept(NamedTuple):
 
 
 class Keep(Protocol):
-    """A shard's folder, or what stands for one."""
+    """A shard's folder, or what stands for one.
+
+    Attributes
+    ----------
+    folder : where it is; buckets that come from another shard rest in its `moves` until they are taken.
+    """
+
+    folder: Path
 
     def write(self, part: Part) -> None:
         """Durable when it returns. Called by one thread at a time, which need not be that of the shard."""

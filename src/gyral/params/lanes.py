@@ -12,17 +12,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+import msgspec
 import numpy as np
 
 from gyral.engine.links import LinkLost
 from gyral.errors import ConfigError, GyralError, InputError, RankError
-from gyral.params import wire
+from gyral.params import ownership, wire
 from gyral.params.asked import BACKOFF_S, Asking, Lane, Order, Pulling, Pushing
 from gyral.params.channels import Transport
 from gyral.params.consistency import Fenced
 from gyral.params.routing_kernel import gathered, route
-from gyral.params.shard import even_map
-from gyral.params.spec import TableSpec
+from gyral.params.spec import BUCKETS, TableSpec
 from gyral.params.wire import Arrays, Head
 
 WAIT_S = 0.02
@@ -51,7 +51,8 @@ class Lanes:
     def __init__(self, transport: Transport, specs: Sequence[TableSpec], hello: Head, timeout_s: float, beat_s: float) -> None:
         self.transport, self._specs, self._hello, self.timeout_s, self._beat_s = transport, specs, hello, timeout_s, beat_s
         self._salts = [np.uint64(spec.salt) for spec in specs]
-        self._map_version, self._owners = 0, even_map(len(transport.names))
+        self._map_version, self._owners, self._words = 0, np.zeros(BUCKETS, np.uint16), np.zeros(BUCKETS, np.uint64)
+        self._has: set[int] | None = None
         self.all = [Lane(number, name) for number, name in enumerate(transport.names)]
         self.kept: deque[Pushing] = deque()
         self.kept_bytes = 0
@@ -60,6 +61,16 @@ class Lanes:
         self.error: GyralError | None = None
         self.is_broken = False
         self.clock, self.num_again, self._beaten = 0, 0, time.monotonic()
+
+    @property
+    def needed(self) -> list[Lane]:
+        """Links to shards that own something; before the first of them has said who does, all."""
+        return self.all if self._has is None else [lane for lane in self.all if lane.shard in self._has]
+
+    @property
+    def words(self) -> np.ndarray:
+        """The newest map that was heard of, see `gyral.params.ownership`."""
+        return self._words
 
     def start_pull(self, pulling: Pulling) -> None:
         """Ask the shards that have its keys."""
@@ -144,7 +155,7 @@ class Lanes:
         self.say(lane, lambda number: wire.Push(number, *told), arrays, pushing)
 
     def send_question(self, lane: Lane, each: Asking) -> None:
-        self.say(lane, lambda number: wire.Ask(number, each.what, each.value), (), each)
+        self.say(lane, lambda number: wire.Ask(number, each.what, each.value, each.ask), (), each)
 
     def check(self) -> None:
         """Take in what has come, and raise what went wrong meanwhile."""
@@ -172,7 +183,7 @@ class Lanes:
                 return
             now = time.monotonic()
             if now > end:
-                late = [lane for lane in self.all if lane.open or not lane.is_ready] or self.all
+                late = [lane for lane in self.needed if lane.open or not lane.is_ready] or self.all
                 names = ", ".join(lane.name for lane in late)
                 why = "; ".join(sorted({lane.trouble for lane in late if lane.trouble}))
                 raise RankError(f"waited {timeout_s:g} s for {names} to {what}", why=why, hint="is it running, and reachable?")
@@ -184,9 +195,10 @@ class Lanes:
             self.transport.wait([lane.channel for lane in self.all if lane.channel is not None], WAIT_S)
 
     def pump(self) -> None:
-        for lane in self.all:
+        for lane in list(self.all):
             if lane.channel is None:
-                self._join(lane)
+                if self._has is None or lane.shard in self._has or any(each.shard == lane.shard for each in self.questions):
+                    self._join(lane)
                 continue
             if not lane.is_ready and time.monotonic() > lane.retry_at:
                 self._lose(lane, f"no welcome for {GREET_S:g} s")
@@ -243,7 +255,7 @@ class Lanes:
     def _refused(self, lane: Lane, head: wire.Refused) -> None:
         asked = lane.open.pop(head.to, None)
         if head.kind == "moved":
-            if not self._remap(head.map_version, head.owners):
+            if not self.learn(ownership.decoded(head.owners)):
                 self._lose(lane, "it does not know the newest map yet")
             return
         kind = {"fenced": Fenced, "input": InputError}.get(head.kind, ConfigError)
@@ -269,7 +281,8 @@ class Lanes:
         try:
             lane.channel = self.transport.connect(lane.shard)
             lane.sent, lane.expected, lane.retry_at = 1, 0, time.monotonic() + GREET_S
-            lane.channel.send(self._hello)
+            known = self._words.tobytes() if self._map_version else b""
+            lane.channel.send(msgspec.structs.replace(self._hello, owners=known))
         except LinkLost as error:
             self._lose(lane, error.why or error.what)
         except GyralError as error:
@@ -282,8 +295,7 @@ class Lanes:
             hint = "give the server a folder, so that a shard that dies comes back with them"
             self.error, self.is_broken = RankError(what, why="it keeps nothing on a disk", hint=hint), True
             return
-        if head.map_version > self._map_version:
-            self._remap(head.map_version, head.owners)
+        if self.learn(ownership.decoded(head.owners)):
             return
         lane.birth, lane.keeps, lane.is_ready = head.birth, head.keeps, True
         lane.seq, lane.clock, lane.backoff_s, lane.trouble = head.seq, head.clock, BACKOFF_S, ""
@@ -304,20 +316,41 @@ class Lanes:
             if each.shard == lane.shard:
                 self.send_question(lane, each)
 
-    def _remap(self, version: int, owners: bytes) -> bool:
-        """Buckets have moved: split anew what is under way, and begin again with every shard; False: it is no news."""
-        if version <= self._map_version:
+    def learn(self, words: np.ndarray) -> bool:
+        """Merge a map. Where buckets have moved, split anew what is under way and begin again with every shard.
+
+        False: nothing has to begin again.
+        """
+        merged = np.maximum(self._words, words)
+        is_first = self._has is None
+        if not is_first and (merged == self._words).all():
             return False
-        self._map_version, self._owners = version, np.frombuffer(owners, np.uint16)
+        self._words, self._owners, self._map_version = merged, ownership.owners_of(merged), ownership.version_of(merged)
+        self._has = set(np.unique(self._owners).tolist())
+        if not self._know_all():
+            return True
+        if is_first:
+            return False
         now = time.monotonic()
         for lane in self.all:
             lane.lose("buckets have moved", now)
-            lane.retry_at, lane.durable = now, 0
+            lane.retry_at, lane.backoff_s, lane.durable = now, BACKOFF_S, 0
         for pushing in self.kept:
             pushing.parts = self.split(pushing.table, pushing.keys)
             pushing.left = set(pushing.parts)
         for pulling in self.pulls:
             pulling.start(self.split(pulling.table, pulling.keys))
+        return True
+
+    def _know_all(self) -> bool:
+        """Have a link for every shard of the map."""
+        if self._has and max(self._has) >= len(self.all):
+            self.transport.refresh()
+            self.all += [Lane(number, name) for number, name in enumerate(self.transport.names)][len(self.all) :]
+        if self._has and max(self._has) >= len(self.all):
+            what = f"shard {max(self._has)} owns buckets, and this address does not say where it is"
+            self.error, self.is_broken = ConfigError(what, hint="open the client again with the addresses of all shards"), True
+            return False
         return True
 
     def beat(self, is_urgent: bool = False) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 
 from gyral.errors import ConfigError, GyralError
 from gyral.params.channels.sockets import Loop
@@ -36,6 +37,8 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes
     ----------
+    num : shards that the server began with: who owns what before anything has moved. One that comes later keeps this `num`
+        and has a `number` from it on.
     folder : empty: nothing is kept.
     listen : `host:port`, or the path of a Unix socket.
     secret : file that holds it; of TCP alone, as a Unix socket takes only this user.
@@ -76,6 +79,12 @@ def made(job: Job) -> Shard:
     return Shard(job.specs, job.number, job.num, job.settings, table, keep, time.monotonic(), time.time)
 
 
+def numbered(job: Job, number: int) -> Job:
+    """The same for another shard."""
+    folder = str(Path(job.folder).with_name(f"shard{number}")) if job.folder else ""
+    return msgspec.structs.replace(job, number=number, folder=folder)
+
+
 def _named(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
@@ -98,9 +107,24 @@ def door(job: Job, loop: Loop) -> Door:
     return TcpDoor(host or "127.0.0.1", int(port or 0), secret, loop, job.specs)
 
 
+def warm(shard: Shard) -> None:
+    """Have every kernel loaded (or compiled) before anybody waits for one: a first move would hold workers up for a second."""
+    for held in shard.tables:
+        spec = held.table.spec
+        table, key = type(held.table)(spec), np.zeros(1, np.int64)  # type: ignore[call-arg]
+        table.push(key, np.zeros((1, spec.dim), np.float32))
+        table.pull(key)
+        found = table.cut().buckets
+        for bucket in found[:1].tolist():
+            table.load(bucket, *table.export(bucket))
+            table.drop(bucket)
+        held.has(key, held.owned)
+
+
 def run(job: Job) -> None:
     """Serve until SIGTERM, or until the parent is gone."""
     shard = made(job)
+    warm(shard)
     loop = Loop(shard)
     entry = door(job, loop)
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())

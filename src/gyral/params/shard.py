@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -18,45 +19,22 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from gyral.errors import ConfigError, GyralError, InputError
-from gyral.params import wire
+from gyral.errors import ConfigError, ConflictError, GyralError, InputError
+from gyral.faults import fail_point
+from gyral.params import ownership, wire
 from gyral.params.consistency import JOIN_S, LEASE_S, Clocks, Fenced, Staleness, parsed
 from gyral.params.cutting import CUT_S, Cutter
 from gyral.params.held import Entry, Held, Moved, Rows, is_small, within
-from gyral.params.keep import Keep, Kept
-from gyral.params.spec import BUCKETS, TableSpec
+from gyral.params.keep import Keep
+from gyral.params.moving import Ask, Moves, Superseded
+from gyral.params.ownership import even_map as even_map
+from gyral.params.session import Session as Session
+from gyral.params.spec import TableSpec
 from gyral.params.wire import Arrays, Head
 
 RECOVER_BUCKETS = 128
 """That go into a table at once."""
 IDLE_S = 0.25
-
-
-class Session:
-    """One client's connection, from the shard's side; a channel says how frames go."""
-
-    worker, epoch, coding = -1, -1, "f32"
-    is_known, is_closed = False, False
-    expected, sent = 0, 0
-
-    def put(self, head: Head, arrays: Arrays) -> None:
-        """Take a frame along; must not block."""
-        raise NotImplementedError
-
-    def room(self, head: wire.Pull) -> np.ndarray | None:
-        """Where the rows of a pull would best be, float32 [K, D]."""
-        return None
-
-    def close(self) -> None:
-        """End it; what was put still goes out. May be called twice."""
-        self.is_closed = True
-
-    def say(self, make: Callable[[int], Head], arrays: Arrays = ()) -> None:
-        """Number a frame and put it."""
-        if not self.is_closed:
-            head = make(self.sent)
-            self.sent += 1
-            self.put(head, arrays)
 
 
 class Waiting(NamedTuple):
@@ -65,13 +43,6 @@ class Waiting(NamedTuple):
     session: Session
     head: wire.Pull
     keys: np.ndarray
-
-
-class Moving(NamedTuple):
-    """Buckets on their way to another shard: what they hold, and pushes (of a clock) that wait for its end."""
-
-    tables: list[list[Kept]]
-    pending: list[tuple[int, Entry]]
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -85,7 +56,14 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class Shard:
-    """Number `number` of `num` at the start; later the map says which buckets are whose."""
+    """Number `number` of the `num` that began; later the map says what is whose, and one that comes later begins with nothing.
+
+    Attributes
+    ----------
+    words : the map, see `gyral.params.ownership`; `owned` is this shard's part of it, uint8 [BUCKETS].
+    fatal : why it may not go on.
+    recovered_s : that its folder took to read.
+    """
 
     def __init__(
         self, specs: Sequence[TableSpec], number: int, num: int, settings: Settings, table: Callable[[TableSpec], Rows],
@@ -97,8 +75,10 @@ class Shard:
         self.digest = wire.digest(specs)
         self.clocks = Clocks(parsed(settings.sync), settings.lease_s, settings.join_s)
         self.staleness = Staleness()
-        self.map_version, self.owners = 0, even_map(num)
-        self.owned = (self.owners == number).astype(np.uint8)
+        self.words, self.map_version = ownership.first_words(num), 0
+        self.owned = (even_map(num) == number).astype(np.uint8)
+        self.fatal: GyralError | None = None
+        self.recovered_s = 0.0
         self.received: dict[int, int] = {}
         self.sessions: dict[int, Session] = {}
         self.counts: dict[str, int] = defaultdict(int)
@@ -106,6 +86,7 @@ class Shard:
         self._pending: dict[int, list[Entry]] = defaultdict(list)
         self.tables = [Held(table(spec), self.owned) for spec in specs]
         self.cutter = Cutter(keep, self.tables, settings.cut_s, self.received, self.clocks.ticks, self.noted)
+        self.moves = Moves(self, keep.folder if keep is not None else None)
         if keep is not None:
             self._recover(keep, now)
         self.clocks.expect(settings.workers, now)
@@ -113,13 +94,21 @@ class Shard:
 
     def handle(self, session: Session, head: Head, arrays: Arrays, now: float) -> None:
         """Answer a frame; one that is out of order, or of a fenced worker, ends the session. Never blocks."""
-        if session.is_closed:
+        if session.is_closed or self.fatal is not None:
+            session.close()
             return
         if head.number != session.expected:
             self.counts["gaps"] += 1
             session.close()
             return
         session.expected += 1
+        if not self.moves.holds(session, head, arrays):
+            self.proceed(session, head, arrays, now)
+
+    def proceed(self, session: Session, head: Head, arrays: Arrays, now: float) -> None:
+        """Answer a frame whose turn it is."""
+        if session.is_closed:
+            return
         try:
             if isinstance(head, wire.Hello):
                 self._greet(session, head, now)
@@ -134,11 +123,20 @@ class Shard:
                 if clock > member.ticked:
                     self.clocks.tick(session.worker, clock)
                     self._advance()
-            self._answer(session, head, arrays)
+            self._answer(session, head, arrays, now)
+        except (ConflictError, Superseded) as error:
+            self.stop(error)
         except GyralError as error:
-            self._refuse(session, head, error)
+            if self.fatal is None:
+                self._refuse(session, head, error)
 
-    def _answer(self, session: Session, head: Head, arrays: Arrays) -> None:
+    def stop(self, error: GyralError) -> None:
+        """It may not go on: another answers for its buckets, or its disk fails it in a move. Nobody is told anything more."""
+        self.fatal = error
+        for session in self.sessions.values():
+            session.close()
+
+    def _answer(self, session: Session, head: Head, arrays: Arrays, now: float) -> None:
         match head:
             case wire.Pull():
                 self._pull(session, head, arrays[0])
@@ -156,7 +154,7 @@ class Shard:
                 self._done(session, head)
                 self._advance()
             case wire.Ask():
-                body = msgspec.msgpack.encode(self._told(head))
+                body = msgspec.msgpack.encode(self._told(head, now))
                 session.say(lambda number: wire.Told(number, head.number, body))
 
     def _greet(self, session: Session, hello: wire.Hello, now: float) -> None:
@@ -167,6 +165,8 @@ class Shard:
             if theirs != ours:
                 hint = "start shards and workers of one version, with the same tables and the same `sync`"
                 raise ConfigError(f"a worker's {what} differ from the shard's", why=f"`{theirs}`, not `{ours}`", hint=hint)
+        if hello.owners:
+            self.moves.learn(ownership.decoded(hello.owners))
         worker, clock = hello.worker, self.clocks.finished() or 0
         if worker >= 0:
             clock = self.clocks.join(worker, hello.epoch, now).ticked
@@ -180,7 +180,7 @@ class Shard:
         seq = max([*(held.last(worker) for held in self.tables), *pending])
         session.say(
             lambda number: wire.Welcome(
-                number, self.number, self.birth, self.keeps, seq, clock, self.map_version, self.owners.tobytes()
+                number, self.number, self.birth, self.keeps, seq, clock, self.map_version, self.words.tobytes()
             )
         )
 
@@ -196,7 +196,7 @@ class Shard:
 
     def _read(self, waiting: Waiting) -> None:
         session, head, keys = waiting
-        if head.map_version != self.map_version:
+        if not self.owned.all():
             self.tables[head.table].check(keys)
         rows_KD, held_K = self.tables[head.table].pull(keys, session.room(head))
         self.counts["rows_pulled"] += len(keys)
@@ -212,7 +212,7 @@ class Shard:
         if not self.clocks.sync.is_bsp or head.clock < self._open_clock:  # of a clock that has ended: it comes late, or again
             self._count(entry, self.tables[head.table].push(entry, self._wall()))
             return
-        if head.map_version != self.map_version:
+        if not self.owned.all():
             self.tables[head.table].check(entry.keys)
         if not is_small(entry.grads):  # the table would say so at the end of the clock, when nobody asks
             where = f"a push of `{self.specs[head.table].name}`"
@@ -231,7 +231,7 @@ class Shard:
 
     def _refuse(self, session: Session, head: Head, error: GyralError) -> None:
         kind = {Moved: "moved", Fenced: "fenced", InputError: "input"}.get(type(error), "config")
-        owners = self.owners.tobytes() if kind == "moved" else b""
+        owners = self.words.tobytes() if kind == "moved" else b""
         session.say(
             lambda number: wire.Refused(
                 number, head.number, kind, error.what, error.where or self.name, error.why, error.hint, self.map_version, owners
@@ -242,6 +242,9 @@ class Shard:
 
     def work(self, now: float) -> float:
         """Leases, parked pulls, the next part of a cut; seconds until it wants to be called again."""
+        if self.fatal is not None:
+            raise self.fatal
+        self.moves.work(now)
         if gone := self.clocks.expire(now):
             self.counts["expired"] += len(gone)
             for worker in gone:
@@ -259,7 +262,9 @@ class Shard:
                 entries[:] = [each for each in entries if each.worker != worker]
 
     def _advance(self) -> None:
-        """Clocks went on: end those that all have finished, then let pulls go."""
+        """Clocks went on: end those that all have finished, then let pulls go. Not while buckets are on their way out."""
+        if self.moves.is_giving:
+            return
         finished = self.clocks.finished()
         for clock in sorted(self._pending):
             if finished is not None and clock >= finished:
@@ -291,93 +296,89 @@ class Shard:
 
     def noted(self) -> bytes:
         """What the disk must know of the shard beside rows."""
-        return msgspec.msgpack.encode([self.clocks.noted(self.cutter.safe_ticks), self.map_version, self.owners.tobytes()])
+        return self._noted(self.words)
+
+    def _noted(self, words: np.ndarray) -> bytes:
+        return msgspec.msgpack.encode([self.clocks.noted(self.cutter.safe_ticks), words.tobytes()])
 
     def _recover(self, keep: Keep, now: float) -> None:
+        began = time.perf_counter()
         if notes := keep.notes():
-            members, self.map_version, owners = msgspec.msgpack.decode(notes, type=tuple[bytes, int, bytes])
+            members, words = msgspec.msgpack.decode(notes, type=tuple[bytes, bytes])
             self.clocks.recall(members, now)
-            self._adopt(np.frombuffer(owners, np.uint16).copy())
-            self.cutter.owner_epoch = self.map_version
+            self.know(ownership.decoded(words))
         for held in self.tables:
             owned = (kept for kept in keep.recover(held.table.spec) if self.owned[kept.bucket])
             while several := list(islice(owned, RECOVER_BUCKETS)):
                 held.put_all(several)
+        self.moves.clear()
+        self.recovered_s = time.perf_counter() - began
 
-    def _adopt(self, owners: np.ndarray) -> None:
-        self.owners = owners
-        self.owned[:] = owners == self.number
+    def know(self, words: np.ndarray) -> None:
+        """A newer map."""
+        self.words, self.map_version = np.maximum(self.words, words), ownership.version_of(words)
+        self.owned[:] = ownership.owners_of(self.words) == self.number
+        self.cutter.owner_epoch = max(self.map_version, self.cutter.owner_epoch)
 
-    def give(self, first: int, last: int) -> Moving:
-        """Buckets of a range for another shard to `take`; answer nothing between this and `remap`.
-
-        Under `bsp`, pushes of a clock that the other shard has ended already are steps of their own there.
-        """
-        wanted = np.zeros(BUCKETS, np.uint8)
-        wanted[first:last] = self.owned[first:last]
-        return Moving([held.give(first, last) for held in self.tables], self._pending_in(wanted))
-
-    def take(self, moving: Moving, version: int) -> None:
-        """Own what another shard gave, under map `version`; it is on the disk when this returns."""
-        self.cutter.owner_epoch = max(version, self.cutter.owner_epoch)
-        for held, buckets in zip(self.tables, moving.tables, strict=True):
-            if not buckets:
-                continue
-            self.cutter.write_now(held.take(buckets, self.noted(), self.cutter.owner_epoch))
-            for worker, applied in held.applied.items():
-                low = min(int(applied[kept.bucket]) for kept in buckets)  # what its worker has sent since may come only now
-                self.received[worker] = min(self.received.get(worker, low), low)
-                self.cutter.lower(worker, low)
-        for clock, entry in moving.pending:
-            if clock < self._open_clock:
-                self.tables[entry.table].push(entry, self._wall())
-            else:
-                self._pending[clock].append(entry)
-
-    def _pending_in(self, wanted: np.ndarray) -> list[tuple[int, Entry]]:
-        salts = [held.salt for held in self.tables]
-        parts = [(clock, within(entry, salts[entry.table], wanted)) for clock, es in self._pending.items() for entry in es]
-        return [(clock, entry) for clock, entry in parts if len(entry.keys)]
-
-    def remap(self, owners: np.ndarray, version: int) -> None:
-        """A new map: what is not owned any more goes, and the disk knows it when this returns.
-
-        All workers' links end, so that each sends again, under the new map, what is not durable.
-        """
-        if version <= self.map_version:
-            raise Fenced(f"map {version} is not newer than map {self.map_version}", where=self.name)
-        for session in self.sessions.values():
-            session.close()
-        self._adopt(owners.astype(np.uint16))
-        self.map_version = version
-        self.cutter.owner_epoch = max(version, self.cutter.owner_epoch)
-        mine = self._pending_in(self.owned)
+    def leave(self, words: np.ndarray) -> None:
+        """Give buckets away: they are another's once this map is on the disk, which it is when this returns."""
+        self.cutter.write_now(self.tables[0].nothing(self._noted(words), ownership.version_of(words)))
+        fail_point("params.move.committed")
+        self.know(words)
+        kept = [(clock, within(e, self.tables[e.table].salt, self.owned)) for clock, es in self._pending.items() for e in es]
         self._pending.clear()
-        for clock, entry in mine:
+        for clock, entry in kept:
             self._pending[clock].append(entry)
         for held in self.tables:
             held.forget()
-        self.cutter.write_now(self.tables[0].nothing(self.noted(), self.cutter.owner_epoch))
 
-    def _told(self, ask: wire.Ask) -> dict[str, Any]:
+    def start_over(self, ticks: Mapping[int, int]) -> None:
+        """Buckets come whose pushes may be under way: workers must come again with all that they do not know to be durable.
+
+        Parameters
+        ----------
+        ticks : clocks that their owner had seen finished; workers that were behind there are so here until they have come.
+        """
+        for session in self.sessions.values():
+            session.close()
+        self.sessions.clear()
+        self._parked.clear()
+        self.received.clear()
+        self.cutter.forget_marks()
+        self.clocks.lower(ticks)
+        self._open_clock = min(self._open_clock, self.clocks.finished() or 0)
+
+    def look_at_parked(self) -> None:
+        """A move has ended: whose turn is it?"""
+        self._advance()
+        waiting, self._parked = self._parked, []
+        for each in waiting:
+            try:
+                self.tables[each.head.table].check(each.keys)
+                self._parked.append(each)
+            except GyralError as error:
+                self._refuse(each.session, each.head, error)
+
+    def _told(self, ask: wire.Ask, now: float) -> dict[str, Any]:
+        if ask.what == "stats":
+            return self.stats()
         if ask.what == "expire":
             return {"expired": sum(held.table.expire(ask.value) for held in self.tables)}
-        return self.stats()
+        return self.moves.answer(ask.what, msgspec.msgpack.decode(ask.body, type=Ask), now)
 
     def stats(self) -> dict[str, Any]:
         """Counts since it began."""
         rows = {held.name: len(held.table) for held in self.tables}
+        size = sum(getattr(held.table, "nbytes", 0) for held in self.tables)
         trouble = {"trouble": self.cutter.trouble} if self.cutter.trouble else {}
-        return {"rows": rows, "staleness": self.staleness.told(), **self.counts, **trouble}
+        about: dict[str, Any] = {"shard": self.number, "buckets": int(self.owned.sum()), "map": self.map_version, "bytes": size}
+        moved = {f"buckets_{name}": num for name, num in self.moves.counts.items()} | {"longest_move_s": self.moves.longest_s}
+        about["recovered_s"] = self.recovered_s
+        return {**about, "rows": rows, "staleness": self.staleness.told(), **self.counts, **moved, **trouble}
 
     def close(self) -> None:
         """Write what is left."""
-        self.cutter.close()
-
-
-def even_map(num: int) -> np.ndarray:
-    """Owner of each bucket where `num` shards have as many each, uint16 [BUCKETS]."""
-    return (np.arange(BUCKETS) * num // BUCKETS).astype(np.uint16)
+        self.cutter.close(is_lost=self.fatal is not None)
 
 
 def describe(stats: Mapping[str, Any]) -> str:

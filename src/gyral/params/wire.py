@@ -30,7 +30,10 @@ class Head(msgspec.Struct, tag=True, array_like=True):
 
 
 class Hello(Head):
-    """The first frame of a client; `worker` −1: one that only looks. Rows of all frames are in this `coding`."""
+    """The first frame of a client; `worker` −1: one that only looks. Rows of all frames are in this `coding`.
+
+    `owners` is the map that it knows, so that it brings news of buckets that have moved.
+    """
 
     worker: int
     epoch: int
@@ -38,6 +41,7 @@ class Hello(Head):
     digest: str
     coding: str = "f32"
     protocol: int = PROTOCOL
+    owners: bytes = b""
 
 
 class Pull(Head):
@@ -81,14 +85,18 @@ class Leave(Head):
 
 
 class Ask(Head):
-    """A question of whoever runs it: `stats`, `expire` (`value`: event time now)."""
+    """A question of whoever runs it: `stats`, `expire` (`value`: event time now), a step of `gyral.params.moving`."""
 
     what: str
     value: int = 0
+    body: bytes = b""
 
 
 class Welcome(Head):
-    """`seq` is the highest push of this worker here; `birth` tells one life of a shard without a folder from the next."""
+    """`seq` is the highest push of this worker here; `birth` tells one life of a shard without a folder from the next.
+
+    `owners` is its map (`gyral.params.ownership`), of which `map_version` is the highest epoch.
+    """
 
     shard: int
     birth: str

@@ -7,7 +7,7 @@ Neither blocks: the client waits in one place (`Transport.wait`) for all its cha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gyral.params.wire import Arrays, FromShard, Head
 
@@ -48,8 +48,22 @@ class Transport(Protocol):
         RankError : it will not come back.
         """
 
+    def refresh(self) -> None:
+        """Look again which shards there are: `names` may have grown."""
+
     def wait(self, channels: Sequence[Channel], timeout_s: float) -> None:
         """Return when one of them may have something, or after this time."""
 
     def close(self) -> None:
         """End what this process started; the links are closed already."""
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """A transport that starts shards: it can start more, and end the last ones."""
+
+    def grow(self, num: int) -> None:
+        """Have `num` shards at least."""
+
+    def shrink(self, num: int) -> None:
+        """End those from number `num` on, which own nothing any more."""

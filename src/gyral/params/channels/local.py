@@ -131,19 +131,38 @@ class LocalChannel:
 
 
 class LocalTransport:
-    """Shards of this process, of one worker."""
+    """Shards of this process, of one worker.
+
+    Parameters
+    ----------
+    make : number → the shard.
+    hosts : of another worker's transport.
+    """
 
     is_copying = False
 
-    def __init__(self, shards: Sequence[Shard], hosts: Sequence[Host] = ()) -> None:
-        self._is_owner = not hosts
-        self.hosts = list(hosts) or [Host(shard, len(shards) > 1) for shard in shards]
-        self.names = [host.shard.name for host in self.hosts]
+    def __init__(self, make: Callable[[int], Shard], num: int, hosts: list[Host] | None = None) -> None:
+        self._make, self._is_owner = make, hosts is None
+        self.hosts = [Host(make(number), num > 1) for number in range(num)] if hosts is None else hosts
+        self.refresh()
         self._waker = threading.Event()
 
     def joined(self) -> LocalTransport:
         """For another worker of this process, of the same shards."""
-        return LocalTransport([], self.hosts)
+        return LocalTransport(self._make, 0, self.hosts)
+
+    def grow(self, num: int) -> None:
+        """Have `num` shards at least; those that come have a thread each."""
+        for number in range(len(self.hosts), num):
+            self.hosts.append(Host(self._make(number), True))
+        self.refresh()
+
+    def shrink(self, num: int) -> None:
+        """They own nothing, and stay until all ends: a thread that sleeps."""
+
+    def refresh(self) -> None:
+        """Look again which shards there are."""
+        self.names = [host.shard.name for host in self.hosts]
 
     def connect(self, shard: int) -> Channel:
         """A new link.

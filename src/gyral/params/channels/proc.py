@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import struct
+import subprocess
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ from gyral.files import make_folder, write_atomic
 from gyral.params.channels import Channel
 from gyral.params.channels.shared import ClientCodec, ShardCodec, mapped, new_memory
 from gyral.params.channels.sockets import Loop, SocketChannel, wait
-from gyral.params.serve import Job
+from gyral.params.channels.wanted import done, heard, want
+from gyral.params.serve import Job, numbered
 from gyral.params.spec import TableSpec
 
 RESTARTS = 100
@@ -72,6 +74,28 @@ class UnixDoor:
         self._loop.admit(Link(connection, f"process {_PEER.unpack(peer)[0]}"), codec)
 
 
+def connected(path: str, name: str, specs: Sequence[TableSpec]) -> Channel:
+    """A link to a shard of this machine, with memory of its own.
+
+    Raises
+    ------
+    LinkLost : it does not answer now.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    number = -1
+    try:
+        connection.connect(path)
+        number = new_memory()
+        socket.send_fds(connection, [b"m"], [number])
+        return SocketChannel(Link(connection, name), ClientCodec(mapped(number), specs))
+    except OSError as error:
+        connection.close()
+        if number >= 0:
+            with contextlib.suppress(OSError):
+                os.close(number)
+        raise LinkLost(f"{name} takes no connection", [name], why=str(error)) from None
+
+
 class UnixTransport:
     """Shards whose sockets are in a folder.
 
@@ -84,29 +108,32 @@ class UnixTransport:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        try:
-            self.jobs = msgspec.json.decode((folder / _JOBS).read_bytes(), type=list[Job])
-        except FileNotFoundError:
-            raise NotFound("no shards run here", where=str(folder), hint='`open("proc://4", …)` starts some') from None
+        self.refresh()
         self._specs = self.jobs[0].specs
-        self.names = [f"shard {job.number} of {job.num} on `{socket.gethostname()}`" for job in self.jobs]
+
+    def refresh(self) -> None:
+        """Read again which shards there are."""
+        try:
+            self.jobs = msgspec.json.decode((self._folder / _JOBS).read_bytes(), type=list[Job])
+        except FileNotFoundError:
+            raise NotFound("no shards run here", where=str(self._folder), hint='`open("proc://4", …)` starts some') from None
+        self.names = [f"shard {job.number} of {len(self.jobs)} on `{socket.gethostname()}`" for job in self.jobs]
+
+    def grow(self, num: int) -> None:
+        """Have whoever started these shards have `num` at least."""
+        want(self._folder, num, False, lambda: self._has(num))
+
+    def _has(self, num: int) -> bool:
+        self.refresh()
+        return len(self.names) >= num
+
+    def shrink(self, num: int) -> None:
+        """Have whoever started these shards end the last ones."""
+        want(self._folder, num, True, lambda: True)
 
     def connect(self, shard: int) -> Channel:
         """A new link, with memory of its own."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        number = -1
-        try:
-            connection.connect(self.jobs[shard].listen)
-            number = new_memory()
-            socket.send_fds(connection, [b"m"], [number])
-            link = Link(connection, self.names[shard])
-            return SocketChannel(link, ClientCodec(mapped(number), self._specs))
-        except OSError as error:
-            connection.close()
-            if number >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(number)
-            raise LinkLost(f"{self.names[shard]} takes no connection", [self.names[shard]], why=str(error)) from None
+        return connected(self.jobs[shard].listen, self.names[shard], self._specs)
 
     def wait(self, channels: Sequence[Channel], timeout_s: float) -> None:
         """Until one of them can move something."""
@@ -129,19 +156,53 @@ class Launched(UnixTransport):
         self._sockets = Path(tempfile.mkdtemp(prefix="gyral-shards-"))  # 0700, and a path that is short enough
         self._logs = folder if folder is not None else self._sockets
         make_folder(self._logs)
+        self._given, self.processes, self.deaths = list(jobs), list[ranks.Started](), list[int]()
+        self._ended: set[int] = set()
+        self.error: RankError | None = None
+        self._is_closed, self._changing = threading.Event(), threading.Lock()
+        self._write(self._given)
+        super().__init__(self._sockets)
+        self.grow(len(jobs))
+        self._watcher = threading.Thread(target=self._watch, name="shards", daemon=True)
+        self._watcher.start()
+
+    def _write(self, jobs: list[Job]) -> None:
         jobs = [
             msgspec.structs.replace(job, listen=str(self._sockets / f"{job.number}.sock"), parent=os.getpid()) for job in jobs
         ]
-        write_atomic(self._sockets / _JOBS, msgspec.json.encode(jobs))
         for job in jobs:
             write_atomic(self._sockets / f"{job.number}.json", msgspec.json.encode(job))
-        super().__init__(self._sockets)
-        self.deaths = [0] * len(jobs)
-        self.error: RankError | None = None
-        self._is_closed = threading.Event()
-        self.processes = [self._start(number) for number in range(len(jobs))]
-        self._watcher = threading.Thread(target=self._watch, name="shards", daemon=True)
-        self._watcher.start()
+        write_atomic(self._sockets / _JOBS, msgspec.json.encode(jobs))
+
+    def grow(self, num: int) -> None:
+        """Have `num` shards at least; those that come own nothing yet."""
+        with self._changing:
+            jobs = self._given + [numbered(self._given[0], number) for number in range(len(self._given), num)]
+            self._given = jobs
+            self._write(jobs)
+            self.refresh()
+            for number in range(len(jobs)):
+                if number == len(self.processes):
+                    self.deaths.append(0)
+                    self.processes.append(self._start(number))
+                elif number < num and number in self._ended:
+                    self.processes[number] = self._start(number)
+                    self._ended.discard(number)
+
+    def shrink(self, num: int) -> None:
+        """End the last ones; their folders stay."""
+        with self._changing:
+            self._ended |= set(range(num, len(self.processes)))
+            _stop(self.processes[num:])
+
+    def _hear(self) -> None:
+        """Do what somebody in another process wants."""
+        if (wanted := heard(self._sockets)) is not None:
+            if wanted.end:
+                self.shrink(wanted.shards)
+            else:
+                self.grow(wanted.shards)
+            done(self._sockets)
 
     @property
     def folder(self) -> Path:
@@ -165,14 +226,7 @@ class Launched(UnixTransport):
             return
         self._is_closed.set()
         self._watcher.join()
-        for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            try:
-                process.wait(STOP_S)
-            except Exception:
-                process.kill()
-                process.wait()
+        _stop(self.processes)
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     def _start(self, number: int) -> ranks.Started:
@@ -181,9 +235,10 @@ class Launched(UnixTransport):
 
     def _watch(self) -> None:
         while not self._is_closed.wait(LOOK_S):
+            self._hear()
             for number, process in enumerate(self.processes):
                 code = process.poll()
-                if code is None or self.error is not None:
+                if code is None or self.error is not None or number in self._ended:
                     continue
                 self.deaths[number] += 1
                 if code < 0 and self._is_kept and self.deaths[number] <= RESTARTS:
@@ -197,3 +252,14 @@ class Launched(UnixTransport):
                     else "give it a `folder`, so that it comes back with its rows"
                 )
                 self.error = RankError(f"{self.names[number]} {how}", why=ranks.tail(log), where=str(log), hint=hint)
+
+
+def _stop(processes: Sequence[ranks.Started]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

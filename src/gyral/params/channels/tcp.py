@@ -149,6 +149,9 @@ class TcpTransport:
         link = connect(self._addresses[shard], self._secret, peer=self.names[shard], timeout_s=CONNECT_S)
         return SocketChannel(link, TcpCodec(self._specs, self._coding, is_shard=False))
 
+    def refresh(self) -> None:
+        """An address is what it is."""
+
     def wait(self, channels: Sequence[Channel], timeout_s: float) -> None:
         """Until one of them can move something."""
         wait(channels, timeout_s)
