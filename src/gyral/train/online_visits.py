@@ -97,24 +97,19 @@ class Visits:
 
     def admit(self, met: Met) -> tuple[list[str], list[str]]:
         """Objects that were met often enough; those over the limit wait for ever, and cost a counter each."""
-        objects: list[str] = []
-        titles: list[str] = []
+        found: dict[str, str] = {}
         for name, title in zip(met.object, met.title, strict=True):
-            if name in self.codes:
+            if name in self.codes or name in found:
                 continue
             self._waiting[name] += 1
-            if self._waiting[name] >= self._limits.admit_count:
-                if 0 < self._limits.max_objects <= len(self.names) + len(objects):
-                    continue
-                del self._waiting[name]
-                self._waiting[name] = -(1 << 60)
-                objects.append(name)
-                titles.append(title)
-        for name in objects:
+            is_full = 0 < self._limits.max_objects <= len(self.names) + len(found)
+            if self._waiting[name] >= self._limits.admit_count and not is_full:
+                found[name] = title
+        for name in found:
             del self._waiting[name]
         if len(self._waiting) > 1_000_000:  # a flood: those met once are forgotten
             self._waiting = Counter({name: count for name, count in self._waiting.items() if count > 1})
-        return objects, titles
+        return list(found), list(found.values())
 
     def name(self, objects: list[str], titles: list[str]) -> None:
         """They got the next codes."""

@@ -1,8 +1,8 @@
 """The tables of a live recommender. Objects are keyed by their codes, which a journal gives out, subjects by a 64-bit hash.
 
 Two kinds of rows: weights, which learn, and facts, which are set (`sgd` at rate 1 with the difference; see `visits`). `eps` is
-a tenth instead of nothing: a softmax over thousands of objects gives most of them gradients near zero, of which Adagrad without a
-floor would make full steps.
+a tenth and not nothing: a softmax over thousands of objects gives most of them gradients near zero, of which Adagrad would make
+full steps.
 """
 
 from __future__ import annotations

@@ -201,3 +201,13 @@ def learn(
     small[POPULAR_COLD] = popular_B[~is_warm].sum()
     r_grads = gx_BD[past.owner_N] * past.scale_B[past.owner_N, None]
     return Gradients(g_BV.T @ x_BD, g_BV.sum(0), again_C, r_grads, np.column_stack([gx_BD, own_B]), small, loss_B)
+
+
+def losses(
+    objects: Objects, past: Past, r_ND: np.ndarray, p_BE: np.ndarray, small_S: np.ndarray, taken: list[np.ndarray]
+) -> np.ndarray:
+    """Loss of each visit, in nats, float32 [B]: of the softmax over all that is scored."""
+    s_BV = scores(objects, past, r_ND, p_BE, small_S)
+    s_BV -= s_BV.max(1, keepdims=True)
+    log_sum_B = np.log(np.exp(s_BV).sum(1))
+    return np.array([log_sum_B[row] - s_BV[row, places].mean() for row, places in enumerate(taken)], np.float32)
