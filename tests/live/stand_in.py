@@ -48,6 +48,9 @@ class StandIn:
                 state[key] = state.get(key, 0) + more
                 rows[key] = row - np.float32(spec.optimizer.rate) * g / (np.sqrt(state[key]) + np.float32(spec.optimizer.eps))
 
+    def stats(self):
+        return {}
+
     def keep(self):
         self.durable = self.last
         self._kept = ({n: dict(r) for n, r in self.rows.items()}, {n: dict(s) for n, s in self.state.items()})

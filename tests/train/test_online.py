@@ -13,7 +13,8 @@ from gyral.event.codec import encode_payload
 from gyral.event.schema import EVENT
 from gyral.log.sqlite import SqliteLog
 from gyral.model.live import tables as t
-from gyral.train.online import JOURNAL, Met, Online, read_steps
+from gyral.model.live.journal import JOURNAL, read_steps
+from gyral.train.online import Met, Online
 from gyral.train.online_visits import Limits, Visits
 
 _spec = importlib.util.spec_from_file_location("stand_in", Path(__file__).parents[1] / "live" / "stand_in.py")

@@ -11,24 +11,20 @@ One fsync a step (at most ten a second) is the price; the events themselves are 
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 
 from gyral.errors import InputError
 from gyral.event.codec import decode_payload
-from gyral.files import fsync_path
 from gyral.log.base import EventLog
+from gyral.model.live.journal import Journal, Step
 
-JOURNAL = "journal.jsonl"
 TAILED = ("events", "ingest")
 """Kinds of partitions that behaviour comes in by; what was answered is in others."""
 MAX_STEP_EVENTS = 4_096
@@ -53,75 +49,6 @@ class Met(NamedTuple):
     dropped: Counter[str]
 
 
-class Step(msgspec.Struct, omit_defaults=True):
-    """One line of the journal.
-
-    Attributes
-    ----------
-    seq : its number, from 1.
-    taken : partition → first entry and the one behind the last.
-    objects, titles : that get the next codes.
-    acknowledged : (microseconds since the epoch, events) of each entry.
-    hour : of the newest event so far.
-    """
-
-    seq: int
-    taken: dict[str, tuple[int, int]]
-    objects: list[str] = []
-    titles: list[str] = []
-    acknowledged: list[tuple[int, int]] = []
-    hour: int = 0
-
-
-class Journal:
-    """The steps of one learner in a file. What was torn off at its end was never pushed, and is cut off.
-
-    Raises
-    ------
-    InputError : a line before the last is none, or steps are missing.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / JOURNAL
-        self.steps: list[Step] = []
-        whole = 0
-        if self.path.exists():
-            self.steps, whole = read_steps(self.path)
-        self._file = open(self.path, "ab")  # noqa: SIM115 (closed by close)
-        self._file.truncate(whole)
-        os.fsync(self._file.fileno())
-        fsync_path(folder)
-
-    def add(self, step: Step) -> None:
-        """Durable when it returns."""
-        self._file.write(msgspec.json.encode(step) + b"\n")
-        self._file.flush()
-        os.fdatasync(self._file.fileno())
-        self.steps.append(step)
-
-    def close(self) -> None:
-        """May be called twice."""
-        self._file.close()
-
-
-def read_steps(path: Path, offset: int = 0) -> tuple[list[Step], int]:
-    """Whole lines from a place in the file on, and the place behind them."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        body = file.read()
-    whole = body.rfind(b"\n") + 1
-    try:
-        steps = [msgspec.json.decode(line, type=Step) for line in body[:whole].splitlines()]
-    except msgspec.DecodeError as error:
-        hint = "remove the folder to learn anew from the log"
-        raise InputError("a line of the journal cannot be read", where=str(path), why=str(error), hint=hint) from None
-    for before, after in pairwise(steps):
-        if after.seq != before.seq + 1:
-            hint = "put the file back from a copy"
-            raise InputError(f"step {before.seq + 1:,} is not in the journal", where=str(path), hint=hint)
-    return steps, offset + whole
-
-
 class Learns(Protocol):
     """What is learned: the model's side of a step.
 
@@ -137,6 +64,9 @@ class Learns(Protocol):
 
     def name(self, objects: list[str], titles: list[str]) -> None:
         """They got the next codes."""
+
+    def knew(self, subjects: list[str]) -> None:
+        """They are in a step that is not done again."""
 
     def learn(self, step: Step, met: Met) -> None: ...
 
@@ -172,6 +102,7 @@ class Online:
             self._model.name(step.objects, step.titles)
             batches = self._read_again(step)
             self._ids.is_new(batches)
+            self._model.knew([name for batch in batches for name in batch.column("subject").unique().to_pylist() if name])
             self.seen += sum(batch.num_rows for batch in batches)
             self._passed(step)
         again = self.journal.steps[len(held) :]

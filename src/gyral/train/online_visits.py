@@ -17,7 +17,8 @@ import numpy as np
 from gyral.model.live import tables as t
 from gyral.model.live import visits as v
 from gyral.model.live.visits import Objects, Past
-from gyral.train.online import Met, Step
+from gyral.model.live.journal import Step
+from gyral.train.online import Met
 
 Grads = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
@@ -76,7 +77,7 @@ class Visits:
     """
 
     def __init__(self, tables: Tables, limits: Limits = EVERYBODY, seed: int = 0, sample: int = v.SAMPLE) -> None:
-        self.tables, self._limits, self._seed, self._sample = tables, limits, seed, sample
+        self.tables, self.limits, self._seed, self._sample = tables, limits, seed, sample
         self.codes: dict[str, int] = {}
         self.names: list[str] = []
         self.titles: list[str] = []
@@ -88,6 +89,10 @@ class Visits:
         self.last_visits: list[Visit] = []
         self.loss = float("nan")
         """Mean of a moving window of visits, in nats."""
+        self.subjects: set[int] = set()
+        """Keys of all who did anything."""
+        self.quiet: list[tuple[int, int]] = []
+        """Ranges of steps of which facts are kept and gradients are not: what a roll-back left out."""
         self._waiting: Counter[str] = Counter()
 
     @property
@@ -102,8 +107,8 @@ class Visits:
             if name in self.codes or name in found:
                 continue
             self._waiting[name] += 1
-            is_full = 0 < self._limits.max_objects <= len(self.names) + len(found)
-            if self._waiting[name] >= self._limits.admit_count and not is_full:
+            is_full = 0 < self.limits.max_objects <= len(self.names) + len(found)
+            if self._waiting[name] >= self.limits.admit_count and not is_full:
                 found[name] = title
         for name in found:
             del self._waiting[name]
@@ -118,13 +123,23 @@ class Visits:
         self.names += objects
         self.titles += titles
 
+    def knew(self, subjects: list[str]) -> None:
+        """They are in a step that is not done again."""
+        self.subjects.update(t.keys_of(subjects).tolist())
+
+    def count(self) -> None:
+        """Take the number of events learned from the tables, where it is exact whatever was done again."""
+        rows = self.tables.pull(t.SEEN, np.arange(len(self.names)))
+        self.learned = int(rows[:, 0].astype(np.float64).sum())
+
     def learn(self, step: Step, met: Met) -> None:
         """One push; also where nothing is learned, so that numbers have no gaps."""
         visits, pasts = self._visits(met)
         self.last_visits = visits
         grads: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         if visits:
-            grads = self._gradients(visits, step)
+            if not any(first <= step.seq <= last for first, last in self.quiet):
+                grads = self._gradients(visits, step)
             grads |= self._facts(visits, pasts, step.hour)
             self.learned += int(sum(visit.counts.sum() for visit in visits))
         self.rows += sum(len(keys) for keys, _ in grads.values())
@@ -134,6 +149,7 @@ class Visits:
         """Visits in order, and each subject's past before and after all of them."""
         keys = t.keys_of(met.subject)
         who = np.unique(keys)
+        self.subjects.update(who.tolist())
         before = dict(zip(who.tolist(), self.tables.pull(t.PAST, who), strict=True)) if len(who) else {}
         now = dict(before)
         found = []
@@ -141,7 +157,7 @@ class Visits:
         for first, end in pairwise([*np.flatnonzero(is_next).tolist(), len(keys)]):
             key, hour = int(keys[first]), int(met.time_s[first]) // v.HOUR_S
             past = now[key]
-            room = self._limits.events_per_hour - (int(past[2]) if past[1] == hour else 0)
+            room = self.limits.events_per_hour - (int(past[2]) if past[1] == hour else 0)
             allowed = min(end - first, max(room, 0))
             self.dropped["robot"] += end - first - allowed
             codes = np.array([self.codes.get(name, -1) for name in met.object[first : first + allowed]], np.int64)

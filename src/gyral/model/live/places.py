@@ -1,7 +1,7 @@
 """The folder of a live model: the journal, the shards' logs of changes, and how far followers may read them.
 
 live/<name>/journal.jsonl    steps of the learner (`gyral.train.online`)
-            shards/…         base and cuts of each shard (`gyral.params.deltas`)
+            shards/shard<n>  base and cuts of each shard (`gyral.params.deltas`)
             published.json   up to which cut of each shard a follower may read
             quiet.json       steps whose gradients are not learned: what a roll-back left out
 
@@ -86,7 +86,7 @@ def add_quiet(folder: Path, first: int, last: int) -> None:
 def newest_cuts(folder: Path) -> dict[str, int]:
     """Folder of a shard → the last file that it has."""
     found = {}
-    for shard in sorted((folder / SHARDS).glob("*")) if (folder / SHARDS).is_dir() else ():
+    for shard in sorted((folder / SHARDS).glob("shard*")) if (folder / SHARDS).is_dir() else ():
         names = [path.name for path in shard.iterdir()] if shard.is_dir() else []
         if any(NAME.fullmatch(name) for name in names):
             found[shard.name] = max(numbers(names, "cut") + numbers(names, "base"))
