@@ -11,6 +11,7 @@ Source: Ho et al., NIPS 2013 (stale synchronous parallel); Li et al., OSDI 2014.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -86,12 +87,8 @@ class Clocks:
         for worker in range(num):
             self.members.setdefault(worker, Member(due=now + self.join_s))
 
-    def join(self, worker: int, epoch: int, clock: int, now: float) -> Member:
-        """A worker says hello, for the first time or again.
-
-        Parameters
-        ----------
-        clock : that it is at; −1: where this shard says.
+    def join(self, worker: int, epoch: int, now: float) -> Member:
+        """A worker says hello, for the first time or again; only what it sends moves its clock.
 
         Raises
         ------
@@ -100,10 +97,10 @@ class Clocks:
         known = self.members.get(worker)
         if known is not None and (epoch < known.epoch or (epoch == known.epoch and not known.is_live)):
             raise self.fence(worker, epoch)
-        start = max(clock, 0) if known is None and clock >= 0 else max(known.ticked if known else 0, clock)
-        if (known is None or not known.is_live) and clock < 0:
-            start = max(start, self.finished() or 0)
-        self.members[worker] = member = Member(epoch, start, now + self.lease_s)
+        ticked = known.ticked if known is not None else 0
+        if known is None or not known.is_live:  # it blocks nobody for what is past
+            ticked = max(ticked, self.finished() or 0)
+        self.members[worker] = member = Member(epoch, ticked, now + self.lease_s)
         return member
 
     def fence(self, worker: int, epoch: int) -> Fenced:
@@ -170,9 +167,19 @@ class Clocks:
         finished = self.finished()
         return 0 if finished is None else max(0, clock - finished)
 
-    def noted(self) -> bytes:
-        """All of it but the leases, for the disk."""
-        rows = [(w, m.epoch, m.ticked, m.is_live) for w, m in sorted(self.members.items())]
+    def ticks(self) -> dict[int, int]:
+        """Worker → clocks that it has finished."""
+        return {worker: member.ticked for worker, member in self.members.items()}
+
+    def noted(self, ticks: Mapping[int, int]) -> bytes:
+        """All of it but the leases, for the disk.
+
+        Parameters
+        ----------
+        ticks : as they were when the last finished round of a cut began: a shard that comes back must not believe that clocks
+            are finished whose pushes it has lost. Too low is safe, as workers move their clocks with every frame.
+        """
+        rows = [(w, m.epoch, min(m.ticked, ticks.get(w, 0)), m.is_live) for w, m in sorted(self.members.items())]
         return msgspec.msgpack.encode(rows)
 
     def recall(self, notes: bytes, now: float) -> None:
