@@ -31,29 +31,38 @@ class Behaviour:
     def __init__(self, config: Config, layout: Layout | None = None) -> None:
         self._own = list(config.curate.rules)
         self._apps = config.curate.apps
-        self._given = layout
+        self._known: dict[str | None, Layout | None] = {} if layout is None else {layout.schema_id: layout}
         rules.check([*ALWAYS, *self._own])
 
     def __call__(self, batch: pa.RecordBatch) -> Met:
         """What is kept of a batch, and why the rest is not."""
-        ids = batch.column("schema_id").to_pylist()
-        parts = []
-        for schema in dict.fromkeys(ids):
-            same = np.array([each == schema for each in ids])
-            rows = batch if same.all() else batch.filter(pa.array(same))
-            parts.append((np.flatnonzero(same), *self._of(rows, self._layout(schema))))
-        dropped = sum((part[2] for part in parts), Counter[str]())
-        order = np.concatenate([part[0][part[1]] for part in parts]) if parts else np.zeros(0, np.int64)
-        titles = np.concatenate([part[3] for part in parts]) if parts else np.zeros(0, object)
-        back = np.argsort(order, kind="stable")
-        kept = batch.take(pa.array(order[back]))
+        places, titles, dropped = self._decided(batch)
+        kept = batch.take(pa.array(places))
         times = kept.column("event_time").cast(pa.int64()).to_numpy() // 1_000_000
-        return Met(kept.column("subject").to_pylist(), kept.column("object").to_pylist(), titles[back].tolist(), times, dropped)
+        return Met(kept.column("subject").to_pylist(), kept.column("object").to_pylist(), titles, times, dropped)
+
+    def places(self, batch: pa.RecordBatch) -> np.ndarray:
+        """Rows that are kept, ascending."""
+        return self._decided(batch)[0]
+
+    def _decided(self, batch: pa.RecordBatch) -> tuple[np.ndarray, list[str], Counter[str]]:
+        ids = batch.column("schema_id").dictionary_encode()
+        codes = ids.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        parts = []
+        for code in np.unique(codes).tolist():
+            places = np.flatnonzero(codes == code)
+            rows = batch if len(places) == batch.num_rows else batch.take(pa.array(places))
+            kept, dropped, titles = self._of(rows, self._layout(ids.dictionary[code].as_py() if code >= 0 else None))
+            parts.append((places[kept], titles, dropped))
+        places = np.concatenate([np.zeros(0, np.int64), *(part[0] for part in parts)])
+        back = np.argsort(places, kind="stable")
+        titles = np.concatenate([np.zeros(0, object), *(part[1] for part in parts)])[back].tolist()
+        return places[back], titles, sum((part[2] for part in parts), Counter[str]())
 
     def _layout(self, schema: str | None) -> Layout | None:
-        if self._given is not None and schema == self._given.schema_id:
-            return self._given
-        return layouts.known(schema)
+        if schema not in self._known:  # looking a plug-in up costs 20 ms
+            self._known[schema] = layouts.known(schema)
+        return self._known[schema]
 
     def _of(self, rows: pa.RecordBatch, layout: Layout | None) -> tuple[np.ndarray, Counter[str], np.ndarray]:
         """Places that are kept, counts of the reasons of the others, titles of the kept."""

@@ -9,22 +9,27 @@ from __future__ import annotations
 import os
 import queue
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from gyral.config import Config
 from gyral.faults import fail_point
+from gyral.files import write_atomic
 from gyral.lake.table import Lake
 from gyral.live.behaviour import Behaviour
 from gyral.log.opening import open_log
 from gyral.model import card as cards
 from gyral.model.card import Card, Weights
 from gyral.model.live import places, tables
+from gyral.model.live.following import Follower
 from gyral.model.live.known import Known
 from gyral.params import client
 from gyral.params.shard import Settings
@@ -34,15 +39,19 @@ from gyral.train.online_tables import Server
 from gyral.train.online_visits import Limits, Visits
 
 TOLD_EVERY_S = 1.0
-LOST_EXIT = 3
+WARM_S = 60.0
+FROZEN = "frozen"
+"""In the folder of a live model: the name of its frozen copy."""
 
 
 class Job(msgspec.Struct):
-    """What a learner is started with; `freeze_at` events are learned when a copy is put aside as `frozen` (0: never)."""
+    """What a learner is started with: where in the log it begins; when `freeze_at` events are learned, a copy is
+    put aside as a model `frozen` (0: never)."""
 
     root: str
     name: str
     config: Config
+    start: dict[str, int] = {}
     freeze_at: int = 0
     frozen: str = ""
     run: int = 0
@@ -58,6 +67,7 @@ class Learner:
         self.folder.mkdir(parents=True, exist_ok=True)
         specs = tables.specs(params.dim, params.rate, config.train.seed)
         start = partial(client.open, params.at, settings=Settings(sync="async", workers=1, cut_s=params.cut_s))
+        warm(job, start)
         self.server = Server(start, list(specs.values()), self.folder)
         limits = Limits(params.admit_count, params.max_objects, config.curate.robot_events_per_hour)
         self.model = Visits(self.server, limits, config.train.seed, params.sample)
@@ -66,12 +76,15 @@ class Learner:
         self.online = self._online()
         self.went_back = 0
         self.verdict = Verdict(True, float("nan"), float("nan"), False)
-        self._frozen = not job.freeze_at or (self.root / cards.FOLDER / f"{job.frozen}@1").exists()
+        marker = self.folder / FROZEN
+        self._frozen = marker.read_text() if marker.exists() else ""
         self._begun, self._told_at, self._last_step = time.monotonic(), 0.0, time.monotonic()
 
     def _online(self) -> Online:
         self.model.quiet = places.quiet_steps(self.folder)
-        online = Online(self.log, self.folder, Behaviour(self.job.config), self.model, self.job.config.params.step_s)
+        online = Online(
+            self.log, self.folder, Behaviour(self.job.config), self.model, self.job.config.params.step_s, self.job.start
+        )
         online.recover()
         self.model.count()
         return online
@@ -83,7 +96,7 @@ class Learner:
             fail_point("live.learned")
             self._last_step = time.monotonic()
             self.gate.saw(self.model.last_visits)
-            if not self._frozen and self.model.learned >= self.job.freeze_at:
+            if self.job.freeze_at and not self._frozen and self.model.learned >= self.job.freeze_at:
                 self._freeze()
         self.publish()
         if time.monotonic() - self._told_at >= TOLD_EVERY_S:
@@ -122,8 +135,6 @@ class Learner:
         known.name(self.model.names, self.model.titles)
         known.hour = self.online.hour
         codes = [*range(len(self.model.names))]
-        import numpy as np
-
         for name in tables.OF_OBJECTS:
             known.put(name, np.array(codes), self.server.pull(name, np.array(codes)))
         known.put(tables.SMALL, np.zeros(1, np.int64), self.server.pull(tables.SMALL, np.zeros(1, np.int64)))
@@ -138,8 +149,9 @@ class Learner:
             family="live", dataset=self.job.name, run=self.job.run, metric="recall_at_10",
             num_subjects=len(keys), num_objects=len(codes), num_interactions=self.model.learned,
         )  # fmt: skip
-        cards.publish(self.root, self.job.frozen, Weights(known.arrays(), settings), None, card)
-        self._frozen = True
+        made = cards.publish(self.root, self.job.frozen, Weights(known.arrays(), settings), None, card)
+        write_atomic(self.folder / FROZEN, made.model)
+        self._frozen = made.model
 
     def finish(self) -> None:
         """Learn what is in the log, and wait until it is published or refused."""
@@ -174,6 +186,7 @@ class Learner:
             "silent_s": round(time.monotonic() - self._last_step, 3),
             "dropped": dict(self.online.dropped + self.model.dropped),
             "frozen": self._frozen,
+            "up_s": round(time.monotonic() - self._begun, 2),
             "cpu_s": round(time.process_time(), 2),
         }
         sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
@@ -184,6 +197,29 @@ class Learner:
         self.online.close()
         self.server.close()
         self.log.close()
+
+
+def warm(job: Job, start: Callable[..., client.Client]) -> None:
+    """Take one step on other tables and follow it, so that every kernel is compiled, or read from numba's cache, before events
+    wait for it; 30 s the first time on a machine, .5 s later."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        specs = tables.specs(job.config.params.dim)
+        server = Server(start, list(specs.values()), folder)
+        try:
+            for seq in (1, 2):
+                keys = np.arange(3)
+                server.push(seq, {each.name: (keys, np.zeros((3, each.dim), np.float32)) for each in specs.values()}, 1)
+                for each in specs:
+                    server.pull(each, keys)
+                until = time.monotonic() + WARM_S
+                while (newest := server.newest()) is None and time.monotonic() < until:
+                    time.sleep(0.01)
+                if newest is not None:
+                    server.publish(newest)
+                    Follower(folder, Known(job.config.params.dim), lambda *_: None).poll()
+        finally:
+            server.close()
 
 
 def _plain(value: float) -> float | None:

@@ -105,12 +105,8 @@ def _mean_loss(version: Version, window: list[Visit], p_BE: np.ndarray) -> float
     rows = [row for row, codes in enumerate(known) if len(codes)]
     if not rows:
         return float("nan")
-    past = v.past_of(
-        np.stack([window[row].past_P for row in rows]), np.array([float(window[row].hour) for row in rows])
-    )
+    past = v.past_of(np.stack([window[row].past_P for row in rows]), np.array([float(window[row].hour) for row in rows]))
     inside = past.code_N < num
     past = past._replace(owner_N=past.owner_N[inside], code_N=past.code_N[inside], small_N3=past.small_N3[inside])
-    lost = v.losses(
-        version.objects, past, version.r_VD[past.code_N], p_BE[rows], version.small_S, [known[row] for row in rows]
-    )
+    lost = v.losses(version.objects, past, version.r_VD[past.code_N], p_BE[rows], version.small_S, [known[row] for row in rows])
     return float(lost.mean())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -50,14 +50,11 @@ class Met(NamedTuple):
 
 
 class Learns(Protocol):
-    """What is learned: the model's side of a step.
+    """What is learned: the model's side of a step."""
 
-    Attributes
-    ----------
-    applied : the number of the last step that the tables hold for certain, on the disk; those after it are done again.
-    """
-
-    applied: int
+    @property
+    def applied(self) -> int:
+        """Number of the last step that the tables hold for certain, on the disk; those after it are done again."""
 
     def admit(self, met: Met) -> tuple[list[str], list[str]]:
         """Objects of these events that shall get codes, and their titles."""
@@ -77,14 +74,21 @@ class Online:
     Parameters
     ----------
     curate : rows of the log → what is learned from; by the caller, because the rules are another room's.
+    start : partition → the first entry that is learned; of others, all are.
     """
 
     def __init__(
-        self, log: EventLog, folder: Path, curate: Callable[[pa.RecordBatch], Met], model: Learns, step_s: float = STEP_S
+        self,
+        log: EventLog,
+        folder: Path,
+        curate: Callable[[pa.RecordBatch], Met],
+        model: Learns,
+        step_s: float = STEP_S,
+        start: Mapping[str, int] | None = None,
     ) -> None:
         self.log, self._curate, self._model, self._step_s = log, curate, model, step_s
         self.journal = Journal(folder)
-        self.offsets: dict[str, int] = {}
+        self.offsets: dict[str, int] = dict(start or {})
         self.events = 0
         """Events that were learned from."""
         self.seen = 0
@@ -141,7 +145,9 @@ class Online:
     def _curated(self, batches: list[pa.RecordBatch]) -> Met:
         new = self._ids.is_new(batches)
         rows = [batch.filter(pa.array(mask)) for batch, mask in zip(batches, new, strict=True)]
-        parts = [self._curate(batch) for batch in rows if batch.num_rows]
+        some = [batch for batch in rows if batch.num_rows]
+        together = pa.Table.from_batches(some).combine_chunks().to_batches() if some else []
+        parts = [self._curate(batch) for batch in together]
         self.seen += sum(batch.num_rows for batch in batches)
         dropped = sum((part.dropped for part in parts), Counter[str]())
         if again := sum(int((~mask).sum()) for mask in new):

@@ -1,7 +1,7 @@
 """A step's tables behind a parameter server, and what is published of them.
 
-A step is one push to each table, so a step's number tells those of its pushes, and a push that is sent again is known for what it
-is. To start on a folder is to go back to what was published: cuts that nobody was allowed to read are removed, and the steps
+A step is one push to each table, so a step's number tells those of its pushes, and a push that is sent again is known for what
+it is. To start on a folder is to go back to what was published: cuts that nobody was allowed to read are removed, and the steps
 since are done again from the log. That is one path for a restart and for a roll-back.
 """
 

@@ -16,22 +16,19 @@ import numpy as np
 
 from gyral.model.live import tables as t
 from gyral.model.live import visits as v
-from gyral.model.live.visits import Objects, Past
 from gyral.model.live.journal import Step
+from gyral.model.live.visits import Objects, Past
 from gyral.train.online import Met
 
 Grads = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 class Tables(Protocol):
-    """Where rows are: in this process, another one, or on other hosts.
+    """Where rows are: in this process, another one, or on other hosts."""
 
-    Attributes
-    ----------
-    durable : number of the last push that is on the disk in all of its parts.
-    """
-
-    durable: int
+    @property
+    def durable(self) -> int:
+        """Number of the last push that is on the disk in all of its parts."""
 
     def pull(self, table: str, keys_K: np.ndarray) -> np.ndarray:
         """Rows, float32 [K, D]."""

@@ -26,6 +26,7 @@ from gyral.params.records import weights_of
 from gyral.params.segment import Damaged, File, Listing, changes_of, decode, sizes_of, views, widths_of
 from gyral.params.spec import BUCKETS
 
+
 class UpTo:
     """Files of a folder as if it ended with a cut."""
 
@@ -100,6 +101,8 @@ class Follower:
         }  # fmt: skip
 
     def _name(self) -> None:
+        if not (self._folder / JOURNAL).exists():
+            return
         steps, self._offset = read_steps(self._folder / JOURNAL, self._offset)
         for step in steps:
             self._known.name(step.objects, step.titles)

@@ -120,12 +120,10 @@ class Known:
         p_BE = np.zeros((1, self.dim + 1), np.float32) if subject is None else subject[None]
         flat = v.past_of(past[None], np.array([float(view.hour)]))
         inside = flat.code_N < len(view.r_VD)
-        flat = flat._replace(
-            owner_N=flat.owner_N[inside], code_N=flat.code_N[inside], small_N3=flat.small_N3[inside]
-        )
+        flat = flat._replace(owner_N=flat.owner_N[inside], code_N=flat.code_N[inside], small_N3=flat.small_N3[inside])
         scores = v.scores(view.objects, flat, view.r_VD[flat.code_N], p_BE, view.small_S)[0]
         best = top(scores, k)
-        return best, scores[best], past[0] > 0
+        return best, scores[best], bool(past[0] > 0)
 
     def popular(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Codes by how often everybody met them, and how often."""
