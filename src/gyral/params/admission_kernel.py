@@ -17,10 +17,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from gyral.params.hashing_kernel import GOLDEN, bucket_of, drawn, mixed
 from gyral.params.index_kernel import Held, insert
+from gyral.params.kernel import kernel, part
 from gyral.params.spec import BUCKETS, TableSpec
 
 U = np.uint64
@@ -53,7 +53,7 @@ def counter_bytes(spec: TableSpec) -> int:
     return CLOCK_BYTES if spec.dtype != "f32" or spec.admit_probability < 1 else 0
 
 
-@njit(inline="always", cache=True)
+@part
 def _read(counters: np.ndarray, bucket: np.uint64, place: np.uint64) -> np.uint64:
     """A number of 32 bits, little-endian."""
     return (
@@ -64,13 +64,13 @@ def _read(counters: np.ndarray, bucket: np.uint64, place: np.uint64) -> np.uint6
     )
 
 
-@njit(inline="always", cache=True)
+@part
 def _write(counters: np.ndarray, bucket: np.uint64, place: np.uint64, value: np.uint64) -> None:
     for number in range(U(4)):
         counters[bucket, place + number] = (value >> (_8 * number)) & U(0xFF)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def tick(counters: np.ndarray, bucket: np.uint64) -> np.uint64:
     """Next number of a bucket's clock, modulo 2³²."""
     clock = (_read(counters, bucket, _0) + _1) & U(0xFFFFFFFF)
@@ -78,7 +78,7 @@ def tick(counters: np.ndarray, bucket: np.uint64) -> np.uint64:
     return clock
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _counted(held: Held, how: Admission, bucket: np.uint64, hash_: np.uint64) -> np.uint64:
     """Count one occurrence; what the count is now (255: that or more)."""
     places = drawn(hash_, _COUNT_DRAW)
@@ -95,7 +95,7 @@ def _counted(held: Held, how: Admission, bucket: np.uint64, hash_: np.uint64) ->
     return least + _1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def fade(held: Held, how: Admission, bucket: np.uint64, at: np.uint64) -> None:
     """Halve a bucket's counters, once for each window that event time has come on."""
     window, last = at // how.window_s, _read(held.counters, bucket, U(4))
@@ -107,7 +107,7 @@ def fade(held: Held, how: Admission, bucket: np.uint64, at: np.uint64) -> None:
         held.counters[bucket, place] = U(held.counters[bucket, place]) >> by
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def admitted(held: Held, how: Admission, hash_: np.uint64, times: np.uint64, at: np.uint64) -> bool:
     """Whether a key without a row, which occurs `times` times in a push, gets one."""
     bucket = bucket_of(hash_)
@@ -129,7 +129,7 @@ def admitted(held: Held, how: Admission, hash_: np.uint64, times: np.uint64, at:
     return let_in and bool(how.most == _0 or held.rows[bucket] < limit)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def enter(
     held: Held,
     how: Admission,

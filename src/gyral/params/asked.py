@@ -42,10 +42,9 @@ class Pulling:
     def take(self, shard: int, rows_PD: np.ndarray, held_P: np.ndarray) -> None:
         """A shard has answered."""
         order = self.parts[shard]
-        if order is None:
+        if order is None or self.rows is None or self.held is None:
             self.rows, self.held = rows_PD, held_P
         else:
-            assert self.rows is not None and self.held is not None
             scattered(rows_PD, order, self.rows)
             self.held[order] = held_P
         self.left.discard(shard)
@@ -55,7 +54,8 @@ class Pulling:
         self.wait(self)
         if self.error is not None:
             raise self.error
-        assert self.rows is not None and self.held is not None
+        if self.rows is None or self.held is None:
+            raise GyralError("a pull has no answer")
         return self.rows, self.held
 
 

@@ -9,9 +9,9 @@ anything of a table has changed.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from gyral.params.hashing_kernel import hashed
+from gyral.params.kernel import kernel, part
 
 U = np.uint64
 LARGEST = 2.0**57
@@ -21,7 +21,7 @@ _MANY, _PLACE = U(1 << 31), U((1 << 31) - 1)
 _LIMIT, _MAGNITUDE = np.uint32((57 + 127) << 23), np.uint32(0x7FFFFFFF)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def unique(
     keys_K: np.ndarray,
     salt: np.uint64,
@@ -69,7 +69,7 @@ def unique(
     return int(num), int(many)
 
 
-@njit(inline="always")
+@part
 def _largest(bits: np.ndarray, start: np.uint64, dim: np.uint64) -> np.uint32:
     """Bits of the largest magnitude of a row."""
     largest = np.uint32(0)
@@ -78,7 +78,7 @@ def _largest(bits: np.ndarray, start: np.uint64, dim: np.uint64) -> np.uint32:
     return largest
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def summed(
     grads: np.ndarray,
     bits: np.ndarray,

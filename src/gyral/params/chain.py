@@ -33,7 +33,7 @@ from gyral.params.segment import (
 )  # fmt: skip
 from gyral.params.spec import BUCKETS
 
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 4 << 20
 NAME = re.compile(r"(cut|base)-(\d{16})\.delta")
 
 
@@ -64,6 +64,8 @@ class Folder:
 
     def open(self, name: str) -> File:
         fd = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)  # the next chunk comes while this one is folded
         closed = threading.Event()
 
         def read_into(buffer: memoryview, at: int) -> None:
@@ -137,6 +139,7 @@ class Chain:
                 epoch = self.epoch
                 self._open(source, name)
                 if self.parts[-1].epoch < epoch:
+                    self._files.pop().close()
                     raise Damaged(name, f"its owner, epoch {self.parts.pop().epoch}, had been replaced by epoch {epoch}")
             except (Damaged, FileNotFoundError):
                 if strict:

@@ -1,6 +1,6 @@
 """When a shard writes what changed: range by range between requests, files by a thread, so that a pull waits for neither.
 
-A round goes over all buckets; every `cut_s` one begins. The loop only gathers a part's rows (about 30 ns a row); the
+A round goes over all tables and buckets; every `cut_s` one begins. The loop only gathers a part's rows (about 30 ns a row); the
 thread writes and syncs it (2 to 50 ms). A round's ranges are as many as keep a part near `PART_ROWS`. What each worker had
 pushed when the round began is durable when its last part is written. A write that fails (a full disk) is tried again with the
 same part: nothing is lost meanwhile, since clients keep what is not durable and are held back by their `retain_bytes`.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gyral.errors import GyralError
 from gyral.params.held import Held
@@ -42,12 +42,12 @@ class Cutter:
     """
 
     def __init__(
-        self, keep: Keep | None, held: Held, cut_s: float, received: Mapping[int, int],
+        self, keep: Keep | None, tables: Sequence[Held], cut_s: float, received: Mapping[int, int],
         ticks: Callable[[], dict[int, int]], notes: Callable[[], bytes],
     ) -> None:  # fmt: skip
-        self._keep, self._held, self.cut_s, self._notes = keep, held, cut_s, notes
+        self._keep, self._tables, self.cut_s, self._notes = keep, tables, cut_s, notes
         self._received, self._ticks = received, ticks
-        self.trouble = ""
+        self.owner_epoch, self.trouble = 0, ""
         self.safe_ticks: dict[int, int] = {}
         self._durable: dict[int, int] = {}
         self._noted: tuple[dict[int, int], dict[int, int]] = ({}, {})
@@ -125,10 +125,11 @@ class Cutter:
             self._parts.put(None)
 
     def _parts_of_a_round(self) -> Iterator[Part | None]:
-        num = min(MAX_PARTS, max(1, -(-self._held.fresh_rows // PART_ROWS)))
-        self._held.fresh_rows = 0
-        for at in range(num):
-            yield self._held.part(BUCKETS * at // num, BUCKETS * (at + 1) // num, self._notes())
+        for held in self._tables:
+            num = min(MAX_PARTS, max(1, -(-held.fresh_rows // PART_ROWS)))
+            held.fresh_rows = 0
+            for at in range(num):
+                yield held.part(BUCKETS * at // num, BUCKETS * (at + 1) // num, self._notes(), self.owner_epoch)
 
     def _hand(self, part: Part) -> None:
         if self._thread is None:
@@ -138,8 +139,7 @@ class Cutter:
         self._parts.put(part)
 
     def _write(self) -> None:
-        assert self._keep is not None
-        while (part := self._parts.get()) is not None:
+        while self._keep is not None and (part := self._parts.get()) is not None:
             while not self._is_closed.is_set():
                 try:
                     self._keep.write(part)

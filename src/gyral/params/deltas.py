@@ -82,7 +82,7 @@ class Deltas:
         return self._notes
 
     def recover(self, spec: TableSpec) -> Iterator[Kept]:
-        """Each bucket that was ever in a part, as the log had it when it was opened; memory: a chunk of 8 MB."""
+        """Each bucket that was ever in a part, as the log had it when it was opened; memory: a chunk of 4 MB."""
         with Chain(Folder(self.folder), last=self.number) as chain:
             workers, seqs = chain.workers(), chain.applied(spec.name)
             left: np.ndarray = np.asarray(seqs.any(axis=1))
@@ -120,7 +120,8 @@ class Deltas:
         encoder.finish(
             base=False, number=self.number + 1, epoch=self.epoch, first=part.first, last=part.last,
             versions=versions[None, part.first : part.last], workers=part.workers, applied_at=fresh + part.first,
-            applied=part.applied[fresh], event_s=part.event_s, acknowledged_s=part.acknowledged_s, notes=part.notes,
+            applied=part.applied[fresh], owner=part.owner_epoch, event_s=part.event_s, acknowledged_s=part.acknowledged_s,
+            notes=part.notes,
         )  # fmt: skip
         self._store(chunks)
         applied[1][(fresh + part.first)[:, None], columns[None]] = part.applied[fresh]
@@ -168,7 +169,7 @@ class Deltas:
 def compact(folder: Path, keep_s: float = 600.0, keep_bytes: int = 1 << 30) -> int:
     """Fold base and cuts into a new base and remove files that it holds; returns the base's number (0: the log is empty).
 
-    May run in any process while the owner writes: it reads cuts that are there already and memory stays at a chunk of 8 MB.
+    May run in any process while the owner writes: it reads cuts that are there already and memory stays at a chunk of 4 MB.
     Cuts that the base holds stay for followers while they are younger than `keep_s` and take no more than `keep_bytes`; one
     that is slower reads the base instead, so none ever lacks anything.
 

@@ -1,4 +1,4 @@
-"""Tables as a shard holds them: the rows of its buckets, and for each bucket which push of each worker it has had.
+"""A table as a shard holds it: the rows of its buckets, and for each bucket which push of each worker it has had.
 
 This is where exactly once is decided, by one rule: push `seq` of a worker applies to those of its keys whose bucket has had
 only earlier ones. A retry, a push sent again after a crash to a bucket recovered from an older cut, and a bucket that moved
@@ -14,10 +14,11 @@ import numpy as np
 
 from gyral.errors import GyralError
 from gyral.params.hashing_kernel import buckets_of
-from gyral.params.keep import Changed, Kept, Part
+from gyral.params.keep import Kept, Part
 from gyral.params.records import Changes, Records
 from gyral.params.routing_kernel import foreign, sift
 from gyral.params.spec import BUCKETS, TableSpec
+from gyral.params.table import Table
 
 
 class Rows(Protocol):
@@ -37,6 +38,8 @@ class Rows(Protocol):
     def export(self, bucket: int) -> tuple[Records, np.ndarray]: ...
 
     def load(self, bucket: int, records: Records, counters: np.ndarray) -> None: ...
+
+    def load_all(self, loaded: Sequence[tuple[int, Records, np.ndarray]]) -> None: ...
 
     def drop(self, bucket: int) -> None: ...
 
@@ -59,20 +62,20 @@ class Entry(NamedTuple):
 
 
 class Held:
-    """All tables' buckets in one shard.
+    """One table's buckets in one shard.
 
     Attributes
     ----------
-    owned : uint8 [BUCKETS], whether a bucket is this shard's.
+    owned : uint8 [BUCKETS], whether a bucket is this shard's; one array for all its tables.
     applied : worker → its last push that each bucket has had, uint64 [BUCKETS].
-    versions : of each table, uint64 [BUCKETS].
+    versions : uint64 [BUCKETS].
     fresh_rows : pushed since it was last set to 0.
     """
 
-    def __init__(self, tables: Sequence[Rows], owned: np.ndarray) -> None:
-        self.tables, self.owned = tables, owned
-        self.salts = [np.uint64(table.spec.salt) for table in tables]
-        self.versions = [np.zeros(BUCKETS, np.uint64) for _ in tables]
+    def __init__(self, table: Rows, owned: np.ndarray) -> None:
+        self.table, self.owned = table, owned
+        self.name, self.salt = table.spec.name, np.uint64(table.spec.salt)
+        self.versions = np.zeros(BUCKETS, np.uint64)
         self.applied: dict[int, np.ndarray] = {}
         self.touched = np.zeros(BUCKETS, np.uint8)
         self.fresh_rows, self.event_s, self.acknowledged_s = 0, 0, 0.0
@@ -87,10 +90,17 @@ class Held:
         """The last push of a worker that any bucket has had."""
         return int(self.applied[worker].max()) if worker in self.applied else 0
 
-    def check(self, table: int, keys_K: np.ndarray) -> None:
+    def check(self, keys_K: np.ndarray) -> None:
         """Raises `Moved` where keys are of buckets that are not owned."""
-        if num := foreign(keys_K, self.salts[table], self.owned):
-            raise self._moved(table, num, len(keys_K))
+        if num := foreign(keys_K, self.salt, self.owned):
+            raise self._moved(num, len(keys_K))
+
+    def pull(self, keys_K: np.ndarray, out_KD: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and which are held; into `out_KD` where there is one and the table can."""
+        if out_KD is None or not isinstance(self.table, Table):
+            return self.table.pull(keys_K)
+        batch = self.table.find(keys_K)
+        return self.table.read(batch, out_KD), batch.slots[batch.inverse] != 0
 
     def push(self, entry: Entry, now: float) -> int:
         """Apply what is new of a push; how many keys that were.
@@ -102,38 +112,35 @@ class Held:
         """
         keys, grads, touched = self._fresh(entry)
         if len(keys):
-            self.tables[entry.table].push(keys, grads, entry.at)
+            self.table.push(keys, grads, entry.at)
             self._mark(entry, touched, len(keys), now)
         return len(keys)
 
     def push_together(self, entries: Sequence[Entry], now: float) -> int:
-        """Apply pushes as one step a table: a key's gradients are summed in the order of the entries."""
-        kept: dict[int, list[Entry]] = {}
-        total = 0
+        """Apply pushes as one step: a key's gradients are summed in the order of the entries."""
+        kept: list[Entry] = []
         for entry in entries:
             keys, grads, touched = self._fresh(entry)
             if len(keys):
                 self._mark(entry, touched, len(keys), now)
-                kept.setdefault(entry.table, []).append(entry._replace(keys=keys, grads=grads))
-                total += len(keys)
-        for table, parts in kept.items():
-            _push_as_one(self.tables[table], parts)
-        return total
+                kept.append(entry._replace(keys=keys, grads=grads))
+        if kept:
+            _push_as_one(self.table, kept)
+        return sum(len(entry.keys) for entry in kept)
 
     def _fresh(self, entry: Entry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Keys that have not had this push, their gradients and their buckets (uint8 [BUCKETS])."""
         fresh, touched = np.empty(len(entry.keys), np.bool_), np.zeros(BUCKETS, np.uint8)
-        applied, salt = self.of(entry.worker), self.salts[entry.table]
-        num, num_foreign = sift(entry.keys, salt, self.owned, applied, np.uint64(entry.seq), fresh, touched)
+        applied = self.of(entry.worker)
+        num, num_foreign = sift(entry.keys, self.salt, self.owned, applied, np.uint64(entry.seq), fresh, touched)
         if num_foreign:
-            raise self._moved(entry.table, num_foreign, len(fresh))
+            raise self._moved(num_foreign, len(fresh))
         if num == len(fresh):
             return entry.keys, entry.grads, touched
         return entry.keys[fresh], entry.grads[fresh], touched
 
-    def _moved(self, table: int, num: int, of: int) -> Moved:
-        name = self.tables[table].spec.name
-        return Moved(f"{num:,} of {of:,} keys of `{name}` are in buckets of another shard")
+    def _moved(self, num: int, of: int) -> Moved:
+        return Moved(f"{num:,} of {of:,} keys of `{self.name}` are in buckets of another shard")
 
     def _mark(self, entry: Entry, touched: np.ndarray, num: int, now: float) -> None:
         applied = self.of(entry.worker)
@@ -142,66 +149,68 @@ class Held:
         self.fresh_rows += num
         self.event_s, self.acknowledged_s = max(self.event_s, entry.at), now
 
-    def part(self, first: int, last: int, notes: bytes) -> Part | None:
+    def part(self, first: int, last: int, notes: bytes, owner_epoch: int) -> Part | None:
         """What changed in a range since it was last asked; None: nothing."""
-        changes = [table.cut(first, last) for table in self.tables]
-        if not self.touched[first:last].any() and not any(len(each.buckets) for each in changes):
+        changes = self.table.cut(first, last)
+        if not len(changes.buckets) and not self.touched[first:last].any():
             return None
         self.touched[first:last] = 0
-        for versions, each in zip(self.versions, changes, strict=True):
-            versions[each.buckets] += np.uint64(1)
-        return self._part(first, last, changes, notes)
+        self.versions[changes.buckets] += np.uint64(1)
+        return self._part(first, last, changes, notes, owner_epoch)
 
-    def _part(self, first: int, last: int, changes: Sequence[Changes], notes: bytes, is_whole: bool = False) -> Part:
+    def nothing(self, notes: bytes, owner_epoch: int) -> Part:
+        """A part that says no more than its notes."""
+        empty = np.zeros(0, np.int64)
+        records = Records(empty, empty.astype(np.uint32), np.zeros((0, self.table.spec.body_bytes), np.uint8))
+        none, starts = np.zeros(0, np.uint16), np.zeros(1, np.int64)
+        return self._part(0, 0, Changes(none, records, starts, empty, starts, np.zeros((0, 0), np.uint8)), notes, owner_epoch)
+
+    def _part(self, first: int, last: int, changes: Changes, notes: bytes, owner_epoch: int) -> Part:
         workers = sorted(self.applied)
         applied = np.zeros((last - first, len(workers)), np.uint64)
         for column, worker in enumerate(workers):
             applied[:, column] = self.applied[worker][first:last]
-        changed = [
-            Changed(table.spec.name, each, versions[first:last].copy())
-            for table, each, versions in zip(self.tables, changes, self.versions, strict=True)
-        ]
-        numbers = np.array(workers, np.int64)
-        return Part(first, last, changed, numbers, applied, notes, self.event_s, self.acknowledged_s, is_whole)
+        versions, numbers = self.versions[changes.buckets], np.array(workers, np.int64)
+        return Part(
+            self.name, first, last, changes, versions, numbers, applied, notes, self.event_s, self.acknowledged_s, owner_epoch
+        )
 
     def put(self, kept: Kept) -> None:
         """A bucket as it was on the disk, or at another shard."""
-        table = next(number for number, each in enumerate(self.tables) if each.spec.name == kept.table)
-        self.tables[table].load(kept.bucket, kept.records, kept.counters)
-        self.versions[table][kept.bucket] = kept.version
-        for worker, seq in zip(kept.workers.tolist(), kept.applied.tolist(), strict=True):
-            self.of(worker)[kept.bucket] = seq
+        self.put_all([kept])
+
+    def put_all(self, several: Sequence[Kept]) -> None:
+        """Buckets as they were on the disk."""
+        self.table.load_all([(kept.bucket, kept.records, kept.counters) for kept in several])
+        for kept in several:
+            self.versions[kept.bucket] = kept.version
+            for worker, seq in zip(kept.workers.tolist(), kept.applied.tolist(), strict=True):
+                self.of(worker)[kept.bucket] = seq
 
     def give(self, first: int, last: int) -> list[Kept]:
-        """Buckets of a range, table after table, to be moved to another shard; they stay until `forget`."""
-        workers = np.array(sorted(self.applied), np.int64)
-        buckets = [bucket for bucket in range(first, last) if self.owned[bucket]]
-        seqs = {bucket: np.array([self.applied[w][bucket] for w in workers.tolist()], np.uint64) for bucket in buckets}
+        """Buckets of a range, to be moved to another shard; they stay until `forget`."""
+        workers = sorted(self.applied)
         return [
-            Kept(table.spec.name, bucket, *table.export(bucket), int(versions[bucket]), workers, seqs[bucket])
-            for table, versions in zip(self.tables, self.versions, strict=True)
-            for bucket in buckets
-        ]
+            Kept(
+                bucket, *self.table.export(bucket), int(self.versions[bucket]), np.array(workers, np.int64),
+                np.array([self.applied[worker][bucket] for worker in workers], np.uint64),
+            )
+            for bucket in range(first, last) if self.owned[bucket]
+        ]  # fmt: skip
 
-    def take(self, moved: Sequence[Kept], notes: bytes) -> Part:
+    def take(self, moved: Sequence[Kept], notes: bytes, owner_epoch: int) -> Part:
         """Buckets that another shard gave; as a part that holds them whole, to be written before anything else."""
         for kept in moved:
             self.owned[kept.bucket] = 1
             self.put(kept._replace(version=kept.version + 1))
-        first, last = min(kept.bucket for kept in moved), max(kept.bucket for kept in moved) + 1
-        changes = [_whole([kept for kept in moved if kept.table == table.spec.name]) for table in self.tables]
-        return self._part(first, last, changes, notes, is_whole=True)
+        return self._part(moved[0].bucket, moved[-1].bucket + 1, _whole(moved), notes, owner_epoch)
 
     def forget(self) -> None:
         """Drop what is another shard's now."""
         mine = self.owned != 0
-        for table, versions in zip(self.tables, self.versions, strict=True):
-            for bucket in np.flatnonzero(~mine & (versions > 0)).tolist():
-                table.drop(bucket)
-            versions *= mine
-        for bucket in np.flatnonzero(~mine & (self.touched != 0)).tolist():
-            for table in self.tables:
-                table.drop(bucket)
+        for bucket in np.flatnonzero(~mine & ((self.versions > 0) | (self.touched != 0))).tolist():
+            self.table.drop(bucket)
+        self.versions *= mine
         self.touched *= mine
         for applied in self.applied.values():
             applied *= mine

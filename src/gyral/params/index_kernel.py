@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from gyral.params.hashing_kernel import bucket_of, hashed
+from gyral.params.kernel import kernel, part
 
 U = np.uint64
 SLOT_BITS = 27
@@ -87,13 +88,13 @@ def _touch(typing: Any, data: Any, place: Any) -> Any:
 prefetch: Any = intrinsic(_touch)
 
 
-@njit(inline="always")
+@part
 def _home(region: np.uint64, hash_: np.uint64) -> np.uint64:
     """Where in its bucket's stretch a hash belongs."""
     return (((hash_ << _12) >> _32) * (region & _ROOM)) >> _32
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def find(held: Held, half: np.uint64, key: np.int64, hash_: np.uint64) -> np.uint64:
     """Row of a key; 0: it has none."""
     region = held.regions[bucket_of(hash_)]
@@ -112,7 +113,7 @@ def find(held: Held, half: np.uint64, key: np.int64, hash_: np.uint64) -> np.uin
             place = _0
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def locate(held: Held, half: np.uint64, keys_U: np.ndarray, hashes_U: np.ndarray, slots_U: np.ndarray) -> None:
     """Rows of keys into an array of uint32.
 
@@ -147,7 +148,7 @@ def locate(held: Held, half: np.uint64, keys_U: np.ndarray, hashes_U: np.ndarray
                 slots_U[at] = find(held, half, keys_U[at], hashes_U[at])
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _place(held: Held, hash_: np.uint64, slot: np.uint64) -> None:
     """Enter a row where its bucket has room."""
     region = held.regions[bucket_of(hash_)]
@@ -159,7 +160,7 @@ def _place(held: Held, hash_: np.uint64, slot: np.uint64) -> None:
     held.entries[start + place] = slot | (hash_ & U(31)) << _27
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def grow(held: Held, half: np.uint64, salt: np.uint64, bucket: np.uint64, rows: np.uint64) -> bool:
     """Make room for `rows` rows in a bucket, at the end of the index; False: it is at its end, slide first."""
     old = held.regions[bucket]
@@ -169,7 +170,8 @@ def grow(held: Held, half: np.uint64, salt: np.uint64, bucket: np.uint64, rows: 
     top = meta[TOP]
     if top + wished > U(len(held.entries)):
         return False
-    held.entries[top : top + wished] = 0
+    for at in range(top, top + wished):
+        held.entries[at] = 0
     meta[TOP] = top + wished
     meta[GARBAGE] += room
     held.regions[bucket] = top << _24 | wished
@@ -182,7 +184,7 @@ def grow(held: Held, half: np.uint64, salt: np.uint64, bucket: np.uint64, rows: 
     return True
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def insert(held: Held, half: np.uint64, salt: np.uint64, key: np.int64, hash_: np.uint64) -> np.uint64:
     """A row for a key that has none, its memory as it was left; 0: the index must slide first."""
     bucket, meta = bucket_of(hash_), held.meta
@@ -202,7 +204,7 @@ def insert(held: Held, half: np.uint64, salt: np.uint64, key: np.int64, hash_: n
     return U(slot)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def remove(held: Held, half: np.uint64, salt: np.uint64, key: np.int64, hash_: np.uint64) -> None:
     """Free the row of a key that has one, and close the gap in the index."""
     region = held.regions[bucket_of(hash_)]
@@ -228,18 +230,19 @@ def remove(held: Held, half: np.uint64, salt: np.uint64, key: np.int64, hash_: n
     held.rows[bucket_of(hash_)] -= _1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def remove_all(held: Held, half: np.uint64, salt: np.uint64, keys_U: np.ndarray, hashes_U: np.ndarray) -> None:
     """`remove` many different keys, each of which has a row."""
     for at in range(U(len(keys_U))):
         remove(held, half, salt, keys_U[at], hashes_U[at])
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def slots_of(held: Held, buckets: np.ndarray, slots: np.ndarray) -> None:
     """All rows of buckets (uint64), bucket after bucket, into an array of as many uint32."""
     num = _0
-    for bucket in buckets:
+    for number in range(U(len(buckets))):
+        bucket = buckets[number]
         region = held.regions[bucket]
         for at in range(region >> _24, (region >> _24) + (region & _ROOM)):
             entry = U(held.entries[at])
@@ -248,7 +251,7 @@ def slots_of(held: Held, buckets: np.ndarray, slots: np.ndarray) -> None:
                 num += _1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def forget(held: Held, half: np.uint64, bucket: np.uint64) -> None:
     """Free all rows of a bucket, and its stretch."""
     region = held.regions[bucket]
@@ -265,11 +268,12 @@ def forget(held: Held, half: np.uint64, bucket: np.uint64) -> None:
     held.changed[bucket] = 0
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def slide(held: Held, order: np.ndarray) -> None:
     """Move all stretches together; `order` is the buckets by where theirs begin, uint64."""
     top = _0
-    for bucket in order:
+    for number in range(U(len(order))):
+        bucket = order[number]
         region = held.regions[bucket]
         start, room = region >> _24, region & _ROOM
         for at in range(room):

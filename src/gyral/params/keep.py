@@ -7,7 +7,7 @@ and the workers' pushes, sent again, bring each bucket forward from where it is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,43 +16,36 @@ from gyral.params.records import Changes, Records
 from gyral.params.spec import TableSpec
 
 
-class Changed(NamedTuple):
-    """What changed in a range of one table; `versions` (uint64 [last − first]) are of all its buckets, after it."""
-
-    table: str
-    changes: Changes
-    versions: np.ndarray
-
-
 class Part(NamedTuple):
-    """What changed in the buckets `first` to `last` since the part before of the same buckets.
+    """What changed in the buckets `first` to `last` of a table since the part before of the same buckets.
 
     Attributes
     ----------
-    tables : of all tables of the shard, in their order. Each version is one more than before where anything changed.
+    versions : uint64 [N], of `changes.buckets`, after this part; each is one more than before.
     workers : int64 [W], whom the columns of `applied` belong to, ascending.
-    applied : uint64 [last − first, W], the last push of each worker that each bucket of the range has had.
+    applied : uint64 [last − first, W], the last push of each worker that each bucket of the range holds.
     notes : of the shard, opaque: who its workers are.
     event_s : the newest event time that was pushed, 0: none was said.
     acknowledged_s : when the newest push in this part was applied, by this machine's clock (seconds since the epoch).
-    is_whole : the buckets came from another shard and are here whole, not what changed in them.
+    owner_epoch : of the shard; a part of an older one is refused.
     """
 
+    table: str
     first: int
     last: int
-    tables: list[Changed]
+    changes: Changes
+    versions: np.ndarray
     workers: np.ndarray
     applied: np.ndarray
     notes: bytes = b""
     event_s: int = 0
     acknowledged_s: float = 0.0
-    is_whole: bool = False
+    owner_epoch: int = 0
 
 
 class Kept(NamedTuple):
-    """One bucket of a table, whole; `workers` and `applied` [W] as in `Part`."""
+    """One bucket as it was last written; `workers` and `applied` [W] as in `Part`."""
 
-    table: str
     bucket: int
     records: Records
     counters: np.ndarray
@@ -67,8 +60,8 @@ class Keep(Protocol):
     def write(self, part: Part) -> None:
         """Durable when it returns. Called by one thread at a time, which need not be that of the shard."""
 
-    def recover(self, specs: Sequence[TableSpec]) -> Iterator[Kept]:
-        """Each bucket that was ever in a part's range, once for each table."""
+    def recover(self, spec: TableSpec) -> Iterator[Kept]:
+        """Each bucket that was ever in a part's range, once."""
 
     def notes(self) -> bytes:
         """Of the newest part; empty where nothing was written."""

@@ -13,14 +13,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from gyral.params.kernel import part
 from gyral.params.spec import OPTIMIZERS, Optimizer
 
 U = np.uint64
 F = np.float32
 SGD, MOMENTUM, ROWWISE, ADAGRAD, ADAM, FTRL = range(6)
-_0, _1, _2, _3, _4, _5, _6, _7, _8 = (U(number) for number in range(9))
+_0, _1, _2, _3, _4, _5, _6, _7, _8 = U(0), U(1), U(2), U(3), U(4), U(5), U(6), U(7), U(8)
 
 
 class Step(NamedTuple):
@@ -50,12 +50,12 @@ def step_of(how: Optimizer) -> Step:
     )  # fmt: skip
 
 
-@njit(inline="always", error_model="numpy")
+@part
 def _mean_square(g: np.ndarray, gi: np.uint64, dim: np.uint64) -> np.float32:
     """Of a row, in eight lanes."""
     a, b, c, d, e, f, h, i = F(0), F(0), F(0), F(0), F(0), F(0), F(0), F(0)
-    whole = dim & ~_7
-    for at in range(gi, gi + whole, _8):
+    left, end = gi + (dim & ~_7), gi + dim
+    for at in range(gi, left, _8):
         a += g[at] * g[at]
         b += g[at + _1] * g[at + _1]
         c += g[at + _2] * g[at + _2]
@@ -64,7 +64,6 @@ def _mean_square(g: np.ndarray, gi: np.uint64, dim: np.uint64) -> np.float32:
         f += g[at + _5] * g[at + _5]
         h += g[at + _6] * g[at + _6]
         i += g[at + _7] * g[at + _7]
-    left, end = gi + whole, gi + dim
     if left < end:
         a += g[left] * g[left]
     if left + _1 < end:
@@ -82,7 +81,7 @@ def _mean_square(g: np.ndarray, gi: np.uint64, dim: np.uint64) -> np.float32:
     return (((a + e) + (c + h)) + ((b + f) + (d + i))) / F(dim)
 
 
-@njit(inline="always", error_model="numpy")
+@part
 def _adam(
     how: Step, s: np.ndarray, si: np.uint64, w: np.ndarray, wi: np.uint64, g: np.ndarray, gi: np.uint64, dim: np.uint64
 ) -> None:
@@ -99,7 +98,7 @@ def _adam(
         w[wi + at] -= by * m / (np.sqrt(v) / root + how.eps)
 
 
-@njit(inline="always", error_model="numpy")
+@part
 def _ftrl(
     how: Step, s: np.ndarray, si: np.uint64, w: np.ndarray, wi: np.uint64, g: np.ndarray, gi: np.uint64, dim: np.uint64
 ) -> None:
@@ -117,14 +116,15 @@ def _ftrl(
             w[wi + at] = shrunk / ((how.beta + np.sqrt(n)) / how.rate + how.l2)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@part
 def stepped(
     how: Step, s: np.ndarray, si: np.uint64, w: np.ndarray, wi: np.uint64, g: np.ndarray, gi: np.uint64, dim: np.uint64
 ) -> None:
     """State from `s[si]` on and weights from `w[wi]` on, changed by the gradient from `g[gi]` on."""
     if how.kind == ROWWISE:
-        s[si] += _mean_square(g, gi, dim)
-        by = how.rate / (np.sqrt(s[si]) + how.eps)
+        total = s[si] + _mean_square(g, gi, dim)
+        s[si] = total
+        by = how.rate / (np.sqrt(total) + how.eps)
         for at in range(dim):
             w[wi + at] -= by * g[gi + at]
     elif how.kind == SGD:

@@ -9,9 +9,9 @@ Source: Gupta et al., arXiv 1502.02551 (stochastic rounding).
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from gyral.params.hashing_kernel import GOLDEN, mixed
+from gyral.params.kernel import kernel, part
 
 U = np.uint64
 F32, BF16, INT8 = 0, 1, 2
@@ -21,25 +21,28 @@ _UNIT = np.float32(2.0**-16)
 _INFINITE = np.uint32(0x7F800000)
 
 
-@njit(inline="always", cache=True)
+@part
 def noise(moment: np.uint64, place: np.uint64) -> np.uint64:
     """16 random bits for weight `place`; `moment` is the key's hash mixed with the clock."""
     return (mixed(moment + ((place >> _2) + _1) * GOLDEN) >> (_16 * (place & _3))) & _LOW
 
 
-@njit(inline="always", cache=True)
+@part
 def widened(half: np.uint64) -> np.uint32:
     """Bits of the float32 that a bfloat16 is."""
     return np.uint32(half << _16)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def decode(
     dtype: int, floats: np.ndarray, halves: np.ndarray, octets: np.ndarray, start: np.uint64, dim: np.uint64,
     out: np.ndarray, out_bits: np.ndarray, into: np.uint64,
 ) -> None:  # fmt: skip
     """Weights that begin at word `start`, as float32 into `out` (`out_bits`: its memory as uint32) from `into` on."""
-    if dtype == BF16:
+    if dtype == F32:
+        for at in range(dim):
+            out[into + at] = floats[start + at]
+    elif dtype == BF16:
         for at in range(dim):
             out_bits[into + at] = widened(U(halves[start * _2 + at]))
     else:
@@ -48,12 +51,16 @@ def decode(
             out[into + at] = np.float32(np.int8(octets[(start + _1) * _4 + at])) * scale
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def encode(
     dtype: int, values: np.ndarray, bits: np.ndarray, dim: np.uint64, moment: np.uint64,
     floats: np.ndarray, halves: np.ndarray, octets: np.ndarray, start: np.uint64,
 ) -> None:  # fmt: skip
     """Round float32 `values` (`bits`: their memory as uint32) into weights that begin at word `start`."""
+    if dtype == F32:
+        for at in range(dim):
+            floats[start + at] = values[at]
+        return
     if dtype == BF16:
         for at in range(dim):
             exact = U(bits[at])

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from gyral.params.admission_kernel import tick
 from gyral.params.hashing_kernel import GOLDEN, INITS, bucket_of, first_value, mixed
 from gyral.params.index_kernel import Held, prefetch
+from gyral.params.kernel import kernel, part
 from gyral.params.optimizer_kernel import Step, stepped
 from gyral.params.rounding_kernel import DTYPES, F32, decode, encode
 from gyral.params.spec import TableSpec
@@ -50,12 +50,12 @@ def form_of(spec: TableSpec) -> Form:
     )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def gather(
     held: Held, form: Form, slots_U: np.ndarray, hashes_U: np.ndarray, inverse_K: np.ndarray, out: np.ndarray, bits: np.ndarray
 ) -> None:
     """Weights of rows into `out`, float32 [K · dim] (`bits`: its memory as uint32); first values where the row is 0."""
-    num, dim, lines = U(len(inverse_K)), form.dim, form.weights + form.dim
+    num, dim, lines, floats = U(len(inverse_K)), form.dim, form.weights + form.dim, held.floats
     for at in range(num):
         if at + _AHEAD < num:
             ahead = U(slots_U[inverse_K[at + _AHEAD]]) * form.width
@@ -69,14 +69,70 @@ def gather(
         elif form.dtype == F32:
             start = slot * form.width + form.weights
             for place in range(dim):
-                out[into + place] = held.floats[start + place]
+                out[into + place] = floats[start + place]
         else:
             start = slot * form.width + form.weights
             decode(form.dtype, held.floats, held.halves, held.octets, start, dim, out, bits, into)
 
 
-@njit(nogil=True, cache=True)
+@part
+def _begin(held: Held, form: Form, slot: np.uint64, hash_: np.uint64, fresh: bool, at: np.uint64) -> None:
+    """Stamp a row, mark it, and clear the state of one that is new."""
+    row = slot * form.width
+    held.words[row + _2] = at if fresh else max(U(held.words[row + _2]), at)
+    held.dirty[slot >> _6] |= _1 << (slot & _63)
+    held.changed[bucket_of(hash_)] = 1
+    if fresh:
+        for word in range(row + form.state, row + form.weights):
+            held.floats[word] = 0
+
+
+@kernel
 def step(
+    held: Held,
+    form: Form,
+    how: Step,
+    slots_U: np.ndarray,
+    hashes_U: np.ndarray,
+    fresh_U: np.ndarray,
+    found_U: np.ndarray,
+    num: np.uint64,
+    grads: np.ndarray,
+    sums: np.ndarray,
+    at: np.uint64,
+) -> None:
+    """One step of every row that is not 0, where weights are float32 and delay is not compensated.
+
+    Parameters
+    ----------
+    fresh_U : uint8, rows that are at their first values and whose memory is as it was left.
+    found_U, num : row of `grads` (below `num`) or of `sums` where a key's gradient is.
+    at : event time.
+    """
+    dim, width, lines, floats = form.dim, form.width, form.weights + form.dim, held.floats
+    for place in range(U(len(slots_U))):
+        if place + _AHEAD < U(len(slots_U)):
+            ahead = U(slots_U[place + _AHEAD]) * width
+            for word in range(_0, lines, _16):
+                prefetch(held.words, ahead + word)
+        slot = U(slots_U[place])
+        if slot == _0:
+            continue
+        hash_, fresh = hashes_U[place], fresh_U[place] != 0
+        _begin(held, form, slot, hash_, fresh, at)
+        state, weights = slot * width + form.state, slot * width + form.weights
+        if fresh:
+            for column in range(dim):
+                floats[weights + column] = first_value(hash_, U(column), form.init, form.scale)
+        found = U(found_U[place])
+        if found < num:
+            stepped(how, floats, state, floats, weights, grads, found * dim, dim)
+        else:
+            stepped(how, floats, state, floats, weights, sums, (found - num) * dim, dim)
+
+
+@kernel
+def step_beside(
     held: Held,
     form: Form,
     how: Step,
@@ -91,61 +147,44 @@ def step(
     base_at_U: np.ndarray,
     at: np.uint64,
     work: np.ndarray,
-    work_bits: np.ndarray,
+    bits: np.ndarray,
 ) -> None:
-    """One step of every row that is not 0.
+    """`step` of weights of any width, and against delay: decoded beside the row, stepped and rounded back.
 
     Parameters
     ----------
-    fresh_U : uint8, rows that are at their first values and whose memory is as it was left.
-    found_U, num : row of `grads` (below `num`) or of `sums` where a key's gradient is.
     base, base_at_U : rows the gradients were computed at, for compensation of delay; empty without.
-    at : event time.
-    work, work_bits : float32 [2 · dim], and its memory as uint32.
+    work, bits : float32 [2 · dim], and its memory as uint32.
     """
-    dim, width, lines = form.dim, form.width, form.weights + form.dim
-    compensated = len(base_at_U) > 0
+    dim, compensated = form.dim, len(base_at_U) > 0
     for place in range(U(len(slots_U))):
-        if place + _AHEAD < U(len(slots_U)):
-            ahead = U(slots_U[place + _AHEAD]) * width
-            for word in range(_0, lines, _16):
-                prefetch(held.words, ahead + word)
         slot = U(slots_U[place])
         if slot == _0:
             continue
-        row, hash_ = slot * width, hashes_U[place]
-        weights, state = row + form.weights, row + form.state
-        held.words[row + _2] = max(U(held.words[row + _2]) if fresh_U[place] == 0 else _0, at)
-        held.dirty[slot >> _6] |= _1 << (slot & _63)
-        held.changed[bucket_of(hash_)] = 1
-        if fresh_U[place] != 0:
-            held.floats[state:weights] = 0
-        values, into = held.floats, weights
-        if form.dtype != F32:
-            values, into = work, _0
-        if fresh_U[place] != 0:
+        hash_, fresh = hashes_U[place], fresh_U[place] != 0
+        _begin(held, form, slot, hash_, fresh, at)
+        state, weights = slot * form.width + form.state, slot * form.width + form.weights
+        if fresh:
             for column in range(dim):
-                values[into + column] = first_value(hash_, U(column), form.init, form.scale)
-        elif form.dtype != F32:
-            decode(form.dtype, held.floats, held.halves, held.octets, weights, dim, work, work_bits, _0)
-        found = U(found_U[place])
-        if found < num:
-            given, start = grads, found * dim
+                work[column] = first_value(hash_, U(column), form.init, form.scale)
         else:
-            given, start = sums, (found - num) * dim
+            decode(form.dtype, held.floats, held.halves, held.octets, weights, dim, work, bits, _0)
+        found = U(found_U[place])
+        for column in range(dim):
+            work[dim + column] = grads[found * dim + column] if found < num else sums[(found - num) * dim + column]
         if compensated:
             was = U(base_at_U[place]) * dim
             for column in range(dim):
-                g = given[start + column]
-                work[dim + column] = g + how.compensation * g * g * (values[into + column] - base[was + column])
-            given, start = work, dim
-        stepped(how, held.floats, state, values, into, given, start, dim)
+                g = work[dim + column]
+                work[dim + column] = g + how.compensation * g * g * (work[column] - base[was + column])
+        stepped(how, held.floats, state, work, _0, work, dim, dim)
+        moment = U(0)
         if form.dtype != F32:
             moment = mixed((hash_ ^ _ROUNDING) + tick(held.counters, bucket_of(hash_)) * GOLDEN)
-            encode(form.dtype, work, work_bits, dim, moment, held.floats, held.halves, held.octets, weights)
+        encode(form.dtype, work, bits, dim, moment, held.floats, held.halves, held.octets, weights)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def old_rows(held: Held, form: Form, slots: np.ndarray, expire_s: np.uint64, now: np.uint64) -> int:
     """Move rows without a push for longer than `expire_s` to the front of `slots`; how many they are."""
     num = _0
@@ -159,7 +198,7 @@ def old_rows(held: Held, form: Form, slots: np.ndarray, expire_s: np.uint64, now
     return int(num)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def dirty_rows(held: Held, slots: np.ndarray) -> int:
     """Move rows that were pushed since the last cut to the front of `slots` and call them clean; how many they are."""
     num = _0
@@ -172,7 +211,7 @@ def dirty_rows(held: Held, slots: np.ndarray) -> int:
     return int(num)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def written(held: Held, form: Form, slots: np.ndarray, keys: np.ndarray, stamps: np.ndarray, bodies: np.ndarray) -> None:
     """Rows as records; `bodies` is uint32 [K, words of a body]."""
     for at in range(U(len(slots))):
@@ -187,7 +226,7 @@ def written(held: Held, form: Form, slots: np.ndarray, keys: np.ndarray, stamps:
             bodies[at, word] = held.words[slot * form.width + _3 + word]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def read_in(held: Held, form: Form, slots: np.ndarray, stamps: np.ndarray, bodies: np.ndarray) -> None:
     """Records into rows, which have their keys."""
     for at in range(U(len(slots))):

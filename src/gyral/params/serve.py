@@ -27,7 +27,7 @@ from gyral.params.shard import Settings, Shard, describe
 from gyral.params.spec import TableSpec
 
 TABLE = "gyral.params.table:Table"
-KEEP = "gyral.params.keep_folder:Folder"
+KEEP = "gyral.params.deltas:Deltas"
 LEAST_SECRET = 16
 
 
@@ -55,7 +55,9 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Door(Protocol):
-    """Where clients come in."""
+    """Where clients come in; `address` in words."""
+
+    address: str
 
     def close(self) -> None: ...
 
@@ -69,7 +71,7 @@ def made(job: Job) -> Shard:
     """
     keep: Keep | None = None
     if job.folder:
-        keep = _named(job.keep or KEEP)(Path(job.folder))
+        keep = _named(job.keep or KEEP)(Path(job.folder), job.specs)
     table: Callable[[TableSpec], Any] = _named(job.table or TABLE)
     return Shard(job.specs, job.number, job.num, job.settings, table, keep, time.monotonic(), time.time)
 
@@ -102,7 +104,7 @@ def run(job: Job) -> None:
     loop = Loop(shard)
     entry = door(job, loop)
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
-    print(f"{shard.name} serves at {job.listen}", flush=True)
+    print(f"{shard.name} serves at {entry.address}", flush=True)
     try:
         loop.run(lambda: bool(job.parent) and os.getppid() != job.parent)
     finally:

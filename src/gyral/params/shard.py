@@ -12,6 +12,7 @@ import secrets
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,6 +27,8 @@ from gyral.params.keep import Keep, Kept
 from gyral.params.spec import BUCKETS, TableSpec
 from gyral.params.wire import Arrays, Head
 
+RECOVER_BUCKETS = 128
+"""That go into a table at once."""
 IDLE_S = 0.25
 
 
@@ -39,6 +42,10 @@ class Session:
     def put(self, head: Head, arrays: Arrays) -> None:
         """Take a frame along; must not block."""
         raise NotImplementedError
+
+    def room(self, head: wire.Pull) -> np.ndarray | None:
+        """Where the rows of a pull would best be, float32 [K, D]."""
+        return None
 
     def close(self) -> None:
         """End it; what was put still goes out. May be called twice."""
@@ -63,7 +70,7 @@ class Waiting(NamedTuple):
 class Moving(NamedTuple):
     """Buckets on their way to another shard: what they hold, and pushes (of a clock) that wait for its end."""
 
-    buckets: list[Kept]
+    tables: list[list[Kept]]
     pending: list[tuple[int, Entry]]
 
 
@@ -97,8 +104,8 @@ class Shard:
         self.counts: dict[str, int] = defaultdict(int)
         self._parked: list[Waiting] = []
         self._pending: dict[int, list[Entry]] = defaultdict(list)
-        self.held = Held([table(spec) for spec in specs], self.owned)
-        self.cutter = Cutter(keep, self.held, settings.cut_s, self.received, self.clocks.ticks, self.noted)
+        self.tables = [Held(table(spec), self.owned) for spec in specs]
+        self.cutter = Cutter(keep, self.tables, settings.cut_s, self.received, self.clocks.ticks, self.noted)
         if keep is not None:
             self._recover(keep, now)
         self.clocks.expect(settings.workers, now)
@@ -170,7 +177,7 @@ class Shard:
             self.sessions[worker] = session
         session.worker, session.epoch, session.coding, session.is_known = worker, hello.epoch, hello.coding, True
         pending = (each.seq for entries in self._pending.values() for each in entries if each.worker == worker)
-        seq = max([self.held.last(worker), *pending])
+        seq = max([*(held.last(worker) for held in self.tables), *pending])
         session.say(
             lambda number: wire.Welcome(
                 number, self.number, self.birth, self.keeps, seq, clock, self.map_version, self.owners.tobytes()
@@ -183,15 +190,15 @@ class Shard:
             self._read(waiting)
         else:
             self.counts["parked"] += 1
-            self._parked.append(waiting)
+            self._parked.append(waiting._replace(keys=keys_K.copy()))
             why = self.clocks.behind(head.clock)
             session.say(lambda number: wire.Parked(number, head.number, why))
 
     def _read(self, waiting: Waiting) -> None:
         session, head, keys = waiting
         if head.map_version != self.map_version:
-            self.held.check(head.table, keys)
-        rows_KD, held_K = self.held.tables[head.table].pull(keys)
+            self.tables[head.table].check(keys)
+        rows_KD, held_K = self.tables[head.table].pull(keys, session.room(head))
         self.counts["rows_pulled"] += len(keys)
         if session.worker >= 0:
             self.staleness.pulled(session.worker, self.clocks.lag(head.clock))
@@ -203,10 +210,10 @@ class Shard:
             raise InputError("one that only looks pushed", hint="open the client with a worker's number")
         entry = Entry(head.table, session.worker, head.seq, head.at, keys_K, grads_KD)
         if not self.clocks.sync.is_bsp:
-            self._count(entry, self.held.push(entry, self._wall()))
+            self._count(entry, self.tables[head.table].push(entry, self._wall()))
             return
         if head.map_version != self.map_version:
-            self.held.check(head.table, keys_K)
+            self.tables[head.table].check(keys_K)
         if not np.isfinite(grads_KD).all():
             raise InputError(f"a gradient of `{self.specs[head.table].name}` is not finite")
         clock = max(head.clock, self._open_clock)
@@ -274,7 +281,8 @@ class Shard:
     def _end(self, entries: list[Entry]) -> None:
         """Apply the pushes of a clock as one step."""
         entries.sort(key=lambda each: (each.worker, each.seq))
-        self.held.push_together(entries, self._wall())
+        for number, held in enumerate(self.tables):
+            held.push_together([entry for entry in entries if entry.table == number], self._wall())
         for entry in entries:
             self._count(entry, len(entry.keys))
 
@@ -287,9 +295,11 @@ class Shard:
             members, self.map_version, owners = msgspec.msgpack.decode(notes, type=tuple[bytes, int, bytes])
             self.clocks.recall(members, now)
             self._adopt(np.frombuffer(owners, np.uint16).copy())
-        for kept in keep.recover(self.specs):
-            if self.owned[kept.bucket]:
-                self.held.put(kept)
+            self.cutter.owner_epoch = self.map_version
+        for held in self.tables:
+            owned = (kept for kept in keep.recover(held.table.spec) if self.owned[kept.bucket])
+            while several := list(islice(owned, RECOVER_BUCKETS)):
+                held.put_all(several)
 
     def _adopt(self, owners: np.ndarray) -> None:
         self.owners = owners
@@ -302,43 +312,48 @@ class Shard:
         """
         wanted = np.zeros(BUCKETS, np.uint8)
         wanted[first:last] = self.owned[first:last]
-        return Moving(self.held.give(first, last), self._pending_in(wanted))
+        return Moving([held.give(first, last) for held in self.tables], self._pending_in(wanted))
 
-    def take(self, moving: Moving) -> None:
-        """Own what another shard gave; it is on the disk when this returns."""
-        if not moving.buckets:
-            return
-        self.cutter.write_now(self.held.take(moving.buckets, self.noted()))
-        for worker, applied in self.held.applied.items():
-            self.cutter.lower(worker, min(int(applied[kept.bucket]) for kept in moving.buckets))
+    def take(self, moving: Moving, version: int) -> None:
+        """Own what another shard gave, under map `version`; it is on the disk when this returns."""
+        self.cutter.owner_epoch = max(version, self.cutter.owner_epoch)
+        for held, buckets in zip(self.tables, moving.tables, strict=True):
+            if not buckets:
+                continue
+            self.cutter.write_now(held.take(buckets, self.noted(), self.cutter.owner_epoch))
+            for worker, applied in held.applied.items():
+                self.cutter.lower(worker, min(int(applied[kept.bucket]) for kept in buckets))
         for clock, entry in moving.pending:
             self._pending[max(clock, self._open_clock)].append(entry)
 
     def _pending_in(self, wanted: np.ndarray) -> list[tuple[int, Entry]]:
-        salts = self.held.salts
+        salts = [held.salt for held in self.tables]
         parts = [(clock, within(entry, salts[entry.table], wanted)) for clock, es in self._pending.items() for entry in es]
         return [(clock, entry) for clock, entry in parts if len(entry.keys)]
 
     def remap(self, owners: np.ndarray, version: int) -> None:
-        """A new map: what is not owned any more goes."""
+        """A new map: what is not owned any more goes, and the disk knows it when this returns."""
         if version <= self.map_version:
             raise Fenced(f"map {version} is not newer than map {self.map_version}", where=self.name)
         self._adopt(owners.astype(np.uint16))
         self.map_version = version
+        self.cutter.owner_epoch = max(version, self.cutter.owner_epoch)
         mine = self._pending_in(self.owned)
         self._pending.clear()
         for clock, entry in mine:
             self._pending[clock].append(entry)
-        self.held.forget()
+        for held in self.tables:
+            held.forget()
+        self.cutter.write_now(self.tables[0].nothing(self.noted(), self.cutter.owner_epoch))
 
     def _told(self, ask: wire.Ask) -> dict[str, Any]:
         if ask.what == "expire":
-            return {"expired": sum(table.expire(ask.value) for table in self.held.tables)}
+            return {"expired": sum(held.table.expire(ask.value) for held in self.tables)}
         return self.stats()
 
     def stats(self) -> dict[str, Any]:
         """Counts since it began."""
-        rows = {table.spec.name: len(table) for table in self.held.tables}
+        rows = {held.name: len(held.table) for held in self.tables}
         trouble = {"trouble": self.cutter.trouble} if self.cutter.trouble else {}
         return {"rows": rows, "staleness": self.staleness.told(), **self.counts, **trouble}
 
