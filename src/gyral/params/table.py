@@ -108,6 +108,11 @@ class Table:
         parts = (held.regions, held.rows, held.changed, held.counters)
         return 4 * int(self.form.width) * used + 4 * int(held.meta[index.TOP]) + used // 8 + sum(part.nbytes for part in parts)
 
+    @property
+    def folder_bytes(self) -> int:
+        """Of the rows' file, where they have one: what of it has a place on disk."""
+        return self._rows.file_bytes
+
     def pull(self, keys_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weights of keys, float32 [K, D], and whether each has a row (else they are its first values)."""
         found = self.find(keys_K)
