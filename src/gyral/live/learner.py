@@ -75,6 +75,7 @@ class Learner:
         self.log = open_log(Lake.of(self.root, config).log_folder, config)
         self.online = self._online()
         self.went_back = 0
+        self._has_to_go_back = False
         self.verdict = Verdict(True, float("nan"), float("nan"), False)
         marker = self.folder / FROZEN
         self._frozen = marker.read_text() if marker.exists() else ""
@@ -91,14 +92,15 @@ class Learner:
 
     def turn(self) -> bool:
         """One step, and what is due; whether anything came."""
-        step = self.online.step()
+        step = self.online.step(self.publish)
         if step is not None:
             fail_point("live.learned")
             self._last_step = time.monotonic()
             self.gate.saw(self.model.last_visits)
             if self.job.freeze_at and not self._frozen and self.model.learned >= self.job.freeze_at:
                 self._freeze()
-        self.publish()
+        if self._has_to_go_back:
+            self._go_back()
         if time.monotonic() - self._told_at >= TOLD_EVERY_S:
             self.tell()
         return step is not None
@@ -115,8 +117,7 @@ class Learner:
             fail_point("live.published")
             return
         self.server.published.refused += 1
-        if self.verdict.goes_back:
-            self._go_back()
+        self._has_to_go_back = self.verdict.goes_back
 
     def _go_back(self) -> None:
         last = len(self.online.journal.steps)
@@ -128,6 +129,7 @@ class Learner:
         self.online = self._online()
         self.gate.went_back()
         self.went_back += 1
+        self._has_to_go_back = False
 
     def _freeze(self) -> None:
         """A copy of everything as a model of its own, which is not learned any more."""

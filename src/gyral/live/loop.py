@@ -144,7 +144,7 @@ async def _together(world: Live, people: Population, served: ServedModel, learne
     guests = asyncio.ensure_future(_guests(world, people, log, coming))
     every = asyncio.ensure_future(_every_second(world, people, served, learner, begun))
     try:
-        both = asyncio.gather(coming, guests)
+        both: asyncio.Future[Any] = asyncio.gather(coming, guests)
         await asyncio.wait([both, every], return_when=asyncio.FIRST_COMPLETED)
         if every.done():  # it only ends by an error
             every.result()

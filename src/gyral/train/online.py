@@ -116,10 +116,12 @@ class Online:
             self._passed(step)
         return len(again)
 
-    def step(self) -> Step | None:
-        """Learn what came since the last step; None where nothing did. Waits a moment for more."""
-        wait = self._last_step + self._step_s - time.monotonic()
-        time.sleep(min(max(wait, POLL_S), self._step_s))
+    def step(self, idle: Callable[[], object] = lambda: None) -> Step | None:
+        """Learn what came since the last step; None where nothing did. Waits a moment for more, and calls `idle` meanwhile."""
+        until = max(self._last_step + self._step_s, time.monotonic() + POLL_S)
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, POLL_S / 2))
+            idle()
         taken, batches, acknowledged = self._read_new()
         if not taken:
             return None
