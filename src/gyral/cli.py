@@ -255,17 +255,9 @@ def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, 
 @click.option("--where", metavar="SQL", help="With `--export`: only these events.")
 @into_option
 @common
-def show(
-    root: Path,
-    sets: tuple[str, ...],
-    as_json: bool,
-    what: str | None,
-    why: str | None,
-    export: Path | None,
-    where: str | None,
-    **flags: Any,
-) -> None:
+def show(root: Path, sets: tuple[str, ...], as_json: bool, what: str | None, why: str | None, **flags: Any) -> None:
     """Show the project, or WHAT: lake, config, a run's number, a dataset, a model."""
+    export, where = flags.pop("export"), flags.pop("where")
     config = configure(root, sets, flags)
     if export is not None or where is not None:
         from gyral.show import export_noun

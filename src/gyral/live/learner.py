@@ -133,7 +133,7 @@ class Learner:
 
     def _freeze(self) -> None:
         """A copy of everything as a model of its own, which is not learned any more."""
-        known = Known(self.job.config.params.dim)
+        known = Known(self.job.config.params.dim, self.job.config.train.seed)
         known.name(self.model.names, self.model.titles)
         known.hour = self.online.hour
         codes = [*range(len(self.model.names))]

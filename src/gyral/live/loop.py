@@ -100,7 +100,7 @@ class Live:
     def publish_model(self, folder: str) -> str:
         """The model that follows the learner; its name."""
         card = Card(family="live", dataset=self.name, run=self.run.number, metric="recall_at_10")
-        settings = {"kind": "live", "name": folder, "dim": self.config.params.dim}
+        settings = {"kind": "live", "name": folder, "dim": self.config.params.dim, "seed": self.config.train.seed}
         return cards.publish(self.root, f"{self.name}-live", Weights({"none": np.zeros(1)}, settings), None, card).model
 
 

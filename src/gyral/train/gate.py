@@ -2,8 +2,9 @@
 
 A poisoned stream (robots below the limit, a broken sender) makes what is learned worse at foretelling the people who were there
 before. So the last visits of subjects who already had a past are kept with the past they had, and a version whose mean loss on
-them is more than `limit` nats above the published one's is not published. The candidate has learned those very visits, so it
-has a head start: what is refused is worse in spite of it, and small harm passes. After `patience` refusals in a row the tables
+them is more than `limit` nats above the published one's, or above that of one of up to 40 publications ago (or harm would pass
+in small steps), is not published. The candidate has learned those very visits, so it has a head start: what is refused is worse
+in spite of it, and small harm passes. After `patience` refusals in a row the tables
 are to go back to the published version.
 """
 
@@ -20,6 +21,8 @@ from gyral.model.live.visits import Objects
 from gyral.train.online_visits import Visit, Visits
 
 WINDOW = 64
+ANCHORED = 20
+"""Publications after which the older version of comparison is a newer one."""
 LEAST = 16
 """Visits below which everything passes."""
 
@@ -53,6 +56,8 @@ class Gate:
         self._limit, self._patience = limit, patience
         self._window: deque[Visit] = deque(maxlen=window)
         self._published: Version | None = None
+        self._anchor: Version | None = None
+        self._passed = 0
         self.refused = 0
         self.in_a_row = 0
 
@@ -73,6 +78,8 @@ class Gate:
         p_BE = model.tables.pull(t.SUBJECT, np.array([visit.key for visit in window], np.int64))
         ours = _mean_loss(candidate, window, p_BE)
         theirs = _mean_loss(self._published, window, p_BE)
+        if self._anchor is not None:
+            theirs = min(theirs, _mean_loss(self._anchor, window, p_BE))
         if np.isfinite(ours) and ours <= theirs + self._limit:
             return self._pass(candidate, ours, theirs)
         self.refused += 1
@@ -85,6 +92,9 @@ class Gate:
         self.in_a_row = 0
 
     def _pass(self, candidate: Version, ours: float, theirs: float) -> Verdict:
+        if self._passed % ANCHORED == 0:
+            self._anchor = self._published
+        self._passed += 1
         self._published, self.in_a_row = candidate, 0
         return Verdict(True, ours, theirs, False)
 

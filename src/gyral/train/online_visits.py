@@ -186,9 +186,10 @@ class Visits:
             share = min(len(losses) / 500, 1.0)
             mean = float(losses.mean())
             self.loss = mean if not np.isfinite(self.loss) else self.loss + share * (mean - self.loss)
+        moved = np.flatnonzero(np.abs(g.b_C) >= v.LEAST_MASS)
         return {
-            t.ITEM: (codes, g.q_CD),
-            t.BIAS: (codes, np.column_stack([g.b_C, g.again_C])),
+            t.ITEM: (codes[moved], g.q_CD[moved]),
+            t.BIAS: (codes[moved], np.column_stack([g.b_C, g.again_C])[moved]),
             t.MET: (past.code_N, g.r_ND),
             t.SUBJECT: (subjects, g.p_BE),
             t.SMALL: (np.zeros(1, np.int64), g.small_S[None]),

@@ -13,6 +13,7 @@ import numpy as np
 from gyral.model.live import tables as t
 from gyral.model.live import visits as v
 from gyral.model.live.visits import Objects
+from gyral.params.hashing_kernel import INITS, first_values
 
 ROOM = 1_024
 """Rows by which arrays grow at first, then by half."""
@@ -41,20 +42,19 @@ class Known:
 
     Parameters
     ----------
-    dim : width of an object's rows.
+    dim, seed : of the tables: what nobody pushed has the first values that follow from them.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, seed: int = 0) -> None:
         self.dim = dim
+        self._specs = t.specs(dim, seed=seed)
         self.names: list[str] = []
         self.titles: list[str] = []
         self.codes: dict[str, int] = {}
         self.subjects: dict[int, np.ndarray] = {}
         self.pasts: dict[int, np.ndarray] = {}
         self.hour = 0
-        self._arrays = {
-            name: np.zeros((0, spec.dim), np.float32) for name, spec in t.specs(dim).items() if name in t.OF_OBJECTS
-        }
+        self._arrays = {name: np.zeros((0, self._specs[name].dim), np.float32) for name in t.OF_OBJECTS}
         self._small = np.zeros(v.NUM_SMALL, np.float32)
         self.view = self._made(0)
 
@@ -86,7 +86,7 @@ class Known:
                 held.pop(key, None)
         elif table != t.SMALL and len(keys_K):
             known = keys_K[keys_K < len(self._arrays[table])]
-            self._arrays[table][known] = 0
+            self._arrays[table][known] = self._first(table, known)
 
     def flip(self) -> View:
         """From now on answers are of what was put until now."""
@@ -94,7 +94,8 @@ class Known:
         return self.view
 
     def _made(self, version: int) -> View:
-        num = min(len(self.names), len(self._arrays[t.ITEM]))
+        num = len(self.names)
+        self._fit(num)
         item, bias, met, seen = (self._arrays[name][:num].copy() for name in t.OF_OBJECTS)
         objects = Objects(item, bias[:, 0].copy(), v.lately(seen, self.hour), bias[:, 1].copy())
         popular = np.argsort(-seen[:, 0], kind="stable")
@@ -105,7 +106,14 @@ class Known:
         if num > room:
             wider = max(num, room + room // 2, ROOM)
             for name, array in self._arrays.items():
-                self._arrays[name] = np.concatenate([array, np.zeros((wider - room, array.shape[1]), np.float32)])
+                self._arrays[name] = np.concatenate([array, self._first(name, np.arange(room, wider))])
+
+    def _first(self, table: str, keys_K: np.ndarray) -> np.ndarray:
+        """Rows of keys that nobody pushed."""
+        spec = self._specs[table]
+        rows = np.empty((len(keys_K), spec.dim), np.float32)
+        first_values(keys_K, np.uint64(spec.salt), INITS[spec.init], np.float32(spec.scale), rows)
+        return rows
 
     def recommend(self, key: int, k: int, recent: list[str]) -> tuple[np.ndarray, np.ndarray, bool]:
         """Codes and scores, best first, and whether the subject has a past; `recent` counts as just met."""
@@ -147,7 +155,7 @@ class Known:
     @classmethod
     def of(cls, arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Known:
         """What `arrays` gave, with its names, titles and hour."""
-        made = cls(int(settings["dim"]))
+        made = cls(int(settings["dim"]), int(settings.get("seed", 0)))
         made.name(settings["names"], settings["titles"])
         made.hour = int(settings["hour"])
         for name in t.OF_OBJECTS:

@@ -89,7 +89,7 @@ class ServableLive:
         if settings["kind"] == "frozen":
             self.known = Known.of(weights.arrays, settings)
         else:
-            self.known = Known(int(settings["dim"]))
+            self.known = Known(int(settings["dim"]), int(settings["seed"]))
             self._follower = Follower(places.folder_of(folder.parent.parent, settings["name"]), self.known, self.freshness.add)
             threading.Thread(target=self._follow, name="live", daemon=True).start()
 

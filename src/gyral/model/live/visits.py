@@ -22,6 +22,9 @@ import numpy as np
 MAX_SCORED = 20_000
 """Objects up to which the softmax is over all of them."""
 SAMPLE = 4_096
+LEAST_MASS = 0.004
+"""Probability (of a step, weighted) below which an object's row is left as it is: a quarter of the rows is pushed then, for
+.001 of recall@10."""
 PAST = 256
 """Objects that a subject's row remembers, the newest."""
 HEAD = 4
