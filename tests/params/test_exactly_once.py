@@ -15,8 +15,9 @@ import pytest
 from gyral.errors import GyralError
 from gyral.params import client, lanes
 from gyral.params.shard import Settings
+from gyral.params.spec import Optimizer, TableSpec
 
-from . import counting
+from . import counting, plain
 from .flaky import Flaky
 from .places import SECRET, Served
 
@@ -89,6 +90,45 @@ def test_killed_workers_and_shards_lose_nothing_and_double_nothing(sync, tmp_pat
         assert kills >= 5 and sum(launched.deaths) >= 1
         rows = looks.table("counts").pull(np.arange(counting.KEYS))[0]
         assert np.array_equal(rows[:, 0], counting.expected(2, num))
+
+
+@pytest.mark.slow
+def test_bsp_is_the_same_to_the_bit_when_shards_are_killed_on_the_way(tmp_path):
+    spec, num, clocks = TableSpec("learned", 4, Optimizer(name="adam", rate=0.1)), 2, 60
+    rng, dice = np.random.default_rng(4), random.Random(5)
+    keys = rng.integers(0, 3000, (clocks, num, 150))
+    grads = rng.normal(size=(clocks, num, 150, 4)).astype(np.float32)
+    oracle = plain.Plain(spec)
+    for clock in range(clocks):
+        oracle.push(keys[clock].reshape(-1), grads[clock].reshape(-1, 4))
+    settings = Settings(sync="bsp", workers=num, cut_s=0.15, lease_s=60.0)
+    errors = []
+
+    def work(joined):
+        try:
+            for clock in range(clocks):
+                joined.table("learned").pull(keys[clock, joined.worker])
+                joined.table("learned").push(keys[clock, joined.worker], grads[clock, joined.worker])
+                joined.tick()
+                time.sleep(0.05)
+        except GyralError as error:
+            errors.append(error)
+
+    with (
+        client.open("proc://2", [spec], folder=tmp_path, settings=settings, timeout_s=60.0) as first,
+        first.another(1) as other,
+    ):
+        threads = [threading.Thread(target=work, args=[each]) for each in (first, other)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            time.sleep(dice.uniform(0.3, 1.5))
+            if sum(first._transport.deaths) < 5:
+                os.kill(dice.choice(first._transport.processes).pid, signal.SIGKILL)
+        for thread in threads:
+            thread.join(60)
+        assert errors == [] and sum(first._transport.deaths) >= 3
+        assert np.array_equal(first.table("learned").pull(np.arange(3000))[0], oracle.pull(np.arange(3000))[0])
 
 
 def test_a_worker_that_is_stopped_holds_the_others_up_at_the_bound_and_no_longer(tmp_path):

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from gyral.errors import GyralError
+from gyral.params.batch_kernel import LARGEST
 from gyral.params.hashing_kernel import buckets_of
 from gyral.params.keep import Kept, Part
 from gyral.params.records import Changes, Records
@@ -31,7 +32,7 @@ class Rows(Protocol):
 
     def pull(self, keys_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
-    def push(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0) -> None: ...
+    def push(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None) -> None: ...
 
     def expire(self, now: int) -> int: ...
 
@@ -59,6 +60,17 @@ class Entry(NamedTuple):
     at: int
     keys: np.ndarray
     grads: np.ndarray
+    base: np.ndarray | None = None
+
+    def at_places(self, chosen: np.ndarray) -> Entry:
+        """A part of it."""
+        base = None if self.base is None else self.base[chosen]
+        return self._replace(keys=self.keys[chosen], grads=self.grads[chosen], base=base)
+
+    def copied(self) -> Entry:
+        """Of arrays that whoever sent it will change."""
+        base = None if self.base is None else self.base.copy()
+        return self._replace(keys=self.keys.copy(), grads=self.grads.copy(), base=base)
 
 
 class Held:
@@ -99,8 +111,8 @@ class Held:
         """Rows and which are held; into `out_KD` where there is one and the table can."""
         if out_KD is None or not isinstance(self.table, Table):
             return self.table.pull(keys_K)
-        batch = self.table.find(keys_K)
-        return self.table.read(batch, out_KD), batch.slots[batch.inverse] != 0
+        found = self.table.find(keys_K)
+        return self.table.read(found, out_KD), found.held
 
     def push(self, entry: Entry, now: float) -> int:
         """Apply what is new of a push; how many keys that were.
@@ -110,43 +122,41 @@ class Held:
         Moved : nothing was changed.
         InputError : the table refuses it; nothing was changed.
         """
-        keys, grads, touched = self._fresh(entry)
-        if len(keys):
-            self.table.push(keys, grads, entry.at)
-            self._mark(entry, touched, len(keys), now)
-        return len(keys)
+        fresh, touched = self._fresh(entry)
+        if len(fresh.keys):
+            self.table.push(fresh.keys, fresh.grads, fresh.at, fresh.base)
+            self._mark(fresh, touched, now)
+        return len(fresh.keys)
 
     def push_together(self, entries: Sequence[Entry], now: float) -> int:
         """Apply pushes as one step: a key's gradients are summed in the order of the entries."""
         kept: list[Entry] = []
         for entry in entries:
-            keys, grads, touched = self._fresh(entry)
-            if len(keys):
-                self._mark(entry, touched, len(keys), now)
-                kept.append(entry._replace(keys=keys, grads=grads))
+            fresh, touched = self._fresh(entry)
+            if len(fresh.keys):
+                self._mark(fresh, touched, now)
+                kept.append(fresh)
         if kept:
             _push_as_one(self.table, kept)
         return sum(len(entry.keys) for entry in kept)
 
-    def _fresh(self, entry: Entry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Keys that have not had this push, their gradients and their buckets (uint8 [BUCKETS])."""
+    def _fresh(self, entry: Entry) -> tuple[Entry, np.ndarray]:
+        """What of a push is for keys that have not had it, and their buckets (uint8 [BUCKETS])."""
         fresh, touched = np.empty(len(entry.keys), np.bool_), np.zeros(BUCKETS, np.uint8)
         applied = self.of(entry.worker)
         num, num_foreign = sift(entry.keys, self.salt, self.owned, applied, np.uint64(entry.seq), fresh, touched)
         if num_foreign:
             raise self._moved(num_foreign, len(fresh))
-        if num == len(fresh):
-            return entry.keys, entry.grads, touched
-        return entry.keys[fresh], entry.grads[fresh], touched
+        return entry if num == len(fresh) else entry.at_places(fresh), touched
 
     def _moved(self, num: int, of: int) -> Moved:
         return Moved(f"{num:,} of {of:,} keys of `{self.name}` are in buckets of another shard")
 
-    def _mark(self, entry: Entry, touched: np.ndarray, num: int, now: float) -> None:
+    def _mark(self, entry: Entry, touched: np.ndarray, now: float) -> None:
         applied = self.of(entry.worker)
         np.maximum(applied, touched.astype(np.uint64) * np.uint64(entry.seq), out=applied)
         self.touched |= touched
-        self.fresh_rows += num
+        self.fresh_rows += len(entry.keys)
         self.event_s, self.acknowledged_s = max(self.event_s, entry.at), now
 
     def part(self, first: int, last: int, notes: bytes, owner_epoch: int) -> Part | None:
@@ -216,21 +226,27 @@ class Held:
             applied *= mine
 
 
+def is_small(grads_KD: np.ndarray) -> bool:
+    """Whether no gradient is NaN, infinite or so large that a table refuses it."""
+    return not len(grads_KD) or bool(max(grads_KD.max(), -grads_KD.min()) < LARGEST)
+
+
 def within(entry: Entry, salt: np.uint64, wanted: np.ndarray) -> Entry:
     """What of a push is in some buckets (uint8 [BUCKETS])."""
     buckets = np.empty(len(entry.keys), np.uint16)
     buckets_of(entry.keys, salt, buckets)
-    chosen = wanted[buckets] != 0
-    return entry._replace(keys=entry.keys[chosen], grads=entry.grads[chosen])
+    return entry.at_places(wanted[buckets] != 0)
 
 
 def _push_as_one(table: Rows, entries: Sequence[Entry]) -> None:
     """One step. A key's event time is the newest of its pushes, so it does not depend on what else the shard holds."""
     keys_K = np.concatenate([entry.keys for entry in entries])
     grads_KD = np.concatenate([entry.grads for entry in entries])
+    bases = [entry.base for entry in entries if entry.base is not None]
+    base_KD = np.concatenate(bases) if len(bases) == len(entries) else None
     times = sorted({entry.at for entry in entries})
     if len(times) == 1:
-        table.push(keys_K, grads_KD, times[0])
+        table.push(keys_K, grads_KD, times[0], base_KD)
         return
     _, group_K = np.unique(keys_K, return_inverse=True)
     newest = np.zeros(int(group_K.max()) + 1, np.int64)
@@ -239,7 +255,7 @@ def _push_as_one(table: Rows, entries: Sequence[Entry]) -> None:
     for at in times:
         chosen = newest[group_K] == at
         if chosen.any():
-            table.push(keys_K[chosen], grads_KD[chosen], at)
+            table.push(keys_K[chosen], grads_KD[chosen], at, None if base_KD is None else base_KD[chosen])
 
 
 def _whole(moved: Sequence[Kept]) -> Changes:

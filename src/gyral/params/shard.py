@@ -22,7 +22,7 @@ from gyral.errors import ConfigError, GyralError, InputError
 from gyral.params import wire
 from gyral.params.consistency import JOIN_S, LEASE_S, Clocks, Fenced, Staleness, parsed
 from gyral.params.cutting import CUT_S, Cutter
-from gyral.params.held import Entry, Held, Moved, Rows, within
+from gyral.params.held import Entry, Held, Moved, Rows, is_small, within
 from gyral.params.keep import Keep, Kept
 from gyral.params.spec import BUCKETS, TableSpec
 from gyral.params.wire import Arrays, Head
@@ -143,7 +143,7 @@ class Shard:
             case wire.Pull():
                 self._pull(session, head, arrays[0])
             case wire.Push():
-                self._push(session, head, arrays[0], arrays[1])
+                self._push(session, head, arrays)
                 self._done(session, head)
             case wire.Tick():
                 self._done(session, head)
@@ -205,19 +205,20 @@ class Shard:
         durable = self.cutter.durable(session.worker)
         session.say(lambda number: wire.Rows(number, head.number, durable, len(keys)), (rows_KD, held_K))
 
-    def _push(self, session: Session, head: wire.Push, keys_K: np.ndarray, grads_KD: np.ndarray) -> None:
+    def _push(self, session: Session, head: wire.Push, arrays: Arrays) -> None:
         if session.worker < 0:
             raise InputError("one that only looks pushed", hint="open the client with a worker's number")
-        entry = Entry(head.table, session.worker, head.seq, head.at, keys_K, grads_KD)
+        entry = Entry(head.table, session.worker, head.seq, head.at, *arrays)
         if not self.clocks.sync.is_bsp:
             self._count(entry, self.tables[head.table].push(entry, self._wall()))
             return
         if head.map_version != self.map_version:
-            self.tables[head.table].check(keys_K)
-        if not np.isfinite(grads_KD).all():
-            raise InputError(f"a gradient of `{self.specs[head.table].name}` is not finite")
+            self.tables[head.table].check(entry.keys)
+        if not is_small(entry.grads):  # the table would say so at the end of the clock, when nobody asks
+            where = f"a push of `{self.specs[head.table].name}`"
+            raise InputError("a gradient is not a number to learn from", where=where, why="NaN, infinite or beyond 2^57")
         clock = max(head.clock, self._open_clock)
-        self._pending[clock].append(entry._replace(keys=keys_K.copy(), grads=grads_KD.copy()))
+        self._pending[clock].append(entry.copied())
 
     def _count(self, entry: Entry, num: int) -> None:
         self.received[entry.worker] = entry.seq
@@ -282,7 +283,10 @@ class Shard:
         """Apply the pushes of a clock as one step."""
         entries.sort(key=lambda each: (each.worker, each.seq))
         for number, held in enumerate(self.tables):
-            held.push_together([entry for entry in entries if entry.table == number], self._wall())
+            try:
+                held.push_together([entry for entry in entries if entry.table == number], self._wall())
+            except InputError:  # of a sum: each push was small; none of them counts
+                self.counts["steps_refused"] += 1
         for entry in entries:
             self._count(entry, len(entry.keys))
 

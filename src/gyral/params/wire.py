@@ -46,7 +46,10 @@ class Pull(Head):
 
 
 class Push(Head):
-    """Arrays: keys, gradients. `seq` counts the worker's pushes, over tables and shards."""
+    """Arrays: keys, gradients, and, where `has_base`, the rows that those were computed at.
+
+    `seq` counts the worker's pushes, over tables and shards.
+    """
 
     table: int
     clock: int
@@ -54,6 +57,7 @@ class Push(Head):
     at: int
     map_version: int
     num: int
+    has_base: bool = False
 
 
 class Tick(Head):

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from gyral.engine.links import LinkLost
+from gyral.errors import RankError
 from gyral.params.channels import Channel, Frame
 from gyral.params.shard import Session, Shard
 from gyral.params.wire import Arrays, Head
@@ -23,6 +24,7 @@ class Host:
 
     def __init__(self, shard: Shard, is_threaded: bool) -> None:
         self.shard, self._lock = shard, threading.RLock()
+        self.error: RankError | None = None
         self._frames: queue.SimpleQueue[tuple[Session, Head, Arrays] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=shard.name, daemon=True) if is_threaded else None
         if self._thread is not None:
@@ -55,16 +57,21 @@ class Host:
 
     def _run(self) -> None:
         delay = 0.0
-        while True:
-            try:
-                frame = self._frames.get(timeout=max(delay, 1e-4))
-            except queue.Empty:
+        try:
+            while True:
+                try:
+                    frame = self._frames.get(timeout=max(delay, 1e-4))
+                except queue.Empty:
+                    delay = self.shard.work(time.monotonic())
+                    continue
+                if frame is None:
+                    return
+                self.shard.handle(*frame, time.monotonic())
                 delay = self.shard.work(time.monotonic())
-                continue
-            if frame is None:
-                return
-            self.shard.handle(*frame, time.monotonic())
-            delay = self.shard.work(time.monotonic())
+        except Exception as error:
+            self.error = RankError(f"{self.shard.name} has ended", why=str(error) or type(error).__name__)
+            for session in list(self.shard.sessions.values()):
+                session.close()
 
 
 class _Passed(Session):
@@ -110,6 +117,8 @@ class LocalChannel:
 class LocalTransport:
     """Shards of this process, of one worker."""
 
+    is_copying = False
+
     def __init__(self, shards: Sequence[Shard], hosts: Sequence[Host] = ()) -> None:
         self._is_owner = not hosts
         self.hosts = list(hosts) or [Host(shard, len(shards) > 1) for shard in shards]
@@ -121,7 +130,14 @@ class LocalTransport:
         return LocalTransport([], self.hosts)
 
     def connect(self, shard: int) -> Channel:
-        """A new link."""
+        """A new link.
+
+        Raises
+        ------
+        RankError : the shard's thread has ended.
+        """
+        if (error := self.hosts[shard].error) is not None:
+            raise error
         return LocalChannel(self.hosts[shard], self._waker)
 
     def wait(self, channels: Sequence[Channel], timeout_s: float) -> None:
