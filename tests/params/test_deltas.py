@@ -1,4 +1,5 @@
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gyral.errors import ConflictError, InputError
+from gyral.params import chain as chains
 from gyral.params.chain import Chain, Folder
 from gyral.params.deltas import Deltas, LogFull, compact
 from gyral.params.keep import Part
@@ -266,6 +268,29 @@ def test_cuts_stay_as_long_as_was_asked(log):
     compact(log, keep_s=100, keep_bytes=sum(sizes[-2:]))
     assert [path.stat().st_size for path in sorted(log.glob("cut-*"))] == sizes[-2:]
     assert compact(log, keep_s=0) == 5 and len(list(log.glob("base-*"))) == 1
+
+
+def test_thousands_of_cuts_need_few_open_files(tmp_path, monkeypatch):
+    table, rng = plain.Plain(ITEMS), np.random.default_rng(0)
+    shard = Shard(Deltas(tmp_path, [ITEMS]), table)
+    for _ in range(60):
+        pushed(table, rng, count=3)
+        shard.cut()
+    monkeypatch.setattr(chains, "OPEN_FILES", 5)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 25, hard))
+    try:
+        deltas = Deltas(tmp_path, [ITEMS])
+        monkeypatch.setattr(chains, "CHUNK_BYTES", 100)
+        found = deltas.recover(ITEMS)
+        first = next(found)
+        compact(tmp_path, keep_s=0)  # and what is read is folded meanwhile
+        again = plain.Plain(ITEMS)
+        for kept in [first, *found]:
+            again.load(kept.bucket, kept.records, kept.counters)
+        assert rows_of(again) == rows_of(table)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 KILLED = """

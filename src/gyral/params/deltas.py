@@ -20,7 +20,7 @@ import numpy as np
 
 from gyral.errors import ConflictError, GyralError
 from gyral.faults import fail_point
-from gyral.files import fsync_path, is_alive, make_folder
+from gyral.files import alone, fsync_path, is_alive, make_folder
 from gyral.params.chain import Chain, Folder, name_of, numbers
 from gyral.params.keep import Kept, Part
 from gyral.params.records import Records
@@ -83,12 +83,25 @@ class Deltas:
 
     def recover(self, spec: TableSpec) -> Iterator[Kept]:
         """Each bucket that was ever in a part, as the log had it when it was opened; memory: a chunk of 4 MB."""
+        done: set[int] = set()
+        while True:
+            try:
+                yield from self._recover(spec, done)
+                return
+            except FileNotFoundError:  # folded meanwhile: the rest is in the new base
+                continue
+
+    def _recover(self, spec: TableSpec, done: set[int]) -> Iterator[Kept]:
         with Chain(Folder(self.folder), last=self.number) as chain:
             workers, seqs = chain.workers(), chain.applied(spec.name)
             left: np.ndarray = np.asarray(seqs.any(axis=1))
+            left[list(done)] = False
             for bucket in chain.buckets([spec.name]):
                 at = bucket.bucket
                 left[at] = False
+                if at in done:
+                    continue
+                done.add(at)
                 yield Kept(at, bucket.records, bucket.counters, bucket.version, workers, seqs[at])
             nothing = Records(np.zeros(0, np.int64), np.zeros(0, np.uint32), np.zeros((0, spec.body_bytes), np.uint8))
             for at in np.flatnonzero(left).tolist():
@@ -177,8 +190,9 @@ def compact(folder: Path, keep_s: float = 600.0, keep_bytes: int = 1 << 30) -> i
     ------
     Damaged : a segment that is needed is not what was written; no base is made and nothing removed.
     LogFull : no room for the base; nothing removed.
+    ConflictError : another process folds it.
     """
-    with Chain(Folder(folder)) as chain:
+    with alone(folder / "fold", "another process folds this delta log"), Chain(Folder(folder)) as chain:
         number = chain.number
         if not chain.parts[-1:] or chain.parts[-1].base:
             _prune(folder, number, keep_s, keep_bytes)

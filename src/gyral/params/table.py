@@ -241,6 +241,7 @@ class Table:
             is_fit = len(found.batch.keys) == len(keys) == len(stamps)
             if is_fit and (self._buckets(keys) == np.repeat(numbers, lengths)).all():
                 self._check_room(len(keys))
+                index.make_room(self.held, self.form.half, self.form.salt, numbers, np.array(lengths))
                 self._insert(found.batch, found.slots, np.ones(len(keys), np.uint8), 0)
                 rows.read_in(self.held, self.form, found.slots, stamps, bodies.view(np.uint32))
                 self.epoch += 1
