@@ -1,4 +1,4 @@
-"""The recommender of visits: gradients against differences, what a past keeps against plain Python, answers against arithmetic."""
+"""The recommender of visits: gradients against differences, a past against plain Python, answers against arithmetic."""
 
 import numpy as np
 import pytest

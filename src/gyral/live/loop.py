@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gyral.config import Config
-from gyral.errors import InputError, ServeError
+from gyral.errors import GyralError, InputError, ServeError
 from gyral.event.clock import TIMESTAMP, now_us
 from gyral.event.layout import Layout
 from gyral.ingest.drain import Drain
@@ -35,6 +35,8 @@ from gyral.live.watched import Watched
 from gyral.log.sqlite import SqliteLog
 from gyral.model import card as cards
 from gyral.model.card import Card, Weights
+from gyral.model.live import places
+from gyral.params.deltas import compact
 from gyral.progress import fixed
 from gyral.run import Run
 from gyral.served import FROZEN, ServedModel
@@ -42,6 +44,7 @@ from gyral.served import FROZEN, ServedModel
 FROZEN_SHARE = 0.2
 EVERY_S = 1.0
 GUESTS_S = 0.5
+FOLD_S = 15.0
 VISIBLE_TIMEOUT_S = 10.0
 
 
@@ -65,6 +68,7 @@ class Live:
         self.num_events = part.events.num_rows
         self.visits, self.num_kept = self._visits(part.events.filter(has_subject), layout)
         self.lake = Lake.of(root, config)
+        self.folder = places.folder_of(root, f"{self.name}-{run.number}")
         self.shown: dict[str, Any] = {}
         """What the server told of itself last."""
 
@@ -93,7 +97,7 @@ class Live:
         start = {partition: log.end(partition) for partition in log.partitions()}
         freeze_at = max(int(self.num_kept * FROZEN_SHARE), 1)
         return Job(
-            str(self.root.resolve()), f"{self.name}-{self.run.number}", self.config, start, freeze_at,
+            str(self.root.resolve()), self.folder.name, self.config, start, freeze_at,
             f"{self.name}-frozen", self.run.number,
         )  # fmt: skip
 
@@ -142,6 +146,7 @@ async def _together(world: Live, people: Population, served: ServedModel, learne
     begun = time.monotonic()
     coming = asyncio.ensure_future(people.run())
     guests = asyncio.ensure_future(_guests(world, people, log, coming))
+    short = asyncio.ensure_future(_keep_short(world))
     every = asyncio.ensure_future(_every_second(world, people, served, learner, begun))
     try:
         both: asyncio.Future[Any] = asyncio.gather(coming, guests)
@@ -150,9 +155,9 @@ async def _together(world: Live, people: Population, served: ServedModel, learne
             every.result()
         await both
     finally:
-        for task in (coming, guests, every):
+        for task in (coming, guests, every, short):
             task.cancel()
-        await asyncio.gather(coming, guests, every, return_exceptions=True)
+        await asyncio.gather(coming, guests, every, short, return_exceptions=True)
     return {"seconds": round(time.monotonic() - begun, 2)}
 
 
@@ -171,6 +176,18 @@ async def _guests(world: Live, people: Population, log: SqliteLog, coming: async
         await asyncio.wait([coming], timeout=GUESTS_S)
     bad = world.guests.quarantine.combine_chunks().to_batches()
     await asyncio.to_thread(append, world.lake, log, f"{world.digest}:bad", [(None, each) for each in bad], meter)
+
+
+async def _keep_short(world: Live) -> None:
+    """Fold what was published of the shards' logs, so that a year takes no more room than a minute."""
+    while True:
+        await asyncio.sleep(FOLD_S)
+        published = places.read_published(world.folder)
+        for shard, last in published.cuts.items():
+            try:
+                await asyncio.to_thread(compact, world.folder / places.SHARDS / shard, world.config.params.keep_s, last=last)
+            except GyralError as error:  # the disk is full: the log grows until there is room
+                world.run.note(f"live     the log of {shard} stays as long as it is: {error.what}")
 
 
 def _as_of_now(events: pa.Table) -> pa.Table:

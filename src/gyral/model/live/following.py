@@ -60,7 +60,7 @@ class Follower:
         self.flips = 0
         self._cuts: dict[str, int] = {}
         self._versions: dict[tuple[str, str], np.ndarray] = {}
-        self._offset = 0
+        self._offset = self._named = 0
         self._steps: deque[Step] = deque()
         self._stamp: tuple[int, int] = (0, 0)
         self._newest_us = 0
@@ -75,7 +75,7 @@ class Follower:
             if published.version == self.published.version:
                 self._stamp = (about.st_ino, about.st_mtime_ns)
                 return False
-            self._name()
+            self._name(published.step)
             for shard, last in published.cuts.items():
                 self._read(shard, last)
             self._known.hour = published.hour
@@ -100,13 +100,16 @@ class Follower:
             "silent_s": None if silent is None else round(silent, 3),
         }  # fmt: skip
 
-    def _name(self) -> None:
+    def _name(self, last: int) -> None:
+        """Objects of steps up to the last; of later ones nothing is known yet."""
         if not (self._folder / JOURNAL).exists():
             return
         steps, self._offset = read_steps(self._folder / JOURNAL, self._offset)
-        for step in steps:
-            self._known.name(step.objects, step.titles)
         self._steps.extend(steps)
+        for step in self._steps:
+            if self._named < step.seq <= last:
+                self._known.name(step.objects, step.titles)
+                self._named = step.seq
 
     def _seen(self, published: places.Published) -> None:
         now = time.time()
