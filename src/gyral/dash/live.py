@@ -115,8 +115,8 @@ def freshness_chart(live: Data) -> Markup:
         for name, role in (("p50", "looped"), ("p99", "frozen"))
     ]
     return charts.line_chart(
-        series, title="Freshness", y_label="from stored to seen in what is served", x_label="seconds",
-        x_format="{:.0f}".format, y_format="{:.2f} s".format, height=150,
+        series, title="Freshness", y_label="seconds from stored to seen in what is served", x_label="seconds",
+        x_format="{:.0f}".format, y_format="{:.2f}".format, height=150,
     )  # fmt: skip
 
 

@@ -127,6 +127,7 @@ def live(root: Path, config: Config, run: Run) -> dict[str, Any]:
         with ServedModel(root, config, run) as served:
             with Watched(job, run.folder, run.note) as learner:
                 served.follow(model, {})
+                run.note(f"live     its page: {served.url}/live")
                 people = Population(served.url, world.events, world.visits, world.speed, config.loop.users, served.headers)
                 result = asyncio.run(_together(world, people, served, learner, log))
                 told = learner.finish()

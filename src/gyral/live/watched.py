@@ -83,7 +83,7 @@ class Watched:
                     self._process.stdin.write(b"finish\n")
                     self._process.stdin.flush()
                     self._is_ending = True
-                except OSError:
+                except (OSError, ValueError):  # its pipe is closed
                     pass  # it died; the next one is told
             self._ended.wait(0.05)
         self.check()

@@ -180,7 +180,7 @@ class Deltas:
 
 
 def compact(folder: Path, keep_s: float = 600.0, keep_bytes: int = 1 << 30, last: int | None = None) -> int:
-    """Fold base and cuts (up to cut `last`) into a new base and remove files that it holds; returns the base's number (0: the log is empty).
+    """Fold base and cuts (up to `last`) into a new base and remove files that it holds; its number (0: the log is empty).
 
     May run in any process while the owner writes: it reads cuts that are there already and memory stays at a chunk of 4 MB.
     Cuts that the base holds stay for followers while they are younger than `keep_s` and take no more than `keep_bytes`; one
