@@ -134,8 +134,8 @@ class Params(Section, frozen=True):
     dim: Annotated[int, Meta(ge=1, le=1024, description="numbers a row of an object or a subject has")] = 32
     rate: Annotated[float, Meta(gt=0, description="of the tables' Adagrad")] = 0.1
     sample: Annotated[int, Meta(ge=1, description="objects a softmax draws where there are more than 20,000")] = 4_096
-    step_s: Annotated[float, Meta(gt=0, le=60, description="between two steps: how long an event may wait for others")] = 0.1
-    cut_s: Annotated[float, Meta(gt=0, le=3600, description="between two cuts, which make pushes durable and visible")] = 0.2
+    step_s: Annotated[float, Meta(gt=0, le=60, description="between two steps: how long an event may wait for others")] = 0.05
+    cut_s: Annotated[float, Meta(gt=0, le=3600, description="between two cuts, which make pushes durable and visible")] = 0.1
     admit_count: Annotated[int, Meta(ge=1, description="meetings that let an object in")] = 1
     max_objects: Annotated[int, Meta(ge=0, description="objects at most; 0: no limit")] = 1_000_000
     gate_loss: Annotated[

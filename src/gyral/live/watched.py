@@ -77,11 +77,11 @@ class Watched:
         while not self._ended.is_set():
             if time.monotonic() > until:
                 raise self._failed(f"the learner did not end within {FINISH_TIMEOUT_S:g} s")
-            if self._process is not None and not self._is_ending:
+            pipe = self._process.stdin if self._process is not None else None
+            if pipe is not None and not self._is_ending:
                 try:
-                    assert self._process.stdin is not None
-                    self._process.stdin.write(b"finish\n")
-                    self._process.stdin.flush()
+                    pipe.write(b"finish\n")
+                    pipe.flush()
                     self._is_ending = True
                 except (OSError, ValueError):  # its pipe is closed
                     pass  # it died; the next one is told
@@ -110,9 +110,8 @@ class Watched:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True, env=_environment()
             )
         self._process = process
-        assert process.stdout is not None
         was_ready = self._ready.is_set()
-        for line in process.stdout:
+        for line in process.stdout or ():
             try:
                 self.last = msgspec.json.decode(line)
             except msgspec.DecodeError:

@@ -90,8 +90,9 @@ class ServableLive:
             self.known = Known.of(weights.arrays, settings)
         else:
             self.known = Known(int(settings["dim"]), int(settings["seed"]))
-            self._follower = Follower(places.folder_of(folder.parent.parent, settings["name"]), self.known, self.freshness.add)
-            threading.Thread(target=self._follow, name="live", daemon=True).start()
+            follower = Follower(places.folder_of(folder.parent.parent, settings["name"]), self.known, self.freshness.add)
+            self._follower = follower
+            threading.Thread(target=_follow, args=(follower,), name="live", daemon=True).start()
 
     @property
     def card(self) -> dict[str, Any]:
@@ -120,11 +121,11 @@ class ServableLive:
         names, titles = self.known.names, self.known.titles
         return [Item(names[code], score, titles[code]) for code, score in zip(codes.tolist(), scores.tolist(), strict=True)]
 
-    def _follow(self) -> None:
-        assert self._follower is not None
-        while True:
-            time.sleep(POLL_S)
-            self._follower.poll()
+
+def _follow(follower: Follower) -> None:
+    while True:
+        time.sleep(POLL_S)
+        follower.poll()
 
 
 class LiveFamily:

@@ -22,12 +22,14 @@ OF_OBJECTS = (ITEM, BIAS, MET, SEEN)
 LEARNED = (ITEM, BIAS, MET, SUBJECT, SMALL)
 """What a roll-back takes back; the others are facts."""
 EPS = 0.1
+SMALL_RATE = 3.0
+"""Of biases and the small tables, times that of rows: with 60 visits a step recall@10 is .1726 instead of .1710."""
 
 
 def specs(dim: int = 32, rate: float = 0.1, seed: int = 0) -> dict[str, TableSpec]:
     """The tables, by name."""
     rowwise = Optimizer("rowwise_adagrad", rate=rate, eps=EPS)
-    each = Optimizer("adagrad", rate=rate, eps=EPS)
+    each = Optimizer("adagrad", rate=SMALL_RATE * rate, eps=EPS)
     facts = Optimizer("sgd", rate=1.0)
     made = [
         TableSpec(ITEM, dim, rowwise, scale=0.1, seed=seed),
