@@ -130,6 +130,18 @@ def test_a_follower_sees_what_is_published_and_nothing_else(world):
     assert other.poll() and all(np.array_equal(late.arrays()[name], array) for name, array in before.items())
 
 
+def test_a_log_that_is_silent_is_told_and_counts_as_no_freshness(world):
+    known, follower, seen = followed(world)
+    assert follower.told()["silent_s"] is None
+    world.step(some(1))
+    world.publish()
+    assert follower.poll()
+    first = follower.told()["silent_s"]
+    time.sleep(0.3)
+    assert not follower.poll() and len(seen) == 1
+    assert 0.25 < follower.told()["silent_s"] - first < 20
+
+
 def test_a_follower_that_lacks_a_cut_reads_the_bucket_again(world):
     known, follower, _ = followed(world)
     for seed in range(4):
