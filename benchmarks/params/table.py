@@ -29,7 +29,7 @@ import numpy as np
 from measure import PYTHON, peer, write
 
 WORKER = Path(__file__).with_name("table_worker.py")
-ROUNDS = 12
+ROUNDS = 10
 PEERS = {
     "fbgemm": ("params-fbgemm", ["torch==2.13.0", "fbgemm-gpu-cpu==1.8.0", "numpy"]),
     "tfra": ("params-tfra", ["tensorflow-cpu==2.16.2", "tensorflow-recommenders-addons==0.8.1", "numpy<2"]),
@@ -43,13 +43,12 @@ MORE = {
 
 def started(name: str) -> subprocess.Popen[str]:
     python = peer(*PEERS[name]) if name in PEERS else PYTHON
-    worker = subprocess.Popen(
-        [python, str(WORKER), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert worker.stdout and worker.stderr
-    if worker.stdout.readline() != "ready\n":
-        raise SystemExit(f"{name}: {worker.stderr.read()[-3000:]}")
-    return worker
+    worker = subprocess.Popen([python, str(WORKER), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert worker.stdout
+    for line in worker.stdout:  # peers greet
+        if line == "ready\n":
+            return worker
+    raise SystemExit(f"{name} did not start: its last lines are above")
 
 
 def asked(worker: subprocess.Popen[str], what: str, which: str) -> float:
@@ -67,11 +66,11 @@ def measured(names: list[str]) -> tuple[dict[str, Any], dict[str, float]]:
                 value = asked(worker, what, which)
                 if number:
                     seconds[name].setdefault(f"{what} {which}", []).append(value)
-    memory: dict[str, float] = {}
-    for name, worker in workers.items():
-        _, errors = worker.communicate()
-        if name == "gyral":
-            memory = json.loads(errors.strip().splitlines()[-1])
+    assert workers["gyral"].stdin and workers["gyral"].stdout
+    print("memory -", file=workers["gyral"].stdin, flush=True)
+    memory = json.loads(workers["gyral"].stdout.readline())
+    for worker in workers.values():
+        worker.communicate()
     return seconds, memory
 
 

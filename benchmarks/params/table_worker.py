@@ -43,7 +43,6 @@ def of_gyral() -> dict[str, Callable[[np.ndarray], Any]]:
         keys = np.arange(first, min(NUM, first + BATCH))
         table.push(keys, np.zeros((len(keys), DIM), np.float32))
     said = {"bytes_a_key": table.nbytes / NUM, "resident_bytes_a_key": (resident_bytes() - before) / NUM}
-    print(json.dumps(said), file=sys.stderr)
     layer, grads, dense = Embedding(table), torch.randn(BATCH, DIM), torch.randn(NUM, DIM)
     numpy_grads = grads.numpy()
 
@@ -54,6 +53,7 @@ def of_gyral() -> dict[str, Callable[[np.ndarray], Any]]:
 
     return {
         "train": lambda keys: layer(torch.from_numpy(keys)).backward(grads),
+        "memory": lambda _: said,
         "pull": lambda keys: table.pull(keys),
         "table": beside,
         "gather": lambda keys: torch.index_select(dense, 0, torch.from_numpy(keys)),
@@ -153,6 +153,9 @@ def main() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         what, which = line.split()
+        if what == "memory":
+            print(json.dumps(calls[what](np.zeros(0))), flush=True)
+            continue
         times = []
         for keys in batches[which]:
             start = time.process_time()
