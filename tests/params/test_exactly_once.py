@@ -14,8 +14,8 @@ import pytest
 
 from gyral.errors import GyralError
 from gyral.params import client, lanes
-from gyral.params.shard import Settings
-from gyral.params.spec import Optimizer, TableSpec
+from gyral.params.shard import Settings, even_map
+from gyral.params.spec import BUCKETS, Optimizer, TableSpec
 
 from . import counting, plain
 from .flaky import Flaky
@@ -59,6 +59,46 @@ def test_bad_lines_lose_nothing_and_double_nothing(sync, tmp_path, monkeypatch):
         for line in proxies:
             line.close()
         server.close()
+
+
+@pytest.mark.parametrize("sync", ["async", "ssp:2", "bsp"])
+def test_buckets_that_move_under_pushes_lose_nothing_and_double_nothing(sync, tmp_path):
+    dice, errors = random.Random(6), []
+    settings = Settings(sync=sync, workers=2)
+    first = client.open("local://3", counting.SPECS, settings=settings, timeout_s=30.0)
+    hosts, owners = first._transport.hosts, even_map(3)
+
+    def work(joined):
+        try:
+            counting.count(joined, 120)
+        except GyralError as error:
+            errors.append(error)
+
+    def move(start, end, to, version):
+        giver = int(owners[start])
+        owners[start:end] = to
+        new = owners.copy()
+        moving = hosts[giver].do(lambda shard: (shard.give(start, end), shard.remap(new, version))[0])
+        time.sleep(dice.uniform(0, 0.03))  # nobody owns them, and clients come back until somebody does
+        hosts[to].do(lambda shard: (shard.take(moving, version), shard.remap(new, version)))
+        other = 3 - giver - to
+        hosts[other].do(lambda shard: shard.remap(new, version))
+
+    with first, first.another(1) as second:
+        threads = [threading.Thread(target=work, args=[each]) for each in (first, second)]
+        for thread in threads:
+            thread.start()
+        version = 0
+        while any(thread.is_alive() for thread in threads):
+            start = dice.randrange(0, BUCKETS, 256)
+            if owners[start] == owners[start + 255]:
+                version += 1
+                move(start, start + 256, (int(owners[start]) + dice.choice((1, 2))) % 3, version)
+            time.sleep(0.01)
+        assert errors == [] and version > 5
+        rows = first.table("counts").pull(np.arange(counting.KEYS))[0]
+        assert np.array_equal(rows[:, 0], counting.expected(2, 120))
+        assert sum(lane.losses for lane in first._lanes.all) > 3
 
 
 @pytest.mark.slow

@@ -109,6 +109,7 @@ def run(job: Job) -> None:
         loop.run(lambda: bool(job.parent) and os.getppid() != job.parent)
     finally:
         entry.close()
+        loop.close()
         shard.close()
         print(f"{shard.name} ends: {describe(shard.stats())}", flush=True)
 

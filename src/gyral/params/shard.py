@@ -209,7 +209,7 @@ class Shard:
         if session.worker < 0:
             raise InputError("one that only looks pushed", hint="open the client with a worker's number")
         entry = Entry(head.table, session.worker, head.seq, head.at, *arrays)
-        if not self.clocks.sync.is_bsp:
+        if not self.clocks.sync.is_bsp or head.clock < self._open_clock:  # of a clock that has ended: it comes late, or again
             self._count(entry, self.tables[head.table].push(entry, self._wall()))
             return
         if head.map_version != self.map_version:
@@ -217,8 +217,7 @@ class Shard:
         if not is_small(entry.grads):  # the table would say so at the end of the clock, when nobody asks
             where = f"a push of `{self.specs[head.table].name}`"
             raise InputError("a gradient is not a number to learn from", where=where, why="NaN, infinite or beyond 2^57")
-        clock = max(head.clock, self._open_clock)
-        self._pending[clock].append(entry.copied())
+        self._pending[head.clock].append(entry.copied())
 
     def _count(self, entry: Entry, num: int) -> None:
         self.received[entry.worker] = entry.seq
@@ -312,7 +311,7 @@ class Shard:
     def give(self, first: int, last: int) -> Moving:
         """Buckets of a range for another shard to `take`; answer nothing between this and `remap`.
 
-        Under `bsp`, pushes of a clock that the other shard has ended already go into its next step.
+        Under `bsp`, pushes of a clock that the other shard has ended already are steps of their own there.
         """
         wanted = np.zeros(BUCKETS, np.uint8)
         wanted[first:last] = self.owned[first:last]
@@ -326,9 +325,14 @@ class Shard:
                 continue
             self.cutter.write_now(held.take(buckets, self.noted(), self.cutter.owner_epoch))
             for worker, applied in held.applied.items():
-                self.cutter.lower(worker, min(int(applied[kept.bucket]) for kept in buckets))
+                low = min(int(applied[kept.bucket]) for kept in buckets)  # what its worker has sent since may come only now
+                self.received[worker] = min(self.received.get(worker, low), low)
+                self.cutter.lower(worker, low)
         for clock, entry in moving.pending:
-            self._pending[max(clock, self._open_clock)].append(entry)
+            if clock < self._open_clock:
+                self.tables[entry.table].push(entry, self._wall())
+            else:
+                self._pending[clock].append(entry)
 
     def _pending_in(self, wanted: np.ndarray) -> list[tuple[int, Entry]]:
         salts = [held.salt for held in self.tables]
@@ -336,9 +340,14 @@ class Shard:
         return [(clock, entry) for clock, entry in parts if len(entry.keys)]
 
     def remap(self, owners: np.ndarray, version: int) -> None:
-        """A new map: what is not owned any more goes, and the disk knows it when this returns."""
+        """A new map: what is not owned any more goes, and the disk knows it when this returns.
+
+        All workers' links end, so that each sends again, under the new map, what is not durable.
+        """
         if version <= self.map_version:
             raise Fenced(f"map {version} is not newer than map {self.map_version}", where=self.name)
+        for session in self.sessions.values():
+            session.close()
         self._adopt(owners.astype(np.uint16))
         self.map_version = version
         self.cutter.owner_epoch = max(version, self.cutter.owner_epoch)

@@ -227,6 +227,10 @@ class Table:
         if len(counters):
             self.held.counters[bucket] = counters
 
+    def num_rows(self, buckets_N: np.ndarray) -> np.ndarray:
+        """Rows that buckets have, uint32 [N]."""
+        return self.held.rows[buckets_N.astype(np.int64)].astype(np.uint32)
+
     def load_all(self, loaded: Sequence[tuple[int, Records, np.ndarray]]) -> None:
         """`load` for many buckets: of a table that has nothing of them, all keys at once (.17 µs a row, else .45)."""
         numbers = np.array([bucket for bucket, _, _ in loaded], np.int64)
