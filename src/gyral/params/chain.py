@@ -107,7 +107,7 @@ class Chain:
     def __init__(self, source: Source, *, strict: bool = True, last: int | None = None) -> None:
         self.parts: list[Listing] = []
         self._files: list[File] = []
-        self._ahead: ThreadPoolExecutor | None = None
+        self._ahead, self._arena = ThreadPoolExecutor(1, "fold"), np.empty(0, np.uint8)
         try:
             self._open_all(source, source.names(), strict, last)
         except BaseException:
@@ -122,8 +122,7 @@ class Chain:
         self.close()
 
     def close(self) -> None:
-        if self._ahead is not None:
-            self._ahead.shutdown(cancel_futures=True)
+        self._ahead.shutdown(cancel_futures=True)
         for file in self._files:
             file.close()
 
@@ -239,8 +238,6 @@ class Chain:
             for chunk in self._chunks(CHUNK_BYTES)
             if tables is None or self._name(self.entries[self._groups[chunk]]) in tables
         ]
-        if self._ahead is None:
-            self._ahead = ThreadPoolExecutor(1, "fold")
         coming = [self._ahead.submit(self._list, chunk) for chunk in chunks[:AHEAD]]
         for number in range(len(chunks)):
             ready = coming.pop(0).result()
@@ -256,7 +253,7 @@ class Chain:
             return None
         first = self.entries[self._groups]
         at = np.flatnonzero((first["bucket"] == bucket) & (first["table"] == list(self.specs).index(table)))
-        return next(iter(self._folded(at)), None) if len(at) else None
+        return self._ahead.submit(self._list, at).result()[0] if len(at) else None
 
     def _chunks(self, chunk_bytes: int) -> Iterator[np.ndarray]:
         """Indexes of groups, so many that their segments take about so many bytes."""
@@ -330,7 +327,7 @@ class Chain:
                 why = f"it holds {end - start:,} rows and not {int(entry['rows']):,}"
                 raise Damaged(self.parts[int(files[last[at]])].name, why, spec.name, int(entry["bucket"]))
             begin = int(offsets[last[at]]) + int(used[at])
-            counters = arena[begin : begin + int(entry["counters"])]
+            counters = arena[begin : begin + int(entry["counters"])].copy()
             records = Records(keys[start:end], stamps[start:end], octets[start:end])
             yield Bucket(spec.name, int(entry["bucket"]), int(entry["version"]), int(entry["owner"]), records, counters)
 
@@ -343,7 +340,9 @@ class Chain:
             offsets[of] = entries["offset"][of] - np.uint64(start) + np.uint64(total)
             spans.append((number, start, total, end - start))
             total += end - start
-        arena = np.empty(total, np.uint8)
+        if len(self._arena) < total:
+            self._arena = np.empty(total, np.uint8)  # used again by every chunk: fresh pages cost more than the copy
+        arena = self._arena[:total]
         view = arena.data
         for number, start, at, size in spans:
             if size:
