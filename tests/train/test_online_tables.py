@@ -131,7 +131,7 @@ def test_a_follower_sees_what_is_published_and_nothing_else(world):
 
 
 def test_a_log_that_is_silent_is_told_and_counts_as_no_freshness(world):
-    known, follower, seen = followed(world)
+    _, follower, seen = followed(world)
     assert follower.told()["silent_s"] is None
     world.step(some(1))
     world.publish()
