@@ -2,7 +2,8 @@
 
 `gyral loop --live` over Online Retail at 100,000 times its speed, against its own frozen copies and popularity (all asked over
 HTTP before each visit), and against what no table learned: a customer's own counts and popularity that halves in ten days,
-counted here from the same visits, each with everything before it (no delay at all). recall@10 is the share of *all* things of a visit.
+counted here from the same visits, each with everything before it (no delay at all). recall@10 is the share of *all* things of a
+visit.
 
 Prediction before measuring: looped .17, counts .167, frozen with what they met since .13, frozen .10, popularity .04; freshness
 p50 .4 s and p99 1 s on two shared cores; the population keeps its clock.
