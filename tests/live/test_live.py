@@ -109,7 +109,10 @@ def journal_lines(root):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("at", "victim"), [("local://1", "gyral.live.learner"), ("proc://1", "gyral.params.serve")])
+@pytest.mark.parametrize(
+    ("at", "victim"),
+    [("local://1", "gyral.live.learner"), ("proc://1", "gyral.params.serve"), ("proc://1", "gyral.live.learner")],
+)
 def test_events_are_learned_once_whoever_is_killed(tmp_path, source, at, victim):
     killed = []
 

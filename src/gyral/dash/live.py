@@ -82,6 +82,18 @@ def of_lines(lines: Sequence[Mapping[str, Any]]) -> Data | None:
     }
 
 
+def headline(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A few words of how a live loop is; empty where it is none."""
+    last = next((line for line in reversed(lines) if line.get("type") == "live"), None)
+    if last is None:
+        return ""
+    looped, fresh = (last.get("recall_at_10") or {}).get("looped"), (last.get("freshness") or {}).get("p50")
+    words = [f"{formats.count(last.get('events'))} events"]
+    words += [f"recall@10 {formats.metric(looped)}"] if looped is not None else []
+    words += [f"served {fresh:.2f} s after they were stored"] if fresh is not None else []
+    return ", ".join(words)
+
+
 def _point(row: Mapping[str, Any]) -> Data:
     fresh = row.get("freshness") or {}
     return {
