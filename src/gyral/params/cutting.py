@@ -1,6 +1,6 @@
 """When a shard writes what changed: range by range between requests, files by a thread, so that a pull waits for neither.
 
-A round goes over all tables and buckets; every `cut_s` one begins. The loop only gathers a part's rows (about 30 ns a row); the
+A round goes over all tables and buckets; every `cut_s` one begins. The loop only gathers a part's rows (30 to 200 ns each); the
 thread writes and syncs it (2 to 50 ms). A round's ranges are as many as keep a part near `PART_ROWS`. What each worker had
 pushed when the round began is durable when its last part is written. A write that fails (a full disk) is tried again with the
 same part: nothing is lost meanwhile, since clients keep what is not durable and are held back by their `retain_bytes`.

@@ -50,8 +50,8 @@ class Found(NamedTuple):
     @property
     def held(self) -> np.ndarray:
         """Whether each of the K keys has a row."""
-        held: np.ndarray = (self.slots != 0)[self.batch.inverse]
-        return held
+        held_U = self.slots != 0
+        return np.ones(len(self.batch.inverse), bool) if held_U.all() else held_U.take(self.batch.inverse)
 
 
 class Table:

@@ -64,12 +64,9 @@ class SocketChannel:
 
     def send(self, head: Head, arrays: Arrays = ()) -> None:
         """Take a frame along, and send what the system takes."""
-        self.link.queue(*self._frame(head, arrays))
-        self.link.write()
-
-    def _frame(self, head: Head, arrays: Arrays) -> list[Any]:
         first, rest = self._codec.frame(head, arrays)
-        return [first, *rest]
+        self.link.queue(first, *rest)
+        self.link.write()
 
     def pump(self) -> list[Frame]:
         """Move what can be moved now; the frames that came."""
