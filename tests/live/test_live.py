@@ -117,7 +117,7 @@ def test_events_are_learned_once_whoever_is_killed(tmp_path, source, at, victim)
     killed = []
 
     def kill(ended):
-        for steps in (5, 15, 25):
+        for steps in (4, 7, 11):
             waits_for(lambda steps=steps: ended.is_set() or journal_lines(tmp_path) >= steps)
             if not ended.is_set() and (found := processes(victim, tmp_path)):
                 os.kill(found[0], signal.SIGKILL)
