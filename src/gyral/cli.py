@@ -24,6 +24,7 @@ from gyral.console import (
     fault,
     host_and_port,
     into_option,
+    loop_options,
     on_option,
     plain,
     print_result,
@@ -79,16 +80,21 @@ def commands() -> None:
 
 @commands.command()
 @source_options
-@click.option("--budget", metavar="TIME", help="Training time of all turns together: 90s, 3m, 1h.")
-@click.option("--turns", type=int, help="The source is cut into turns + 1 slices.")
-@click.option("--family", help="Kind of model.")
-@click.option("--seed", type=int, help="Same data, configuration and seed: same bytes.")
-@click.option("--resume", type=int, metavar="RUN", help="Continue an interrupted loop after its last finished turn.")
+@loop_options
 @on_option
 @common
-def loop(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, resume: int | None, **flags: Any) -> None:
+def loop(
+    root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, resume: int | None, live: bool, **flags: Any
+) -> None:
     """Turn the whole loop over a source and show what closing it gains."""
     config = configure(root, sets, flags, mapping, need_source=True)
+    if live:
+        from gyral.live.loop import live as come
+        from gyral.live.told import table_of
+
+        with start_run(root, "loop", config, as_json, seed=config.train.seed) as run:
+            result = come(root, config, run)
+        return print_result(as_json, result, lambda: table_of(result, run.number))
     from gyral.loop import loop as turn_loop
 
     with start_run(root, "loop", config, as_json, seed=config.train.seed) as run:
@@ -249,17 +255,9 @@ def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, 
 @click.option("--where", metavar="SQL", help="With `--export`: only these events.")
 @into_option
 @common
-def show(
-    root: Path,
-    sets: tuple[str, ...],
-    as_json: bool,
-    what: str | None,
-    why: str | None,
-    export: Path | None,
-    where: str | None,
-    **flags: Any,
-) -> None:
+def show(root: Path, sets: tuple[str, ...], as_json: bool, what: str | None, why: str | None, **flags: Any) -> None:
     """Show the project, or WHAT: lake, config, a run's number, a dataset, a model."""
+    export, where = flags.pop("export"), flags.pop("where")
     config = configure(root, sets, flags)
     if export is not None or where is not None:
         from gyral.show import export_noun

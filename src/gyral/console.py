@@ -131,6 +131,26 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def loop_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(
+        [
+            click.option("--budget", metavar="TIME", help="Training time of all turns together: 90s, 3m, 1h."),
+            click.option("--turns", type=int, help="The source is cut into turns + 1 slices."),
+            click.option("--family", help="Kind of model."),
+            click.option("--seed", type=int, help="Same data, configuration and seed: same bytes."),
+            click.option(
+                "--resume", type=int, metavar="RUN", help="Continue an interrupted loop after its last finished turn."
+            ),
+            click.option(
+                "--live", is_flag=True, help="No turns: everybody comes at their time, and is learned from within a second."
+            ),
+            click.option("--speed", metavar="TIMES", help="With `--live`: event time over time, as in `100000x`."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
 _FLAGS = {
     "source": "ingest.source", "layout": "ingest.layout", "from_": "ingest.log", "into": "lake", "budget": "train.budget",
     "family": "train.family", "seed": "train.seed", "turns": "loop.turns", "to": "compress.to",

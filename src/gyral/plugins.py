@@ -44,6 +44,7 @@ _BUILTIN: dict[str, dict[str, str]] = {
         "recommender": "gyral.model.family:RECOMMENDER",
         "lm": "gyral.model.lm:LM",
         "vision": "gyral.model.vision:VISION",
+        "live": "gyral.model.live.served:LIVE",
     },
     "trainer": {
         "recommender": "gyral.train.recommender:fit",

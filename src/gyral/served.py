@@ -180,6 +180,11 @@ class ServedModel:
             asyncio.run(post(self.url, "/v1/feedback", msgspec.json.encode(said[start : start + min(step, 200)]), *headers))
 
     @property
+    def headers(self) -> list[str]:
+        """What a sender says beside its events."""
+        return [f"authorization: Bearer {self._secret}"] if self._secret else []
+
+    @property
     def _log_path(self) -> Path:
         return self._run.folder / "serve.log"
 

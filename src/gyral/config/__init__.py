@@ -28,7 +28,7 @@ from gyral.config.sections import (
     Section,
     Serve,
 )
-from gyral.config.training import Ablate, Lm, Recommend, Train, Vision
+from gyral.config.training import Ablate, Lm, Params, Recommend, Train, Vision
 from gyral.errors import ConfigError, did_you_mean
 from gyral.toml import key as toml_key
 from gyral.toml import toml
@@ -68,6 +68,7 @@ class Config(Section, frozen=True):
     lm: Lm = Lm()
     vision: Vision = Vision()
     recommend: Recommend = Recommend()
+    params: Params = Params()
     ablate: Ablate = Ablate()
     compress: Compress = Compress()
     serve: Serve = Serve()

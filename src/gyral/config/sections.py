@@ -118,6 +118,10 @@ class Loop(Section, frozen=True):
 
     turns: Annotated[int, Meta(ge=1, le=1_000, description="the source is cut into turns + 1 slices")] = 6
     max_asked: Annotated[int, Meta(ge=1, description="subjects asked about in a turn; of more, a sample by the seed")] = 10_000
+    speed: Annotated[
+        str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?x$", description="of `--live`: event time over time; `100000x`: a year in 5 min")
+    ] = "100000x"
+    users: Annotated[int, Meta(ge=1, le=1_000, description="of `--live`: connections at once")] = 16
 
 
 class Dash(Section, frozen=True):

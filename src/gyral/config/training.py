@@ -138,6 +138,26 @@ class Train(Section, frozen=True):
     stream: Stream = Stream()
 
 
+class Params(Section, frozen=True):
+    """Tables of a parameter server, and the live recommender that learns in them."""
+
+    at: Annotated[str, Meta(description="where shards are: `local://1` (in the learner), `proc://2`, `tcp://HOST:PORT,…`")] = (
+        "local://1"
+    )
+    dim: Annotated[int, Meta(ge=1, le=1024, description="numbers a row of an object or a subject has")] = 32
+    rate: Annotated[float, Meta(gt=0, description="of the tables' Adagrad")] = 0.1
+    sample: Annotated[int, Meta(ge=1, description="objects a softmax draws where there are more than 20,000")] = 4_096
+    step_s: Annotated[float, Meta(gt=0, le=60, description="between two steps: how long an event may wait for others")] = 0.05
+    cut_s: Annotated[float, Meta(gt=0, le=3600, description="between two cuts, which make pushes durable and visible")] = 0.1
+    admit_count: Annotated[int, Meta(ge=1, description="meetings that let an object in")] = 1
+    max_objects: Annotated[int, Meta(ge=0, description="objects at most; 0: no limit")] = 1_000_000
+    gate_loss: Annotated[
+        float, Meta(gt=0, description="nats a visit that a version may be worse than the published one, to be published")
+    ] = 0.2
+    gate_patience: Annotated[int, Meta(ge=1, description="refusals in a row after which the tables go back")] = 4
+    keep_s: Annotated[float, Meta(ge=0, description="that cuts stay after a base holds them")] = 30.0
+
+
 class Lm(Section, frozen=True):
     """The family `lm`: a decoder in the Llama layout."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from gyral.dash import documents, formats
+from gyral.dash import documents, formats, live
 from gyral.dash.curves import MAX_POINTS, curves
 from gyral.dash.records import (
     UNRECORDED,
@@ -50,7 +50,8 @@ def home(root: Path, lake_overview: LakeOverview) -> Data:
     """Gather the ring, the loop's turns and what is new."""
     found, num_runs = read_runs(root)
     last_loop = next((run for run in found if run.verb == "loop"), None)
-    turns = read_turns(read_lines(root, last_loop.run), last_loop.summary) if last_loop else []
+    lines = read_lines(root, last_loop.run) if last_loop else []
+    turns = read_turns(lines, last_loop.summary) if last_loop else []
     loop = None
     if last_loop:
         loop = {**_row(last_loop), "turns": _turns(root, turns), "gain": gain(turns)}
@@ -60,6 +61,7 @@ def home(root: Path, lake_overview: LakeOverview) -> Data:
         "running": _is_changing(found),
         "verbs": [_node(root, verb, found, turns, last_loop) for verb in VERBS],
         "loop": loop,
+        "live": live.headline(lines),
         "counts": {
             "events": events.get("rows", 0),
             "datasets": len(names(root, "datasets")),
@@ -116,6 +118,7 @@ def run(root: Path, number: int) -> Data:
         "gain": gain(turns),
         "candidates": [line for line in lines if line.get("type") == "metric" and "candidate" in line],
         "curves": curves(lines),
+        "live": live.of_lines(lines),
         "rates": _rates(progress),
         "children": [_row(child) for child in _children(root, number)] if lineage.verb == "loop" else [],
         "config": read_text(root, number, "config.toml"),

@@ -179,8 +179,8 @@ class Deltas:
         self.number = number
 
 
-def compact(folder: Path, keep_s: float = 600.0, keep_bytes: int = 1 << 30) -> int:
-    """Fold base and cuts into a new base and remove files that it holds; returns the base's number (0: the log is empty).
+def compact(folder: Path, keep_s: float = 600.0, keep_bytes: int = 1 << 30, last: int | None = None) -> int:
+    """Fold base and cuts (up to `last`) into a new base and remove files that it holds; its number (0: the log is empty).
 
     May run in any process while the owner writes: it reads cuts that are there already and memory stays at some chunks of 4 MB.
     Cuts that the base holds stay for followers while they are younger than `keep_s` and take no more than `keep_bytes`; one
@@ -192,7 +192,7 @@ def compact(folder: Path, keep_s: float = 600.0, keep_bytes: int = 1 << 30) -> i
     LogFull : no room for the base; nothing removed.
     ConflictError : another process folds it.
     """
-    with alone(folder / "fold", "another process folds this delta log"), Chain(Folder(folder)) as chain:
+    with alone(folder / "fold", "another process folds this delta log"), Chain(Folder(folder), last=last) as chain:
         number = chain.number
         if not chain.parts[-1:] or chain.parts[-1].base:
             _prune(folder, number, keep_s, keep_bytes)

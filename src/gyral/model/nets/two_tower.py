@@ -58,7 +58,7 @@ class TwoTower(nn.Module):
     words_VW : hashed words of each object's title, int64; 0: none.
     """
 
-    words_VW: Tensor  # noqa: N815
+    words_VW: Tensor
 
     def __init__(self, shape: Shape, words_VW: Tensor) -> None:
         super().__init__()

@@ -1,0 +1,239 @@
+"""Learn from the event log as it grows: what came is a step, each step is written down before it is pushed.
+
+A step takes the entries of every partition since the last one. Which entries that were depended on when they came, so a journal
+keeps it: one line a step, on the disk before the step's push. A learner that was killed does the steps again that its tables do
+not hold for certain, from the same entries under the same numbers; the tables skip what they have (`applied` of each bucket).
+So every event is learned exactly once whoever dies where. The journal also gives objects their codes, in the order in which
+they were let in, and says when each entry was acknowledged, from which whoever serves tells how fresh it is.
+
+One fsync a step (at most ten a second) is the price; the events themselves are not written again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from gyral.errors import InputError
+from gyral.event.codec import decode_payload
+from gyral.log.base import EventLog
+from gyral.model.live.journal import Journal, Step
+
+TAILED = ("events", "ingest")
+"""Kinds of partitions that behaviour comes in by; what was answered is in others."""
+MAX_STEP_EVENTS = 4_096
+POLL_S = 0.02
+STEP_S = 0.1
+"""Between two steps at most: how long what came may wait for more."""
+
+
+class Met(NamedTuple):
+    """Behaviour that is learned from, in the order in which it came.
+
+    Attributes
+    ----------
+    time_s : event time, seconds since the epoch, int64 [n].
+    dropped : rows that were not learned from, by reason.
+    """
+
+    subject: list[str]
+    object: list[str]
+    title: list[str]
+    time_s: np.ndarray
+    dropped: Counter[str]
+
+
+class Learns(Protocol):
+    """What is learned: the model's side of a step."""
+
+    @property
+    def applied(self) -> int:
+        """Number of the last step that the tables hold for certain, on the disk; those after it are done again."""
+
+    def admit(self, met: Met) -> tuple[list[str], list[str]]:
+        """Objects of these events that shall get codes, and their titles."""
+
+    def name(self, objects: list[str], titles: list[str]) -> None:
+        """They got the next codes."""
+
+    def knew(self, subjects: list[str]) -> None:
+        """They are in a step that is not done again."""
+
+    def learn(self, step: Step, met: Met) -> None: ...
+
+
+class Online:
+    """The loop of a learner over a log.
+
+    Parameters
+    ----------
+    curate : rows of the log → what is learned from; by the caller, because the rules are another room's.
+    start : partition → the first entry that is learned; of others, all are.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        folder: Path,
+        curate: Callable[[pa.RecordBatch], Met],
+        model: Learns,
+        step_s: float = STEP_S,
+        start: Mapping[str, int] | None = None,
+    ) -> None:
+        self.log, self._curate, self._model, self._step_s = log, curate, model, step_s
+        self.journal = Journal(folder)
+        self.offsets: dict[str, int] = dict(start or {})
+        self.events = 0
+        """Events that were learned from."""
+        self.seen = 0
+        """Events that were looked at."""
+        self.dropped: Counter[str] = Counter()
+        self.hour = 0
+        self.last_event = time.monotonic()
+        self._ids = RecentIds()
+        self._last_step = 0.0
+
+    def recover(self) -> int:
+        """Do again what may not be in the tables; how many steps that were."""
+        held = [step for step in self.journal.steps if step.seq <= self._model.applied]
+        for step in held:
+            self._model.name(step.objects, step.titles)
+            batches = self._read_again(step)
+            self._ids.is_new(batches)
+            self._model.knew([name for batch in batches for name in batch.column("subject").unique().to_pylist() if name])
+            self.seen += sum(batch.num_rows for batch in batches)
+            self._passed(step)
+        again = self.journal.steps[len(held) :]
+        for step in again:
+            self._model.name(step.objects, step.titles)
+            self._model.learn(step, self._curated(self._read_again(step)))
+            self._passed(step)
+        return len(again)
+
+    def step(self, idle: Callable[[], object] = lambda: None) -> Step | None:
+        """Learn what came since the last step; None where nothing did. Waits a moment for more, and calls `idle` meanwhile."""
+        until = max(self._last_step + self._step_s, time.monotonic() + POLL_S)
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, POLL_S / 2))
+            idle()
+        taken, batches, acknowledged = self._read_new()
+        if not taken:
+            return None
+        self._last_step = self.last_event = time.monotonic()
+        met = self._curated(batches)
+        objects, titles = self._model.admit(met)
+        if len(met.time_s):
+            self.hour = max(self.hour, int(met.time_s.max()) // 3_600)
+        step = Step(len(self.journal.steps) + 1, taken, objects, titles, acknowledged, self.hour)
+        self.journal.add(step)
+        self._model.name(objects, titles)
+        self._model.learn(step, met)
+        return step
+
+    def _passed(self, step: Step) -> None:
+        self.offsets.update({name: end for name, (_, end) in step.taken.items()})
+        self.hour = max(self.hour, step.hour)
+
+    def close(self) -> None:
+        """The log stays open."""
+        self.journal.close()
+
+    def _curated(self, batches: list[pa.RecordBatch]) -> Met:
+        new = self._ids.is_new(batches)
+        rows = [batch.filter(pa.array(mask)) for batch, mask in zip(batches, new, strict=True)]
+        some = [batch for batch in rows if batch.num_rows]
+        together = pa.Table.from_batches(some).combine_chunks().to_batches() if some else []
+        parts = [self._curate(batch) for batch in together]
+        self.seen += sum(batch.num_rows for batch in batches)
+        dropped = sum((part.dropped for part in parts), Counter[str]())
+        if again := sum(int((~mask).sum()) for mask in new):
+            dropped["known"] += again
+        met = Met(
+            [name for part in parts for name in part.subject],
+            [name for part in parts for name in part.object],
+            [name for part in parts for name in part.title],
+            np.concatenate([part.time_s for part in parts]) if parts else np.zeros(0, np.int64),
+            dropped,
+        )
+        self.dropped += dropped
+        self.events += len(met.subject)
+        return met
+
+    def _read_new(self) -> tuple[dict[str, tuple[int, int]], list[pa.RecordBatch], list[tuple[int, int]]]:
+        taken: dict[str, tuple[int, int]] = {}
+        batches: list[pa.RecordBatch] = []
+        acknowledged: list[tuple[int, int]] = []
+        rows = 0
+        for partition in self.log.partitions():
+            if partition.rpartition("-")[0] not in TAILED or rows >= MAX_STEP_EVENTS:
+                continue
+            first = self.offsets.get(partition, 0)
+            for entry in self.log.read(partition, first):
+                self.offsets[partition] = entry.offset + 1
+                taken[partition] = (first, entry.offset + 1)
+                if (batch := decode_payload(entry.payload, "events").get("events")) is not None:
+                    batches.append(batch)
+                    rows += batch.num_rows
+                    acknowledged.append((_newest_us(batch), batch.num_rows))
+                if rows >= MAX_STEP_EVENTS:
+                    break
+        return taken, batches, acknowledged
+
+    def _read_again(self, step: Step) -> list[pa.RecordBatch]:
+        found = []
+        for partition, (first, end) in step.taken.items():
+            for entry in self._entries(partition, first, end):
+                if (batch := decode_payload(entry, "events").get("events")) is not None:
+                    found.append(batch)
+        return found
+
+    def _entries(self, partition: str, first: int, end: int) -> Iterator[bytes]:
+        while first < end:
+            before = first
+            for entry in self.log.read(partition, first):
+                if entry.offset >= end:
+                    return
+                first = entry.offset + 1
+                yield entry.payload
+            if first == before:
+                why = "the log was cut or another one is in its place"
+                raise InputError(f"the log partition `{partition}` ends before {end:,}, which was learned", why=why)
+
+
+class RecentIds:
+    """Which event ids came lately: a device that heard no answer sends again, and the log takes what it is told.
+
+    Two sets of hashes (64 bits, salted by the process), of which the older is forgotten when the newer is full: between `size`
+    and twice as many are known.
+    """
+
+    def __init__(self, size: int = 500_000) -> None:
+        self._size = size
+        self._new: set[int] = set()
+        self._old: set[int] = set()
+
+    def is_new(self, batches: list[pa.RecordBatch]) -> list[np.ndarray]:
+        """For each batch, which rows have an id that did not come before."""
+        masks = []
+        for batch in batches:
+            mask = np.ones(batch.num_rows, dtype=bool)
+            for row, name in enumerate(batch.column("event_id").to_pylist()):
+                key = hash(name)
+                if key in self._new or key in self._old:
+                    mask[row] = False
+                else:
+                    self._new.add(key)
+            if len(self._new) >= self._size:
+                self._old, self._new = self._new, set()
+            masks.append(mask)
+        return masks
+
+
+def _newest_us(batch: pa.RecordBatch) -> int:
+    return int(batch.column("ingest_time").cast(pa.int64()).to_numpy().max())

@@ -1,0 +1,235 @@
+"""Steps behind a real shard and its folder: what is published, what a follower sees, what a roll-back leaves."""
+
+import time
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import pytest
+
+from gyral.errors import ConflictError
+from gyral.model.live import places
+from gyral.model.live import tables as t
+from gyral.model.live import visits as v
+from gyral.model.live.following import Follower
+from gyral.model.live.journal import Journal, Step
+from gyral.model.live.known import Known
+from gyral.params import client
+from gyral.params.shard import Settings
+from gyral.train.gate import LEAST, Gate
+from gyral.train.online import Met
+from gyral.train.online_tables import Server
+from gyral.train.online_visits import Visits
+
+DIM = 8
+START = partial(client.open, "local://1", settings=Settings(sync="async", workers=1, cut_s=0.02))
+
+
+class World:
+    """A learner without a log: steps are made of rows given."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.server = Server(START, list(t.specs(DIM).values()), folder)
+        self.journal = Journal(folder)
+        self.model = self._model()
+        self.seen = []
+
+    def _model(self):
+        model = Visits(self.server)
+        model.quiet = places.quiet_steps(self.folder)
+        return model
+
+    def step(self, rows, seq=None, hour=None):
+        names, times = [row[1] for row in rows], np.array([row[2] for row in rows], np.int64)
+        met = Met([row[0] for row in rows], names, [""] * len(rows), times, Counter())
+        if seq is None:
+            objects, titles = self.model.admit(met)
+            now = time.time_ns() // 1000
+            step = Step(len(self.journal.steps) + 1, {}, objects, titles, [(now, len(rows))], int(times.max(initial=0)) // 3600)
+            self.journal.add(step)
+            self.seen.append((step, met))
+        else:
+            step, met = self.seen[seq - 1]
+        self.model.name(step.objects, step.titles)
+        self.model.learn(step, met)
+
+    def publish(self):
+        until = time.monotonic() + 20
+        while (newest := self.server.newest()) is None or newest.step < len(self.journal.steps):
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        newest.hour = self.journal.steps[-1].hour
+        self.server.publish(newest)
+        return newest
+
+    def go_back(self):
+        first, last = self.server.published.step + 1, len(self.journal.steps)
+        places.add_quiet(self.folder, first, last)
+        self.server.go_back()
+        self.model = self._model()
+        for step, _ in self.seen[: first - 1]:
+            self.model.name(step.objects, step.titles)
+        for seq in range(first, last + 1):
+            self.step([], seq)
+
+    def rows(self, table):
+        keys = np.arange(len(self.model.names)) if table in t.OF_OBJECTS else np.array(sorted(self.model.subjects), np.int64)
+        return self.server.pull(table, np.zeros(1, np.int64) if table == t.SMALL else keys)
+
+    def close(self):
+        self.journal.close()
+        self.server.close()
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+def some(seed, visits=4, people=6, objects=20, hour=10):
+    g = np.random.default_rng(seed)
+    rows = []
+    for _ in range(visits):
+        who = f"s{g.integers(people)}"
+        rows += [(who, f"o{code}", hour * 3600) for code in np.unique(g.integers(0, objects, 5))]
+    return rows
+
+
+def followed(world):
+    known, seen = Known(DIM), []
+    return known, Follower(world.folder, known, lambda *event: seen.append(event)), seen
+
+
+def same(world, known):
+    for name in t.OF_OBJECTS:
+        got = known.arrays()[name]
+        assert np.array_equal(got, world.rows(name)[: len(got)]), name
+    assert np.array_equal(known.view.small_S, world.rows(t.SMALL)[0])
+    for key, row in zip(sorted(world.model.subjects), world.rows(t.PAST), strict=True):
+        assert np.array_equal(known.pasts[key], row)
+
+
+def test_a_follower_sees_what_is_published_and_nothing_else(world):
+    known, follower, seen = followed(world)
+    assert not follower.poll()
+    for seed in range(6):
+        world.step(some(seed, hour=10 + seed))
+        world.publish()
+        assert follower.poll()
+        same(world, known)
+    assert len(seen) == 6 and all(0 <= seconds < 20 for seconds, _, _ in seen)
+    before = known.arrays()
+    world.step(some(99, objects=40))
+    time.sleep(0.1)
+    world.server.newest()  # it is on the disk, but nobody said that it may be read
+    assert not follower.poll() and all(np.array_equal(known.arrays()[name], array) for name, array in before.items())
+    late, other, _ = followed(world)
+    assert other.poll() and all(np.array_equal(late.arrays()[name], array) for name, array in before.items())
+
+
+def test_a_step_with_nothing_to_learn_is_published_too(world):
+    """Or its events would wait for the next ones: nine seconds over Christmas, at 100,000x."""
+    world.step(some(1))
+    world.publish()
+    world.step([])
+    assert world.publish().step == 2
+    _, follower, seen = followed(world)
+    assert follower.poll() and len(seen) == 2
+
+
+def test_a_log_that_is_silent_is_told_and_counts_as_no_freshness(world):
+    _, follower, seen = followed(world)
+    assert follower.told()["silent_s"] is None
+    world.step(some(1))
+    world.publish()
+    assert follower.poll()
+    first = follower.told()["silent_s"]
+    time.sleep(0.3)
+    assert not follower.poll() and len(seen) == 1
+    assert 0.25 < follower.told()["silent_s"] - first < 20
+
+
+def test_a_follower_that_lacks_a_cut_reads_the_bucket_again(world):
+    known, follower, _ = followed(world)
+    for seed in range(4):
+        world.step(some(seed))
+        world.publish()
+        if seed == 1:
+            assert follower.poll()
+            follower._cuts["shard0"] -= 1  # as if it had counted wrong: the next cut was seen already
+    assert follower.poll() and follower.repairs == 1
+    same(world, known)
+
+
+def test_going_back_leaves_facts_and_takes_back_weights(world):
+    for seed in range(4):
+        world.step(some(seed))
+    world.publish()
+    good = {name: world.rows(name) for name in (t.ITEM, t.BIAS, t.MET, t.SMALL)}
+    counts = world.rows(t.SEEN)[:, 0].sum()
+    poison = [("robot", f"o{at % 20}", 36_000 + at) for at in range(60)]
+    for _ in range(3):
+        world.step(poison)
+    assert not np.array_equal(world.rows(t.ITEM), good[t.ITEM])
+    cuts = places.newest_cuts(world.folder)
+    world.go_back()
+    for name, rows in good.items():
+        assert np.array_equal(world.rows(name), rows), name
+    assert world.rows(t.SEEN)[:, 0].sum() == counts + 180
+    world.step(some(7))
+    published = world.publish()
+    assert published.version == 2 and published.step == 8 and cuts
+    known, follower, _ = followed(world)
+    assert follower.poll()
+    same(world, known)
+
+
+def test_a_server_that_starts_again_is_at_what_was_published(world):
+    for seed in range(3):
+        world.step(some(seed))
+    world.publish()
+    good = world.rows(t.ITEM)
+    world.step(some(5))
+    world.server.close()
+    world.server = Server(START, list(t.specs(DIM).values()), world.folder)
+    world.model.tables = world.server
+    assert np.array_equal(world.rows(t.ITEM)[: len(good)], good) and world.server.durable == 3
+    with pytest.raises(ConflictError, match="step 6 is not the next one"):
+        world.server.push(6, {}, 0)
+    world.step([], 4)
+    assert world.publish().step == 4
+
+
+def test_the_gate_refuses_poison_and_asks_to_go_back_after_its_patience(world):
+    gate = Gate(limit=0.2, patience=2)
+
+    def learn(rows):
+        world.step(rows)
+        gate.saw(world.model.last_visits)
+        return gate.check(world.model, 10)
+
+    # everybody takes the same five things again and again: what they will take is easy to foretell
+    for turn in range(40):
+        rows = [(f"s{turn % 8}", f"o{5 * (turn % 2) + at}", 36_000) for at in range(5)]
+        assert learn(rows).passes
+    assert len(gate._window) >= LEAST
+    verdicts = []
+    for turn in range(30):
+        poison = [(f"r{turn}-{at}", f"o{10 + code}", 36_000) for at in range(6) for code in range(10)]
+        verdicts.append(learn(poison))
+        if verdicts[-1].goes_back:
+            break
+    assert verdicts[-1].goes_back and gate.in_a_row == 2 and gate.refused >= 2
+    assert verdicts[-1].candidate > verdicts[-1].published + 0.2
+    gate.went_back()
+    assert gate.check(world.model, 10).passes  # too few visits to judge by
+
+
+def test_what_is_over_the_mass_is_pushed_and_the_rest_is_not(world):
+    world.step([("a", f"o{at}", 36_000) for at in range(3)])
+    before = world.model.rows
+    world.step([("b", "o1", 36_000)])
+    assert world.model.rows - before <= 3 + 3 + 1 + 1 + 1 + 1 and v.LEAST_MASS < 0.1
