@@ -97,7 +97,7 @@ class Federated(Section, frozen=True):
         Meta(description="how the mean of updates is taken up; `average`: FedAvg, with `momentum`"),
     ] = "adam"
     rate: Annotated[float, Meta(ge=0, description="of the server; 0: one that suits it")] = 0.0
-    decay: Annotated[float, Meta(ge=0, lt=1, description="share of matrices that is taken off them in a round")] = 0.0
+    decay: Annotated[float, Meta(ge=0, lt=1, description="share of matrices that is taken off them in a round")] = 0.02
     momentum: Annotated[float, Meta(ge=0, lt=1, description="of the server's steps")] = 0.9
     clip: Annotated[float, Meta(ge=0, description="largest norm of what a device sends; 0: no limit")] = 0.0
     wire: Annotated[Literal["f32", "int8"], Meta(description="how updates are sent; `int8`: rotated, rounded without bias")] = (

@@ -127,6 +127,7 @@ class Rounds:
         self.targets = task.num_targets()
         self.fleet = Fleet(told, self.targets, seed, (down, up), self.layout.size * FLOAT_BYTES)
         self.clock_s = 0.0
+        self._step = told.clip * update.step_of(self.rotation.padded)
         self._down, self._up, self._told, self._seed, self._engine = down, up, told, seed, engine
         self._learner = Learner(task, model, told, seed)
         self._model = model
@@ -167,7 +168,7 @@ class Rounds:
             arrives_s = self.clock_s + plan.seconds[device]
             self._waiting.append((arrives_s, number, self._whole(number, sent[device])))
         self.clock_s += plan.lasts_s
-        rate = self._step(number, total, weight)
+        rate = self._go(number, total, weight)
         norms = np.array([each.norm for each in sent.values()] or [0.0])
         return Told(
             number, len(asked), counted, len(plan.late), len(plan.gone), lost,
@@ -182,13 +183,15 @@ class Rounds:
         """The sum over those who answered in time, [P] of float64; how many they are, and how many were lost."""
         answered = set(plan.answered.tolist())
         is_int8 = self._told.wire == "int8"
+        common = self._step if is_int8 and self._told.clip else 0.0  # integers are added, as they are under masks
         total = torch.zeros(self.rotation.padded if is_int8 else self.layout.size, dtype=torch.float64)
         for device, each in self._learned(number, coming):
             sent[device] = each
             traffic.up[device] = self._up
             if device in answered and not self._told.secure_sum:
-                total.add_(torch.from_numpy(each.body).double(), alpha=each.step)
+                total.add_(torch.from_numpy(each.body).double(), alpha=1.0 if common else each.step)
         count, lost = len(answered), 0
+        total *= common or 1.0
         if self._told.secure_sum:
             total, count, lost = self._added_masked(number, plan, sent, traffic)
         if is_int8:
@@ -210,7 +213,7 @@ class Rounds:
         asked = np.random.default_rng((self._seed, number, 5)).permutation(plan.asked)
         kind = np.uint16 if len(asked) * update.LEVELS < 1 << 15 else np.uint32
         codes = np.zeros(self.rotation.padded, dtype=kind)
-        count, lost, step = 0, 0, self._told.clip * update.step_of(self.rotation.padded)
+        count, lost = 0, 0
         for place, group in enumerate(np.array_split(asked, max(1, len(asked) // self._told.group))):
             numbers = {at: int(device) for at, device in enumerate(group, start=1)}
             here = {at: device for at, device in numbers.items() if device in sent}
@@ -226,7 +229,7 @@ class Rounds:
             else:
                 codes, count = codes + found.total, count + len(found.survivors)
         signed = codes.astype(np.int16 if kind is np.uint16 else np.int32)
-        return torch.from_numpy(signed).double() * step, count, lost
+        return torch.from_numpy(signed).double() * self._step, count, lost
 
     def _whole(self, number: int, each: Sent) -> Tensor:
         body = torch.from_numpy(each.body).float() * each.step
@@ -239,7 +242,7 @@ class Rounds:
         self._waiting = [each for each in self._waiting if each[0] > until_s]
         return due
 
-    def _step(self, number: int, total: Tensor, weight: float) -> float:
+    def _go(self, number: int, total: Tensor, weight: float) -> float:
         """Noise, the mean, a step of the server; its rate is returned."""
         told = self._told
         if told.noise:

@@ -142,7 +142,14 @@ class Device:
         )
 
     def _opened(self, other: int) -> tuple[int, int]:
-        body = sealer(self._sealing_key(other, other, self.number)).decrypt(NONCE, self._sealed[other], None)
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            body = sealer(self._sealing_key(other, other, self.number)).decrypt(NONCE, self._sealed[other], None)
+        except InvalidTag:
+            raise InputError(
+                f"the shares that device {other} dealt to {self.number} were changed or meant for another"
+            ) from None
         size = shamir.SHARE_BYTES
         return int.from_bytes(body[:size], "big"), int.from_bytes(body[size:], "big")
 
