@@ -64,7 +64,7 @@ def ours(root: str, out: str) -> None:
 def client(root: str, address: str, half: int) -> None:
     import numpy as np
     import torch
-    from flwr.compat.client import start_client
+    from flwr.compat.client.app import start_client
 
     from gyral.train.federated.flower import Devices, client_of
 
@@ -122,7 +122,8 @@ def main() -> None:
         time.sleep(5)
         parts = [subprocess.Popen([str(python), me, "--client", root, address, str(half)], env=env) for half in range(2)]
         try:
-            codes = [each.wait(timeout=300) for each in (server_, *parts)]
+            codes = [each.wait(timeout=300) for each in parts]
+            codes.append(server_.wait(timeout=60))
         finally:
             for each in (server_, *parts):
                 each.kill()
