@@ -2,10 +2,11 @@
 
     .venv/bin/python benchmarks/train/federated.py [ROUNDS]
 
-Online Retail, one device a customer (2,390 have two moments to learn from within their last 200 events), the dataset's own
+Online Retail, one device a customer (2,426 have two moments to learn from within their last 200 events), the dataset's own
 protocol: the last fifth of the events by time is asked about, every object ranked, NDCG@10 over 1,880 customers, a fifth of
-whom are new. 80 rounds of 200 devices, one local step (FedAvg: two); `central` is the same net by AdamW (200 steps of 64). Bytes are those of whole messages, all devices and rounds together, up and down. Peers in the same run: popularity, EASE,
-and the closed form that the trainer chooses, which see all events centrally.
+whom are new. 80 rounds of 200 devices, one local step (FedAvg: two); `central` is the same net by AdamW (200 steps of 64).
+Bytes are those of whole messages, all devices and rounds together, up and down. Peers in the same run: popularity, EASE, and
+the closed form that the trainer chooses, which see all events centrally.
 
 A first attempt with two local steps and 60 rounds was stopped for want of a core: FedAvg .3029, FedAdam .3083 by then.
 
