@@ -83,6 +83,11 @@ def test_half_of_a_group_is_no_threshold():
         secure_sum(vectors(4), 2, b"c")
 
 
+def test_two_devices_hide_nobody():
+    with pytest.raises(InputError, match="hides nobody"):
+        secure_sum(vectors(2), 2, b"c")
+
+
 def test_bytes_are_those_of_the_messages():
     found = secure_sum(vectors(5), 3, b"c", {5: 3})
     shares = 4 * (2 * 66 + 16)  # two shares and the tag of AES-GCM, to each of the others

@@ -5,8 +5,8 @@ Gaussian noise of `noise` limits is added to their sum, which is divided by a nu
 sets of devices are neighbours where one has one device more, with all of its events. The server is trusted to add the noise; it
 sees sums without it.
 
-Opacus rather than dp-accounting: the latter pins attrs < 24, which our other tools are past. Both compute privacy loss
-distributions; for noise 1, q .1, 100 rounds, δ 1e-5 they say 7.057 and the older Rényi bound 7.90.
+Opacus rather than dp-accounting: the latter takes attrs < 24, which our other tools are past. For noise 1, q .1, 100 rounds and
+δ 1e-5 its accountant of privacy loss distributions says 7.06, the older Rényi bound 7.90.
 
 Source: Gopi, Lee and Wutschitz, Numerical composition of differential privacy, NeurIPS 2021; McMahan et al., ICLR 2018.
 """

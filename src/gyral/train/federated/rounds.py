@@ -22,7 +22,7 @@ from gyral.model.tasks.history import NextBasket
 from gyral.train.federated import update
 from gyral.train.federated.devices import Fleet, Round
 from gyral.train.federated.local import Layout, learn
-from gyral.train.federated.secure_sum import secure_sum
+from gyral.train.federated.secure_sum import SMALLEST, secure_sum
 from gyral.train.federated.server import Server
 
 AT_ONCE = 32
@@ -218,6 +218,9 @@ class Rounds:
             numbers = {at: int(device) for at, device in enumerate(group, start=1)}
             here = {at: device for at, device in numbers.items() if device in sent}
             values = {at: sent[device].body.astype(kind) if at in here else codes for at, device in numbers.items()}
+            if len(numbers) < SMALLEST:
+                lost += len(here)
+                continue
             threshold = int(SURVIVING * len(numbers)) + 1
             context = b"gyral %d %d %d " % (self._seed, number, place)
             found = secure_sum(values, threshold, context, {at: STAGE_MASKED for at in numbers if at not in here})

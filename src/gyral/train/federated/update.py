@@ -6,7 +6,7 @@ which objects it met. (Sparse rows would halve the bytes at best: bias and `answ
 int8 is made for sums. All devices of a round use one step, so codes may be added before anybody decodes them, and masked. To
 make one step fit all values, an update is turned by a random rotation first (signs, then a Walsh–Hadamard matrix): whatever its
 largest values were, it then looks like noise of its norm. Rounding is without bias. At 120,755 parameters the error of one
-device is 1.7 % of the limit on its norm; without the rotation it was 160 %.
+device is 1.5 % of the limit on its norm; without the rotation 26 %. It costs 3.7 ms a device.
 
 Rounding moves a norm by at most `ROUNDED` of the limit; privacy is accounted with a limit that much larger.
 
@@ -27,9 +27,9 @@ from torch import Tensor
 LEVELS = 127
 REACH = 5.0
 """Codes reach so many standard deviations of a rotated update: beyond are 6 values of ten million, which are cut off."""
-ROUNDED = 2 * REACH / (2 * LEVELS)
+ROUNDED = REACH / LEVELS
 FACTOR = 64
-"""The matrix is applied as a product of such small ones: 131,072 numbers take .7 ms."""
+"""The matrix is applied as a product of such small ones: 131,072 numbers take 2.4 ms."""
 
 
 def clipped(moved_CP: Tensor, limit: float) -> tuple[Tensor, Tensor]:
