@@ -32,7 +32,7 @@ ROUNDS = 60
 SEED = 0
 IDEAL = {"fleet": "ideal"}
 SMALL = {"width": 0, "local_steps": 1, "local_rate": 6.0, "rate": 0.03}
-LARGE = {"width": 16, "local_steps": 1, "local_rate": 3.0}
+LARGE = {"width": 16, "local_steps": 1, "local_rate": 3.0, "rate": 0.02}
 INT8 = {"clip": 1.0, "wire": "int8"}
 WAYS: dict[str, dict[str, Any]] = {
     "counts, FedAvg": {**SMALL, **IDEAL, "server": "average", "rate": 1.0, "local_rate": 30.0},

@@ -91,7 +91,7 @@ class Federated(Section, frozen=True):
     cohort: Annotated[int, Meta(ge=1, le=65_536, description="devices that are to answer in a round")] = 200
     over: Annotated[float, Meta(ge=1, le=4, description="how many times so many are asked, for those that will not")] = 1.0
     local_steps: Annotated[int, Meta(ge=1, description="gradient steps of a device, each over all of its history")] = 2
-    local_rate: Annotated[float, Meta(gt=0, description="of these steps")] = 1.0
+    local_rate: Annotated[float, Meta(gt=0, description="of these steps")] = 3.0
     server: Annotated[
         Literal["adam", "adagrad", "yogi", "average"],
         Meta(description="how the mean of updates is taken up; `average`: FedAvg, with `momentum`"),
@@ -272,7 +272,7 @@ class Recommend(Section, frozen=True):
     temperature: Annotated[float, Meta(gt=0, description="of the softmax over a batch (`two_tower`)")] = 0.1
     history_width: Annotated[
         int, Meta(ge=0, description="of vectors beside counts (`history`); 0: only what is met at all, and met again")
-    ] = 16
+    ] = 0
     fresh_days: Annotated[float, Meta(gt=0, description="after which a target weighs half (`history`)")] = 20.0
     interaction: Annotated[Literal["dcn", "dlrm"], Meta(description="how features meet (`ranking`)")] = "dcn"
     crosses: Annotated[int, Meta(ge=1, description="cross layers of `dcn`")] = 2
