@@ -107,9 +107,7 @@ def loop(
 @source_options
 @click.option("--listen", metavar="HOST:PORT", help="Take events over HTTP until stopped; port 0 takes a free one.")
 @click.option("--replay", metavar="WHERE", help="Repair quarantined rows and send them in again: \"reason = 'bad_subject'\".")
-@click.option(
-    "--schemas", type=click.Path(path_type=Path), metavar="FILE", help="Register schemas; their fields become columns."
-)
+@click.option("--schemas", type=click.Path(path_type=Path), metavar="FILE", help="Register schemas: fields become columns.")
 @click.option("--from", "from_", metavar="LOG", help="Commit what a topic holds: kafka://HOST:PORT/TOPIC.")
 @click.option("--follow", is_flag=True, help="Go on committing what the log gets, until stopped.")
 @into_option
@@ -172,6 +170,7 @@ def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, *
 @click.option("--distill", metavar="MODEL", help="A model that teaches the new one.")
 @click.option("--map", "mapping", metavar="FIELD=COLUMN,…", help="Of a file of events: subject, object, time, …")
 @click.option("--parallel", metavar="MESH", help="Ranks along axes: `data=2`, `data=2,tensor=2`, `pipeline=2,shard=2`.")
+@click.option("--sync", metavar="HOW", help="How what is learned is joined: `allreduce`, or `federated`: simulated devices.")
 @click.option("--resume", type=int, metavar="RUN", help="Go on with an interrupted training, on any mesh.")
 @on_option
 @common

@@ -38,6 +38,8 @@ OPTIONAL = {
     "torch": "torch",
     "tensorboard": "tensorboard",
     "mlflow": "mlflow",
+    "cryptography": "federated",
+    "opacus": "federated",
 }
 """Optional modules, and an extra that brings each."""
 

@@ -61,6 +61,7 @@ _BUILTIN: dict[str, dict[str, str]] = {
         "recommender/sequence": "gyral.train.open_recommender:sequence",
         "recommender/two_tower": "gyral.train.open_recommender:two_tower",
         "recommender/ranking": "gyral.train.open_recommender:ranking",
+        "recommender/history": "gyral.train.open_recommender:history",
     },
     "lesson": {
         "lm/next_token": "gyral.model.lessons.language:next_token",

@@ -71,10 +71,11 @@ def trained(root, task, parallel, *values):
         pytest.param("sequence", (), marks=pytest.mark.slow),
         pytest.param("sequence", ("recommend.net=sasrec", "recommend.negatives=7"), marks=pytest.mark.slow),
         ("two_tower", ()),
+        pytest.param("history", ("train.optim.rate=0.02",), marks=pytest.mark.slow),
         pytest.param("ranking", (), marks=pytest.mark.slow),
         pytest.param("ranking", ("recommend.interaction=dlrm",), marks=pytest.mark.slow),
     ],
-    ids=["hstu", "sasrec_sampled", "two_tower", "dcn", "dlrm"],
+    ids=["hstu", "sasrec_sampled", "two_tower", "history", "dcn", "dlrm"],
 )
 def test_two_ranks_learn_what_one_learns(project, task, values):
     one, two = trained(project, task, "", *values), trained(project, task, "data=2", *values)

@@ -84,6 +84,57 @@ class Stream(Section, frozen=True):
     ] = 2_048
 
 
+class Tier(Section, frozen=True):
+    """A class of simulated devices: `[train.federated.tiers.NAME]`."""
+
+    share: Annotated[float, Meta(gt=0, le=1, description="of all devices")]
+    memory_mb: Annotated[float, Meta(gt=0, description="for training; a model with its gradient and a copy must fit")] = 1_000.0
+    targets_per_s: Annotated[float, Meta(gt=0, description="events it learns from in a second")] = 1_000.0
+    down_mbit: Annotated[float, Meta(gt=0, description="of its link, a second, down")] = 50.0
+    up_mbit: Annotated[float, Meta(gt=0, description="the same, up")] = 10.0
+    available: Annotated[float, Meta(gt=0, le=1, description="how probable it is idle, charging and online when asked")] = 1.0
+    dropout: Annotated[float, Meta(ge=0, lt=1, description="how probable it is gone before it has answered")] = 0.0
+
+
+class Federated(Section, frozen=True):
+    """Devices that keep their data and send what they learned, with `--sync federated`: `[train.federated]`."""
+
+    rounds: Annotated[int, Meta(ge=1, description="updates of the server")] = 100
+    cohort: Annotated[int, Meta(ge=1, le=65_536, description="devices that are to answer in a round")] = 200
+    over: Annotated[float, Meta(ge=1, le=4, description="how many times so many are asked, for those that will not")] = 1.0
+    local_steps: Annotated[int, Meta(ge=1, description="gradient steps of a device, each over all of its history")] = 2
+    local_rate: Annotated[float, Meta(gt=0, description="of these steps")] = 3.0
+    server: Annotated[
+        Literal["adam", "adagrad", "yogi", "average"],
+        Meta(description="how the mean of updates is taken up; `average`: FedAvg, with `momentum`"),
+    ] = "adam"
+    rate: Annotated[float, Meta(ge=0, description="of the server; 0: one that suits it")] = 0.0
+    decay: Annotated[float, Meta(ge=0, lt=1, description="share of matrices that is taken off them in a round")] = 0.02
+    momentum: Annotated[float, Meta(ge=0, lt=1, description="of the server's steps")] = 0.9
+    clip: Annotated[float, Meta(ge=0, description="largest norm of what a device sends; 0: no limit")] = 0.0
+    wire: Annotated[Literal["f32", "int8"], Meta(description="how updates are sent; `int8`: rotated, rounded without bias")] = (
+        "f32"
+    )
+    secure_sum: Annotated[
+        bool, Meta(description="updates are masked, so that the server learns sums over groups only (`int8`)")
+    ] = False
+    group: Annotated[int, Meta(ge=3, le=256, description="devices that mask each other")] = 32
+    noise: Annotated[
+        float, Meta(ge=0, description="standard deviation of the noise on a sum, in limits of one device; 0: none, no privacy")
+    ] = 0.0
+    epsilon: Annotated[float, Meta(ge=0, description="the privacy loss allowed in all: sets `noise`; 0: not asked")] = 0.0
+    delta: Annotated[float, Meta(gt=0, lt=1, description="how probable a larger loss may be")] = 1e-5
+    fleet: Annotated[
+        Literal["mixed", "ideal"], Meta(description="`mixed`: `tiers`, or phones of three kinds; `ideal`: all answer at once")
+    ] = "mixed"
+    tiers: Annotated[dict[str, Tier], Meta(description="classes of devices instead of the three built in")] = {}
+    deadline_s: Annotated[float, Meta(gt=0, description="of a round, by the simulated clock")] = 60.0
+    late: Annotated[
+        Literal["drop", "next"],
+        Meta(description="what becomes of answers after it; `next`: they count in a later round, the less the staler"),
+    ] = "drop"
+
+
 class Train(Section, frozen=True):
     """Dataset → Model."""
 
@@ -98,6 +149,13 @@ class Train(Section, frozen=True):
     batch: Annotated[int, Meta(ge=1, description="examples a step, all ranks together")] = 32
     microbatch: Annotated[int, Meta(ge=0, description="examples computed at once; 0: all of a rank's")] = 0
     parallel: Annotated[str, Meta(description="mesh axes: `data=2`, `data=2,tensor=2`, `pipeline=2,shard=2`, …")] = ""
+    sync: Annotated[
+        str,
+        Meta(
+            pattern="^(allreduce|federated|bsp|ssp:[0-9]+|async)$",
+            description="how what ranks learn is joined: `allreduce`; `federated`: simulated devices, one a subject",
+        ),
+    ] = "allreduce"
     precision: Annotated[
         Literal["auto", "f32", "bf16"], Meta(description="of matrix products; `auto`: bf16 where it is fast")
     ] = "f32"
@@ -136,6 +194,7 @@ class Train(Section, frozen=True):
     outer: Outer = Outer()
     elastic: Elastic = Elastic()
     stream: Stream = Stream()
+    federated: Federated = Federated()
 
 
 class Params(Section, frozen=True):
@@ -244,6 +303,10 @@ class Recommend(Section, frozen=True):
         "time"
     )
     temperature: Annotated[float, Meta(gt=0, description="of the softmax over a batch (`two_tower`)")] = 0.1
+    history_width: Annotated[
+        int, Meta(ge=0, description="of vectors beside counts (`history`); 0: only what is met at all, and met again")
+    ] = 0
+    fresh_days: Annotated[float, Meta(gt=0, description="after which a target weighs half (`history`)")] = 20.0
     interaction: Annotated[Literal["dcn", "dlrm"], Meta(description="how features meet (`ranking`)")] = "dcn"
     crosses: Annotated[int, Meta(ge=1, description="cross layers of `dcn`")] = 2
     table_width: Annotated[int, Meta(ge=1, description="of embeddings (`ranking`)")] = 16

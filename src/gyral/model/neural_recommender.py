@@ -30,7 +30,7 @@ from gyral.model import features, item_item
 from gyral.model.card import Weights
 from gyral.model.counted import Counted
 from gyral.model.features import Known
-from gyral.model.nets import interaction, sequence, two_tower
+from gyral.model.nets import history, interaction, sequence, two_tower
 from gyral.model.nets.asked import Asked
 from gyral.model.recommender import Interactions, Recommender
 from gyral.model.sequences import Sequences
@@ -51,6 +51,7 @@ NETS: dict[str, tuple[Any, Callable[[Any, dict[str, np.ndarray]], nn.Module]]] =
         lambda shape, arrays: two_tower.TwoTower(shape, torch.empty(arrays["words_VW"].shape, dtype=torch.int64)),
     ),
     "ranking": (interaction.Shape, lambda shape, _: interaction.Interaction(shape)),
+    "history": (history.Shape, lambda shape, _: history.History(shape)),
 }
 """The task a net was trained by → its sizes, and how it is made."""
 

@@ -25,6 +25,7 @@ from gyral.model.counted import NUM
 from gyral.model.features import Features
 from gyral.model.holdout import Split, hold_out, hold_out_last, measure
 from gyral.model.inputs import Inputs
+from gyral.model.nets import history as history_net
 from gyral.model.nets import interaction
 from gyral.model.nets import sequence as sequence_net
 from gyral.model.nets import two_tower as two_tower_net
@@ -32,6 +33,7 @@ from gyral.model.neural_recommender import NeuralRecommender, arrays_of, meta_of
 from gyral.model.recommender import Interactions, Spec, fit_with
 from gyral.model.sequences import Sequences
 from gyral.model.task import Task
+from gyral.model.tasks.history import NextBasket
 from gyral.model.tasks.ranking import Ranking
 from gyral.model.tasks.recommending import Judge, Kept
 from gyral.model.tasks.retrieval import Retrieval
@@ -42,7 +44,7 @@ MAX_WORDS = 12
 
 
 class Opened(NamedTuple):
-    """What all three tasks begin with."""
+    """What all tasks begin with."""
 
     inputs: Inputs
     rows: pa.Table
@@ -72,6 +74,15 @@ def two_tower(data: Dataset, config: Config) -> Task:
     judge, kept = _around("two_tower", shape, opened, config)
     trained = Sequences.of(before, shape.length)
     return Retrieval(shape, trained, country, words, config.train.seed, own.temperature, judge, kept)
+
+
+def history(data: Dataset, config: Config) -> Task:
+    """`recommender/history`: an example is a subject, so a step of `train.batch` takes whole customers."""
+    opened, own = _opened(data, config), config.recommend
+    shape = history_net.Shape(opened.data.num_objects, own.history_width, own.length)
+    judge, kept = _around("history", shape, opened, config)
+    trained = Sequences.of(opened.split.before, shape.length)
+    return NextBasket(shape, trained, config.train.seed, own.fresh_days, judge, kept)
 
 
 def ranking(data: Dataset, config: Config) -> Task:

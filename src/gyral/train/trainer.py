@@ -9,7 +9,7 @@ from gyral.config import Config
 from gyral.model import card as cards
 from gyral.model.card import Card
 from gyral.run import Run
-from gyral.train import resume
+from gyral.train import resume, sync
 from gyral.train.readers import folder
 
 
@@ -37,6 +37,7 @@ def train(
     fit = plugins.find("trainer", family.name)
     if config.train.task:  # what is learned by gradients is trained in one way, whatever it is
         from gyral.train.neural import fit
+    fit = sync.trainer_of(config) or fit
     fitted = fit(root, data, config, run, budget_s)
     card = Card(
         family=family.name,
