@@ -1,0 +1,134 @@
+"""Shards behind TCP: arrays follow the head and are received into the memory that they are used in.
+
+Rows may travel as `bf16` or `int8` (one scale a row): half and a quarter of the bytes. Values of pulls are rounded to the
+nearest, gradients at random so that they are right on average, from (push, key): a push that is sent again is the same.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gyral.engine.links import Link
+from gyral.engine.listening import Listener, connect
+from gyral.errors import ConfigError
+from gyral.params import coding, wire
+from gyral.params.channels import Channel
+from gyral.params.channels.sockets import Loop, SocketChannel, wait
+from gyral.params.spec import TableSpec
+from gyral.params.wire import Arrays, Head
+
+MAX_BODY_BYTES = 1 << 31
+CONNECT_S = 5.0
+
+
+class TcpCodec:
+    """Arrays after the head.
+
+    Parameters
+    ----------
+    is_shard : whose side this is.
+    """
+
+    def __init__(self, specs: Sequence[TableSpec], name: str, is_shard: bool) -> None:
+        self._dims = [spec.dim for spec in specs]
+        self.coding, self._is_shard = name, is_shard
+        self._asked: dict[int, int] = {}
+        self._head: Any = None
+        self._arrays: list[np.ndarray] = []
+
+    def into(self, head: bytes, size: int) -> Sequence[Any]:
+        """Arrays of the size that the head says, if that is a size that may be."""
+        self._head = (wire.decode_from_client if self._is_shard else wire.decode_from_shard)(head)
+        self._arrays = []
+        if not isinstance(self._head, wire.Pull | wire.Push | wire.Rows):
+            return ()
+        num = self._head.num
+        if not 0 <= num <= size or size > MAX_BODY_BYTES:
+            raise ValueError(f"{num:,} keys in {size:,} bytes")
+        if isinstance(self._head, wire.Rows):
+            dim = self._asked.get(self._head.to, 0)
+            self._arrays = [coding.empty(self.coding, num, dim), np.empty(num, np.bool_)]
+        elif isinstance(self._head, wire.Push):
+            if not 0 <= self._head.table < len(self._dims):
+                raise ValueError(f"there is no table {self._head.table}")
+            self._arrays = [np.empty(num, np.int64), coding.empty(self.coding, num, self._dims[self._head.table])]
+        else:
+            self._arrays = [np.empty(num, np.int64)]
+        return self._arrays
+
+    def received(self, head: bytes) -> tuple[Any, Arrays]:
+        """A frame that is complete."""
+        made, arrays = self._head, self._arrays
+        self._head, self._arrays = None, []
+        if isinstance(made, wire.Rows):
+            dim = self._asked.pop(made.to, 0)
+            return made, (coding.decoded(self.coding, arrays[0], dim), arrays[1])
+        if isinstance(made, wire.Push):
+            return made, (arrays[0], coding.decoded(self.coding, arrays[1], self._dims[made.table]))
+        return made, arrays
+
+    def frame(self, head: Head, arrays: Arrays) -> tuple[bytes, Arrays]:
+        """Rows in the coding of this link."""
+        if isinstance(head, wire.Rows):
+            return wire.encode(head), (coding.nearest(self.coding, arrays[0]), arrays[1])
+        if isinstance(head, wire.Push):
+            return wire.encode(head), (arrays[0], coding.unbiased(self.coding, arrays[1], arrays[0], head.seq))
+        if isinstance(head, wire.Pull):
+            self._asked[head.number] = self._dims[head.table]
+        return wire.encode(head), arrays
+
+
+class TcpTransport:
+    """Shards that listen somewhere.
+
+    Raises
+    ------
+    ConfigError : an address is none, or the coding is not known.
+    """
+
+    def __init__(self, addresses: Sequence[str], specs: Sequence[TableSpec], secret: bytes, name: str) -> None:
+        if name not in coding.NAMES:
+            raise ConfigError(f"`{name}` is no coding of rows", hint="allowed: `f32`, `bf16`, `int8`")
+        self._addresses = []
+        for address in addresses:
+            host, _, port = address.rpartition(":")
+            if not host or not port.isdecimal():
+                raise ConfigError(f"`{address}` is no address of a shard", hint="`tcp://127.0.0.1:7001,127.0.0.1:7002`")
+            self._addresses.append((host, int(port)))
+        self._specs, self._secret, self._coding = specs, secret, name
+        self.names = [f"shard {n} of {len(addresses)} at {address}" for n, address in enumerate(addresses)]
+
+    def connect(self, shard: int) -> Channel:
+        """A new link."""
+        link = connect(self._addresses[shard], self._secret, peer=self.names[shard], timeout_s=CONNECT_S)
+        return SocketChannel(link, TcpCodec(self._specs, self._coding, is_shard=False))
+
+    def wait(self, channels: Sequence[Channel], timeout_s: float) -> None:
+        """Until one of them can move something."""
+        wait(channels, timeout_s)
+
+    def close(self) -> None:
+        """Nothing was started here."""
+
+
+class TcpDoor:
+    """Where clients of a shard come in."""
+
+    def __init__(self, host: str, port: int, secret: bytes, loop: Loop, specs: Sequence[TableSpec]) -> None:
+        self._loop, self._specs = loop, specs
+        bound = socket.create_server((host, port), backlog=128)
+        self._bound = bound
+        self._listener = Listener(secret, bound=bound, on_link=lambda link: loop.soon(lambda: self._admit(link)))
+        self.host, self.port = self._listener.host, self._listener.port
+
+    def close(self) -> None:
+        """Take no more."""
+        self._listener.close()
+        self._bound.close()
+
+    def _admit(self, link: Link) -> None:
+        self._loop.admit(link, TcpCodec(self._specs, "f32", is_shard=True))

@@ -1,0 +1,289 @@
+"""A worker's side of the parameter server: one call for tables wherever their shards live.
+
+    client = open("proc://2", [TableSpec("items", 32)], folder="server", sync="ssp:4")
+    items = client.table("items")
+    rows_KD, held_K = items.pull(keys_K)
+    items.push(keys_K, grads_KD, at=seconds)
+    client.tick()
+
+| address | where the shards are |
+|---|---|
+| `local://N` | in this process; N > 1: a thread each |
+| `proc://N` | in N processes of this machine, started, watched, and started again from their folder |
+| `unix://folder` | those that another process's `proc://` has started |
+| `tcp://host:port,host:port` | where `gyral.params.serve` runs |
+
+A push is kept here until every shard that has a part of it says that it is on its disk, so a shard that is killed gets it
+again; arrays that were pushed must not be changed afterwards. `clock` and `seq` belong into a worker's checkpoint: one that
+starts again with them and pushes the same again changes nothing twice.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from gyral.errors import GyralError, InputError, NotFound, did_you_mean
+from gyral.params import wire
+from gyral.params.asked import Asking, Pulling, Pushing
+from gyral.params.channels import Transport
+from gyral.params.lanes import Lanes
+from gyral.params.opening import Opened, opened
+from gyral.params.shard import Settings
+from gyral.params.spec import TableSpec
+
+TIMEOUT_S = 300.0
+CLOSE_S = 5.0
+RETAIN_BYTES = 1 << 30
+
+
+def open(
+    address: str, specs: Sequence[TableSpec], *, folder: Path | str | None = None, settings: Settings = Settings(),  # noqa: B008
+    worker: int = 0, epoch: int | None = None, seq: int | None = None, clock: int | None = None, coding: str = "f32",
+    secret: bytes = b"", timeout_s: float = TIMEOUT_S, retain_bytes: int = RETAIN_BYTES, table: str = "", keep: str = "",
+) -> Client:  # fmt: skip
+    """Start shards, or find them, and join them as a worker.
+
+    Parameters
+    ----------
+    folder : of shards that are started here; None: rows are lost with them.
+    settings : `sync` (`bsp`, `ssp:4`, `async`), `workers`, leases; those of shards that run already must be the same.
+    worker, epoch, seq, clock : see `Client`.
+    coding : of rows over TCP: `f32`, `bf16` or `int8`.
+    secret : of servers behind TCP.
+    table, keep : other classes than `gyral.params`' own, as `module:name`.
+
+    Raises
+    ------
+    ConfigError : of the address, or shards have other tables or settings.
+    RankError : a shard does not answer.
+    """
+    found = opened(address, specs, settings, Path(folder) if folder else None, secret, coding, table, keep)
+    return Client(
+        found, specs, worker=worker, epoch=epoch, seq=seq, clock=clock, coding=coding, timeout_s=timeout_s,
+        retain_bytes=retain_bytes,
+    )  # fmt: skip
+
+
+class Handle:
+    """One table, of one worker."""
+
+    def __init__(self, client: Client, number: int) -> None:
+        self.spec = client.specs[number]
+        self._client, self._number = client, number
+
+    def pull(self, keys_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows float32 [K, D] and which are held; waits as `sync` says."""
+        return self.pull_async(keys_K).result()
+
+    def push(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0) -> None:
+        """One step of a gradient (float32 [K, D]); returns when the shards have it."""
+        self.push_async(keys_K, grads_KD, at).result()
+
+    def pull_async(self, keys_K: np.ndarray) -> Pulling:
+        """As `pull`; `result()` waits."""
+        return self._client.pull(self._number, keys_K)
+
+    def push_async(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0) -> Pushing:
+        """As `push`; `result()` waits, and need not be called: what a shard refuses is raised by a later call."""
+        return self._client.push(self._number, keys_K, grads_KD, at)
+
+
+class Client:
+    """One incarnation of one worker.
+
+    Parameters
+    ----------
+    worker : its number; −1 only looks.
+    epoch : of this incarnation, higher than that of any before; None: the time.
+    seq, clock : of its checkpoint; None: continue after what the shards have.
+
+    Attributes
+    ----------
+    seq : number of the last push.
+
+    Raises
+    ------
+    RankError : a shard does not answer, for `timeout_s`.
+    ConfigError : it is of another version, or has other tables.
+    """
+
+    def __init__(
+        self, found: Opened, specs: Sequence[TableSpec], *, worker: int = 0, epoch: int | None = None, seq: int | None = None,
+        clock: int | None = None, coding: str = "f32", timeout_s: float = TIMEOUT_S, retain_bytes: int = RETAIN_BYTES,
+    ) -> None:  # fmt: skip
+        self.specs, self.worker, self._found, self._retain_bytes = list(specs), worker, found, retain_bytes
+        self.epoch = time.time_ns() if epoch is None else epoch
+        hello = wire.Hello(0, worker, self.epoch, found.settings.sync, wire.digest(specs), coding)
+        self._beat_s = found.settings.lease_s / 4
+        self._transport: Transport = found.transport
+        self._lanes = lanes = Lanes(self._transport, self.specs, hello, timeout_s, self._beat_s)
+        self._counts = {"rows_pulled": 0, "rows_pushed": 0}
+        self._lock, self._is_closed = threading.RLock(), threading.Event()
+        try:
+            lanes.wait(lambda: all(lane.is_ready for lane in lanes.all), "welcome this worker")
+        except BaseException:
+            self._drop()
+            raise
+        self.seq = max(lane.seq for lane in lanes.all) if seq is None else seq
+        lanes.clock = max(lane.clock for lane in lanes.all) if clock is None else clock
+        if self._beat_s < float("inf"):
+            threading.Thread(target=self._keep_beating, name="beats", daemon=True).start()
+
+    @property
+    def clock(self) -> int:
+        """Ticks so far."""
+        return self._lanes.clock
+
+    @property
+    def address(self) -> str:
+        """Where workers of other processes find these shards; empty: nowhere."""
+        return self._found.address
+
+    def another(self, worker: int, **options: Any) -> Client:
+        """A client of the same shards for another worker, in this process; it must end before this one does."""
+        return Client(self._found.again(), self.specs, worker=worker, **options)
+
+    def table(self, name: str) -> Handle:
+        """Raises `NotFound`: there is no such table."""
+        names = [spec.name for spec in self.specs]
+        if name not in names:
+            raise NotFound(f"there is no table `{name}`", hint=did_you_mean(name, names))
+        return Handle(self, names.index(name))
+
+    def pull(self, table: int, keys_K: np.ndarray) -> Pulling:
+        """See `Handle`."""
+        with self._lock:
+            self._check()
+            keys = np.ascontiguousarray(keys_K, dtype=np.int64)
+            pulling = Pulling(table, keys, self.clock, self.specs[table].dim, {}, self._finish_pull)
+            self._lanes.start_pull(pulling)
+            self._counts["rows_pulled"] += len(keys)
+            return pulling
+
+    def push(self, table: int, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0) -> Pushing:
+        """See `Handle`."""
+        with self._lock:
+            self._check()
+            keys, grads = np.ascontiguousarray(keys_K, np.int64), np.ascontiguousarray(grads_KD, np.float32)
+            spec, lanes = self.specs[table], self._lanes
+            if grads.shape != (len(keys), spec.dim):
+                raise InputError(f"gradients of `{spec.name}` are {grads.shape}", why=f"not ({len(keys)}, {spec.dim})")
+            if self.worker < 0 or not _is_finite(grads):
+                why = "a gradient is not finite" if self.worker >= 0 else "this client only looks"
+                raise InputError(f"a push of `{spec.name}` is refused", why=why)
+            if lanes.kept_bytes > self._retain_bytes:
+                lanes.wait(lambda: lanes.kept_bytes <= self._retain_bytes, "write pushes to its disk", is_urgent=True)
+            self.seq += 1
+            pushing = Pushing(table, keys, grads, self.clock, self.seq, at, {}, self._finish_push)
+            lanes.start_push(pushing)
+            self._counts["rows_pushed"] += len(keys)
+            return pushing
+
+    def tick(self) -> None:
+        """This worker has finished its clock."""
+        with self._lock:
+            self._check()
+            self._lanes.tick()
+
+    def flush(self) -> None:
+        """Return when everything pushed so far is durable (under `bsp`, when the others have ticked)."""
+        with self._lock:
+            self._check()
+            kept, last = self._lanes.kept, self.seq
+            self._lanes.wait(lambda: not kept or kept[0].seq > last, "write pushes to its disk", is_urgent=True)
+
+    @property
+    def durable_seq(self) -> int:
+        """The last push that is durable with all before it: what a worker's checkpoint may claim."""
+        with self._lock:
+            self._lanes.pump()
+            return self._lanes.kept[0].seq - 1 if self._lanes.kept else self.seq
+
+    def expire(self, now: int) -> int:
+        """Rows of all tables that are too old at this event time, removed."""
+        return sum(told["expired"] for told in self._ask("expire", now))
+
+    def stats(self) -> dict[str, Any]:
+        """Counts of this client, and of its shards since they began; `staleness` sums those of the shards."""
+        shards = self._ask("stats")
+        total: dict[str, dict[int, int]] = {"pushes": {}, "clocks": {}}
+        for told in shards:
+            for kind, histogram in told["staleness"].items():
+                for value, num in histogram.items():
+                    total[kind][int(value)] = total[kind].get(int(value), 0) + num
+        lanes = self._lanes
+        links = {"links_lost": sum(lane.losses for lane in lanes.all), "pushes_sent_again": lanes.num_again}
+        return {**self._counts, **links, "kept_bytes": lanes.kept_bytes, "staleness": total, "shards": shards}
+
+    def close(self) -> None:
+        """Leave, so that nobody waits for this worker; what is not durable yet is up to the shards. May be called twice."""
+        with self._lock:
+            if self._is_closed.is_set():
+                return
+            self._is_closed.set()
+            try:
+                if not self._lanes.is_broken and self.worker >= 0:
+                    self._lanes.leave(CLOSE_S)
+            except GyralError:
+                pass  # its lease runs out
+            finally:
+                self._drop()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, what: str, value: int = 0) -> list[dict[str, Any]]:
+        with self._lock:
+            self._check()
+            asked = [Asking(lane.shard, what, value) for lane in self._lanes.all]
+            self._lanes.start_questions(asked)
+            self._lanes.wait(lambda: all(each.body is not None for each in asked), f"say its {what}")
+            return [msgspec.msgpack.decode(each.body or b"", strict=False) for each in asked]
+
+    def _check(self) -> None:
+        if self._is_closed.is_set():
+            raise GyralError("the client is closed")
+        self._lanes.check()
+
+    def _drop(self) -> None:
+        self._is_closed.set()
+        for lane in self._lanes.all:
+            if lane.channel is not None:
+                lane.channel.close()
+        self._transport.close()
+
+    def _keep_beating(self) -> None:
+        """While nobody calls: whoever waits in a call beats by itself."""
+        while not self._is_closed.wait(self._beat_s):
+            if self._lock.acquire(blocking=False):
+                try:
+                    if not self._is_closed.is_set() and not self._lanes.is_broken:
+                        self._lanes.pump()
+                        self._lanes.beat()
+                finally:
+                    self._lock.release()
+
+    def _finish_pull(self, pulling: Pulling) -> None:
+        with self._lock:
+            self._lanes.wait(lambda: not pulling.left, f"answer a pull of `{self.specs[pulling.table].name}`")
+
+    def _finish_push(self, pushing: Pushing) -> None:
+        with self._lock:
+            self._lanes.wait(lambda: not pushing.left, f"take a push of `{self.specs[pushing.table].name}`")
+            self._lanes.seen(pushing.error)
+
+
+def _is_finite(grads_KD: np.ndarray) -> bool:
+    """A sum of float32 in one pass; only where that is not finite (it may overflow) is each looked at."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(grads_KD.sum()) or np.isfinite(grads_KD).all())

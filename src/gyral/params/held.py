@@ -1,0 +1,230 @@
+"""A table as a shard holds it: the rows of its buckets, and for each bucket which push of each worker it has had.
+
+This is where exactly once is decided, by one rule: push `seq` of a worker applies to those of its keys whose bucket has had
+only earlier ones. A retry, a push sent again after a crash to a bucket recovered from an older cut, and a bucket that moved
+between send and retry are the same case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from gyral.errors import GyralError
+from gyral.params.hashing_kernel import buckets_of
+from gyral.params.keep import Kept, Part
+from gyral.params.records import Changes, Records
+from gyral.params.routing_kernel import foreign, sift
+from gyral.params.spec import BUCKETS, TableSpec
+
+
+class Rows(Protocol):
+    """What `gyral.params.table.Table` does."""
+
+    @property
+    def spec(self) -> TableSpec: ...
+
+    def __len__(self) -> int: ...
+
+    def pull(self, keys_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def push(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0) -> None: ...
+
+    def expire(self, now: int) -> int: ...
+
+    def export(self, bucket: int) -> tuple[Records, np.ndarray]: ...
+
+    def load(self, bucket: int, records: Records, counters: np.ndarray) -> None: ...
+
+    def drop(self, bucket: int) -> None: ...
+
+    def cut(self, first_bucket: int = 0, last_bucket: int = BUCKETS) -> Changes: ...
+
+
+class Moved(GyralError):
+    """Keys are of buckets that this shard does not own."""
+
+
+class Entry(NamedTuple):
+    """A push, or what of it is for one shard; `table` is a number."""
+
+    table: int
+    worker: int
+    seq: int
+    at: int
+    keys: np.ndarray
+    grads: np.ndarray
+
+
+class Held:
+    """One table's buckets in one shard.
+
+    Attributes
+    ----------
+    owned : uint8 [BUCKETS], whether a bucket is this shard's; one array for all its tables.
+    applied : worker → its last push that each bucket has had, uint64 [BUCKETS].
+    versions : uint64 [BUCKETS].
+    fresh_rows : pushed since it was last set to 0.
+    """
+
+    def __init__(self, table: Rows, owned: np.ndarray) -> None:
+        self.table, self.owned = table, owned
+        self.name, self.salt = table.spec.name, np.uint64(table.spec.salt)
+        self.versions = np.zeros(BUCKETS, np.uint64)
+        self.applied: dict[int, np.ndarray] = {}
+        self.touched = np.zeros(BUCKETS, np.uint8)
+        self.fresh_rows, self.event_s, self.acknowledged_s = 0, 0, 0.0
+
+    def of(self, worker: int) -> np.ndarray:
+        """The last push of a worker that each bucket has had."""
+        if worker not in self.applied:
+            self.applied[worker] = np.zeros(BUCKETS, np.uint64)
+        return self.applied[worker]
+
+    def last(self, worker: int) -> int:
+        """The last push of a worker that any bucket has had."""
+        return int(self.applied[worker].max()) if worker in self.applied else 0
+
+    def check(self, keys_K: np.ndarray) -> None:
+        """Raises `Moved` where keys are of buckets that are not owned."""
+        if num := foreign(keys_K, self.salt, self.owned):
+            raise self._moved(num, len(keys_K))
+
+    def push(self, entry: Entry, now: float) -> int:
+        """Apply what is new of a push; how many keys that were.
+
+        Raises
+        ------
+        Moved : nothing was changed.
+        InputError : the table refuses it; nothing was changed.
+        """
+        keys, grads, touched = self._fresh(entry)
+        if len(keys):
+            self.table.push(keys, grads, entry.at)
+            self._mark(entry, touched, len(keys), now)
+        return len(keys)
+
+    def push_together(self, entries: Sequence[Entry], now: float) -> int:
+        """Apply pushes as one step: a key's gradients are summed in the order of the entries."""
+        kept: list[Entry] = []
+        for entry in entries:
+            keys, grads, touched = self._fresh(entry)
+            if len(keys):
+                self._mark(entry, touched, len(keys), now)
+                kept.append(entry._replace(keys=keys, grads=grads))
+        if kept:
+            _push_as_one(self.table, kept)
+        return sum(len(entry.keys) for entry in kept)
+
+    def _fresh(self, entry: Entry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Keys that have not had this push, their gradients and their buckets (uint8 [BUCKETS])."""
+        fresh, touched = np.empty(len(entry.keys), np.bool_), np.zeros(BUCKETS, np.uint8)
+        applied = self.of(entry.worker)
+        num, num_foreign = sift(entry.keys, self.salt, self.owned, applied, np.uint64(entry.seq), fresh, touched)
+        if num_foreign:
+            raise self._moved(num_foreign, len(fresh))
+        if num == len(fresh):
+            return entry.keys, entry.grads, touched
+        return entry.keys[fresh], entry.grads[fresh], touched
+
+    def _moved(self, num: int, of: int) -> Moved:
+        return Moved(f"{num:,} of {of:,} keys of `{self.name}` are in buckets of another shard")
+
+    def _mark(self, entry: Entry, touched: np.ndarray, num: int, now: float) -> None:
+        applied = self.of(entry.worker)
+        np.maximum(applied, touched.astype(np.uint64) * np.uint64(entry.seq), out=applied)
+        self.touched |= touched
+        self.fresh_rows += num
+        self.event_s, self.acknowledged_s = max(self.event_s, entry.at), now
+
+    def part(self, first: int, last: int, notes: bytes, owner_epoch: int) -> Part | None:
+        """What changed in a range since it was last asked; None: nothing."""
+        changes = self.table.cut(first, last)
+        if not len(changes.buckets) and not self.touched[first:last].any():
+            return None
+        self.touched[first:last] = 0
+        self.versions[changes.buckets] += np.uint64(1)
+        return self._part(first, last, changes, notes, owner_epoch)
+
+    def _part(self, first: int, last: int, changes: Changes, notes: bytes, owner_epoch: int) -> Part:
+        workers = sorted(self.applied)
+        applied = np.zeros((last - first, len(workers)), np.uint64)
+        for column, worker in enumerate(workers):
+            applied[:, column] = self.applied[worker][first:last]
+        versions, numbers = self.versions[changes.buckets], np.array(workers, np.int64)
+        return Part(
+            self.name, first, last, changes, versions, numbers, applied, notes, self.event_s, self.acknowledged_s, owner_epoch
+        )
+
+    def put(self, kept: Kept) -> None:
+        """A bucket as it was on the disk, or at another shard."""
+        self.table.load(kept.bucket, kept.records, kept.counters)
+        self.versions[kept.bucket] = kept.version
+        for worker, seq in zip(kept.workers.tolist(), kept.applied.tolist(), strict=True):
+            self.of(worker)[kept.bucket] = seq
+
+    def give(self, first: int, last: int) -> list[Kept]:
+        """Buckets of a range, to be moved to another shard; they stay until `forget`."""
+        workers = sorted(self.applied)
+        return [
+            Kept(
+                bucket, *self.table.export(bucket), int(self.versions[bucket]), np.array(workers, np.int64),
+                np.array([self.applied[worker][bucket] for worker in workers], np.uint64),
+            )
+            for bucket in range(first, last) if self.owned[bucket]
+        ]  # fmt: skip
+
+    def take(self, moved: Sequence[Kept], notes: bytes, owner_epoch: int) -> Part:
+        """Buckets that another shard gave; as a part that holds them whole, to be written before anything else."""
+        for kept in moved:
+            self.owned[kept.bucket] = 1
+            self.put(kept._replace(version=kept.version + 1))
+        return self._part(moved[0].bucket, moved[-1].bucket + 1, _whole(moved), notes, owner_epoch)
+
+    def forget(self) -> None:
+        """Drop what is another shard's now."""
+        mine = self.owned != 0
+        for bucket in np.flatnonzero(~mine & ((self.versions > 0) | (self.touched != 0))).tolist():
+            self.table.drop(bucket)
+        self.versions *= mine
+        self.touched *= mine
+        for applied in self.applied.values():
+            applied *= mine
+
+
+def within(entry: Entry, salt: np.uint64, wanted: np.ndarray) -> Entry:
+    """What of a push is in some buckets (uint8 [BUCKETS])."""
+    buckets = np.empty(len(entry.keys), np.uint16)
+    buckets_of(entry.keys, salt, buckets)
+    chosen = wanted[buckets] != 0
+    return entry._replace(keys=entry.keys[chosen], grads=entry.grads[chosen])
+
+
+def _push_as_one(table: Rows, entries: Sequence[Entry]) -> None:
+    """One step. A key's event time is the newest of its pushes, so it does not depend on what else the shard holds."""
+    keys_K = np.concatenate([entry.keys for entry in entries])
+    grads_KD = np.concatenate([entry.grads for entry in entries])
+    times = sorted({entry.at for entry in entries})
+    if len(times) == 1:
+        table.push(keys_K, grads_KD, times[0])
+        return
+    _, group_K = np.unique(keys_K, return_inverse=True)
+    newest = np.zeros(int(group_K.max()) + 1, np.int64)
+    at_K = np.repeat([entry.at for entry in entries], [len(entry.keys) for entry in entries])
+    np.maximum.at(newest, group_K, at_K)
+    for at in times:
+        chosen = newest[group_K] == at
+        if chosen.any():
+            table.push(keys_K[chosen], grads_KD[chosen], at)
+
+
+def _whole(moved: Sequence[Kept]) -> Changes:
+    empty = np.zeros(0, np.int64)
+    return Changes(
+        np.array([kept.bucket for kept in moved], np.uint16),
+        Records(*(np.concatenate([getattr(kept.records, name) for kept in moved]) for name in Records._fields)),
+        np.cumsum([0, *(len(kept.records) for kept in moved)], dtype=np.int64),
+        empty, np.zeros(len(moved) + 1, np.int64), np.stack([kept.counters for kept in moved]),
+    )  # fmt: skip

@@ -1,0 +1,125 @@
+"""A shard as a process: `python -m gyral.params.serve job.json`, and what a job is.
+
+    {"number": 0, "num": 2, "specs": [{"name": "items", "dim": 32}], "folder": "server/shard0", "listen": "127.0.0.1:7001",
+     "secret": "server/secret"}
+
+The loop answers whoever has something to say, one frame after the other, writes parts of cuts in between, and ends by SIGTERM
+after a last cut. It listens on 127.0.0.1 unless told, for those who hold the secret (a file of at least 16 bytes).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from gyral.errors import ConfigError, GyralError
+from gyral.params.channels.sockets import Loop
+from gyral.params.keep import Keep
+from gyral.params.shard import Settings, Shard, describe
+from gyral.params.spec import TableSpec
+
+TABLE = "gyral.params.table:Table"
+KEEP = "gyral.params.deltas:Deltas"
+LEAST_SECRET = 16
+
+
+class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One shard.
+
+    Attributes
+    ----------
+    folder : empty: nothing is kept.
+    listen : `host:port`, or the path of a Unix socket.
+    secret : file that holds it; of TCP alone, as a Unix socket takes only this user.
+    parent : process without which this one ends; 0: none.
+    """
+
+    number: int
+    num: int
+    specs: list[TableSpec]
+    listen: str = ""
+    settings: Settings = Settings()
+    folder: str = ""
+    secret: str = ""
+    table: str = ""
+    keep: str = ""
+    parent: int = 0
+
+
+class Door(Protocol):
+    """Where clients come in."""
+
+    def close(self) -> None: ...
+
+
+def made(job: Job) -> Shard:
+    """The shard of a job, with what its folder holds.
+
+    Raises
+    ------
+    InputError : of what is on the disk.
+    """
+    keep: Keep | None = None
+    if job.folder:
+        keep = _named(job.keep or KEEP)(Path(job.folder), job.specs)
+    table: Callable[[TableSpec], Any] = _named(job.table or TABLE)
+    return Shard(job.specs, job.number, job.num, job.settings, table, keep, time.monotonic(), time.time)
+
+
+def _named(name: str) -> Callable[..., Any]:
+    module, _, attribute = name.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def door(job: Job, loop: Loop) -> Door:
+    """Listen where the job says."""
+    if "/" in job.listen:
+        from gyral.params.channels.proc import UnixDoor
+
+        return UnixDoor(Path(job.listen), loop, job.specs)
+    from gyral.params.channels.tcp import TcpDoor
+
+    secret = Path(job.secret).read_bytes() if job.secret else b""
+    if len(secret) < LEAST_SECRET:
+        hint = "`head -c 32 /dev/urandom > secret`, and the same file for the workers"
+        raise ConfigError(f"a shard behind TCP needs a secret of at least {LEAST_SECRET} bytes", where=job.secret, hint=hint)
+    host, _, port = job.listen.rpartition(":")
+    return TcpDoor(host or "127.0.0.1", int(port or 0), secret, loop, job.specs)
+
+
+def run(job: Job) -> None:
+    """Serve until SIGTERM, or until the parent is gone."""
+    shard = made(job)
+    loop = Loop(shard)
+    entry = door(job, loop)
+    signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+    print(f"{shard.name} serves at {job.listen}", flush=True)
+    try:
+        loop.run(lambda: bool(job.parent) and os.getppid() != job.parent)
+    finally:
+        entry.close()
+        shard.close()
+        print(f"{shard.name} ends: {describe(shard.stats())}", flush=True)
+
+
+def main() -> int:
+    """Exit code of the process."""
+    try:
+        run(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job))
+    except GyralError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
