@@ -18,9 +18,9 @@ import numpy as np
 
 from gyral.errors import InputError
 from gyral.params import admission_kernel as admission
-from gyral.params import batch_kernel as batches
 from gyral.params import index_kernel as index
 from gyral.params import rows_kernel as rows
+from gyral.params.batch import Batch, batch_of
 from gyral.params.hashing_kernel import buckets_of
 from gyral.params.memory import Reservation
 from gyral.params.optimizer_kernel import step_of
@@ -32,25 +32,25 @@ NOTHING = np.zeros(0, np.float32)
 NOWHERE = np.zeros(0, np.uint32)
 
 
-class Batch(NamedTuple):
-    """K keys that were looked up together, U of them different.
+class Found(NamedTuple):
+    """A batch that was looked up.
 
     Attributes
     ----------
-    keys, hashes : int64 [U] and uint64 [U], in order of first occurrence.
-    where : uint32 [U], place of the first occurrence; the top bit is set where there are more.
-    inverse : uint32 [K], which of the U each is.
-    repeated : how many of the U occur more than once.
-    slots : uint32 [U], their rows, 0 for none; while the table's `epoch` is this one, they are where they were.
+    batch : its keys.
+    slots : uint32 [U], their rows, 0 for none.
+    epoch : while the table's is this one, rows are where they were.
     """
 
-    keys: np.ndarray
-    hashes: np.ndarray
-    where: np.ndarray
-    inverse: np.ndarray
-    repeated: int
+    batch: Batch
     slots: np.ndarray
     epoch: int
+
+    @property
+    def held(self) -> np.ndarray:
+        """Whether each of the K keys has a row."""
+        held: np.ndarray = (self.slots != 0)[self.batch.inverse]
+        return held
 
 
 class Table:
@@ -94,7 +94,6 @@ class Table:
             meta,
         )
         self._gone: list[np.ndarray] = []
-        self._seen = np.zeros(0, np.uint32)
         self._work = np.zeros(2 * spec.dim, np.float32)
         self.epoch = 0
 
@@ -110,8 +109,8 @@ class Table:
 
     def pull(self, keys_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weights of keys, float32 [K, D], and whether each has a row (else they are its first values)."""
-        batch = self.find(keys_K)
-        return self.read(batch), batch.slots[batch.inverse] != 0
+        found = self.find(keys_K)
+        return self.read(found), found.held
 
     def push(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None) -> None:
         """One step of every key's row, by the sum of its gradients in order of occurrence.
@@ -131,54 +130,43 @@ class Table:
         """
         self.step(self.find(keys_K), grads_KD, at, base_KD)
 
-    def find(self, keys_K: np.ndarray) -> Batch:
+    def find(self, keys_K: np.ndarray) -> Found:
         """Look up a batch of int64 keys, for `read` and `step`."""
-        keys_K = np.ascontiguousarray(keys_K)
-        if keys_K.ndim != 1 or keys_K.dtype != np.int64:
-            raise self._refused("keys are not a list of 64-bit integers", f"{keys_K.dtype} of shape {list(keys_K.shape)}")
-        num, size = len(keys_K), 2 << max(4, (len(keys_K) - 1).bit_length())
-        if len(self._seen) < size:
-            self._seen = np.zeros(size, np.uint32)
-        keys_U, hashes_U = np.empty(num, np.int64), np.empty(num, np.uint64)
-        where_U, inverse_K = np.empty(num, np.uint32), np.empty(num, np.uint32)
-        seen = self._seen[:size]
-        count, repeated = batches.unique(keys_K, self.form.salt, seen, keys_U, hashes_U, where_U, inverse_K)
-        seen[:] = 0
-        slots_U = np.empty(count, np.uint32)
-        index.locate(self.held, self.form.half, keys_U[:count], hashes_U[:count], slots_U)
-        return Batch(keys_U[:count], hashes_U[:count], where_U[:count], inverse_K, repeated, slots_U, self.epoch)
+        batch = batch_of(keys_K, self.form.salt)
+        slots_U = np.empty(len(batch.keys), np.uint32)
+        index.locate(self.held, self.form.half, batch.keys, batch.hashes, slots_U)
+        return Found(batch, slots_U, self.epoch)
 
-    def read(self, batch: Batch, out_KD: np.ndarray | None = None) -> np.ndarray:
+    def read(self, found: Found, out_KD: np.ndarray | None = None) -> np.ndarray:
         """Weights of a batch, float32 [K, D], into `out_KD` if there is one (contiguous)."""
-        out = np.empty((len(batch.inverse), self.spec.dim), np.float32) if out_KD is None else out_KD
+        batch, out = found.batch, out_KD
+        if out is None:
+            out = np.empty((len(batch.inverse), self.spec.dim), np.float32)
         flat = out.reshape(-1)
-        rows.gather(self.held, self.form, batch.slots, batch.hashes, batch.inverse, flat, flat.view(np.uint32))
+        rows.gather(self.held, self.form, found.slots, batch.hashes, batch.inverse, flat, flat.view(np.uint32))
         return out
 
-    def step(self, batch: Batch, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None) -> None:
+    def step(self, found: Found, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None) -> None:
         """`push` for keys that were looked up; raises what it raises."""
-        num, dim = len(batch.inverse), self.spec.dim
-        grads = self._flat(grads_KD, num, "gradients")
-        base = NOTHING if base_KD is None or not self.spec.optimizer.compensation else self._flat(base_KD, num, "rows")
+        batch = found.batch
+        grads_KD = self._shaped(grads_KD, len(batch.inverse), "gradients")
+        base = NOTHING
+        if base_KD is not None and self.spec.optimizer.compensation:
+            base = self._shaped(base_KD, len(batch.inverse), "rows").reshape(-1)
         if not 0 <= at < 2**32:
             raise self._refused("the event time of a push is not in seconds since 1970", str(at))
-        found_U, sums = np.empty(len(batch.keys), np.uint32), np.empty(batch.repeated * dim, np.float32)
-        bad = int(batches.summed(
-            grads, grads.view(np.uint32), self.form.dim, batch.inverse, batch.where, sums, sums.view(np.uint32), found_U
-        ))  # fmt: skip
-        if bad >= 0:
-            which = f"key {batch.keys[batch.inverse[bad]]}" if bad < num else "the sum of those of a key"
-            raise self._refused("a gradient is not a number that can be learned from", f"{which}: NaN, infinite or beyond 2^57")
-        slots_U = batch.slots
-        if batch.epoch != self.epoch:
+        found_U, sums = batch.summed(grads_KD)
+        slots_U = found.slots
+        if found.epoch != self.epoch:
             index.locate(self.held, self.form.half, batch.keys, batch.hashes, slots_U)
         fresh_U = self._enter(batch, slots_U, at)
-        given = (self.held, self.form, self._step, slots_U, batch.hashes, fresh_U, found_U, U(num), grads, sums)
+        given = (self.held, self.form, self._step, slots_U, batch.hashes, fresh_U, found_U, U(len(grads_KD)))
+        grads, flat_sums = grads_KD.reshape(-1), sums.reshape(-1)
         if self.spec.dtype == "f32" and not len(base):
-            rows.step(*given, U(at))
+            rows.step(*given, grads, flat_sums, U(at))
             return
-        base_at = batch.where & 0x7FFFFFFF if len(base) else NOWHERE
-        rows.step_beside(*given, base, base_at, U(at), self._work, self._work.view(np.uint32))
+        base_at = batch.first if len(base) else NOWHERE
+        rows.step_beside(*given, grads, flat_sums, base, base_at, U(at), self._work, self._work.view(np.uint32))
 
     def expire(self, now: int, first_bucket: int = 0, last_bucket: int = BUCKETS) -> int:
         """Remove rows of these buckets whose last push is more than `expire_s` of event time ago; how many.
@@ -195,11 +183,12 @@ class Table:
 
     def remove(self, keys_K: np.ndarray) -> None:
         """Take rows away; those of keys that have one are gone in the next cut."""
-        batch = self.find(keys_K)
-        held = batch.slots != 0
+        found = self.find(keys_K)
+        held = found.slots != 0
         if held.any():
-            index.remove_all(self.held, self.form.half, self.form.salt, batch.keys[held], batch.hashes[held])
-            self._gone.append(batch.keys[held])
+            keys, hashes = found.batch.keys[held], found.batch.hashes[held]
+            index.remove_all(self.held, self.form.half, self.form.salt, keys, hashes)
+            self._gone.append(keys)
             self.epoch += 1
 
     def export(self, bucket: int) -> tuple[Records, np.ndarray]:
@@ -224,11 +213,11 @@ class Table:
             raise self._refused("counters are not this table's", f"{len(counters)} bytes")
         self.drop(bucket)
         if len(keys):
-            batch = self.find(keys)
             self._check_room(len(keys))
-            self._insert(batch, batch.slots, np.ones(len(keys), np.uint8), 0)
+            found = self.find(keys)
+            self._insert(found.batch, found.slots, np.ones(len(keys), np.uint8), 0)
             bodies = np.ascontiguousarray(records.bodies).view(np.uint32)
-            rows.read_in(self.held, self.form, batch.slots, np.ascontiguousarray(records.stamps), bodies)
+            rows.read_in(self.held, self.form, found.slots, np.ascontiguousarray(records.stamps), bodies)
         if len(counters):
             self.held.counters[bucket] = counters
 
@@ -273,10 +262,8 @@ class Table:
         return fresh_U
 
     def _insert(self, batch: Batch, slots_U: np.ndarray, fresh_U: np.ndarray, at: int) -> None:
-        all_in, times_U = self.spec.admits_all, NOWHERE
-        if not all_in:
-            times_U = np.bincount(batch.inverse, minlength=len(slots_U)).astype(np.uint32)
-        done = 0
+        all_in, done = self.spec.admits_all, 0
+        times_U = NOWHERE if all_in else batch.times
         while done < len(slots_U):
             start = done
             done = int(admission.enter(
@@ -318,12 +305,12 @@ class Table:
         buckets_of(keys_K, self.form.salt, found)
         return found.astype(np.int64)
 
-    def _flat(self, given_KD: np.ndarray, num: int, what: str) -> np.ndarray:
+    def _shaped(self, given_KD: np.ndarray, num: int, what: str) -> np.ndarray:
+        """As contiguous float32 [num, D]."""
         if given_KD.shape != (num, self.spec.dim):
-            raise self._refused(
-                f"{what} are of another shape than the keys", f"{list(given_KD.shape)}, not [{num}, {self.spec.dim}]"
-            )
-        return np.ascontiguousarray(given_KD, dtype=np.float32).reshape(-1)
+            why = f"{list(given_KD.shape)}, not [{num}, {self.spec.dim}]"
+            raise self._refused(f"{what} are of another shape than the keys", why)
+        return np.ascontiguousarray(given_KD, dtype=np.float32)
 
     def _refused(self, what: str, why: str, hint: str = "") -> InputError:
         return InputError(what, where=f"table `{self.spec.name}`", why=why, hint=hint)
