@@ -175,6 +175,8 @@ class Client:
             spec, lanes = self.specs[table], self._lanes
             if grads.shape != (len(keys), spec.dim):
                 raise InputError(f"gradients of `{spec.name}` are {grads.shape}", why=f"not ({len(keys)}, {spec.dim})")
+            if not 0 <= at < 1 << 32:
+                raise InputError(f"the event time {at} is not in seconds since 1970", where=f"a push of `{spec.name}`")
             if self.worker < 0 or not _is_finite(grads):
                 why = "a gradient is not finite" if self.worker >= 0 else "this client only looks"
                 raise InputError(f"a push of `{spec.name}` is refused", why=why)

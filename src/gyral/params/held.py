@@ -148,6 +148,13 @@ class Held:
         self.versions[changes.buckets] += np.uint64(1)
         return self._part(first, last, changes, notes, owner_epoch)
 
+    def nothing(self, notes: bytes, owner_epoch: int) -> Part:
+        """A part that says no more than its notes."""
+        empty = np.zeros(0, np.int64)
+        records = Records(empty, empty.astype(np.uint32), np.zeros((0, self.table.spec.body_bytes), np.uint8))
+        none, starts = np.zeros(0, np.uint16), np.zeros(1, np.int64)
+        return self._part(0, 0, Changes(none, records, starts, empty, starts, np.zeros((0, 0), np.uint8)), notes, owner_epoch)
+
     def _part(self, first: int, last: int, changes: Changes, notes: bytes, owner_epoch: int) -> Part:
         workers = sorted(self.applied)
         applied = np.zeros((last - first, len(workers)), np.uint64)

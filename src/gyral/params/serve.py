@@ -55,7 +55,9 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Door(Protocol):
-    """Where clients come in."""
+    """Where clients come in; `address` in words."""
+
+    address: str
 
     def close(self) -> None: ...
 
@@ -102,7 +104,7 @@ def run(job: Job) -> None:
     loop = Loop(shard)
     entry = door(job, loop)
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())
-    print(f"{shard.name} serves at {job.listen}", flush=True)
+    print(f"{shard.name} serves at {entry.address}", flush=True)
     try:
         loop.run(lambda: bool(job.parent) and os.getppid() != job.parent)
     finally:

@@ -325,7 +325,7 @@ class Shard:
         return [(clock, entry) for clock, entry in parts if len(entry.keys)]
 
     def remap(self, owners: np.ndarray, version: int) -> None:
-        """A new map: what is not owned any more goes."""
+        """A new map: what is not owned any more goes, and the disk knows it when this returns."""
         if version <= self.map_version:
             raise Fenced(f"map {version} is not newer than map {self.map_version}", where=self.name)
         self._adopt(owners.astype(np.uint16))
@@ -337,6 +337,7 @@ class Shard:
             self._pending[clock].append(entry)
         for held in self.tables:
             held.forget()
+        self.cutter.write_now(self.tables[0].nothing(self.noted(), self.cutter.owner_epoch))
 
     def _told(self, ask: wire.Ask) -> dict[str, Any]:
         if ask.what == "expire":

@@ -40,7 +40,7 @@ class UnixDoor:
     """Where clients of a shard come in: a socket file that only this user reaches."""
 
     def __init__(self, path: Path, loop: Loop, specs: Sequence[TableSpec]) -> None:
-        self._path, self._loop, self._specs = path, loop, specs
+        self._path, self._loop, self._specs, self.address = path, loop, specs, str(path)
         path.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(str(path))

@@ -123,7 +123,7 @@ class TcpDoor:
         bound = socket.create_server((host, port), backlog=128)
         self._bound = bound
         self._listener = Listener(secret, bound=bound, on_link=lambda link: loop.soon(lambda: self._admit(link)))
-        self.host, self.port = self._listener.host, self._listener.port
+        self.address = f"{self._listener.host}:{self._listener.port}"
 
     def close(self) -> None:
         """Take no more."""
