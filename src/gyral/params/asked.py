@@ -69,10 +69,12 @@ class Pushing:
     clock: int
     seq: int
     at: int
+    factor: float
     parts: dict[int, Order]
     wait: Callable[[Pushing], None]
     left: set[int] = field(default_factory=set)
     error: GyralError | None = None
+    scale: float = -1.0
 
     @property
     def size_bytes(self) -> int:
@@ -94,6 +96,7 @@ class Asking:
     what: str
     value: int
     body: bytes | None = None
+    told: bytes = b""
 
 
 @dataclass(eq=False)

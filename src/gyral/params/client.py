@@ -34,6 +34,7 @@ from gyral.params import wire
 from gyral.params.asked import Asking, Pulling, Pushing
 from gyral.params.channels import Transport
 from gyral.params.lanes import Lanes
+from gyral.params.meeting import Met, met
 from gyral.params.opening import Opened, opened
 from gyral.params.shard import Settings
 from gyral.params.spec import TableSpec
@@ -82,17 +83,17 @@ class Handle:
         """Rows float32 [K, D] and which are held; waits as `sync` says."""
         return self.pull_async(keys_K).result()
 
-    def push(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0) -> None:
-        """One step of a gradient (float32 [K, D]); returns when the shards have it."""
-        self.push_async(keys_K, grads_KD, at).result()
+    def push(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, factor: float = 1.0) -> None:
+        """One step of a gradient (float32 [K, D]), `factor` on its rate; returns when the shards have it."""
+        self.push_async(keys_K, grads_KD, at, factor).result()
 
     def pull_async(self, keys_K: np.ndarray) -> Pulling:
         """As `pull`; `result()` waits."""
         return self._client.pull(self._number, keys_K)
 
-    def push_async(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0) -> Pushing:
+    def push_async(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, factor: float = 1.0) -> Pushing:
         """As `push`; `result()` waits, and need not be called: what a shard refuses is raised by a later call."""
-        return self._client.push(self._number, keys_K, grads_KD, at)
+        return self._client.push(self._number, keys_K, grads_KD, at, factor)
 
 
 class Client:
@@ -167,7 +168,7 @@ class Client:
             self._counts["rows_pulled"] += len(keys)
             return pulling
 
-    def push(self, table: int, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0) -> Pushing:
+    def push(self, table: int, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, factor: float = 1.0) -> Pushing:
         """See `Handle`."""
         with self._lock:
             self._check()
@@ -183,16 +184,31 @@ class Client:
             if lanes.kept_bytes > self._retain_bytes:
                 lanes.wait(lambda: lanes.kept_bytes <= self._retain_bytes, "write pushes to its disk", is_urgent=True)
             self.seq += 1
-            pushing = Pushing(table, keys, grads, self.clock, self.seq, at, {}, self._finish_push)
+            pushing = Pushing(table, keys, grads, self.clock, self.seq, at, factor, {}, self._finish_push)
             lanes.start_push(pushing)
             self._counts["rows_pushed"] += len(keys)
             return pushing
 
-    def tick(self) -> None:
-        """This worker has finished its clock."""
+    def tick(self, scale: float = 1.0, decided: bytes = b"") -> None:
+        """This worker has finished its clock.
+
+        Parameters
+        ----------
+        scale : under `bsp`, of the gradients of this clock, and the same of all workers; 0: they are not learned from.
+        decided : what they have agreed on, for one that has not heard it from all.
+        """
         with self._lock:
             self._check()
-            self._lanes.tick()
+            self._lanes.tick(scale, decided)
+
+    def meet(self, body: bytes) -> Met:
+        """Under `bsp`, when all of a clock is pushed and before its tick: say something to all workers, and hear them all.
+
+        Raises
+        ------
+        RankError : they did not all come in `timeout_s`.
+        """
+        return met(self._ask_all("meet", self.clock, body))
 
     def flush(self) -> None:
         """Return when everything pushed so far is durable (under `bsp`, when the others have ticked)."""
@@ -245,12 +261,15 @@ class Client:
         self.close()
 
     def _ask(self, what: str, value: int = 0) -> list[dict[str, Any]]:
+        return [msgspec.msgpack.decode(body, strict=False) for body in self._ask_all(what, value)]
+
+    def _ask_all(self, what: str, value: int, told: bytes = b"") -> list[bytes]:
         with self._lock:
             self._check()
-            asked = [Asking(lane.shard, what, value) for lane in self._lanes.all]
+            asked = [Asking(lane.shard, what, value, told=told) for lane in self._lanes.all]
             self._lanes.start_questions(asked)
             self._lanes.wait(lambda: all(each.body is not None for each in asked), f"say its {what}")
-            return [msgspec.msgpack.decode(each.body or b"", strict=False) for each in asked]
+            return [each.body or b"" for each in asked]
 
     def _check(self) -> None:
         if self._is_closed.is_set():

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from gyral.errors import GyralError
+from gyral.params.batch import batch_of
 from gyral.params.hashing_kernel import buckets_of
 from gyral.params.keep import Kept, Part
 from gyral.params.records import Changes, Records
@@ -30,7 +31,9 @@ class Rows(Protocol):
 
     def pull(self, keys_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
-    def push(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0) -> None: ...
+    def push(
+        self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None, factor: float = 1.0
+    ) -> None: ...
 
     def expire(self, now: int) -> int: ...
 
@@ -48,7 +51,7 @@ class Moved(GyralError):
 
 
 class Entry(NamedTuple):
-    """A push, or what of it is for one shard; `table` is a number."""
+    """A push, or what of it is for one shard; `table` is a number, `factor` on the rate."""
 
     table: int
     worker: int
@@ -56,6 +59,7 @@ class Entry(NamedTuple):
     at: int
     keys: np.ndarray
     grads: np.ndarray
+    factor: float = 1.0
 
 
 class Held:
@@ -76,6 +80,8 @@ class Held:
         self.applied: dict[int, np.ndarray] = {}
         self.touched = np.zeros(BUCKETS, np.uint8)
         self.fresh_rows, self.event_s, self.acknowledged_s = 0, 0, 0.0
+        self.compensates = table.spec.optimizer.compensation > 0
+        self._read: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def of(self, worker: int) -> np.ndarray:
         """The last push of a worker that each bucket has had."""
@@ -102,21 +108,62 @@ class Held:
         """
         keys, grads, touched = self._fresh(entry)
         if len(keys):
-            self.table.push(keys, grads, entry.at)
+            self.table.push(keys, grads, entry.at, self._base(entry.worker, keys), entry.factor)
             self._mark(entry, touched, len(keys), now)
         return len(keys)
 
-    def push_together(self, entries: Sequence[Entry], now: float) -> int:
-        """Apply pushes as one step: a key's gradients are summed in the order of the entries."""
+    def was_read(self, worker: int, keys_K: np.ndarray, rows_KD: np.ndarray) -> None:
+        """What a worker's next gradient is computed at, where delay is compensated; keys are pulled in ascending order."""
+        if self.compensates:
+            self._read[worker] = keys_K.copy(), rows_KD.copy()
+
+    def _base(self, worker: int, keys_K: np.ndarray) -> np.ndarray | None:
+        if worker not in self._read:
+            return None
+        known_K, rows_KD = self._read[worker]
+        at = np.searchsorted(known_K, keys_K).clip(max=max(len(known_K) - 1, 0))
+        return rows_KD[at] if len(known_K) and (known_K[at] == keys_K).all() else None
+
+    def push_together(self, entries: Sequence[Entry], now: float, scale: float = 1.0) -> int:
+        """Apply pushes as one step: a key's gradients are summed in the order of the entries.
+
+        Parameters
+        ----------
+        scale : of all gradients; 0: they are not learned from, and will not be when they come again.
+        """
         kept: list[Entry] = []
         for entry in entries:
             keys, grads, touched = self._fresh(entry)
             if len(keys):
                 self._mark(entry, touched, len(keys), now)
                 kept.append(entry._replace(keys=keys, grads=grads))
-        if kept:
-            _push_as_one(self.table, kept)
+        if kept and scale:
+            _push_as_one(self.table, _scaled(kept, scale))
         return sum(len(entry.keys) for entry in kept)
+
+    def squares(self, entries: Sequence[Entry]) -> np.ndarray:
+        """Squares of the sums of some pushes' gradients that are new here, added up by bucket, float64 [BUCKETS].
+
+        However many shards there are, a bucket's is the same.
+        """
+        squares, had = np.zeros(BUCKETS, np.float64), {worker: seqs.copy() for worker, seqs in self.applied.items()}
+        kept: list[Entry] = []
+        for entry in entries:
+            keys, grads, touched = self._fresh(entry)
+            seqs = self.of(entry.worker)
+            np.maximum(seqs, touched.astype(np.uint64) * np.uint64(entry.seq), out=seqs)
+            kept.append(entry._replace(keys=keys, grads=grads))
+        self.applied = had
+        keys_K = np.concatenate([entry.keys for entry in kept]) if kept else np.zeros(0, np.int64)
+        if not len(keys_K):
+            return squares
+        batch = batch_of(keys_K, self.salt)
+        sums_UD = batch.totals(np.concatenate([entry.grads for entry in kept]))
+        squares_U = np.square(sums_UD, dtype=np.float64).sum(axis=1)
+        buckets_U = np.empty(len(batch.keys), np.uint16)
+        buckets_of(batch.keys, self.salt, buckets_U)
+        np.add.at(squares, buckets_U, squares_U)
+        return squares
 
     def _fresh(self, entry: Entry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Keys that have not had this push, their gradients and their buckets (uint8 [BUCKETS])."""
@@ -209,13 +256,18 @@ def within(entry: Entry, salt: np.uint64, wanted: np.ndarray) -> Entry:
     return entry._replace(keys=entry.keys[chosen], grads=entry.grads[chosen])
 
 
+def _scaled(entries: Sequence[Entry], scale: float) -> Sequence[Entry]:
+    by = np.float32(scale)
+    return entries if by == 1 else [entry._replace(grads=entry.grads * by) for entry in entries]
+
+
 def _push_as_one(table: Rows, entries: Sequence[Entry]) -> None:
     """One step. A key's event time is the newest of its pushes, so it does not depend on what else the shard holds."""
     keys_K = np.concatenate([entry.keys for entry in entries])
     grads_KD = np.concatenate([entry.grads for entry in entries])
-    times = sorted({entry.at for entry in entries})
+    times, factor = sorted({entry.at for entry in entries}), entries[0].factor
     if len(times) == 1:
-        table.push(keys_K, grads_KD, times[0])
+        table.push(keys_K, grads_KD, times[0], None, factor)
         return
     _, group_K = np.unique(keys_K, return_inverse=True)
     newest = np.zeros(int(group_K.max()) + 1, np.int64)
@@ -224,7 +276,7 @@ def _push_as_one(table: Rows, entries: Sequence[Entry]) -> None:
     for at in times:
         chosen = newest[group_K] == at
         if chosen.any():
-            table.push(keys_K[chosen], grads_KD[chosen], at)
+            table.push(keys_K[chosen], grads_KD[chosen], at, None, factor)
 
 
 def _whole(moved: Sequence[Kept]) -> Changes:

@@ -55,6 +55,7 @@ class Lanes:
         self.questions: list[Asking] = []
         self.error: GyralError | None = None
         self.is_broken = False
+        self._ticked = (1.0, b"")
         self.clock, self.num_again, self._beaten = 0, 0, time.monotonic()
 
     def start_pull(self, pulling: Pulling) -> None:
@@ -82,11 +83,15 @@ class Lanes:
         for each in asked:
             self.send_question(self.all[each.shard], each)
 
-    def tick(self) -> None:
-        """A clock is finished."""
-        self.clock += 1
+    def tick(self, scale: float = 1.0, decided: bytes = b"") -> None:
+        """A clock is finished; its pushes remember their scale, in case they are sent again."""
+        for pushing in reversed(self.kept):
+            if pushing.clock != self.clock:
+                break
+            pushing.scale = scale
+        self.clock, self._ticked = self.clock + 1, (scale, decided)
         for lane in self.all:
-            self.say(lane, lambda number: wire.Tick(number, self.clock))
+            self.say(lane, lambda number: wire.Tick(number, self.clock, scale, decided))
 
     def leave(self, timeout_s: float) -> None:
         """Say that this worker is done, to all that there is a link to."""
@@ -135,14 +140,15 @@ class Lanes:
         self.say(
             lane,
             lambda number: wire.Push(
-                number, pushing.table, pushing.clock, pushing.seq, pushing.at, self._map_version, len(keys)
+                number, pushing.table, pushing.clock, pushing.seq, pushing.at, self._map_version, len(keys), pushing.factor,
+                pushing.scale,
             ),
             (keys, grads),
             pushing,
         )
 
     def send_question(self, lane: Lane, each: Asking) -> None:
-        self.say(lane, lambda number: wire.Ask(number, each.what, each.value), (), each)
+        self.say(lane, lambda number: wire.Ask(number, each.what, each.value, each.told), (), each)
 
     def check(self) -> None:
         """Take in what has come, and raise what went wrong meanwhile."""
@@ -291,7 +297,7 @@ class Lanes:
                 self.num_again += 1
                 self.send_push(lane, pushing)
         if self.clock:
-            self.say(lane, lambda number: wire.Tick(number, self.clock))
+            self.say(lane, lambda number: wire.Tick(number, self.clock, *self._ticked))
         for pulling in list(self.pulls):
             if lane.shard in pulling.left:
                 self.send_pull(lane, pulling)

@@ -23,6 +23,7 @@ from gyral.params.consistency import JOIN_S, LEASE_S, Clocks, Fenced, Staleness,
 from gyral.params.cutting import CUT_S, Cutter
 from gyral.params.held import Entry, Held, Moved, Rows, within
 from gyral.params.keep import Keep, Kept
+from gyral.params.meeting import Meetings
 from gyral.params.spec import BUCKETS, TableSpec
 from gyral.params.wire import Arrays, Head
 
@@ -96,6 +97,8 @@ class Shard:
         self.sessions: dict[int, Session] = {}
         self.counts: dict[str, int] = defaultdict(int)
         self._parked: list[Waiting] = []
+        self._asking: list[tuple[Session, wire.Ask]] = []
+        self.meetings = Meetings()
         self._pending: dict[int, list[Entry]] = defaultdict(list)
         self.tables = [Held(table(spec), self.owned) for spec in specs]
         self.cutter = Cutter(keep, self.tables, settings.cut_s, self.received, self.clocks.ticks, self.noted)
@@ -124,6 +127,8 @@ class Shard:
             if session.worker >= 0:
                 member = self.clocks.check(session.worker, session.epoch, now)
                 clock = getattr(head, "clock", -1)
+                if isinstance(head, wire.Tick) and self.clocks.sync.is_bsp:
+                    self.meetings.decide(clock - 1, head.scale, head.decided)
                 if clock > member.ticked:
                     self.clocks.tick(session.worker, clock)
                     self._advance()
@@ -148,6 +153,10 @@ class Shard:
                 self.clocks.leave(session.worker)
                 self._done(session, head)
                 self._advance()
+            case wire.Ask(what="meet"):
+                self.meetings.say(head.value, session.worker, head.body)
+                self._asking.append((session, head))
+                self._meet()
             case wire.Ask():
                 body = msgspec.msgpack.encode(self._told(head))
                 session.say(lambda number: wire.Told(number, head.number, body))
@@ -195,13 +204,14 @@ class Shard:
         self.counts["rows_pulled"] += len(keys)
         if session.worker >= 0:
             self.staleness.pulled(session.worker, self.clocks.lag(head.clock))
+            self.tables[head.table].was_read(session.worker, keys, rows_KD)
         durable = self.cutter.durable(session.worker)
         session.say(lambda number: wire.Rows(number, head.number, durable, len(keys)), (rows_KD, held_K))
 
     def _push(self, session: Session, head: wire.Push, keys_K: np.ndarray, grads_KD: np.ndarray) -> None:
         if session.worker < 0:
             raise InputError("one that only looks pushed", hint="open the client with a worker's number")
-        entry = Entry(head.table, session.worker, head.seq, head.at, keys_K, grads_KD)
+        entry = Entry(head.table, session.worker, head.seq, head.at, keys_K, grads_KD, head.factor)
         if not self.clocks.sync.is_bsp:
             self._count(entry, self.tables[head.table].push(entry, self._wall()))
             return
@@ -210,6 +220,8 @@ class Shard:
         if not np.isfinite(grads_KD).all():
             raise InputError(f"a gradient of `{self.specs[head.table].name}` is not finite")
         clock = max(head.clock, self._open_clock)
+        if head.scale >= 0:
+            self.meetings.decide(clock, head.scale)
         self._pending[clock].append(entry._replace(keys=keys_K.copy(), grads=grads_KD.copy()))
 
     def _count(self, entry: Entry, num: int) -> None:
@@ -257,8 +269,9 @@ class Shard:
         for clock in sorted(self._pending):
             if finished is not None and clock >= finished:
                 break
-            self._end(self._pending.pop(clock))
+            self._end(self._pending.pop(clock), self.meetings.end(clock))
         self._open_clock = max(self._open_clock, finished or 0)
+        self._meet()
         parked, self._parked = self._parked, []
         for waiting in parked:
             if waiting.session.is_closed:
@@ -271,11 +284,29 @@ class Shard:
             except GyralError as error:
                 self._refuse(waiting.session, waiting.head, error)
 
-    def _end(self, entries: list[Entry]) -> None:
+    def _meet(self) -> None:
+        """Answer those who wait for all others at the end of a clock."""
+        live = {worker: member.ticked for worker, member in self.clocks.members.items() if member.is_live}
+        asking, self._asking = self._asking, []
+        bodies: dict[int, bytes] = {}
+        for session, head in asking:
+            clock = head.value
+            if session.is_closed:
+                continue
+            if not self.meetings.is_complete(clock, live):
+                self._asking.append((session, head))
+                continue
+            if clock not in bodies:
+                entries = sorted(self._pending.get(clock, []), key=_in_order)
+                squares = [held.squares(_of(number, entries)) for number, held in enumerate(self.tables)]
+                bodies[clock] = self.meetings.told(clock, squares)
+            session.say(lambda number, to=head.number, body=bodies[clock]: wire.Told(number, to, body))  # type: ignore[misc]
+
+    def _end(self, entries: list[Entry], scale: float) -> None:
         """Apply the pushes of a clock as one step."""
-        entries.sort(key=lambda each: (each.worker, each.seq))
+        entries.sort(key=_in_order)
         for number, held in enumerate(self.tables):
-            held.push_together([entry for entry in entries if entry.table == number], self._wall())
+            held.push_together(_of(number, entries), self._wall(), scale)
         for entry in entries:
             self._count(entry, len(entry.keys))
 
@@ -353,6 +384,14 @@ class Shard:
     def close(self) -> None:
         """Write what is left."""
         self.cutter.close()
+
+
+def _in_order(entry: Entry) -> tuple[int, int]:
+    return entry.worker, entry.seq
+
+
+def _of(table: int, entries: Sequence[Entry]) -> list[Entry]:
+    return [entry for entry in entries if entry.table == table]
 
 
 def even_map(num: int) -> np.ndarray:

@@ -46,7 +46,10 @@ class Pull(Head):
 
 
 class Push(Head):
-    """Arrays: keys, gradients. `seq` counts the worker's pushes, over tables and shards."""
+    """Arrays: keys, gradients. `seq` counts the worker's pushes, over tables and shards; `factor` is on the rate.
+
+    `scale` : under `bsp`, what the clock's gradients are multiplied by, if it is known already; −1: its tick tells it.
+    """
 
     table: int
     clock: int
@@ -54,12 +57,20 @@ class Push(Head):
     at: int
     map_version: int
     num: int
+    factor: float = 1.0
+    scale: float = -1.0
 
 
 class Tick(Head):
-    """The worker has finished all clocks before this."""
+    """The worker has finished all clocks before this.
+
+    `scale` : under `bsp`, of the gradients of the clock that it ends; 0: they are not learned from.
+    `decided` : what the workers have agreed on at its end.
+    """
 
     clock: int
+    scale: float = 1.0
+    decided: bytes = b""
 
 
 class Beat(Head):
@@ -73,10 +84,14 @@ class Leave(Head):
 
 
 class Ask(Head):
-    """A question of whoever runs it: `stats`, `expire` (`value`: event time now)."""
+    """A question of whoever runs it: `stats`, `expire` (`value`: event time now); or of a worker under `bsp`: `meet`.
+
+    `meet` : answered when all live workers have asked it of the clock `value`; `body` is what this one says.
+    """
 
     what: str
     value: int = 0
+    body: bytes = b""
 
 
 class Welcome(Head):
