@@ -72,6 +72,33 @@ class Outer(Section, frozen=True):
     fragments: Annotated[int, Meta(ge=1, description="parts of the parameters that meet one after the other")] = 4
 
 
+class Server(Section, frozen=True):
+    """The parameter server of a training, with `--sync bsp|ssp:4|async`: `[train.server]`."""
+
+    at: Annotated[
+        str,
+        Meta(description="`proc://2` starts shards of this machine; `tcp://host:port,…` are there; `local://1`: one worker"),
+    ] = "proc://1"
+    secret: Annotated[str, Meta(description="file with the secret of shards behind `tcp://`")] = ""
+    wire: Annotated[Literal["f32", "bf16", "int8"], Meta(description="how rows travel over `tcp://`")] = "f32"
+    rate: Annotated[
+        float,
+        Meta(ge=0, description="of a worker's dense pushes, by `train.optim.rate`, where it does not wait; 0: 1 / workers"),
+    ] = 0.0
+    momentum_correction: Annotated[
+        bool, Meta(description="`beta1` less the momentum that workers who do not wait add by themselves")
+    ] = False
+    compensation: Annotated[
+        float, Meta(ge=0, description="of delay, of dense gradients where workers do not wait (DC-ASGD); 0: none")
+    ] = 0.0
+    lease_s: Annotated[float, Meta(gt=0, description="of silence, after which nobody waits for a worker (`ssp`, `async`)")] = (
+        15.0
+    )
+    cut_s: Annotated[float, Meta(gt=0, description="between two cuts of a shard to its disk; pushes are kept until then")] = (
+        10.0
+    )
+
+
 class Train(Section, frozen=True):
     """Dataset → Model."""
 
@@ -86,6 +113,13 @@ class Train(Section, frozen=True):
     batch: Annotated[int, Meta(ge=1, description="examples a step, all ranks together")] = 32
     microbatch: Annotated[int, Meta(ge=0, description="examples computed at once; 0: all of a rank's")] = 0
     parallel: Annotated[str, Meta(description="mesh axes: `data=2`, `data=2,tensor=2`, `pipeline=2,shard=2`, …")] = ""
+    sync: Annotated[
+        str,
+        Meta(
+            pattern=r"^(allreduce|bsp|async|ssp:[0-9]+)$",
+            description="how `data=N` workers agree: `allreduce`, or by a parameter server `bsp`, `ssp:4` (a bound), `async`",
+        ),
+    ] = "allreduce"
     precision: Annotated[
         Literal["auto", "f32", "bf16"], Meta(description="of matrix products; `auto`: bf16 where it is fast")
     ] = "f32"
@@ -123,6 +157,7 @@ class Train(Section, frozen=True):
     optim: Optim = Optim()
     outer: Outer = Outer()
     elastic: Elastic = Elastic()
+    server: Server = Server()
 
 
 class Lm(Section, frozen=True):

@@ -30,14 +30,14 @@ import msgspec
 import numpy as np
 
 from gyral.errors import GyralError, InputError, NotFound, did_you_mean
-from gyral.params import wire
+from gyral.params import carried, wire
 from gyral.params.asked import Asking, Pulling, Pushing
 from gyral.params.channels import Transport
 from gyral.params.lanes import Lanes
 from gyral.params.meeting import Met, met
 from gyral.params.opening import Opened, opened
 from gyral.params.shard import Settings
-from gyral.params.spec import TableSpec
+from gyral.params.spec import BUCKETS, TableSpec
 
 TIMEOUT_S = 300.0
 CLOSE_S = 5.0
@@ -240,6 +240,23 @@ class Client:
         links = {"links_lost": sum(lane.losses for lane in lanes.all), "pushes_sent_again": lanes.num_again}
         return {**self._counts, **links, "kept_bytes": lanes.kept_bytes, "staleness": total, "shards": shards}
 
+    def export(self, table: int) -> bytes:
+        """A table whole as it is, with its optimizer's state and which pushes it holds; pushes may go on meanwhile."""
+        bodies, places = [], {lane.shard: 0 for lane in self._lanes.all}
+        while places:
+            asked = {shard: Asking(shard, "export", table * BUCKETS + first) for shard, first in places.items()}
+            for shard, body in zip(asked, self._answers(list(asked.values())), strict=True):
+                told = msgspec.msgpack.decode(body)
+                bodies.append(told["buckets"])
+                places[shard] = told["next"]
+            places = {shard: first for shard, first in places.items() if first < BUCKETS}
+        return carried.packed(bodies)
+
+    def load(self, table: int, whole: bytes) -> None:
+        """Put what `export` gave into the shards, whichever they are; it is on their disks when this returns."""
+        for body in carried.unpacked(whole):
+            self._ask_all("load", table * BUCKETS, body)
+
     def close(self) -> None:
         """Leave, so that nobody waits for this worker; what is not durable yet is up to the shards. May be called twice."""
         with self._lock:
@@ -264,11 +281,13 @@ class Client:
         return [msgspec.msgpack.decode(body, strict=False) for body in self._ask_all(what, value)]
 
     def _ask_all(self, what: str, value: int, told: bytes = b"") -> list[bytes]:
+        return self._answers([Asking(lane.shard, what, value, told=told) for lane in self._lanes.all])
+
+    def _answers(self, asked: Sequence[Asking]) -> list[bytes]:
         with self._lock:
             self._check()
-            asked = [Asking(lane.shard, what, value, told=told) for lane in self._lanes.all]
             self._lanes.start_questions(asked)
-            self._lanes.wait(lambda: all(each.body is not None for each in asked), f"say its {what}")
+            self._lanes.wait(lambda: all(each.body is not None for each in asked), f"answer `{asked[0].what}`")
             return [each.body or b"" for each in asked]
 
     def _check(self) -> None:

@@ -140,7 +140,14 @@ class Lanes:
         self.say(
             lane,
             lambda number: wire.Push(
-                number, pushing.table, pushing.clock, pushing.seq, pushing.at, self._map_version, len(keys), pushing.factor,
+                number,
+                pushing.table,
+                pushing.clock,
+                pushing.seq,
+                pushing.at,
+                self._map_version,
+                len(keys),
+                pushing.factor,
                 pushing.scale,
             ),
             (keys, grads),

@@ -1,8 +1,8 @@
 """A meeting of workers at the end of a clock under `bsp`: all have pushed, nothing is applied yet, and each hears of all.
 
 What must be known of the whole batch before its one step is made is known nowhere else: how many targets there were, what the
-loss was, and how long the sum of all gradients is (for a limit on its norm). Each worker says its sums, each shard tells all of
-them and the squares of its part of the gradient; with both, every worker comes to the same `scale`, and the tick carries it. One
+loss was, and how long the sum of all gradients is (for a limit on its norm). Each worker says its sums, each shard tells all
+of them and the squares of its part of the gradient; with both, every worker comes to the same `scale`, which the tick carries. One
 question and one answer a step, as an all-reduce of a few numbers would be, and no further group of processes.
 
 Squares are told by bucket and added up exactly (`math.fsum`), so the norm has the same bits for any number of shards.

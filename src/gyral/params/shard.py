@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from gyral.errors import ConfigError, GyralError, InputError
-from gyral.params import wire
+from gyral.params import carried, wire
 from gyral.params.consistency import JOIN_S, LEASE_S, Clocks, Fenced, Staleness, parsed
 from gyral.params.cutting import CUT_S, Cutter
 from gyral.params.held import Entry, Held, Moved, Rows, within
@@ -373,6 +373,13 @@ class Shard:
     def _told(self, ask: wire.Ask) -> dict[str, Any]:
         if ask.what == "expire":
             return {"expired": sum(held.table.expire(ask.value) for held in self.tables)}
+        if ask.what in ("export", "load"):
+            table, first = divmod(ask.value, BUCKETS)
+            if ask.what == "export":
+                return carried.taken(self.tables[table], first)
+            moved = carried.put(self.tables[table], ask.body)
+            self.take(Moving([moved if number == table else [] for number in range(len(self.tables))], []), self.map_version)
+            return {"loaded": len(moved)}
         return self.stats()
 
     def stats(self) -> dict[str, Any]:

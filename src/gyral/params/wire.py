@@ -86,6 +86,8 @@ class Leave(Head):
 class Ask(Head):
     """A question of whoever runs it: `stats`, `expire` (`value`: event time now); or of a worker under `bsp`: `meet`.
 
+    `export`, `load` : buckets of a table, `value` is table · BUCKETS + the first one (`gyral.params.carried`).
+
     `meet` : answered when all live workers have asked it of the clock `value`; `body` is what this one says.
     """
 
