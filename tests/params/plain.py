@@ -203,6 +203,10 @@ class Plain:
         if len(counters):
             self.counters[bucket] = Counters(counters.tobytes().ljust(1024, b"\0"))
 
+    def load_all(self, loaded: Iterable[tuple[int, Records, np.ndarray]]) -> None:
+        for each in loaded:
+            self.load(*each)
+
     def drop(self, bucket: int) -> None:
         for keys in (self.rows, self.dirty, self.gone):
             for key in [key for key in keys if bucket_of(key, self.spec.salt) == bucket]:

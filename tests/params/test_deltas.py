@@ -1,4 +1,5 @@
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gyral.errors import ConflictError, InputError
+from gyral.params import chain as chains
 from gyral.params.chain import Chain, Folder
 from gyral.params.deltas import Deltas, LogFull, compact
 from gyral.params.keep import Part
 from gyral.params.records import Changes
 from gyral.params.segment import Damaged
 from gyral.params.spec import BUCKETS, Optimizer, TableSpec
+from gyral.params.table import Table
 
 from . import plain
 
@@ -162,6 +165,27 @@ def test_a_bucket_goes_to_another_shard_and_comes_back(tmp_path):
         compact(tmp_path, keep_s=0)
 
 
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "int8"])
+def test_a_real_table_comes_back_bit_for_bit_with_what_admission_counted(tmp_path, dtype):
+    spec = TableSpec("items", 3, dtype=dtype, optimizer=Optimizer("adam"), admit_count=2, admit_window_s=40, expire_s=60)
+    table, rng = Table(spec), np.random.default_rng(0)
+    shard = Shard(Deltas(tmp_path, [spec]), table)
+    for number in range(6):
+        table.push(rng.integers(0, 60, 90), rng.normal(size=(90, 3)).astype(np.float32), 100 + number * 20)
+        table.expire(100 + number * 20)
+        shard.cut(0, 2048), shard.cut(2048, BUCKETS)
+        if number == 2:
+            compact(tmp_path, keep_s=0)
+    again = Table(spec)
+    again.load_all([(kept.bucket, kept.records, kept.counters) for kept in Deltas(tmp_path, [spec]).recover(spec)])
+    for bucket in range(BUCKETS):
+        (mine, counted), (theirs, counted_there) = table.export(bucket), again.export(bucket)
+        order, order_there = np.argsort(mine.keys), np.argsort(theirs.keys)
+        assert all(np.array_equal(a[order], b[order_there]) for a, b in zip(mine, theirs, strict=True))
+        assert (counted == counted_there).all()
+    assert len(again) == len(table) > 0
+
+
 def test_an_owner_that_was_replaced_is_refused(tmp_path):
     old, table = Deltas(tmp_path, [ITEMS]), plain.Plain(ITEMS)
     pushed(table, np.random.default_rng(0))
@@ -244,6 +268,29 @@ def test_cuts_stay_as_long_as_was_asked(log):
     compact(log, keep_s=100, keep_bytes=sum(sizes[-2:]))
     assert [path.stat().st_size for path in sorted(log.glob("cut-*"))] == sizes[-2:]
     assert compact(log, keep_s=0) == 5 and len(list(log.glob("base-*"))) == 1
+
+
+def test_thousands_of_cuts_need_few_open_files(tmp_path, monkeypatch):
+    table, rng = plain.Plain(ITEMS), np.random.default_rng(0)
+    shard = Shard(Deltas(tmp_path, [ITEMS]), table)
+    for _ in range(60):
+        pushed(table, rng, count=3)
+        shard.cut()
+    monkeypatch.setattr(chains, "OPEN_FILES", 5)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 25, hard))
+    try:
+        deltas = Deltas(tmp_path, [ITEMS])
+        monkeypatch.setattr(chains, "CHUNK_BYTES", 100)
+        found = deltas.recover(ITEMS)
+        first = next(found)
+        compact(tmp_path, keep_s=0)  # and what is read is folded meanwhile
+        again = plain.Plain(ITEMS)
+        for kept in [first, *found]:
+            again.load(kept.bucket, kept.records, kept.counters)
+        assert rows_of(again) == rows_of(table)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 KILLED = """

@@ -58,7 +58,7 @@ def test_a_file_comes_back_as_it_was_written():
     assert part.specs == tuple(specs) and (part.number, part.epoch, part.first, part.last, part.base) == (3, 2, 0, 10, False)
     assert (part.event_s, part.acknowledged_s, part.notes, part.workers.tolist()) == (5.0, 7.0, b"notes", [0, 3])
     assert part.applied.tolist() == [[1, 2], [3, 4]] and part.versions[1].tolist() == list(range(10, 20))
-    assert (ENTRY.itemsize, FOOT.itemsize) == (56, 96)
+    assert (ENTRY.itemsize, FOOT.itemsize) == (56, 104)
     for table, each in enumerate(changes):
         entries = part.entries[part.entries["table"] == table]
         got = changes_of(part, entries, bytearray(data))

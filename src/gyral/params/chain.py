@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -33,7 +32,9 @@ from gyral.params.segment import (
 )  # fmt: skip
 from gyral.params.spec import BUCKETS
 
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 4 << 20
+OPEN_FILES = 200
+"""At once; a log that nobody folded may have thousands, and those above are opened when they are read."""
 NAME = re.compile(r"(cut|base)-(\d{16})\.delta")
 
 
@@ -54,7 +55,7 @@ class Source(Protocol):
 
 
 class Folder:
-    """Files of a log in a folder. What is open stays readable after it was removed."""
+    """Files of a log in a folder. What is open stays readable after it was removed; what was closed is opened anew."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -63,22 +64,27 @@ class Folder:
         return os.listdir(self.path) if self.path.is_dir() else []
 
     def open(self, name: str) -> File:
-        fd = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC)
-        closed = threading.Event()
+        path, held = self.path / name, [os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC)]
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(held[0], 0, 0, os.POSIX_FADV_SEQUENTIAL)  # the next chunk comes while this one is folded
 
         def read_into(buffer: memoryview, at: int) -> None:
-            while len(buffer):
-                count = os.preadv(fd, [buffer[: 1 << 30]], at)
-                if not count:
-                    raise Damaged(str(self.path / name), "it is cut short while it was read")
-                buffer, at = buffer[count:], at + count
+            fd = held[0] if held else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                while len(buffer):
+                    count = os.preadv(fd, [buffer[: 1 << 30]], at)
+                    if not count:
+                        raise Damaged(str(path), "it is cut short while it was read")
+                    buffer, at = buffer[count:], at + count
+            finally:
+                if not held:
+                    os.close(fd)
 
         def close() -> None:
-            if not closed.is_set():
-                closed.set()
-                os.close(fd)
+            if held:
+                os.close(held.pop())
 
-        return File(str(self.path / name), os.fstat(fd).st_size, read_into, close)
+        return File(str(path), os.fstat(held[0]).st_size, read_into, close)
 
 
 def numbers(names: list[str], kind: str) -> list[int]:
@@ -137,6 +143,7 @@ class Chain:
                 epoch = self.epoch
                 self._open(source, name)
                 if self.parts[-1].epoch < epoch:
+                    self._files.pop().close()
                     raise Damaged(name, f"its owner, epoch {self.parts.pop().epoch}, had been replaced by epoch {epoch}")
             except (Damaged, FileNotFoundError):
                 if strict:
@@ -153,6 +160,8 @@ class Chain:
         except BaseException:
             file.close()
             raise
+        if len(self._files) >= OPEN_FILES:
+            file.close()
         self._files.append(file)
         self.parts.append(part)
 
@@ -213,14 +222,14 @@ class Chain:
         """Bytes of all files."""
         return sum(file.size for file in self._files)
 
-    def buckets(self, tables: Sequence[str] | None = None, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Bucket]:
+    def buckets(self, tables: Sequence[str] | None = None) -> Iterator[Bucket]:
         """Every bucket that is in the log, whole; a table after the other, ascending.
 
         Raises
         ------
         Damaged : a bucket's segments are not what was written, or one is missing.
         """
-        for chunk in self._chunks(chunk_bytes):
+        for chunk in self._chunks(CHUNK_BYTES):
             if tables is None or self._name(self.entries[self._groups[chunk]]) in tables:
                 yield from self._folded(chunk)
 

@@ -9,15 +9,22 @@ from gyral.params import coding_kernel as kernel
 NAMES = ("f32", "bf16", "int8")
 
 
+def form(name: str, dim: int) -> tuple[type, int]:
+    """What a row is an array of, and how many.
+
+    Raises
+    ------
+    ValueError : there is no such coding.
+    """
+    if name not in NAMES:
+        raise ValueError(f"a coding `{name}`")
+    return {"f32": (np.float32, dim), "bf16": (np.uint16, dim), "int8": (np.uint8, dim + 4)}[name]
+
+
 def empty(name: str, num: int, dim: int) -> np.ndarray:
     """Room for that many rows."""
-    if name == "bf16":
-        return np.empty((num, dim), np.uint16)
-    if name == "int8":
-        return np.empty((num, dim + 4), np.uint8)
-    if name == "f32":
-        return np.empty((num, dim), np.float32)
-    raise ValueError(f"a coding `{name}`")
+    dtype, width = form(name, dim)
+    return np.empty((num, width), dtype)
 
 
 def nearest(name: str, rows_KD: np.ndarray) -> np.ndarray:
@@ -49,7 +56,9 @@ def decoded(name: str, coded: np.ndarray, dim: int) -> np.ndarray:
     if name == "f32":
         return coded
     if name == "bf16":
-        return (coded.astype(np.uint32) << 16).view(np.float32)
+        out = np.empty((len(coded), dim), np.float32)
+        kernel.from_bf16(coded, out.view(np.uint32))
+        return out
     scale_K, values_KD = _parts(coded)
     return np.asarray(values_KD.astype(np.float32) * scale_K[:, None])
 

@@ -7,9 +7,8 @@ from numba import njit
 
 from gyral.params.hashing_kernel import GOLDEN, U, drawn, mixed
 
-_16, _40, _ODD, _HALF = np.uint32(16), U(40), np.uint32(1), np.uint32(0x7FFF)
-_MASK = np.uint32(0xFFFF)
-_UNIT = np.float32(2.0**-24)
+_16, _LOW, _ODD, _HALF = np.uint32(16), U(0xFFFF), np.uint32(1), np.uint32(0x7FFF)
+_UNIT = np.float32(2.0**-16)
 
 
 @njit(nogil=True, cache=True)
@@ -26,9 +25,20 @@ def to_bf16_at_random(bits_KD: np.ndarray, keys_K: np.ndarray, seq: np.uint64, o
     """Up or down with the probability that makes it right on average; the same for the same (seq, key)."""
     for row in range(U(bits_KD.shape[0])):
         hash_ = mixed(U(keys_K[row]) * GOLDEN ^ mixed(seq))
+        bits = U(0)
         for place in range(U(bits_KD.shape[1])):
-            noise = np.uint32(drawn(hash_, U(place)) & U(0xFFFF))
-            out_KD[row, place] = (bits_KD[row, place] + (noise & _MASK)) >> _16
+            if place & U(3) == U(0):
+                bits = drawn(hash_, U(place))
+            out_KD[row, place] = (bits_KD[row, place] + np.uint32(bits & _LOW)) >> _16
+            bits >>= U(16)
+
+
+@njit(nogil=True, cache=True)
+def from_bf16(coded_KD: np.ndarray, bits_KD: np.ndarray) -> None:
+    """Float32, seen as uint32."""
+    for row in range(U(coded_KD.shape[0])):
+        for place in range(U(coded_KD.shape[1])):
+            bits_KD[row, place] = np.uint32(coded_KD[row, place]) << _16
 
 
 @njit(nogil=True, cache=True)
@@ -48,8 +58,12 @@ def to_int8_at_random(rows_KD: np.ndarray, keys_K: np.ndarray, seq: np.uint64, s
         scale = _scale(rows_KD, row)
         scale_K[row] = scale
         hash_ = mixed(U(keys_K[row]) * GOLDEN ^ mixed(seq))
+        bits = U(0)
         for place in range(U(rows_KD.shape[1])):
-            noise = np.float32(drawn(hash_, U(place)) >> _40) * _UNIT
+            if place & U(3) == U(0):
+                bits = drawn(hash_, U(place))
+            noise = np.float32(bits & _LOW) * _UNIT
+            bits >>= U(16)
             up = np.floor(rows_KD[row, place] / scale + noise)
             out_KD[row, place] = np.int8(min(np.float32(127), max(np.float32(-127), up)))
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from gyral.errors import ConflictError, GyralError
 from gyral.faults import fail_point
-from gyral.files import fsync_path, is_alive, make_folder
+from gyral.files import alone, fsync_path, is_alive, make_folder
 from gyral.params.chain import Chain, Folder, name_of, numbers
 from gyral.params.keep import Kept, Part
 from gyral.params.records import Records
@@ -82,13 +82,26 @@ class Deltas:
         return self._notes
 
     def recover(self, spec: TableSpec) -> Iterator[Kept]:
-        """Each bucket that was ever in a part, as the log had it when it was opened; memory: a chunk of 8 MB."""
+        """Each bucket that was ever in a part, as the log had it when it was opened; memory: a chunk of 4 MB."""
+        done: set[int] = set()
+        while True:
+            try:
+                yield from self._recover(spec, done)
+                return
+            except FileNotFoundError:  # folded meanwhile: the rest is in the new base
+                continue
+
+    def _recover(self, spec: TableSpec, done: set[int]) -> Iterator[Kept]:
         with Chain(Folder(self.folder), last=self.number) as chain:
             workers, seqs = chain.workers(), chain.applied(spec.name)
             left: np.ndarray = np.asarray(seqs.any(axis=1))
+            left[list(done)] = False
             for bucket in chain.buckets([spec.name]):
                 at = bucket.bucket
                 left[at] = False
+                if at in done:
+                    continue
+                done.add(at)
                 yield Kept(at, bucket.records, bucket.counters, bucket.version, workers, seqs[at])
             nothing = Records(np.zeros(0, np.int64), np.zeros(0, np.uint32), np.zeros((0, spec.body_bytes), np.uint8))
             for at in np.flatnonzero(left).tolist():
@@ -120,7 +133,8 @@ class Deltas:
         encoder.finish(
             base=False, number=self.number + 1, epoch=self.epoch, first=part.first, last=part.last,
             versions=versions[None, part.first : part.last], workers=part.workers, applied_at=fresh + part.first,
-            applied=part.applied[fresh], event_s=part.event_s, acknowledged_s=part.acknowledged_s, notes=part.notes,
+            applied=part.applied[fresh], owner=part.owner_epoch, event_s=part.event_s, acknowledged_s=part.acknowledged_s,
+            notes=part.notes,
         )  # fmt: skip
         self._store(chunks)
         applied[1][(fresh + part.first)[:, None], columns[None]] = part.applied[fresh]
@@ -168,7 +182,7 @@ class Deltas:
 def compact(folder: Path, keep_s: float = 600.0, keep_bytes: int = 1 << 30) -> int:
     """Fold base and cuts into a new base and remove files that it holds; returns the base's number (0: the log is empty).
 
-    May run in any process while the owner writes: it reads cuts that are there already and memory stays at a chunk of 8 MB.
+    May run in any process while the owner writes: it reads cuts that are there already and memory stays at a chunk of 4 MB.
     Cuts that the base holds stay for followers while they are younger than `keep_s` and take no more than `keep_bytes`; one
     that is slower reads the base instead, so none ever lacks anything.
 
@@ -176,8 +190,9 @@ def compact(folder: Path, keep_s: float = 600.0, keep_bytes: int = 1 << 30) -> i
     ------
     Damaged : a segment that is needed is not what was written; no base is made and nothing removed.
     LogFull : no room for the base; nothing removed.
+    ConflictError : another process folds it.
     """
-    with Chain(Folder(folder)) as chain:
+    with alone(folder / "fold", "another process folds this delta log"), Chain(Folder(folder)) as chain:
         number = chain.number
         if not chain.parts[-1:] or chain.parts[-1].base:
             _prune(folder, number, keep_s, keep_bytes)

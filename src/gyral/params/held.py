@@ -19,6 +19,7 @@ from gyral.params.keep import Kept, Part
 from gyral.params.records import Changes, Records
 from gyral.params.routing_kernel import foreign, sift
 from gyral.params.spec import BUCKETS, TableSpec
+from gyral.params.table import Table
 
 
 class Rows(Protocol):
@@ -40,6 +41,8 @@ class Rows(Protocol):
     def export(self, bucket: int) -> tuple[Records, np.ndarray]: ...
 
     def load(self, bucket: int, records: Records, counters: np.ndarray) -> None: ...
+
+    def load_all(self, loaded: Sequence[tuple[int, Records, np.ndarray]]) -> None: ...
 
     def drop(self, bucket: int) -> None: ...
 
@@ -97,6 +100,13 @@ class Held:
         """Raises `Moved` where keys are of buckets that are not owned."""
         if num := foreign(keys_K, self.salt, self.owned):
             raise self._moved(num, len(keys_K))
+
+    def pull(self, keys_K: np.ndarray, out_KD: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and which are held; into `out_KD` where there is one and the table can."""
+        if out_KD is None or not isinstance(self.table, Table):
+            return self.table.pull(keys_K)
+        batch = self.table.find(keys_K)
+        return self.table.read(batch, out_KD), batch.slots[batch.inverse] != 0
 
     def push(self, entry: Entry, now: float) -> int:
         """Apply what is new of a push; how many keys that were.
@@ -214,10 +224,15 @@ class Held:
 
     def put(self, kept: Kept) -> None:
         """A bucket as it was on the disk, or at another shard."""
-        self.table.load(kept.bucket, kept.records, kept.counters)
-        self.versions[kept.bucket] = kept.version
-        for worker, seq in zip(kept.workers.tolist(), kept.applied.tolist(), strict=True):
-            self.of(worker)[kept.bucket] = seq
+        self.put_all([kept])
+
+    def put_all(self, several: Sequence[Kept]) -> None:
+        """Buckets as they were on the disk."""
+        self.table.load_all([(kept.bucket, kept.records, kept.counters) for kept in several])
+        for kept in several:
+            self.versions[kept.bucket] = kept.version
+            for worker, seq in zip(kept.workers.tolist(), kept.applied.tolist(), strict=True):
+                self.of(worker)[kept.bucket] = seq
 
     def give(self, first: int, last: int) -> list[Kept]:
         """Buckets of a range, to be moved to another shard; they stay until `forget`."""

@@ -26,6 +26,10 @@ from gyral.params.spec import TableSpec
 from gyral.params.wire import Arrays, Head
 
 WAIT_S = 0.02
+PROBE_S = 1.0
+"""Of silence of a shard that has something to answer; then a beat shows whether a frame was lost."""
+GREET_S = 10.0
+"""For the welcome on a new link."""
 
 
 class Lanes:
@@ -190,7 +194,7 @@ class Lanes:
             if is_urgent and now >= urge_at:
                 urge_at = now + WAIT_S
                 self.beat(is_urgent=True)
-            elif now - self._beaten > self._beat_s:
+            elif now - self._beaten > min(self._beat_s, PROBE_S):
                 self.beat()
             self.transport.wait([lane.channel for lane in self.all if lane.channel is not None], WAIT_S)
 
@@ -198,6 +202,9 @@ class Lanes:
         for lane in self.all:
             if lane.channel is None:
                 self._join(lane)
+                continue
+            if not lane.is_ready and time.monotonic() > lane.retry_at:
+                self._lose(lane, f"no welcome for {GREET_S:g} s")
                 continue
             try:
                 frames = lane.channel.pump()
@@ -276,7 +283,7 @@ class Lanes:
             return
         try:
             lane.channel = self.transport.connect(lane.shard)
-            lane.sent, lane.expected = 1, 0
+            lane.sent, lane.expected, lane.retry_at = 1, 0, time.monotonic() + GREET_S
             lane.channel.send(self._hello)
         except LinkLost as error:
             self._lose(lane, error.why or error.what)

@@ -2,8 +2,8 @@
 
 What must be known of the whole batch before its one step is made is known nowhere else: how many targets there were, what the
 loss was, and how long the sum of all gradients is (for a limit on its norm). Each worker says its sums, each shard tells all
-of them and the squares of its part of the gradient; with both, every worker comes to the same `scale`, which the tick carries. One
-question and one answer a step, as an all-reduce of a few numbers would be, and no further group of processes.
+of them and the squares of its part of the gradient; with both, every worker comes to the same `scale`, which the tick carries. It
+is one question and one answer a step, as an all-reduce of a few numbers would be, and no further group of processes.
 
 Squares are told by bucket and added up exactly (`math.fsum`), so the norm has the same bits for any number of shards.
 """

@@ -78,7 +78,7 @@ class Reservation:
             self._map.madvise(mmap.MADV_DONTNEED, start, self._size - start)
 
     @property
-    def resident_bytes(self) -> int:
+    def file_bytes(self) -> int:
         """Of the sparse file: bytes that have a block; 0 for memory."""
         return os.fstat(self._file).st_blocks * 512 if self._file >= 0 else 0
 

@@ -5,7 +5,7 @@ Little-endian, every part a multiple of 8 bytes:
     head      16  magic, format
     segments      one a bucket: keys, gone keys, stamps, bodies, counters (`segment_kernel`)
     tail          specs (JSON), notes | workers | applied: bucket, seq a worker | versions of the range | one entry a segment
-    foot      96  kind, number, epoch of the process, range, times, sizes of the tail, checksum of head, tail and foot
+    foot     104  kind, number, epoch of the process, range, times, sizes of the tail, checksum of head, tail and foot
 
 Entries hold the checksums of the segments, so each byte of a file is under exactly one checksum, and a reader that wants one
 bucket reads foot, tail and that bucket. A torn file has no foot. Versions of *all* buckets of the range stand in every file
@@ -40,8 +40,9 @@ ENTRY = np.dtype(
 """Of a segment; `rows`: of the bucket after it, `UNKNOWN` where nobody counted."""
 FOOT = np.dtype(
     [
-        ("base", "<u4"), ("tables", "<u4"), ("number", "<u8"), ("epoch", "<u8"), ("first", "<u4"), ("last", "<u4"),
-        ("event_s", "<f8"), ("acknowledged_s", "<f8"), ("tail", "<u8"), ("specs_bytes", "<u4"), ("notes_bytes", "<u4"),
+        ("base", "<u4"), ("tables", "<u4"), ("number", "<u8"), ("epoch", "<u8"), ("owner", "<u8"), ("first", "<u4"),
+        ("last", "<u4"), ("event_s", "<f8"), ("acknowledged_s", "<f8"), ("tail", "<u8"), ("specs_bytes", "<u4"),
+        ("notes_bytes", "<u4"),
         ("workers", "<u4"), ("applied_rows", "<u4"), ("entries", "<u4"), ("spare", "<u4"), ("root", "<u8"), ("magic", "S8"),
     ]
 )  # fmt: skip
@@ -67,16 +68,18 @@ class Listing(NamedTuple):
 
     Attributes
     ----------
-    epoch : of the process that wrote it; entries have that of the owner of the bucket.
+    epoch, owner : of the process that wrote it, and of the shard as the owner of its buckets (entries: as it was then).
     workers, applied_at, applied : int64 [W]; uint64 [N], table · BUCKETS + bucket; uint64 [N, W], last pushes of workers there.
     versions : uint64 [tables, last − first], of all buckets of the range.
     entries : of `ENTRY`, one a segment.
+    tail : where segments end.
     """
 
     name: str
     base: bool
     number: int
     epoch: int
+    owner: int
     first: int
     last: int
     event_s: float
@@ -88,6 +91,7 @@ class Listing(NamedTuple):
     applied: np.ndarray
     versions: np.ndarray
     entries: np.ndarray
+    tail: int
 
 
 class File(NamedTuple):
@@ -168,7 +172,8 @@ class Encoder:
 
     def finish(
         self, *, base: bool, number: int, epoch: int, first: int, last: int, versions: np.ndarray, workers: np.ndarray,
-        applied_at: np.ndarray, applied: np.ndarray, event_s: float = 0.0, acknowledged_s: float = 0.0, notes: bytes = b"",
+        applied_at: np.ndarray, applied: np.ndarray, owner: int = 0, event_s: float = 0.0, acknowledged_s: float = 0.0,
+        notes: bytes = b"",
     ) -> None:  # fmt: skip
         """Write tail and foot; the parameters are those of `Listing`."""
         specs = msgspec.json.encode(self._specs)
@@ -179,7 +184,7 @@ class Encoder:
         tail = specs + notes + padding + b"".join(array.tobytes() for array in arrays) + entries.tobytes()
         foot = np.zeros(1, FOOT)
         foot[0] = (
-            base, len(self._specs), number, epoch, first, last, event_s, acknowledged_s, self._at,
+            base, len(self._specs), number, epoch, owner, first, last, event_s, acknowledged_s, self._at,
             len(specs), len(notes), len(workers), len(applied_at), len(entries), 0, 0, END,
         )  # fmt: skip
         foot["root"] = _root(self._head + tail, foot)
@@ -225,9 +230,9 @@ def decode(file: File) -> Listing:
     if begins[0] != HEAD.itemsize or (begins[1:] != ends).any():
         raise Damaged(file.name, "its segments do not fill it")
     return Listing(
-        file.name, bool(one["base"]), int(one["number"]), int(one["epoch"]), first, last, float(one["event_s"]),
-        float(one["acknowledged_s"]), notes, specs, workers, applied_at, applied.reshape(N, W),
-        versions.reshape(len(specs), last - first), entries,
+        file.name, bool(one["base"]), int(one["number"]), int(one["epoch"]), int(one["owner"]), first, last,
+        float(one["event_s"]), float(one["acknowledged_s"]), notes, specs, workers, applied_at, applied.reshape(N, W),
+        versions.reshape(len(specs), last - first), entries, at,
     )  # fmt: skip
 
 
@@ -235,10 +240,10 @@ def damaged_in(part: Listing, entries: np.ndarray, words: np.ndarray, at: int = 
     """Which of `entries` do not have their checksum, bool [N]; `words` is the file from byte `at` on, as uint64."""
     sizes = sizes_of(entries, widths_of(part.specs))
     offsets, digests = entries["offset"] - np.uint64(at), np.ascontiguousarray(entries["digest"])
-    bad, start = np.zeros(len(entries), bool), 0
+    bad, start, found = np.zeros(len(entries), bool), 0, np.int64(0)
     while (found := kernel.check(words, offsets[start:], sizes[start:], digests[start:])) >= 0:
         bad[start + found] = True
-        start += found + 1
+        start += int(found) + 1
     return bad
 
 

@@ -12,6 +12,7 @@ import secrets
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,6 +28,8 @@ from gyral.params.meeting import Meetings
 from gyral.params.spec import BUCKETS, TableSpec
 from gyral.params.wire import Arrays, Head
 
+RECOVER_BUCKETS = 128
+"""That go into a table at once."""
 IDLE_S = 0.25
 
 
@@ -40,6 +43,10 @@ class Session:
     def put(self, head: Head, arrays: Arrays) -> None:
         """Take a frame along; must not block."""
         raise NotImplementedError
+
+    def room(self, head: wire.Pull) -> np.ndarray | None:
+        """Where the rows of a pull would best be, float32 [K, D]."""
+        return None
 
     def close(self) -> None:
         """End it; what was put still goes out. May be called twice."""
@@ -192,7 +199,7 @@ class Shard:
             self._read(waiting)
         else:
             self.counts["parked"] += 1
-            self._parked.append(waiting)
+            self._parked.append(waiting._replace(keys=keys_K.copy()))
             why = self.clocks.behind(head.clock)
             session.say(lambda number: wire.Parked(number, head.number, why))
 
@@ -200,7 +207,7 @@ class Shard:
         session, head, keys = waiting
         if head.map_version != self.map_version:
             self.tables[head.table].check(keys)
-        rows_KD, held_K = self.tables[head.table].table.pull(keys)
+        rows_KD, held_K = self.tables[head.table].pull(keys, session.room(head))
         self.counts["rows_pulled"] += len(keys)
         if session.worker >= 0:
             self.staleness.pulled(session.worker, self.clocks.lag(head.clock))
@@ -321,9 +328,9 @@ class Shard:
             self._adopt(np.frombuffer(owners, np.uint16).copy())
             self.cutter.owner_epoch = self.map_version
         for held in self.tables:
-            for kept in keep.recover(held.table.spec):
-                if self.owned[kept.bucket]:
-                    held.put(kept)
+            owned = (kept for kept in keep.recover(held.table.spec) if self.owned[kept.bucket])
+            while several := list(islice(owned, RECOVER_BUCKETS)):
+                held.put_all(several)
 
     def _adopt(self, owners: np.ndarray) -> None:
         self.owners = owners

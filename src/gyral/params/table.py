@@ -11,6 +11,7 @@ copies), `index_kernel`, `batch_kernel` (repeats), `rows_kernel`, `optimizer_ker
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,6 +107,11 @@ class Table:
         held, used = self.held, int(self.held.meta[index.HIGH]) + 1
         parts = (held.regions, held.rows, held.changed, held.counters)
         return 4 * int(self.form.width) * used + 4 * int(held.meta[index.TOP]) + used // 8 + sum(part.nbytes for part in parts)
+
+    @property
+    def folder_bytes(self) -> int:
+        """Of the rows' file, where they have one: what of it has a place on disk."""
+        return self._rows.file_bytes
 
     def pull(self, keys_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weights of keys, float32 [K, D], and whether each has a row (else they are its first values)."""
@@ -226,6 +232,30 @@ class Table:
             rows.read_in(self.held, self.form, found.slots, np.ascontiguousarray(records.stamps), bodies)
         if len(counters):
             self.held.counters[bucket] = counters
+
+    def load_all(self, loaded: Sequence[tuple[int, Records, np.ndarray]]) -> None:
+        """`load` for many buckets: of a table that has nothing of them, all keys at once (.17 µs a row, else .45)."""
+        numbers = np.array([bucket for bucket, _, _ in loaded], np.int64)
+        every = [records for _, records, _ in loaded]
+        width, lengths = self.spec.body_bytes, [len(records) for records in every]
+        is_new = not (len(self._gone) or self.held.rows[numbers].any() or self.held.changed[numbers].any())
+        is_fit: bool = all(records.bodies.shape == (num, width) for records, num in zip(every, lengths, strict=True))
+        is_fit &= all(len(counters) in (0, self.held.counters.shape[1]) for _, _, counters in loaded)
+        if is_new and is_fit and any(lengths):
+            keys, stamps, bodies = (np.concatenate([records[at] for records in every]) for at in range(3))
+            found = self.find(np.ascontiguousarray(keys, np.int64))
+            is_fit = len(found.batch.keys) == len(keys) == len(stamps)
+            if is_fit and (self._buckets(keys) == np.repeat(numbers, lengths)).all():
+                self._check_room(len(keys))
+                self._insert(found.batch, found.slots, np.ones(len(keys), np.uint8), 0)
+                rows.read_in(self.held, self.form, found.slots, stamps, bodies.view(np.uint32))
+                self.epoch += 1
+                for bucket, _, counters in loaded:
+                    if len(counters):
+                        self.held.counters[bucket] = counters
+                return
+        for bucket, records, counters in loaded:
+            self.load(bucket, records, counters)
 
     def drop(self, bucket: int) -> None:
         """Forget a bucket, as when it has moved away: no tombstones."""

@@ -1,4 +1,4 @@
-"""Workers that meet on a parameter server, as threads with a client each: what they learn, and that each example counts once."""
+"""Workers that meet on a parameter server, as threads with a client each: what they learn, and that nothing counts twice."""
 
 import threading
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 
 from gyral.engine.links import Link, LinkLost
 from gyral.params import wire
@@ -40,6 +41,9 @@ class Codec(Protocol):
     def frame(self, head: Head, arrays: Arrays) -> tuple[bytes, Arrays]:
         """A frame to be sent: its head and what follows."""
 
+    def room(self, head: wire.Pull, is_sending: bool) -> np.ndarray | None:
+        """Where a shard's rows of a pull would best be; `is_sending`: what was queued before is not sent yet."""
+
 
 def _read(link: Link, codec: Codec) -> tuple[Any, Arrays] | None:
     """The next frame that is there whole; what cannot be read ends the link."""
@@ -55,7 +59,7 @@ class SocketChannel:
 
     def __init__(self, link: Link, codec: Codec) -> None:
         self.link, self._codec = link, codec
-        self._held: list[Arrays] = []
+        self._lost: LinkLost | None = None
 
     def send(self, head: Head, arrays: Arrays = ()) -> None:
         """Take a frame along, and send what the system takes."""
@@ -68,12 +72,15 @@ class SocketChannel:
 
     def pump(self) -> list[Frame]:
         """Move what can be moved now; the frames that came."""
+        if self._lost is not None:
+            raise self._lost
         self.link.write()
         frames: list[Frame] = []
         try:
             while (frame := _read(self.link, self._codec)) is not None:
                 frames.append(frame)
-        except LinkLost:
+        except LinkLost as error:
+            self._lost = error
             if not frames:
                 raise  # else the next call does: what came before counts
         return frames
@@ -103,6 +110,9 @@ class SocketSession(Session):
         first, rest = self._codec.frame(head, arrays)
         self.link.queue(first, *rest)
         self._loop.changed.add(self)
+
+    def room(self, head: wire.Pull) -> np.ndarray | None:
+        return self._codec.room(head, self.link.is_sending)
 
     def close(self) -> None:
         if not self.is_closed:

@@ -17,11 +17,15 @@ from gyral.engine.listening import Listener, connect
 from gyral.errors import ConfigError
 from gyral.params import coding, wire
 from gyral.params.channels import Channel
+from gyral.params.channels.arena import Arena
 from gyral.params.channels.sockets import Loop, SocketChannel, wait
+from gyral.params.memory import Reservation
 from gyral.params.spec import TableSpec
 from gyral.params.wire import Arrays, Head
 
 MAX_BODY_BYTES = 1 << 31
+ARENA_BYTES = 1 << 36
+"""Addresses for rows that a client has pulled, which cost nothing until they are used."""
 CONNECT_S = 5.0
 
 
@@ -37,6 +41,8 @@ class TcpCodec:
         self._dims = [spec.dim for spec in specs]
         self.coding, self._is_shard = name, is_shard
         self._asked: dict[int, int] = {}
+        self._arena = Arena(Reservation(ARENA_BYTES).view(np.uint8)) if not is_shard else None
+        self._scratch = {name: np.empty(0, np.uint8) for name in ("keys", "grads", "rows")}
         self._head: Any = None
         self._arrays: list[np.ndarray] = []
 
@@ -50,14 +56,17 @@ class TcpCodec:
         if not 0 <= num <= size or size > MAX_BODY_BYTES:
             raise ValueError(f"{num:,} keys in {size:,} bytes")
         if isinstance(self._head, wire.Rows):
-            dim = self._asked.get(self._head.to, 0)
-            self._arrays = [coding.empty(self.coding, num, dim), np.empty(num, np.bool_)]
+            if self._head.to not in self._asked:
+                raise ValueError("rows that nobody asked for")
+            dim = self._asked[self._head.to]
+            self._arrays = [self._lent(num, dim), np.empty(num, np.bool_)]
         elif isinstance(self._head, wire.Push):
             if not 0 <= self._head.table < len(self._dims):
                 raise ValueError(f"there is no table {self._head.table}")
-            self._arrays = [np.empty(num, np.int64), coding.empty(self.coding, num, self._dims[self._head.table])]
+            dim = self._dims[self._head.table]
+            self._arrays = [self._used("keys", 8 * num, np.int64), self._shaped("grads", num, dim)]
         else:
-            self._arrays = [np.empty(num, np.int64)]
+            self._arrays = [self._used("keys", 8 * num, np.int64)]
         return self._arrays
 
     def received(self, head: bytes) -> tuple[Any, Arrays]:
@@ -65,11 +74,33 @@ class TcpCodec:
         made, arrays = self._head, self._arrays
         self._head, self._arrays = None, []
         if isinstance(made, wire.Rows):
-            dim = self._asked.pop(made.to, 0)
+            dim = self._asked.pop(made.to)
             return made, (coding.decoded(self.coding, arrays[0], dim), arrays[1])
         if isinstance(made, wire.Push):
             return made, (arrays[0], coding.decoded(self.coding, arrays[1], self._dims[made.table]))
         return made, arrays
+
+    def room(self, head: wire.Pull, is_sending: bool) -> np.ndarray | None:
+        """Where rows were before, once they are sent."""
+        dim = self._dims[head.table]
+        return None if is_sending else self._used("rows", 4 * head.num * dim, np.float32).reshape(head.num, dim)
+
+    def _used(self, name: str, size: int, dtype: Any) -> np.ndarray:
+        """Memory of this link that is used again for every frame."""
+        if len(self._scratch[name]) < size:
+            self._scratch[name] = np.empty(2 * size, np.uint8)
+        return self._scratch[name][:size].view(dtype)
+
+    def _shaped(self, name: str, num: int, dim: int) -> np.ndarray:
+        dtype, width = coding.form(self.coding, dim)
+        return self._used(name, num * width * np.dtype(dtype).itemsize, dtype).reshape(num, width)
+
+    def _lent(self, num: int, dim: int) -> np.ndarray:
+        """Room for rows that the caller gets as they are; others are scratch."""
+        if self.coding != "f32" or self._arena is None:
+            return self._shaped("rows", num, dim)
+        part = self._arena.take(4 * num * dim)
+        return self._arena.lent(part, part[0], num * dim, np.float32).reshape(num, dim)
 
     def frame(self, head: Head, arrays: Arrays) -> tuple[bytes, Arrays]:
         """Rows in the coding of this link."""
