@@ -43,14 +43,34 @@ def test_rows_are_those_of_a_dict(place, tmp_path):
             one.table("counts").push(keys, np.ones((80, 1), np.float32))
             counts.push(keys, np.ones((80, 1), np.float32))
             one.tick()
+        often = rng.integers(0, 90, 6000)  # keys that repeat travel once
+        assert np.array_equal(items.pull(often)[0], table.pull(often)[0])
+        grads = rng.normal(size=(6000, 5)).astype(np.float32)
+        items.push(often, grads, at=9)
+        table.push(often, grads, at=9)
+        assert np.array_equal(items.pull(often)[0], table.pull(often)[0])
         assert items.pull(np.zeros(0, np.int64))[0].shape == (0, 5)
         items.push(np.zeros(0, np.int64), np.zeros((0, 5), np.float32))
-        assert (one.seq, one.clock) == (11, 5)
+        assert (one.seq, one.clock) == (12, 5)
         one.flush()
         assert one.durable_seq == one.seq
         stats = one.stats()
         assert sum(each["rows"]["items"] for each in stats["shards"]) == len(np.unique(items_keys(table)))
-        assert stats["staleness"]["pushes"].keys() == {0} and stats["rows_pushed"] == 800
+        assert stats["staleness"]["pushes"].keys() == {0} and stats["rows_pushed"] == 6800
+
+
+def test_delay_is_compensated_where_the_rows_are(place, tmp_path):
+    spec = TableSpec("late", 3, Optimizer(name="sgd", rate=0.1, compensation=0.5), scale=1.0)
+    rng, oracle = np.random.default_rng(2), plain.Plain(spec)
+    with opened(place, [spec], tmp_path) as join:
+        late = join().table("late")
+        keys = np.arange(200)
+        base = late.pull(keys)[0]
+        for _ in range(3):
+            grads = rng.normal(size=(200, 3)).astype(np.float32)
+            late.push(keys, grads, 0, base)
+            oracle.push(keys, grads, 0, base)
+        assert np.array_equal(late.pull(keys)[0], oracle.pull(keys)[0])
 
 
 def items_keys(table):
@@ -129,7 +149,7 @@ def test_what_is_wrong_with_a_push_is_said_and_nothing_changes(place, tmp_path):
         counts.push(keys, np.ones((100, 1), np.float32))
         bad = np.ones((100, 1), np.float32)
         bad[7] = np.inf
-        with pytest.raises(InputError, match="not finite"):
+        with pytest.raises(InputError, match="not a number to learn from"):
             counts.push(keys, bad)
         with pytest.raises(InputError, match=r"not \(100, 1\)"):
             counts.push(keys, np.ones((100, 2), np.float32))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gyral.errors import GyralError
+from gyral.params.batch import Batch
 from gyral.params.channels import Channel
 from gyral.params.routing_kernel import scattered
 
@@ -18,7 +19,7 @@ BACKOFF_S, MAX_BACKOFF_S = 0.02, 1.0
 
 @dataclass(eq=False)
 class Pulling:
-    """A pull under way: what `result` waits for."""
+    """A pull under way: what `result` waits for; with a `batch`, `keys` are its different ones."""
 
     table: int
     keys: np.ndarray
@@ -26,6 +27,7 @@ class Pulling:
     dim: int
     parts: dict[int, Order]
     wait: Callable[[Pulling], None]
+    batch: Batch | None = None
     left: set[int] = field(default_factory=set)
     rows: np.ndarray | None = None
     held: np.ndarray | None = None
@@ -56,6 +58,9 @@ class Pulling:
             raise self.error
         if self.rows is None or self.held is None:
             raise GyralError("a pull has no answer")
+        if self.batch is not None:
+            self.rows, self.held = np.take(self.rows, self.batch.inverse, axis=0), self.held[self.batch.inverse]
+            self.batch = None
         return self.rows, self.held
 
 
@@ -66,6 +71,7 @@ class Pushing:
     table: int
     keys: np.ndarray
     grads: np.ndarray
+    base: np.ndarray | None
     clock: int
     seq: int
     at: int
@@ -79,7 +85,7 @@ class Pushing:
     @property
     def size_bytes(self) -> int:
         """That it keeps in memory."""
-        return int(self.keys.nbytes + self.grads.nbytes)
+        return int(self.keys.nbytes + self.grads.nbytes + (0 if self.base is None else self.base.nbytes))
 
     def result(self) -> None:
         """Return once all shards have applied it (under `bsp`: have it, for the end of its clock)."""

@@ -32,7 +32,9 @@ import numpy as np
 from gyral.errors import GyralError, InputError, NotFound, did_you_mean
 from gyral.params import carried, wire
 from gyral.params.asked import Asking, Pulling, Pushing
+from gyral.params.batch import Batch, batch_of
 from gyral.params.channels import Transport
+from gyral.params.held import is_small
 from gyral.params.lanes import Lanes
 from gyral.params.meeting import Met, met
 from gyral.params.opening import Opened, opened
@@ -42,6 +44,8 @@ from gyral.params.spec import BUCKETS, TableSpec
 TIMEOUT_S = 300.0
 CLOSE_S = 5.0
 RETAIN_BYTES = 1 << 30
+SAMPLE, REPEATED = 2048, 0.8
+"""Keys looked at, and the share of different ones among them above which all travel."""
 
 
 def open(
@@ -83,17 +87,28 @@ class Handle:
         """Rows float32 [K, D] and which are held; waits as `sync` says."""
         return self.pull_async(keys_K).result()
 
-    def push(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, factor: float = 1.0) -> None:
-        """One step of a gradient (float32 [K, D]), `factor` on its rate; returns when the shards have it."""
-        self.push_async(keys_K, grads_KD, at, factor).result()
+    def push(
+        self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None, factor: float = 1.0
+    ) -> None:
+        """One step of a gradient (float32 [K, D]); returns when the shards have it.
+
+        Parameters
+        ----------
+        at : event time, seconds since the epoch; 0: unknown.
+        base_KD : rows that the gradients were computed at, where the optimizer compensates for delay.
+        factor : on the rate.
+        """
+        self.push_async(keys_K, grads_KD, at, base_KD, factor).result()
 
     def pull_async(self, keys_K: np.ndarray) -> Pulling:
         """As `pull`; `result()` waits."""
         return self._client.pull(self._number, keys_K)
 
-    def push_async(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, factor: float = 1.0) -> Pushing:
+    def push_async(
+        self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None, factor: float = 1.0
+    ) -> Pushing:
         """As `push`; `result()` waits, and need not be called: what a shard refuses is raised by a later call."""
-        return self._client.push(self._number, keys_K, grads_KD, at, factor)
+        return self._client.push(self._number, keys_K, grads_KD, at, base_KD, factor)
 
 
 class Client:
@@ -125,7 +140,8 @@ class Client:
         self._beat_s = found.settings.lease_s / 4
         self._transport: Transport = found.transport
         self._lanes = lanes = Lanes(self._transport, self.specs, hello, timeout_s, self._beat_s)
-        self._is_checked = len(lanes.all) > 1 or found.settings.sync == "bsp"  # else the table does it, before anything changes
+        self._is_bsp = found.settings.sync == "bsp"
+        self._is_checked = len(lanes.all) > 1 or self._is_bsp  # else the table does it, before anything changes
         self._counts = {"rows_pulled": 0, "rows_pushed": 0}
         self._lock, self._is_closed = threading.RLock(), threading.Event()
         try:
@@ -164,31 +180,57 @@ class Client:
         with self._lock:
             self._check()
             keys = np.ascontiguousarray(keys_K, dtype=np.int64)
-            pulling = Pulling(table, keys, self.clock, self.specs[table].dim, {}, self._finish_pull)
-            self._lanes.start_pull(pulling)
             self._counts["rows_pulled"] += len(keys)
+            batch = self._fewer(table, keys)
+            keys = keys if batch is None else batch.keys
+            pulling = Pulling(table, keys, self.clock, self.specs[table].dim, {}, self._finish_pull, batch)
+            self._lanes.start_pull(pulling)
             return pulling
 
-    def push(self, table: int, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, factor: float = 1.0) -> Pushing:
+    def push(
+        self, table: int, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None,
+        factor: float = 1.0,
+    ) -> Pushing:  # fmt: skip
         """See `Handle`."""
         with self._lock:
             self._check()
             keys, grads = np.ascontiguousarray(keys_K, np.int64), np.ascontiguousarray(grads_KD, np.float32)
             spec, lanes = self.specs[table], self._lanes
-            if grads.shape != (len(keys), spec.dim):
-                raise InputError(f"gradients of `{spec.name}` are {grads.shape}", why=f"not ({len(keys)}, {spec.dim})")
-            if not 0 <= at < 1 << 32:
-                raise InputError(f"the event time {at} is not in seconds since 1970", where=f"a push of `{spec.name}`")
-            if self.worker < 0 or (self._is_checked and not _is_finite(grads)):
-                why = "a gradient is not finite" if self.worker >= 0 else "this client only looks"
-                raise InputError(f"a push of `{spec.name}` is refused", why=why)
+            base = np.ascontiguousarray(base_KD, np.float32) if spec.optimizer.compensation and base_KD is not None else None
+            self._check_push(spec, keys, grads, at, base)
             if lanes.kept_bytes > self._retain_bytes:
                 lanes.wait(lambda: lanes.kept_bytes <= self._retain_bytes, "write pushes to its disk", is_urgent=True)
-            self.seq += 1
-            pushing = Pushing(table, keys, grads, self.clock, self.seq, at, factor, {}, self._finish_push)
-            lanes.start_push(pushing)
             self._counts["rows_pushed"] += len(keys)
+            batch = None if self._is_bsp else self._fewer(table, keys)
+            if batch is not None:
+                keys, grads, base = batch.keys, batch.totals(grads), None if base is None else base[batch.first]
+            self.seq += 1
+            pushing = Pushing(table, keys, grads, base, self.clock, self.seq, at, factor, {}, self._finish_push)
+            lanes.start_push(pushing)
             return pushing
+
+    def _check_push(self, spec: TableSpec, keys: np.ndarray, grads: np.ndarray, at: int, base: np.ndarray | None) -> None:
+        """Refuse what any shard would, so that none has a part of it."""
+        for what, array in (("gradients", grads), ("rows", base)):
+            if array is not None and array.shape != (len(keys), spec.dim):
+                raise InputError(f"{what} of a push of `{spec.name}` are {array.shape}", why=f"not ({len(keys)}, {spec.dim})")
+        if not 0 <= at < 1 << 32:
+            raise InputError(f"the event time {at} is not in seconds since 1970", where=f"a push of `{spec.name}`")
+        if self.worker < 0 or (self._is_checked and not is_small(grads)):
+            what = "a gradient is not a number to learn from" if self.worker >= 0 else "this client only looks"
+            raise InputError(what, why="NaN, infinite or beyond 2^57" * (self.worker >= 0), where=f"a push of `{spec.name}`")
+
+    def _fewer(self, table: int, keys_K: np.ndarray) -> Batch | None:
+        """Keys that repeat travel once, where a look at the first ones says that this pays; None: it does not.
+
+        A table that counts occurrences gets all of them.
+        """
+        if not self._transport.is_copying or len(keys_K) < 2 * SAMPLE or not self.specs[table].admits_all:
+            return None
+        salt = np.uint64(self.specs[table].salt)
+        if len(batch_of(keys_K[:SAMPLE], salt).keys) > REPEATED * SAMPLE:
+            return None
+        return batch_of(keys_K, salt)
 
     def tick(self, scale: float = 1.0, decided: bytes = b"") -> None:
         """This worker has finished its clock.
@@ -322,9 +364,3 @@ class Client:
         with self._lock:
             self._lanes.wait(lambda: not pushing.left, f"take a push of `{self.specs[pushing.table].name}`")
             self._lanes.seen(pushing.error)
-
-
-def _is_finite(grads_KD: np.ndarray) -> bool:
-    """A sum of float32 in one pass; only where that is not finite (it may overflow) is each looked at."""
-    with np.errstate(all="ignore"):
-        return bool(np.isfinite(grads_KD.sum()) or np.isfinite(grads_KD).all())

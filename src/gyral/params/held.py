@@ -12,8 +12,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from gyral.errors import GyralError
+from gyral.errors import GyralError, InputError
 from gyral.params.batch import batch_of
+from gyral.params.batch_kernel import LARGEST
 from gyral.params.hashing_kernel import buckets_of
 from gyral.params.keep import Kept, Part
 from gyral.params.records import Changes, Records
@@ -62,7 +63,18 @@ class Entry(NamedTuple):
     at: int
     keys: np.ndarray
     grads: np.ndarray
+    base: np.ndarray | None = None
     factor: float = 1.0
+
+    def at_places(self, chosen: np.ndarray) -> Entry:
+        """A part of it."""
+        base = None if self.base is None else self.base[chosen]
+        return self._replace(keys=self.keys[chosen], grads=self.grads[chosen], base=base)
+
+    def copied(self) -> Entry:
+        """Of arrays that whoever sent it will change."""
+        base = None if self.base is None else self.base.copy()
+        return self._replace(keys=self.keys.copy(), grads=self.grads.copy(), base=base)
 
 
 class Held:
@@ -83,8 +95,6 @@ class Held:
         self.applied: dict[int, np.ndarray] = {}
         self.touched = np.zeros(BUCKETS, np.uint8)
         self.fresh_rows, self.event_s, self.acknowledged_s = 0, 0, 0.0
-        self.compensates = table.spec.optimizer.compensation > 0
-        self._read: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def of(self, worker: int) -> np.ndarray:
         """The last push of a worker that each bucket has had."""
@@ -105,8 +115,8 @@ class Held:
         """Rows and which are held; into `out_KD` where there is one and the table can."""
         if out_KD is None or not isinstance(self.table, Table):
             return self.table.pull(keys_K)
-        batch = self.table.find(keys_K)
-        return self.table.read(batch, out_KD), batch.slots[batch.inverse] != 0
+        found = self.table.find(keys_K)
+        return self.table.read(found, out_KD), found.held
 
     def push(self, entry: Entry, now: float) -> int:
         """Apply what is new of a push; how many keys that were.
@@ -116,23 +126,11 @@ class Held:
         Moved : nothing was changed.
         InputError : the table refuses it; nothing was changed.
         """
-        keys, grads, touched = self._fresh(entry)
-        if len(keys):
-            self.table.push(keys, grads, entry.at, self._base(entry.worker, keys), entry.factor)
-            self._mark(entry, touched, len(keys), now)
-        return len(keys)
-
-    def was_read(self, worker: int, keys_K: np.ndarray, rows_KD: np.ndarray) -> None:
-        """What a worker's next gradient is computed at, where delay is compensated; keys are pulled in ascending order."""
-        if self.compensates:
-            self._read[worker] = keys_K.copy(), rows_KD.copy()
-
-    def _base(self, worker: int, keys_K: np.ndarray) -> np.ndarray | None:
-        if worker not in self._read:
-            return None
-        known_K, rows_KD = self._read[worker]
-        at = np.searchsorted(known_K, keys_K).clip(max=max(len(known_K) - 1, 0))
-        return rows_KD[at] if len(known_K) and (known_K[at] == keys_K).all() else None
+        fresh, touched = self._fresh(entry)
+        if len(fresh.keys):
+            self.table.push(fresh.keys, fresh.grads, fresh.at, fresh.base, fresh.factor)
+            self._mark(fresh, touched, now)
+        return len(fresh.keys)
 
     def push_together(self, entries: Sequence[Entry], now: float, scale: float = 1.0) -> int:
         """Apply pushes as one step: a key's gradients are summed in the order of the entries.
@@ -143,10 +141,10 @@ class Held:
         """
         kept: list[Entry] = []
         for entry in entries:
-            keys, grads, touched = self._fresh(entry)
-            if len(keys):
-                self._mark(entry, touched, len(keys), now)
-                kept.append(entry._replace(keys=keys, grads=grads))
+            fresh, touched = self._fresh(entry)
+            if len(fresh.keys):
+                self._mark(fresh, touched, now)
+                kept.append(fresh)
         if kept and scale:
             _push_as_one(self.table, _scaled(kept, scale))
         return sum(len(entry.keys) for entry in kept)
@@ -159,41 +157,40 @@ class Held:
         squares, had = np.zeros(BUCKETS, np.float64), {worker: seqs.copy() for worker, seqs in self.applied.items()}
         kept: list[Entry] = []
         for entry in entries:
-            keys, grads, touched = self._fresh(entry)
+            fresh, touched = self._fresh(entry)
             seqs = self.of(entry.worker)
             np.maximum(seqs, touched.astype(np.uint64) * np.uint64(entry.seq), out=seqs)
-            kept.append(entry._replace(keys=keys, grads=grads))
+            kept.append(fresh)
         self.applied = had
-        keys_K = np.concatenate([entry.keys for entry in kept]) if kept else np.zeros(0, np.int64)
-        if not len(keys_K):
+        if not any(len(entry.keys) for entry in kept):
             return squares
-        batch = batch_of(keys_K, self.salt)
-        sums_UD = batch.totals(np.concatenate([entry.grads for entry in kept]))
-        squares_U = np.square(sums_UD, dtype=np.float64).sum(axis=1)
+        batch = batch_of(np.concatenate([entry.keys for entry in kept]), self.salt)
+        try:
+            sums_UD = batch.totals(np.concatenate([entry.grads for entry in kept]))
+        except InputError:  # a sum is not a number to learn from
+            return np.full(BUCKETS, np.nan)
         buckets_U = np.empty(len(batch.keys), np.uint16)
         buckets_of(batch.keys, self.salt, buckets_U)
-        np.add.at(squares, buckets_U, squares_U)
+        np.add.at(squares, buckets_U, np.square(sums_UD, dtype=np.float64).sum(axis=1))
         return squares
 
-    def _fresh(self, entry: Entry) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Keys that have not had this push, their gradients and their buckets (uint8 [BUCKETS])."""
+    def _fresh(self, entry: Entry) -> tuple[Entry, np.ndarray]:
+        """What of a push is for keys that have not had it, and their buckets (uint8 [BUCKETS])."""
         fresh, touched = np.empty(len(entry.keys), np.bool_), np.zeros(BUCKETS, np.uint8)
         applied = self.of(entry.worker)
         num, num_foreign = sift(entry.keys, self.salt, self.owned, applied, np.uint64(entry.seq), fresh, touched)
         if num_foreign:
             raise self._moved(num_foreign, len(fresh))
-        if num == len(fresh):
-            return entry.keys, entry.grads, touched
-        return entry.keys[fresh], entry.grads[fresh], touched
+        return entry if num == len(fresh) else entry.at_places(fresh), touched
 
     def _moved(self, num: int, of: int) -> Moved:
         return Moved(f"{num:,} of {of:,} keys of `{self.name}` are in buckets of another shard")
 
-    def _mark(self, entry: Entry, touched: np.ndarray, num: int, now: float) -> None:
+    def _mark(self, entry: Entry, touched: np.ndarray, now: float) -> None:
         applied = self.of(entry.worker)
         np.maximum(applied, touched.astype(np.uint64) * np.uint64(entry.seq), out=applied)
         self.touched |= touched
-        self.fresh_rows += num
+        self.fresh_rows += len(entry.keys)
         self.event_s, self.acknowledged_s = max(self.event_s, entry.at), now
 
     def part(self, first: int, last: int, notes: bytes, owner_epoch: int) -> Part | None:
@@ -263,12 +260,21 @@ class Held:
             applied *= mine
 
 
+def is_small(grads_KD: np.ndarray) -> bool:
+    """Whether no gradient is NaN, infinite or so large that a table refuses it."""
+    return not len(grads_KD) or bool(max(grads_KD.max(), -grads_KD.min()) < LARGEST)
+
+
+def in_order(entries: Sequence[Entry], table: int) -> list[Entry]:
+    """Those of one table, as one step takes them."""
+    return sorted((entry for entry in entries if entry.table == table), key=lambda entry: (entry.worker, entry.seq))
+
+
 def within(entry: Entry, salt: np.uint64, wanted: np.ndarray) -> Entry:
     """What of a push is in some buckets (uint8 [BUCKETS])."""
     buckets = np.empty(len(entry.keys), np.uint16)
     buckets_of(entry.keys, salt, buckets)
-    chosen = wanted[buckets] != 0
-    return entry._replace(keys=entry.keys[chosen], grads=entry.grads[chosen])
+    return entry.at_places(wanted[buckets] != 0)
 
 
 def _scaled(entries: Sequence[Entry], scale: float) -> Sequence[Entry]:
@@ -280,9 +286,11 @@ def _push_as_one(table: Rows, entries: Sequence[Entry]) -> None:
     """One step. A key's event time is the newest of its pushes, so it does not depend on what else the shard holds."""
     keys_K = np.concatenate([entry.keys for entry in entries])
     grads_KD = np.concatenate([entry.grads for entry in entries])
+    bases = [entry.base for entry in entries if entry.base is not None]
+    base_KD = np.concatenate(bases) if len(bases) == len(entries) else None
     times, factor = sorted({entry.at for entry in entries}), entries[0].factor
     if len(times) == 1:
-        table.push(keys_K, grads_KD, times[0], None, factor)
+        table.push(keys_K, grads_KD, times[0], base_KD, factor)
         return
     _, group_K = np.unique(keys_K, return_inverse=True)
     newest = np.zeros(int(group_K.max()) + 1, np.int64)
@@ -291,7 +299,7 @@ def _push_as_one(table: Rows, entries: Sequence[Entry]) -> None:
     for at in times:
         chosen = newest[group_K] == at
         if chosen.any():
-            table.push(keys_K[chosen], grads_KD[chosen], at, None, factor)
+            table.push(keys_K[chosen], grads_KD[chosen], at, None if base_KD is None else base_KD[chosen], factor)
 
 
 def _whole(moved: Sequence[Kept]) -> Changes:

@@ -137,26 +137,16 @@ class Lanes:
         )
 
     def send_push(self, lane: Lane, pushing: Pushing) -> None:
-        keys, grads, order = pushing.keys, pushing.grads, pushing.parts[lane.shard]
+        order, arrays = pushing.parts[lane.shard], [pushing.keys, pushing.grads]
+        if pushing.base is not None:
+            arrays.append(pushing.base)
         if order is not None:
-            keys, grads = keys[order], np.empty((len(order), grads.shape[1]), np.float32)
-            gathered(pushing.grads, order, grads)
-        self.say(
-            lane,
-            lambda number: wire.Push(
-                number,
-                pushing.table,
-                pushing.clock,
-                pushing.seq,
-                pushing.at,
-                self._map_version,
-                len(keys),
-                pushing.factor,
-                pushing.scale,
-            ),
-            (keys, grads),
-            pushing,
-        )
+            wholes, arrays = arrays[1:], [pushing.keys[order]]
+            for whole in wholes:
+                arrays.append(np.empty((len(order), whole.shape[1]), np.float32))
+                gathered(whole, order, arrays[-1])
+        told = (pushing.table, pushing.clock, pushing.seq, pushing.at, self._map_version, len(arrays[0]), len(arrays) > 2)
+        self.say(lane, lambda number: wire.Push(number, *told, pushing.factor, pushing.scale), arrays, pushing)
 
     def send_question(self, lane: Lane, each: Asking) -> None:
         self.say(lane, lambda number: wire.Ask(number, each.what, each.value, each.told), (), each)

@@ -22,7 +22,7 @@ from gyral.errors import ConfigError, GyralError, InputError
 from gyral.params import carried, wire
 from gyral.params.consistency import JOIN_S, LEASE_S, Clocks, Fenced, Staleness, parsed
 from gyral.params.cutting import CUT_S, Cutter
-from gyral.params.held import Entry, Held, Moved, Rows, within
+from gyral.params.held import Entry, Held, Moved, Rows, in_order, is_small, within
 from gyral.params.keep import Keep, Kept
 from gyral.params.meeting import Meetings
 from gyral.params.spec import BUCKETS, TableSpec
@@ -104,7 +104,6 @@ class Shard:
         self.sessions: dict[int, Session] = {}
         self.counts: dict[str, int] = defaultdict(int)
         self._parked: list[Waiting] = []
-        self._asking: list[tuple[Session, wire.Ask]] = []
         self.meetings = Meetings()
         self._pending: dict[int, list[Entry]] = defaultdict(list)
         self.tables = [Held(table(spec), self.owned) for spec in specs]
@@ -148,7 +147,7 @@ class Shard:
             case wire.Pull():
                 self._pull(session, head, arrays[0])
             case wire.Push():
-                self._push(session, head, arrays[0], arrays[1])
+                self._push(session, head, arrays)
                 self._done(session, head)
             case wire.Tick():
                 self._done(session, head)
@@ -161,8 +160,7 @@ class Shard:
                 self._done(session, head)
                 self._advance()
             case wire.Ask(what="meet"):
-                self.meetings.say(head.value, session.worker, head.body)
-                self._asking.append((session, head))
+                self.meetings.say(session, head)
                 self._meet()
             case wire.Ask():
                 body = msgspec.msgpack.encode(self._told(head))
@@ -211,25 +209,26 @@ class Shard:
         self.counts["rows_pulled"] += len(keys)
         if session.worker >= 0:
             self.staleness.pulled(session.worker, self.clocks.lag(head.clock))
-            self.tables[head.table].was_read(session.worker, keys, rows_KD)
         durable = self.cutter.durable(session.worker)
         session.say(lambda number: wire.Rows(number, head.number, durable, len(keys)), (rows_KD, held_K))
 
-    def _push(self, session: Session, head: wire.Push, keys_K: np.ndarray, grads_KD: np.ndarray) -> None:
+    def _push(self, session: Session, head: wire.Push, arrays: Arrays) -> None:
         if session.worker < 0:
             raise InputError("one that only looks pushed", hint="open the client with a worker's number")
-        entry = Entry(head.table, session.worker, head.seq, head.at, keys_K, grads_KD, head.factor)
+        base = arrays[2] if head.has_base else None
+        entry = Entry(head.table, session.worker, head.seq, head.at, arrays[0], arrays[1], base, head.factor)
         if not self.clocks.sync.is_bsp:
             self._count(entry, self.tables[head.table].push(entry, self._wall()))
             return
         if head.map_version != self.map_version:
-            self.tables[head.table].check(keys_K)
-        if not np.isfinite(grads_KD).all():
-            raise InputError(f"a gradient of `{self.specs[head.table].name}` is not finite")
+            self.tables[head.table].check(entry.keys)
+        if not is_small(entry.grads):  # the table would say so at the end of the clock, when nobody asks
+            where = f"a push of `{self.specs[head.table].name}`"
+            raise InputError("a gradient is not a number to learn from", where=where, why="NaN, infinite or beyond 2^57")
         clock = max(head.clock, self._open_clock)
         if head.scale >= 0:
             self.meetings.decide(clock, head.scale)
-        self._pending[clock].append(entry._replace(keys=keys_K.copy(), grads=grads_KD.copy()))
+        self._pending[clock].append(entry.copied())
 
     def _count(self, entry: Entry, num: int) -> None:
         self.received[entry.worker] = entry.seq
@@ -294,26 +293,18 @@ class Shard:
     def _meet(self) -> None:
         """Answer those who wait for all others at the end of a clock."""
         live = {worker: member.ticked for worker, member in self.clocks.members.items() if member.is_live}
-        asking, self._asking = self._asking, []
-        bodies: dict[int, bytes] = {}
-        for session, head in asking:
-            clock = head.value
-            if session.is_closed:
-                continue
-            if not self.meetings.is_complete(clock, live):
-                self._asking.append((session, head))
-                continue
-            if clock not in bodies:
-                entries = sorted(self._pending.get(clock, []), key=_in_order)
-                squares = [held.squares(_of(number, entries)) for number, held in enumerate(self.tables)]
-                bodies[clock] = self.meetings.told(clock, squares)
-            session.say(lambda number, to=head.number, body=bodies[clock]: wire.Told(number, to, body))  # type: ignore[misc]
+        self.meetings.answer(live, self._squares)
+
+    def _squares(self, clock: int) -> list[np.ndarray]:
+        return [held.squares(in_order(self._pending.get(clock, []), number)) for number, held in enumerate(self.tables)]
 
     def _end(self, entries: list[Entry], scale: float) -> None:
         """Apply the pushes of a clock as one step."""
-        entries.sort(key=_in_order)
         for number, held in enumerate(self.tables):
-            held.push_together(_of(number, entries), self._wall(), scale)
+            try:
+                held.push_together(in_order(entries, number), self._wall(), scale)
+            except InputError:  # of a sum: each push was small; none of them counts
+                self.counts["steps_refused"] += 1
         for entry in entries:
             self._count(entry, len(entry.keys))
 
@@ -398,14 +389,6 @@ class Shard:
     def close(self) -> None:
         """Write what is left."""
         self.cutter.close()
-
-
-def _in_order(entry: Entry) -> tuple[int, int]:
-    return entry.worker, entry.seq
-
-
-def _of(table: int, entries: Sequence[Entry]) -> list[Entry]:
-    return [entry for entry in entries if entry.table == table]
 
 
 def even_map(num: int) -> np.ndarray:

@@ -46,9 +46,9 @@ class Pull(Head):
 
 
 class Push(Head):
-    """Arrays: keys, gradients. `seq` counts the worker's pushes, over tables and shards; `factor` is on the rate.
+    """Arrays: keys, gradients, and, where `has_base`, the rows that those were computed at.
 
-    `scale` : under `bsp`, what the clock's gradients are multiplied by, if it is known already; −1: its tick tells it.
+    `seq` counts the worker's pushes, over tables and shards.
     """
 
     table: int
@@ -57,6 +57,7 @@ class Push(Head):
     at: int
     map_version: int
     num: int
+    has_base: bool = False
     factor: float = 1.0
     scale: float = -1.0
 
@@ -87,7 +88,6 @@ class Ask(Head):
     """A question of whoever runs it: `stats`, `expire` (`value`: event time now); or of a worker under `bsp`: `meet`.
 
     `export`, `load` : buckets of a table, `value` is table · BUCKETS + the first one (`gyral.params.carried`).
-
     `meet` : answered when all live workers have asked it of the clock `value`; `body` is what this one says.
     """
 

@@ -35,9 +35,11 @@ class Transport(Protocol):
     Attributes
     ----------
     names : what to call each shard in errors.
+    is_copying : whether arrays are copied on their way.
     """
 
     names: list[str]
+    is_copying: bool
 
     def connect(self, shard: int) -> Channel:
         """A new link.

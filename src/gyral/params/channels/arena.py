@@ -7,7 +7,6 @@ and in the caches. An array that was lent gives its part back when it, and every
 from __future__ import annotations
 
 import bisect
-import mmap
 from collections import deque
 from typing import Any
 
@@ -21,7 +20,7 @@ ALIGN = 64
 class Arena:
     """Gives out parts of a memory; the lowest that is free and large enough."""
 
-    def __init__(self, memory: mmap.mmap | np.ndarray) -> None:
+    def __init__(self, memory: Any) -> None:
         self.memory = memoryview(memory)
         self.address = np.frombuffer(memory, np.uint8).ctypes.data
         self._free: list[tuple[int, int]] = [(0, len(memory))]

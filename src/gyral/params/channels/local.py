@@ -110,6 +110,8 @@ class LocalChannel:
 class LocalTransport:
     """Shards of this process, of one worker."""
 
+    is_copying = False
+
     def __init__(self, shards: Sequence[Shard], hosts: Sequence[Host] = ()) -> None:
         self._is_owner = not hosts
         self.hosts = list(hosts) or [Host(shard, len(shards) > 1) for shard in shards]

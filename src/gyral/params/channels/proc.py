@@ -80,6 +80,8 @@ class UnixTransport:
     NotFound : there are none.
     """
 
+    is_copying = True
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:

@@ -99,11 +99,14 @@ class ClientCodec(_Codec):
         if isinstance(head, wire.Pull | wire.Push):
             num, dim = head.num, self._dims[head.table]
             keys_bytes = -(-8 * num // ALIGN) * ALIGN
-            part = self._arena.take(keys_bytes + 4 * num * dim + num)
+            several = len(arrays) - 1 if isinstance(head, wire.Push) else 1
+            part = self._arena.take(keys_bytes + several * 4 * num * dim + num)
             offset = part[0]
             self._arena.array(offset, num, np.int64)[:] = arrays[0]
             if isinstance(head, wire.Push):
-                self._arena.array(offset + keys_bytes, num * dim, np.float32).reshape(num, dim)[:] = arrays[1]
+                there = self._arena.array(offset + keys_bytes, several * num * dim, np.float32).reshape(several, num, dim)
+                for number, each in enumerate(arrays[1:]):
+                    there[number] = each
             self._lent[head.number] = part, num, dim
         return _OFFSET.pack(offset) + wire.encode(head), ()
 
@@ -144,11 +147,12 @@ class ShardCodec(_Codec):
             raise ValueError(f"there is no table {made.table}")
         num, dim = made.num, self._dims[made.table]
         after = offset + -(-8 * num // ALIGN) * ALIGN
-        if num < 0 or offset % ALIGN or after + num * (4 * dim + 1) > len(self._arena.memory):
+        several = 2 if isinstance(made, wire.Push) and made.has_base else 1
+        if num < 0 or offset % ALIGN or after + num * (4 * dim * several + 1) > len(self._arena.memory):
             raise ValueError(f"{num:,} keys at {offset:,}")
         keys = self._arena.array(offset, num, np.int64)
         if isinstance(made, wire.Push):
-            return made, (keys, self._arena.array(after, num * dim, np.float32).reshape(num, dim))
+            return made, (keys, *self._arena.array(after, several * num * dim, np.float32).reshape(several, num, dim))
         self._rooms[made.number] = self._rows(after, num, dim)
         return made, (keys,)
 

@@ -42,7 +42,7 @@ class TcpCodec:
         self.coding, self._is_shard = name, is_shard
         self._asked: dict[int, int] = {}
         self._arena = Arena(Reservation(ARENA_BYTES).view(np.uint8)) if not is_shard else None
-        self._scratch = {name: np.empty(0, np.uint8) for name in ("keys", "grads", "rows")}
+        self._scratch = {name: np.empty(0, np.uint8) for name in ("keys", "grads", "base", "rows")}
         self._head: Any = None
         self._arrays: list[np.ndarray] = []
 
@@ -64,7 +64,8 @@ class TcpCodec:
             if not 0 <= self._head.table < len(self._dims):
                 raise ValueError(f"there is no table {self._head.table}")
             dim = self._dims[self._head.table]
-            self._arrays = [self._used("keys", 8 * num, np.int64), self._shaped("grads", num, dim)]
+            names = ["grads", "base"][: 1 + self._head.has_base]
+            self._arrays = [self._used("keys", 8 * num, np.int64), *(self._shaped(name, num, dim) for name in names)]
         else:
             self._arrays = [self._used("keys", 8 * num, np.int64)]
         return self._arrays
@@ -77,7 +78,8 @@ class TcpCodec:
             dim = self._asked.pop(made.to)
             return made, (coding.decoded(self.coding, arrays[0], dim), arrays[1])
         if isinstance(made, wire.Push):
-            return made, (arrays[0], coding.decoded(self.coding, arrays[1], self._dims[made.table]))
+            dim = self._dims[made.table]
+            return made, (arrays[0], *(coding.decoded(self.coding, each, dim) for each in arrays[1:]))
         return made, arrays
 
     def room(self, head: wire.Pull, is_sending: bool) -> np.ndarray | None:
@@ -107,7 +109,8 @@ class TcpCodec:
         if isinstance(head, wire.Rows):
             return wire.encode(head), (coding.nearest(self.coding, arrays[0]), arrays[1])
         if isinstance(head, wire.Push):
-            return wire.encode(head), (arrays[0], coding.unbiased(self.coding, arrays[1], arrays[0], head.seq))
+            bases = [coding.nearest(self.coding, each) for each in arrays[2:]]
+            return wire.encode(head), (arrays[0], coding.unbiased(self.coding, arrays[1], arrays[0], head.seq), *bases)
         if isinstance(head, wire.Pull):
             self._asked[head.number] = self._dims[head.table]
         return wire.encode(head), arrays
@@ -120,6 +123,8 @@ class TcpTransport:
     ------
     ConfigError : an address is none, or the coding is not known.
     """
+
+    is_copying = True
 
     def __init__(self, addresses: Sequence[str], specs: Sequence[TableSpec], secret: bytes, name: str) -> None:
         if name not in coding.NAMES:
