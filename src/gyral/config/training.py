@@ -83,7 +83,7 @@ class Server(Section, frozen=True):
     wire: Annotated[Literal["f32", "bf16", "int8"], Meta(description="how rows travel over `tcp://`")] = "f32"
     rate: Annotated[
         float,
-        Meta(ge=0, description="of a worker's dense pushes, by `train.optim.rate`, where it does not wait; 0: 1 / workers"),
+        Meta(ge=0, description="of a worker's dense pushes, by `train.optim.rate`, where it does not wait; 0: 1 / √workers"),
     ] = 0.0
     momentum_correction: Annotated[
         bool, Meta(description="`beta1` less the momentum that workers who do not wait add by themselves")

@@ -18,6 +18,7 @@ from gyral.params.shard import Settings
 from gyral.train import loop
 from gyral.train.loader import Order
 from gyral.train.optim import Optimizer
+from gyral.train.parallel.kept_tables import betas_of
 from gyral.train.parallel.parameter_server import Bsp, ParameterServer, tables_of
 from gyral.train.parallel.strategy import Alone
 
@@ -194,3 +195,10 @@ def test_what_a_server_cannot_do_is_refused(tmp_path):
             ParameterServer(Train(sync="async", **options), 0, 1, tmp_path, None)
     with pytest.raises(ConfigError, match="muon"):
         tables_of(Net(), Clicks.roles, Train(sync="bsp", optim=Optim(name="muon")), 1)
+
+
+def test_the_memory_of_adam_is_as_long_in_examples_for_any_number_of_workers():
+    optim = Optim(beta1=0.9, beta2=0.96)
+    assert betas_of(optim, 1, False) == pytest.approx((0.9, 0.96))
+    assert betas_of(optim, 4, False) == pytest.approx((0.975, 0.99))
+    assert betas_of(optim, 4, True) == pytest.approx((0.9, 0.99))  # the rest is what four who do not wait add

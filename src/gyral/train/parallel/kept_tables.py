@@ -41,11 +41,11 @@ class Dense:
 
     is_rows = False
 
-    def __init__(self, name: str, group: dict[str, Any], seed: int, momentum: float, compensation: float) -> None:
+    def __init__(self, name: str, group: dict[str, Any], seed: int, betas: tuple[float, float], compensation: float) -> None:
         self.params: list[nn.Parameter] = list(group["params"])
         self.size = sum(param.numel() for param in self.params)
         how = Optimizer(
-            name="adam", rate=group["lr"], eps=group["eps"], beta1=momentum, beta2=group["betas"][1],
+            name="adam", rate=group["lr"], eps=group["eps"], beta1=betas[0], beta2=betas[1],
             decay=group["weight_decay"], compensation=compensation,
         )  # fmt: skip
         self.spec = TableSpec(name, min(CHUNK, self.size), how, init="pushed", seed=seed)
@@ -113,7 +113,12 @@ class Rows:
 
 
 def kept_tables(
-    model: nn.Module, roles: Roles, config: Optim, seed: int, beta1: float | None = None, compensation: float = 0.0
+    model: nn.Module,
+    roles: Roles,
+    config: Optim,
+    seed: int,
+    betas: tuple[float, float] | None = None,
+    compensation: float = 0.0,
 ) -> list[Dense | Rows]:
     """All tables of a model, in the same order wherever it is built.
 
@@ -129,17 +134,20 @@ def kept_tables(
         if group["by"] == "rows":
             found += [Rows(f"rows{len(found) + at}", group, param, seed) for at, param in enumerate(group["params"])]
         else:
-            momentum = group["betas"][0] if beta1 is None else beta1
-            found.append(Dense(f"dense{len(found)}", group, seed, momentum, compensation))
+            found.append(Dense(f"dense{len(found)}", group, seed, betas or group["betas"], compensation))
     return found
 
 
-def corrected(beta1: float, workers: int) -> float:
-    """`beta1` less what workers who do not wait for each other add to it.
+def betas_of(config: Optim, workers: int, is_corrected: bool) -> tuple[float, float]:
+    """Adam's, where a step is a push of each worker: as long a memory in examples as with one push a step.
 
-    The steps of n of them, each at weights that some of the others have changed since, act like momentum of 1 − 1/n; with
-    `beta1` as it is returned here both together forget as fast as `beta1` alone does.
+    Parameters
+    ----------
+    is_corrected : less the momentum that the workers add by themselves: steps of n of them, each at weights that others
+        have changed since, act like momentum of 1 − 1/n. With both, `beta1` is what it is with one worker.
 
-    Source: Mitliagkas et al., Asynchrony begets momentum, Allerton 2016, theorem 1.
+    Source: Malladi et al., NeurIPS 2022, definition 5 (Adam and the size of a batch); Mitliagkas et al., Asynchrony begets
+    momentum, Allerton 2016, theorem 1.
     """
-    return max(0.0, 1 - workers * (1 - beta1))
+    longer = 1 - (1 - config.beta1) / workers
+    return max(0.0, 1 - workers * (1 - longer)) if is_corrected else longer, 1 - (1 - config.beta2) / workers

@@ -8,9 +8,10 @@
 
 **bsp** is one step of the sum of all gradients: the numbers of one process on the whole batch, clipping included, for any
 number of workers and shards. **ssp** and **async**: a step is as many pushes as there are workers, each of the mean over the
-worker's own part of the batch, clipped by its own norm. Dense pushes then have 1 / workers of the rate, so that a step moves
-Adam's weights as far as one push would; rows of tables have all of it, as an id is mostly met by one of them, and Adagrad does
-not ask how large a gradient is.
+worker's own part of the batch, clipped by its own norm. Dense pushes of N workers then have 1 / √N of the rate and longer
+memories (`betas_of`): so a step moves Adam's weights as far as one push of all would, where noise is most of a gradient. With
+1 / N SASRec lost .005 (2 workers) and .011 (4) of .100 NDCG@10. Rows of tables have the whole rate: an id is mostly met by one
+worker, and Adagrad does not ask how large a gradient is.
 
 **Exactly once.** Push number t of step s has `seq = (s + 1) T + t + 1` with T tables, whoever computes it and whenever, so a
 worker that comes back from `at` (the steps whose pushes are on the server's disk) computes some steps again and changes nothing
@@ -42,7 +43,7 @@ from gyral.params.spec import TableSpec
 from gyral.train.loader import Part
 from gyral.train.optim import schedule
 from gyral.train.parallel import touched
-from gyral.train.parallel.kept_tables import Dense, Rows, corrected, kept_tables
+from gyral.train.parallel.kept_tables import Dense, Rows, betas_of, kept_tables
 from gyral.train.parallel.mesh import refuse_batch_norm
 from gyral.train.parallel.strategy import Alone, Totals, divided, flat_sums, from_flat, grads_of, totals_of
 
@@ -56,8 +57,8 @@ Connect = Callable[[Sequence[TableSpec], int, int], Client]
 def tables_of(model: nn.Module, roles: Roles, train: Train, workers: int) -> list[Dense | Rows]:
     """The tables of a training; its verb and all workers come to the same."""
     waits, server = train.sync == "bsp", train.server
-    beta1 = corrected(train.optim.beta1, workers) if server.momentum_correction and not waits else None
-    return kept_tables(model, roles, train.optim, train.seed, beta1, 0.0 if waits else server.compensation)
+    betas = None if waits else betas_of(train.optim, workers, server.momentum_correction)
+    return kept_tables(model, roles, train.optim, train.seed, betas, 0.0 if waits else server.compensation)
 
 
 class Progress:
@@ -246,7 +247,7 @@ class ParameterServer(Alone):
 
     def learn(self, step: int) -> None:
         """Push the gradient."""
-        share = self.train.server.rate or 1 / self.num_ranks
+        share = self.train.server.rate or self.num_ranks**-0.5
         self._push([table.gradient() for table in self.tables], step, share)
         self._learned = True
 
@@ -271,8 +272,9 @@ class ParameterServer(Alone):
         """The server's tables as they are, and how far each worker was before they were taken."""
         if self.client is None or not self.is_first:
             return {}
-        at = [self.progress.read(worker) or 0 for worker in range(self.num_ranks)]
-        at = self._settled(at)
+        if self.step >= self.steps:
+            self._finish()
+        at = self._settled([self.progress.read(worker) or 0 for worker in range(self.num_ranks)])
         blobs = {table.spec.name: self.client.export(number) for number, table in enumerate(self.tables)}
         return {
             "tables": {name: torch.frombuffer(bytearray(blob), dtype=torch.uint8) for name, blob in blobs.items()},
