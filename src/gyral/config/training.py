@@ -87,7 +87,7 @@ class Server(Section, frozen=True):
     ] = 0.0
     momentum_correction: Annotated[
         bool, Meta(description="`beta1` less the momentum that workers who do not wait add by themselves")
-    ] = False
+    ] = True
     compensation: Annotated[
         float, Meta(ge=0, description="of delay, of dense gradients where workers do not wait (DC-ASGD); 0: none")
     ] = 0.0

@@ -293,10 +293,8 @@ class Shard:
     def _meet(self) -> None:
         """Answer those who wait for all others at the end of a clock."""
         live = {worker: member.ticked for worker, member in self.clocks.members.items() if member.is_live}
-        self.meetings.answer(live, self._squares)
-
-    def _squares(self, clock: int) -> list[np.ndarray]:
-        return [held.squares(in_order(self._pending.get(clock, []), number)) for number, held in enumerate(self.tables)]
+        tables, pending = list(enumerate(self.tables)), self._pending
+        self.meetings.answer(live, lambda at: [held.squares(in_order(pending.get(at, []), number)) for number, held in tables])
 
     def _end(self, entries: list[Entry], scale: float) -> None:
         """Apply the pushes of a clock as one step."""

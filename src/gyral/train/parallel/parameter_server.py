@@ -180,7 +180,7 @@ class ParameterServer(Alone):
         at = self.progress.read(self.rank)
         is_new = at is None
         if at is None:
-            at = int(self._loaded["at"][self.rank]) if self._loaded else position.step
+            at = self._begun_at(self._loaded["at"]) if self._loaded else position.step
         position.step = self.step = at
         self.client = self._connect([table.spec for table in self.tables], 0, 0 if is_new and at == 0 else at + 1)
         if is_new and self.is_first:
@@ -195,17 +195,23 @@ class ParameterServer(Alone):
         if is_new:
             self.progress.write(self.rank, at)
 
+    def _begun_at(self, steps: Sequence[int]) -> int:
+        """Steps that a checkpoint has of this worker; where all have done as many, there may be others now."""
+        if len(set(steps)) > 1 and len(steps) != self.num_ranks:
+            what = f"the checkpoint is of {len(steps)} workers that did not wait for each other, and there are {self.num_ranks}"
+            raise ConfigError(what, where="train.parallel", hint=f"`--parallel data={len(steps)}`")
+        return int(steps[self.rank] if len(steps) == self.num_ranks else steps[0])
+
     def _fill(self) -> None:
-        assert self.client is not None
         for number, table in enumerate(self.tables):
             if self._loaded:
-                self.client.load(number, self._loaded["tables"][table.spec.name].numpy().tobytes())
+                self._client.load(number, self._loaded["tables"][table.spec.name].numpy().tobytes())
             else:
-                self.client.push(number, table.keys, table.values())
+                self._client.push(number, table.keys, table.values())
         if not self._loaded:
-            self.client.tick()
+            self._client.tick()
         if not self.is_together:
-            self.client.flush()
+            self._client.flush()
         self._loaded = {}
 
     def _seq(self, step: int) -> int:
