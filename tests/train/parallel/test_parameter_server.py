@@ -1,6 +1,8 @@
 """Workers that meet on a parameter server, as threads with a client each: what they learn, and that nothing counts twice."""
 
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,9 @@ from gyral.train.optim import Optimizer
 from gyral.train.parallel.kept_tables import betas_of
 from gyral.train.parallel.parameter_server import Bsp, ParameterServer, tables_of
 from gyral.train.parallel.strategy import Alone
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "params"))
+from places import SECRET, Served
 
 STEPS, BATCH, IDS = 12, 8, 40
 
@@ -90,7 +95,9 @@ class Workers:
     def run(self, loaded=None):
         specs = [table.spec for table in tables_of(self.task.build(0), self.task.roles, self.train, self.num)]
         settings = Settings(self.train.sync, self.num, 1e6, 1e6, 0.2)
-        looks = clients.open(self.address, specs, folder=self.folder / "server", settings=settings, worker=-1)
+        served = Served(2, specs, settings, self.folder) if self.address == "tcp://2" else None
+        address, secret = (served.address, SECRET) if served else (self.address, b"")
+        looks = clients.open(address, specs, folder=self.folder / "server", settings=settings, worker=-1, secret=secret)
         self.models = [self.task.build(self.train.seed) for _ in range(self.num)]  # a seed is of the process
         threads = [threading.Thread(target=self.safely, args=(rank, looks, loaded)) for rank in range(self.num)]
         try:
@@ -101,6 +108,8 @@ class Workers:
             assert not any(thread.is_alive() for thread in threads) or self.errors, "a worker hangs"
         finally:
             looks.close()
+            if served:
+                served.close()
         if self.errors:
             raise self.errors[0]
         return self
@@ -144,7 +153,9 @@ def farthest(left, right):
     return max(float((left[name] - right[name]).abs().max()) for name in left)
 
 
-@pytest.mark.parametrize("num, address", [(1, "local://1"), (2, "local://1"), (2, "local://3"), (3, "proc://2")])
+@pytest.mark.parametrize(
+    "num, address", [(1, "local://1"), (2, "local://1"), (2, "local://3"), (3, "proc://2"), (2, "tcp://2")]
+)
 def test_bsp_learns_what_one_process_learns(tmp_path, num, address):
     task, train = Clicks(), settings_of("bsp")
     wanted, weights = one_process(task, train)
@@ -202,3 +213,22 @@ def test_the_memory_of_adam_is_as_long_in_examples_for_any_number_of_workers():
     assert betas_of(optim, 1, False) == pytest.approx((0.9, 0.96))
     assert betas_of(optim, 4, False) == pytest.approx((0.975, 0.99))
     assert betas_of(optim, 4, True) == pytest.approx((0.9, 0.99))  # the rest is what four who do not wait add
+
+
+class Spoiled(Clicks):
+    """One example has no loss that can be learned from."""
+
+    def batch(self, examples, step):
+        batch = super().batch(examples, step)
+        batch["labels"] = torch.where(torch.from_numpy(examples == 13), torch.nan, batch["labels"])
+        return batch
+
+
+def test_a_step_that_one_worker_cannot_learn_from_is_left_out_by_all(tmp_path):
+    task, train, steps = Spoiled(), settings_of("bsp"), 25  # a pass
+    wanted, weights = one_process(task, train, steps)
+    workers = Workers(task, train, tmp_path, 2, "local://2", steps).run()
+    assert [step.skipped for step in wanted] == [step.skipped for step in workers.found[1]] and sum(
+        step.skipped for step in wanted
+    ) == 1
+    assert farthest(weights, workers.weights) <= 2e-6
