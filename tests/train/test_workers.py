@@ -94,7 +94,7 @@ def test_async_workers_and_a_shard_are_killed_and_each_step_counts_once(written)
 
 
 @pytest.mark.slow
-def test_a_killed_bsp_run_goes_on_with_the_same_bits(written):
+def test_a_killed_bsp_run_goes_on_with_the_same_bits_and_outlives_a_shard(written):
     words = ("docs", "--family", "lm", "--sync", "bsp", "--parallel", "data=2")
     whole = ended(started(written, *words))
     process = started(written, *words)
@@ -109,7 +109,10 @@ def test_a_killed_bsp_run_goes_on_with_the_same_bits(written):
     for pid in [*processes(process.pid, "gyral.train.rank").values(), process.pid, shard]:
         os.kill(pid, signal.SIGKILL)
     process.communicate()
-    again = ended(started(written, "--resume", folder[0].name, "--set", "train.server.at=proc://2"))
+    process = started(written, "--resume", folder[0].name, "--set", "train.server.at=proc://2")
+    wait_for(lambda: run_of(written) != folder[0] and len(steps_in(run_of(written))) >= 22, process)
+    os.kill(processes(process.pid, "gyral.params.serve")[0], signal.SIGKILL)  # a shard comes back from its folder
+    again = ended(process)
     assert again["loss"] == whole["loss"]
     one, two = (read_weights(cards.find(written, each["model"])).arrays for each in (whole, again))
     assert all(one[name].tobytes() == two[name].tobytes() for name in one)
