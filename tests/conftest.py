@@ -139,3 +139,38 @@ class Project:
             if self.lake.exists("quarantine")
             else []
         )
+
+
+@pytest.fixture
+def arrive():
+    """Bring texts into the lake of a project, as documents: in one batch of the log, of a partition."""
+    from gyral.config import Config
+    from gyral.event.codec import encode_payload
+    from gyral.event.wire import check_json, to_columns
+    from gyral.ingest.drain import Drain
+    from gyral.lake.table import Lake
+    from gyral.log.sqlite import SqliteLog
+
+    def bring_in(root, texts, app="wiki", partition="a", subject="somebody", **props):
+        lake = Lake(root)
+        with SqliteLog(lake.log_folder) as log:
+            batch = f"{partition}-{log.end(partition)}"
+            rows = [
+                {
+                    "event_id": f"{batch}-{number}",
+                    "event_time": 1_700_000_000_000,
+                    "kind": "document",
+                    "subject": subject,
+                    "object": f"page {number}",
+                    "app": app,
+                    "props": {"media": "text", "text": text, **props},
+                }
+                for number, text in enumerate(texts)
+            ]
+            checked = check_json(json.dumps(rows).encode())
+            assert not checked.bad
+            log.append(partition, batch, encode_payload(to_columns(checked.events, 1_700_000_000_000_000)), len(rows))
+            Drain.of(lake, log, Config()).run()
+        return lake
+
+    return bring_in

@@ -9,6 +9,7 @@
 | `task` | a function `(dataset, config) -> Task`: what a neural model is to learn; its name is `FAMILY` or `FAMILY/TASK` |
 | `lesson` | a function `(task, teacher, temperature) -> Lesson`: how a model teaches the task `FAMILY/TASK` |
 | `compressor` | a function `(weights, matrices) -> weights` that makes the named matrices smaller |
+| `texts` | a function `(rows, config, note) -> texts`: what is learned from events of this kind that have just come in |
 | `stage` | a function `(config) -> Stage`, or None where it has nothing to do: signals of documents |
 | `engine` | an `Engine`: where a map of pure functions runs |
 
@@ -25,7 +26,7 @@ from typing import Any
 
 from gyral.errors import ConfigError, UsageError, did_you_mean
 
-KINDS = ("source", "layout", "family", "trainer", "task", "lesson", "compressor", "stage", "engine")
+KINDS = ("source", "layout", "family", "trainer", "task", "lesson", "compressor", "texts", "stage", "engine")
 
 _BUILTIN: dict[str, dict[str, str]] = {
     "source": {
@@ -70,6 +71,7 @@ _BUILTIN: dict[str, dict[str, str]] = {
         "recommender/ranking": "gyral.model.lessons.recommending:ranking",
     },
     "compressor": {"int8": "gyral.compress.quantize:int8"},
+    "texts": {"document": "gyral.curate.arriving:texts"},
     "stage": {
         name: f"gyral.curate.recipe:{name}"
         for name in (

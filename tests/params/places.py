@@ -15,6 +15,7 @@ from gyral.params.serve import Job
 from gyral.params.shard import Settings
 
 PLACES = ("local://1", "local://3", "proc://2", "tcp://2")
+FEW = ("local://1", "tcp://2")
 SECRET = b"a long enough secret for a test"
 
 

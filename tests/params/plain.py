@@ -203,6 +203,11 @@ class Plain:
         if len(counters):
             self.counters[bucket] = Counters(counters.tobytes().ljust(1024, b"\0"))
 
+    def num_rows(self, buckets_N: np.ndarray) -> np.ndarray:
+        counts = np.bincount([bucket_of(key, self.spec.salt) for key in self.rows] or [0], minlength=4096)
+        counts[0] -= not self.rows
+        return counts[buckets_N].astype(np.uint32)
+
     def load_all(self, loaded: Iterable[tuple[int, Records, np.ndarray]]) -> None:
         for each in loaded:
             self.load(*each)

@@ -13,7 +13,7 @@ from gyral.params.shard import Settings
 from gyral.params.spec import Optimizer, TableSpec
 
 from . import plain
-from .places import PLACES, opened
+from .places import FEW, PLACES, opened
 
 SPECS = [TableSpec("items", 5, Optimizer(rate=0.1)), TableSpec("counts", 1, Optimizer(name="sgd", rate=1.0), init="zero")]
 
@@ -141,6 +141,7 @@ def test_bsp_gives_the_same_bits_everywhere(tmp_path):
             assert np.array_equal(clients[turn % 3].table("items").pull(every)[0], expected.pull(every)[0]), place
 
 
+@pytest.mark.parametrize("place", FEW)
 def test_what_is_wrong_with_a_push_is_said_and_nothing_changes(place, tmp_path):
     keys = np.arange(100)
     with opened(place, SPECS, tmp_path) as join:
@@ -161,6 +162,7 @@ def test_what_is_wrong_with_a_push_is_said_and_nothing_changes(place, tmp_path):
             one.table("count")
 
 
+@pytest.mark.parametrize("place", FEW)
 def test_an_older_incarnation_is_told_that_it_is_over(place, tmp_path):
     with opened(place, SPECS, tmp_path) as join:
         old = join(epoch=5)
@@ -174,6 +176,7 @@ def test_an_older_incarnation_is_told_that_it_is_over(place, tmp_path):
         assert (new.table("counts").pull(np.arange(9))[0] == -2).all()
 
 
+@pytest.mark.parametrize("place", FEW)
 def test_a_worker_that_goes_on_from_its_checkpoint_pushes_nothing_twice(place, tmp_path):
     keys = np.arange(40)
     with opened(place, SPECS, tmp_path) as join:

@@ -3,8 +3,9 @@
 import time
 
 import numpy as np
+import pytest
 
-from gyral.errors import GyralError
+from gyral.errors import ConflictError, GyralError
 from gyral.params import cutting
 from gyral.params.cutting import Cutter
 from gyral.params.held import Entry, Held
@@ -82,6 +83,20 @@ def test_a_full_disk_loses_nothing_and_is_heard_of(monkeypatch):
         rows = part.changes.upserts
         folded.update(zip(rows.keys.tolist(), rows.bodies.view(np.float32)[:, 0].tolist(), strict=True))
     assert folded == dict.fromkeys(range(500), 2.0)
+
+
+def test_a_folder_that_another_process_has_ends_the_shard():
+    class Taken(Disk):
+        def write(self, part):
+            raise ConflictError("another process owns it")
+
+    _, _, cutter = made(Taken())
+    cutter.hurry()
+    end = time.monotonic() + 5
+    with pytest.raises(ConflictError):
+        while time.monotonic() < end:
+            cutter.step(time.monotonic())
+    assert cutter.durable(3) == 0
 
 
 def test_without_a_disk_what_is_applied_is_as_durable_as_it_gets():

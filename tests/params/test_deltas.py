@@ -41,7 +41,7 @@ class Shard:
         held = np.zeros((last - first, len(workers)), np.uint64) if applied is None else applied
         return Part(
             table.spec.name, first, last, changes, versions[changes.buckets], np.array(workers, np.int64), held, b"n", 3, at,
-            self.owner,
+            self.owner, table.num_rows(changes.buckets),
         )  # fmt: skip
 
     def cut(self, *range_, **more):
@@ -201,6 +201,25 @@ def test_an_owner_that_was_replaced_is_refused(tmp_path):
     with pytest.raises(ConflictError, match="epoch 2 may not write"):
         Deltas(tmp_path, [ITEMS], epoch=2)
     assert Deltas(tmp_path, [ITEMS], epoch=9).epoch == 9
+
+
+def test_a_cut_of_an_owner_that_was_replaced_is_not_read(tmp_path):
+    """As a disk would have it on which a link does replace."""
+    table, rng = plain.Plain(ITEMS), np.random.default_rng(0)
+    shard = Shard(Deltas(tmp_path / "log", [ITEMS]), table)
+    shutil.copytree(tmp_path / "log", tmp_path / "other")
+    for number in range(3):
+        pushed(table, rng)
+        shard.cut()
+        if number < 2:
+            Deltas(tmp_path / "other", [ITEMS])  # claims 2 and 3, with epochs 2 and 3
+    name = "cut-0000000000000004.delta"
+    shutil.copy(tmp_path / "log" / name, tmp_path / "other" / name)
+    with pytest.raises(Damaged) as told:
+        Deltas(tmp_path / "other", [ITEMS])
+    assert told.value.why == "its owner, epoch 1, had been replaced by epoch 3"
+    with Chain(Folder(tmp_path / "other"), strict=False) as chain:
+        assert chain.number == 3 and not list(chain.buckets())
 
 
 def test_another_table_of_the_same_name_is_refused(tmp_path):

@@ -14,9 +14,10 @@ import pytest
 
 from gyral.errors import GyralError
 from gyral.params import client, lanes
-from gyral.params.shard import Settings
+from gyral.params.shard import Settings, even_map
+from gyral.params.spec import BUCKETS, Optimizer, TableSpec
 
-from . import counting
+from . import counting, plain
 from .flaky import Flaky
 from .places import SECRET, Served
 
@@ -60,6 +61,46 @@ def test_bad_lines_lose_nothing_and_double_nothing(sync, tmp_path, monkeypatch):
         server.close()
 
 
+@pytest.mark.parametrize("sync", ["async", "ssp:2", "bsp"])
+def test_buckets_that_move_under_pushes_lose_nothing_and_double_nothing(sync, tmp_path):
+    dice, errors = random.Random(6), []
+    settings = Settings(sync=sync, workers=2)
+    first = client.open("local://3", counting.SPECS, settings=settings, timeout_s=30.0)
+    hosts, owners = first._transport.hosts, even_map(3)
+
+    def work(joined):
+        try:
+            counting.count(joined, 120)
+        except GyralError as error:
+            errors.append(error)
+
+    def move(start, end, to, version):
+        giver = int(owners[start])
+        owners[start:end] = to
+        new = owners.copy()
+        moving = hosts[giver].do(lambda shard: (shard.give(start, end), shard.remap(new, version))[0])
+        time.sleep(dice.uniform(0, 0.03))  # nobody owns them, and clients come back until somebody does
+        hosts[to].do(lambda shard: (shard.take(moving, version), shard.remap(new, version)))
+        other = 3 - giver - to
+        hosts[other].do(lambda shard: shard.remap(new, version))
+
+    with first, first.another(1) as second:
+        threads = [threading.Thread(target=work, args=[each]) for each in (first, second)]
+        for thread in threads:
+            thread.start()
+        version = 0
+        while any(thread.is_alive() for thread in threads):
+            start = dice.randrange(0, BUCKETS, 256)
+            if owners[start] == owners[start + 255]:
+                version += 1
+                move(start, start + 256, (int(owners[start]) + dice.choice((1, 2))) % 3, version)
+            time.sleep(0.01)
+        assert errors == [] and version > 5
+        rows = first.table("counts").pull(np.arange(counting.KEYS))[0]
+        assert np.array_equal(rows[:, 0], counting.expected(2, 120))
+        assert sum(lane.losses for lane in first._lanes.all) > 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sync", ["async", "ssp:2"])
 def test_killed_workers_and_shards_lose_nothing_and_double_nothing(sync, tmp_path):
@@ -89,6 +130,45 @@ def test_killed_workers_and_shards_lose_nothing_and_double_nothing(sync, tmp_pat
         assert kills >= 5 and sum(launched.deaths) >= 1
         rows = looks.table("counts").pull(np.arange(counting.KEYS))[0]
         assert np.array_equal(rows[:, 0], counting.expected(2, num))
+
+
+@pytest.mark.slow
+def test_bsp_is_the_same_to_the_bit_when_shards_are_killed_on_the_way(tmp_path):
+    spec, num, clocks = TableSpec("learned", 4, Optimizer(name="adam", rate=0.1)), 2, 60
+    rng, dice = np.random.default_rng(4), random.Random(5)
+    keys = rng.integers(0, 3000, (clocks, num, 150))
+    grads = rng.normal(size=(clocks, num, 150, 4)).astype(np.float32)
+    oracle = plain.Plain(spec)
+    for clock in range(clocks):
+        oracle.push(keys[clock].reshape(-1), grads[clock].reshape(-1, 4))
+    settings = Settings(sync="bsp", workers=num, cut_s=0.15, lease_s=60.0)
+    errors = []
+
+    def work(joined):
+        try:
+            for clock in range(clocks):
+                joined.table("learned").pull(keys[clock, joined.worker])
+                joined.table("learned").push(keys[clock, joined.worker], grads[clock, joined.worker])
+                joined.tick()
+                time.sleep(0.05)
+        except GyralError as error:
+            errors.append(error)
+
+    with (
+        client.open("proc://2", [spec], folder=tmp_path, settings=settings, timeout_s=60.0) as first,
+        first.another(1) as other,
+    ):
+        threads = [threading.Thread(target=work, args=[each]) for each in (first, other)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            time.sleep(dice.uniform(0.3, 1.5))
+            if sum(first._transport.deaths) < 5:
+                os.kill(dice.choice(first._transport.processes).pid, signal.SIGKILL)
+        for thread in threads:
+            thread.join(60)
+        assert errors == [] and sum(first._transport.deaths) >= 3
+        assert np.array_equal(first.table("learned").pull(np.arange(3000))[0], oracle.pull(np.arange(3000))[0])
 
 
 def test_a_worker_that_is_stopped_holds_the_others_up_at_the_bound_and_no_longer(tmp_path):

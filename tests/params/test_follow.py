@@ -16,7 +16,7 @@ from gyral.params.follow import Follower
 from gyral.params.keep import Part
 from gyral.params.records import Changes
 from gyral.params.replica import Replica, Writer
-from gyral.params.segment import Bucket, File
+from gyral.params.segment import Bucket, Damaged, File
 from gyral.params.spec import BUCKETS, Optimizer, TableSpec
 
 from . import plain
@@ -45,8 +45,8 @@ class Shard:
     def write(self, changes, first=0, last=BUCKETS, more=1):
         self.versions[changes.buckets] += np.uint64(more)
         none, nobody = np.zeros(0, np.int64), np.zeros((last - first, 0), np.uint64)
-        versions = self.versions[changes.buckets]
-        self.deltas.write(Part("items", first, last, changes, versions, none, nobody, b"", 3, time.time(), self.owner))
+        versions, rows = self.versions[changes.buckets], self.table.num_rows(changes.buckets)
+        self.deltas.write(Part("items", first, last, changes, versions, none, nobody, b"", 3, time.time(), self.owner, rows))
 
     def bucket(self, _table, number):
         return Bucket("items", number, int(self.versions[number]), self.owner, *self.table.export(number))
@@ -200,6 +200,25 @@ def test_an_old_owner_changes_nothing_and_a_moved_bucket_goes_on(tmp_path, write
     others = np.array([other for other in old.table.rows if other not in new.table.rows])
     assert (reader.lookup(others)[0] == old.table.pull(others)[0]).all()
     assert sources[0].found.fenced and not sources[0].broken and not sources[1].broken
+
+
+def test_a_tombstone_that_was_forgotten_is_noticed_by_the_count_of_rows(tmp_path, writer):
+    shard = Shard(tmp_path / "log")
+    follower = Follower(Folder(tmp_path / "log"), {"items": writer}, shard.bucket)
+    shard.learn(0)
+    shard.cut()
+    follower.poll()
+    shard.time += 1000
+    shard.learn(1, expire=True)
+    changes = shard.table.cut()
+    assert len(changes.gone_keys)
+    shard.write(changes._replace(gone_keys=changes.gone_keys[:0], gone_starts=np.zeros_like(changes.gone_starts)))
+    follower.poll()
+    assert follower.found.repaired == np.count_nonzero(np.diff(changes.gone_starts)) and not follower.broken
+    assert_same(writer, shard.table)
+    with pytest.raises(Damaged) as told:
+        compact(tmp_path / "log")
+    assert "rows and not" in told.value.why
 
 
 def test_freshness_comes_from_when_pushes_were_acknowledged(tmp_path, writer):

@@ -1,6 +1,7 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -244,3 +245,26 @@ def test_a_thread_of_this_process_reads_while_regions_grow(tmp_path, opened):
     done.set()
     thread.join(10)
     assert not trouble and len(reader) == 50 and BUCKETS == 4096
+
+
+def test_a_full_disk_is_an_error_and_what_was_there_stays(tmp_path, opened):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", disk]
+    if os.geteuid() or shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        writer, keys = opened(disk / "items", ITEMS), np.arange(200_000)
+        writer.patch(changes_of(ITEMS, keys[:100], np.zeros((100, ITEMS.body_bytes), np.uint8)), 1, 0)
+        changes = changes_of(ITEMS, keys, np.ones((200_000, ITEMS.body_bytes), np.uint8))
+        with pytest.raises(GyralError, match="cannot grow") as told:
+            writer.patch(changes, 2, 0)
+        assert told.value.why == "No space left on device"
+        reader = Replica(disk / "items")
+        rows, held = reader.lookup(keys[:100])
+        assert held.all() and np.isfinite(rows).all() and set(reader.versions.tolist()) <= {0, 1}
+        subprocess.run(["mount", "-o", "remount,size=90m", disk], check=True)
+        writer.patch(changes, 2, 0)
+        assert reader.lookup(keys)[1].all() and len(reader) == 200_000
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)

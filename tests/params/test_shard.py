@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gyral.params import wire
+from gyral.params import cutting, wire
 from gyral.params.consistency import Fenced
 from gyral.params.held import Entry, Held, Moved
 from gyral.params.shard import Session, Settings, Shard, even_map
@@ -249,7 +249,9 @@ def test_buckets_that_move_keep_what_they_have_had(tmp_path):
     assert sides[1].push(2, first, version=1).kind == "moved" and sides[1].is_closed
     owners = even_map(2)
     owners[:1024] = 1
+    assert shards[1].cutter.durable(0) == 1
     shards[1].take(shards[0].give(0, 1024), version=1)
+    assert shards[1].cutter.durable(0) == 0 == shards[1].received[0]  # until its worker has sent again what these may lack
     for each in shards:
         each.remap(owners, 1)
     with pytest.raises(Fenced):
@@ -281,8 +283,42 @@ def test_pushes_that_wait_for_their_clock_move_along():
     shards[1].take(shards[0].give(0, 1024), version=1)
     for each in shards:
         each.remap(owners, 1)
+    assert all(side.is_closed for side in sides)
+    sides = [joined(each) for each in shards]
     sides[1].push(1, first, version=1)  # sent again, as the client does
     for side in sides:
         side.ask(lambda number: wire.Tick(number, 1))
     assert (sides[1].pull(first, clock=1, version=1) == -1).all()
     assert len(shards[0].tables[0].table) == 0
+
+
+def test_a_cut_torn_over_two_clocks_is_replayed_clock_by_clock(tmp_path, monkeypatch):
+    monkeypatch.setattr(cutting, "PART_ROWS", 100)
+    rng = np.random.default_rng(8)
+    grads = rng.normal(size=(3, 2, 200, 3)).astype(np.float32)
+    oracle = plain.Plain(LEARNED)
+    for clock in range(3):
+        oracle.push(np.tile(KEYS, 2), grads[clock].reshape(-1, 3))
+
+    def clocks(sessions, first, last):
+        for clock in range(first, last):
+            for worker, session in enumerate(sessions):
+                session.push(clock + 1, clock=clock, grads=grads[clock, worker])
+                session.ask(lambda number, clock=clock: wire.Tick(number, clock + 1))
+
+    on = shard("bsp", specs=[LEARNED], keep=simple_keep.Simple(tmp_path), workers=2)
+    sessions = [joined(on, worker) for worker in range(2)]
+    clocks(sessions, 0, 1)
+    on.cutter.hurry()
+    for first in (1, 2):  # parts of one round, and clocks that end in between
+        on.work(0.0)
+        on.cutter.settle()
+        clocks(sessions, first, first + 1)
+    on.work(0.0)
+    on.cutter.settle()
+    assert on.cutter.durable(0) == 0 and len(list(tmp_path.glob("*.npz"))) == 3
+    again = shard("bsp", specs=[LEARNED], keep=simple_keep.Simple(tmp_path), workers=2)  # killed in the midst of the round
+    sessions = [joined(again, worker) for worker in range(2)]
+    assert isinstance(sessions[0].pull(clock=1), wire.Parked)
+    clocks(sessions, 0, 3)
+    assert np.array_equal(sessions[1].pull(clock=3), oracle.pull(KEYS)[0])

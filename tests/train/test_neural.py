@@ -29,7 +29,15 @@ def test_openmp_is_told_not_to_spin_before_torch_is_loaded_unless_the_user_says_
 
 def test_the_share_of_the_peak_is_work_over_time_over_peak():
     result = SimpleNamespace(
-        loss=[1.0] * 50, stepping_s=10.0, flops=2e9, ranks=2, peak=Peak(20e9, 80e9, 1), memory_bytes=5, steps=50, best_step=50
+        loss=[1.0] * 90,
+        stepped=50,
+        stepping_s=10.0,
+        flops=2e9,
+        ranks=2,
+        peak=Peak(20e9, 80e9, 1),
+        memory_bytes=5,
+        steps=50,
+        best_step=50,
     )
     told = cost(result, 100, "f32")
     assert told["units_per_s"] == pytest.approx(500) and told["flop_per_s"] == pytest.approx(10e9)

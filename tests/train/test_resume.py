@@ -178,3 +178,11 @@ def test_a_ledger_that_lacks_a_step_is_no_way_to_go_on(tmp_path):
     path.write_bytes(b'{"step":0}\n{"step":0}\n{"step":1}\n')
     with pytest.raises(InputError, match="each step once"):
         saved.ledger_until(path, 2)
+
+
+@pytest.mark.slow
+def test_a_run_whose_steps_are_all_done_is_measured_and_published(killed):
+    root, whole = killed
+    result = json.loads(gyral(root, "train", "--resume", "2", "--json").stdout.splitlines()[-1])
+    assert result["loss"] == whole["loss"] and result["metrics"] == whole["metrics"]
+    assert result["hardware"]["units_per_s"] == 0  # none of its own

@@ -99,6 +99,18 @@ class Server(Section, frozen=True):
     )
 
 
+class Stream(Section, frozen=True):
+    """Documents that come into the lake while they are learned from, with `gyral train lake:NAME`: `[train.stream]`."""
+
+    begin: Annotated[
+        Literal["all", "new"], Meta(description="with what the lake has already, or with what comes from now on")
+    ] = "all"
+    idle_s: Annotated[float, Meta(gt=0, description="without new documents, after which the stream has ended")] = 30.0
+    documents: Annotated[
+        int, Meta(ge=1, description="of a range, about: read at once, held in memory, and trained on in a mixed order")
+    ] = 2_048
+
+
 class Train(Section, frozen=True):
     """Dataset → Model."""
 
@@ -158,6 +170,7 @@ class Train(Section, frozen=True):
     outer: Outer = Outer()
     elastic: Elastic = Elastic()
     server: Server = Server()
+    stream: Stream = Stream()
 
 
 class Lm(Section, frozen=True):

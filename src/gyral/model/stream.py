@@ -117,6 +117,16 @@ class Text(Stream):
         super().__init__(body, np.cumsum(sizes + 1), self.END, sizes)
 
 
+def joined(parts: Sequence[Stream]) -> Stream:
+    """Streams of the same tokens, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    before = np.cumsum([0, *(len(each) for each in parts[:-1])])
+    ends = np.concatenate([each.ends + start for each, start in zip(parts, before, strict=True)])
+    tokens = np.concatenate([each._tokens for each in parts])
+    return Stream(tokens, ends, parts[0].end, np.concatenate([each.sizes for each in parts]))
+
+
 def rows_of(tokens: np.ndarray, documents: np.ndarray, is_masked: bool = True) -> Batch:
     """Inputs, targets, positions and, where documents are hidden from each other, `documents`, each [B, T].
 
@@ -153,12 +163,21 @@ def kept_aside(digests: Sequence[bytes], share: float) -> np.ndarray:
 
     One distinct document at least where there are two: that with the lowest hash.
     """
-    ranks = [int.from_bytes(hashlib.blake2b(each, digest_size=8, key=b"held out").digest(), "little") for each in digests]
+    ranks = [_rank(each) for each in digests]
     bound = int(share * 2**64)
     distinct = sorted(set(ranks))
     if len(distinct) > 1:
         bound = min(max(bound, distinct[0] + 1), distinct[-1])
     return np.fromiter((rank < bound for rank in ranks), bool, len(ranks))
+
+
+def is_aside(digest: bytes, share: float) -> bool:
+    """Whether a document is measured on and never trained on, where nobody knows the others."""
+    return _rank(digest) < int(share * 2**64)
+
+
+def _rank(digest: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(digest, digest_size=8, key=b"held out").digest(), "little")
 
 
 def first_of_each(digests: Iterable[bytes]) -> np.ndarray:

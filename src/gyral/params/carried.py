@@ -6,13 +6,14 @@ message has as many buckets as fit into `MOST_BYTES`; a table of a gigabyte take
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from gyral.errors import InputError
+from gyral.params import wire
 from gyral.params.held import Held
 from gyral.params.keep import Kept
 from gyral.params.records import Records
@@ -73,6 +74,23 @@ def _kept(held: Held, each: Carried) -> Kept:
     counters = np.frombuffer(each.counters, np.uint8)
     workers, applied = np.array(each.workers, np.int64), np.array(each.applied, np.uint64)
     return Kept(each.bucket, Records(keys, stamps, bodies), counters, each.version, workers, applied)
+
+
+def answer(tables: Sequence[Held], ask: wire.Ask, take: Callable[[list[list[Kept]]], None]) -> dict[str, Any]:
+    """What a shard says to `export` and `load`.
+
+    Parameters
+    ----------
+    take : makes buckets, by table, the shard's own.
+    """
+    table, first = divmod(ask.value, BUCKETS)
+    if not 0 <= table < len(tables):
+        raise InputError(f"there is no table {table}")
+    if ask.what == "export":
+        return taken(tables[table], first)
+    moved = put(tables[table], ask.body)
+    take([moved if number == table else [] for number in range(len(tables))])
+    return {"loaded": len(moved)}
 
 
 def packed(bodies: Sequence[bytes]) -> bytes:

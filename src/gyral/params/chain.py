@@ -2,7 +2,7 @@
 
 Names order everything: `cut-<n>` is the n-th file of a folder, `base-<n>` holds what cuts 1 to n amount to, so there is no
 list of files to keep beside the files. The newest base whose checksum holds is the start. Memory while folding: the entries
-(56 bytes a segment) and one chunk of buckets, however large the tables are.
+(56 bytes a segment) and a few chunks of buckets, however large the tables are.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +33,8 @@ from gyral.params.segment import (
 )  # fmt: skip
 from gyral.params.spec import BUCKETS
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES, AHEAD = 4 << 20, 2
+"""A chunk is read and folded by a thread while the one before is used; kernels and reads let go of the interpreter."""
 OPEN_FILES = 200
 """At once; a log that nobody folded may have thousands, and those above are opened when they are read."""
 NAME = re.compile(r"(cut|base)-(\d{16})\.delta")
@@ -105,6 +107,7 @@ class Chain:
     def __init__(self, source: Source, *, strict: bool = True, last: int | None = None) -> None:
         self.parts: list[Listing] = []
         self._files: list[File] = []
+        self._ahead, self._arena = ThreadPoolExecutor(1, "fold"), np.empty(0, np.uint8)
         try:
             self._open_all(source, source.names(), strict, last)
         except BaseException:
@@ -119,6 +122,7 @@ class Chain:
         self.close()
 
     def close(self) -> None:
+        self._ahead.shutdown(cancel_futures=True)
         for file in self._files:
             file.close()
 
@@ -140,7 +144,7 @@ class Chain:
             try:
                 if strict and number != self.number + 1:
                     raise Damaged(name_of("cut", self.number + 1), "the file is missing, and later ones are there")
-                epoch = self.epoch
+                epoch = self.parts[-1].epoch if self.parts else 0
                 self._open(source, name)
                 if self.parts[-1].epoch < epoch:
                     self._files.pop().close()
@@ -229,9 +233,19 @@ class Chain:
         ------
         Damaged : a bucket's segments are not what was written, or one is missing.
         """
-        for chunk in self._chunks(CHUNK_BYTES):
-            if tables is None or self._name(self.entries[self._groups[chunk]]) in tables:
-                yield from self._folded(chunk)
+        chunks = [
+            chunk
+            for chunk in self._chunks(CHUNK_BYTES)
+            if tables is None or self._name(self.entries[self._groups[chunk]]) in tables
+        ]
+        coming = [self._ahead.submit(self._list, chunk) for chunk in chunks[:AHEAD]]
+        for number in range(len(chunks)):
+            ready = coming.pop(0).result()
+            coming += [self._ahead.submit(self._list, chunk) for chunk in chunks[number + AHEAD : number + AHEAD + 1]]
+            yield from ready
+
+    def _list(self, groups: np.ndarray) -> list[Bucket]:
+        return list(self._folded(groups))
 
     def bucket(self, table: str, bucket: int) -> Bucket | None:
         """One bucket; None: it is not in the log."""
@@ -239,7 +253,7 @@ class Chain:
             return None
         first = self.entries[self._groups]
         at = np.flatnonzero((first["bucket"] == bucket) & (first["table"] == list(self.specs).index(table)))
-        return next(iter(self._folded(at)), None) if len(at) else None
+        return self._ahead.submit(self._list, at).result()[0] if len(at) else None
 
     def _chunks(self, chunk_bytes: int) -> Iterator[np.ndarray]:
         """Indexes of groups, so many that their segments take about so many bytes."""
@@ -313,7 +327,7 @@ class Chain:
                 why = f"it holds {end - start:,} rows and not {int(entry['rows']):,}"
                 raise Damaged(self.parts[int(files[last[at]])].name, why, spec.name, int(entry["bucket"]))
             begin = int(offsets[last[at]]) + int(used[at])
-            counters = arena[begin : begin + int(entry["counters"])]
+            counters = arena[begin : begin + int(entry["counters"])].copy()
             records = Records(keys[start:end], stamps[start:end], octets[start:end])
             yield Bucket(spec.name, int(entry["bucket"]), int(entry["version"]), int(entry["owner"]), records, counters)
 
@@ -326,7 +340,9 @@ class Chain:
             offsets[of] = entries["offset"][of] - np.uint64(start) + np.uint64(total)
             spans.append((number, start, total, end - start))
             total += end - start
-        arena = np.empty(total, np.uint8)
+        if len(self._arena) < total:
+            self._arena = np.empty(total, np.uint8)  # used again by every chunk: fresh pages cost more than the copy
+        arena = self._arena[:total]
         view = arena.data
         for number, start, at, size in spans:
             if size:

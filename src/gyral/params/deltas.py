@@ -24,7 +24,7 @@ from gyral.files import alone, fsync_path, is_alive, make_folder
 from gyral.params.chain import Chain, Folder, name_of, numbers
 from gyral.params.keep import Kept, Part
 from gyral.params.records import Records
-from gyral.params.segment import CUT, WHOLE, Bucket, Encoder, same_specs, whole
+from gyral.params.segment import CUT, UNKNOWN, WHOLE, Bucket, Encoder, same_specs, whole
 from gyral.params.spec import BUCKETS, TableSpec
 
 
@@ -82,7 +82,7 @@ class Deltas:
         return self._notes
 
     def recover(self, spec: TableSpec) -> Iterator[Kept]:
-        """Each bucket that was ever in a part, as the log had it when it was opened; memory: a chunk of 4 MB."""
+        """Each bucket that was ever in a part, as the log had it when it was opened; memory: some chunks of 4 MB."""
         done: set[int] = set()
         while True:
             try:
@@ -129,7 +129,7 @@ class Deltas:
         fresh = np.flatnonzero((applied[1][part.first : part.last, columns] != part.applied).any(axis=1))
         chunks: list[Any] = []
         encoder = Encoder([self.specs[part.table]], chunks.append)
-        encoder.add(0, kinds, part.changes, part.versions, part.owner_epoch)
+        encoder.add(0, kinds, part.changes, part.versions, part.owner_epoch, UNKNOWN if part.rows is None else part.rows)
         encoder.finish(
             base=False, number=self.number + 1, epoch=self.epoch, first=part.first, last=part.last,
             versions=versions[None, part.first : part.last], workers=part.workers, applied_at=fresh + part.first,
@@ -182,7 +182,7 @@ class Deltas:
 def compact(folder: Path, keep_s: float = 600.0, keep_bytes: int = 1 << 30) -> int:
     """Fold base and cuts into a new base and remove files that it holds; returns the base's number (0: the log is empty).
 
-    May run in any process while the owner writes: it reads cuts that are there already and memory stays at a chunk of 4 MB.
+    May run in any process while the owner writes: it reads cuts that are there already and memory stays at some chunks of 4 MB.
     Cuts that the base holds stay for followers while they are younger than `keep_s` and take no more than `keep_bytes`; one
     that is slower reads the base instead, so none ever lacks anything.
 

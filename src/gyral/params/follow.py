@@ -78,7 +78,10 @@ class Follower:
         self._again_s, self._is_new = 0.0, True
 
     def poll(self) -> int:
-        """Apply what came since; how many files that were. Never raises for what is in them."""
+        """Apply what came since; how many files that were.
+
+        Damage is counted and mended, not raised; a file of another gyral's format is an `InputError`.
+        """
         names = self._source.names()
         cuts, count = [number for number in numbers(names, "cut") if number > self.number], 0
         if self.number == 0 or self.number + 1 not in cuts:

@@ -43,6 +43,8 @@ class Rows(Protocol):
 
     def load(self, bucket: int, records: Records, counters: np.ndarray) -> None: ...
 
+    def num_rows(self, buckets_N: np.ndarray) -> np.ndarray: ...
+
     def load_all(self, loaded: Sequence[tuple[int, Records, np.ndarray]]) -> None: ...
 
     def drop(self, bucket: int) -> None: ...
@@ -216,8 +218,9 @@ class Held:
             applied[:, column] = self.applied[worker][first:last]
         versions, numbers = self.versions[changes.buckets], np.array(workers, np.int64)
         return Part(
-            self.name, first, last, changes, versions, numbers, applied, notes, self.event_s, self.acknowledged_s, owner_epoch
-        )
+            self.name, first, last, changes, versions, numbers, applied, notes, self.event_s, self.acknowledged_s, owner_epoch,
+            self.table.num_rows(changes.buckets),
+        )  # fmt: skip
 
     def put(self, kept: Kept) -> None:
         """A bucket as it was on the disk, or at another shard."""

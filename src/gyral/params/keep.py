@@ -28,6 +28,7 @@ class Part(NamedTuple):
     event_s : the newest event time that was pushed, 0: none was said.
     acknowledged_s : when the newest push in this part was applied, by this machine's clock (seconds since the epoch).
     owner_epoch : of the shard; a part of an older one is refused.
+    rows : uint32 [N], how many `changes.buckets` have now: who follows compares.
     """
 
     table: str
@@ -41,6 +42,7 @@ class Part(NamedTuple):
     event_s: int = 0
     acknowledged_s: float = 0.0
     owner_epoch: int = 0
+    rows: np.ndarray | None = None
 
 
 class Kept(NamedTuple):

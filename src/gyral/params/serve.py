@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ import msgspec
 from gyral.errors import ConfigError, GyralError
 from gyral.params.channels.sockets import Loop
 from gyral.params.keep import Keep
-from gyral.params.shard import Settings, Shard, describe
+from gyral.params.shard import Settings, Shard
 from gyral.params.spec import TableSpec
 
 TABLE = "gyral.params.table:Table"
@@ -109,8 +109,14 @@ def run(job: Job) -> None:
         loop.run(lambda: bool(job.parent) and os.getppid() != job.parent)
     finally:
         entry.close()
+        loop.close()
         shard.close()
         print(f"{shard.name} ends: {describe(shard.stats())}", flush=True)
+
+
+def describe(stats: Mapping[str, Any]) -> str:
+    """One line for a log."""
+    return ", ".join(f"{name} {value:,}" for name, value in stats.items() if isinstance(value, int))
 
 
 def main() -> int:

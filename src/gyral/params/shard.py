@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -217,18 +217,19 @@ class Shard:
             raise InputError("one that only looks pushed", hint="open the client with a worker's number")
         base = arrays[2] if head.has_base else None
         entry = Entry(head.table, session.worker, head.seq, head.at, arrays[0], arrays[1], base, head.factor)
-        if not self.clocks.sync.is_bsp:
-            self._count(entry, self.tables[head.table].push(entry, self._wall()))
+        if not self.clocks.sync.is_bsp or head.clock < self._open_clock:  # of a clock that has ended: it comes late, or again
+            held, scale = self.tables[head.table], abs(head.scale)
+            now = self._wall()
+            self._count(entry, held.push(entry, now) if scale == 1 else held.push_together([entry], now, scale))
             return
         if head.map_version != self.map_version:
             self.tables[head.table].check(entry.keys)
         if not is_small(entry.grads):  # the table would say so at the end of the clock, when nobody asks
             where = f"a push of `{self.specs[head.table].name}`"
             raise InputError("a gradient is not a number to learn from", where=where, why="NaN, infinite or beyond 2^57")
-        clock = max(head.clock, self._open_clock)
         if head.scale >= 0:
-            self.meetings.decide(clock, head.scale)
-        self._pending[clock].append(entry.copied())
+            self.meetings.decide(head.clock, head.scale)
+        self._pending[head.clock].append(entry.copied())
 
     def _count(self, entry: Entry, num: int) -> None:
         self.received[entry.worker] = entry.seq
@@ -328,7 +329,7 @@ class Shard:
     def give(self, first: int, last: int) -> Moving:
         """Buckets of a range for another shard to `take`; answer nothing between this and `remap`.
 
-        Under `bsp`, pushes of a clock that the other shard has ended already go into its next step.
+        Under `bsp`, pushes of a clock that the other shard has ended already are steps of their own there.
         """
         wanted = np.zeros(BUCKETS, np.uint8)
         wanted[first:last] = self.owned[first:last]
@@ -342,9 +343,14 @@ class Shard:
                 continue
             self.cutter.write_now(held.take(buckets, self.noted(), self.cutter.owner_epoch))
             for worker, applied in held.applied.items():
-                self.cutter.lower(worker, min(int(applied[kept.bucket]) for kept in buckets))
+                low = min(int(applied[kept.bucket]) for kept in buckets)  # what its worker has sent since may come only now
+                self.received[worker] = min(self.received.get(worker, low), low)
+                self.cutter.lower(worker, low)
         for clock, entry in moving.pending:
-            self._pending[max(clock, self._open_clock)].append(entry)
+            if clock < self._open_clock:
+                self.tables[entry.table].push(entry, self._wall())
+            else:
+                self._pending[clock].append(entry)
 
     def _pending_in(self, wanted: np.ndarray) -> list[tuple[int, Entry]]:
         salts = [held.salt for held in self.tables]
@@ -352,9 +358,14 @@ class Shard:
         return [(clock, entry) for clock, entry in parts if len(entry.keys)]
 
     def remap(self, owners: np.ndarray, version: int) -> None:
-        """A new map: what is not owned any more goes, and the disk knows it when this returns."""
+        """A new map: what is not owned any more goes, and the disk knows it when this returns.
+
+        All workers' links end, so that each sends again, under the new map, what is not durable.
+        """
         if version <= self.map_version:
             raise Fenced(f"map {version} is not newer than map {self.map_version}", where=self.name)
+        for session in self.sessions.values():
+            session.close()
         self._adopt(owners.astype(np.uint16))
         self.map_version = version
         self.cutter.owner_epoch = max(version, self.cutter.owner_epoch)
@@ -370,12 +381,7 @@ class Shard:
         if ask.what == "expire":
             return {"expired": sum(held.table.expire(ask.value) for held in self.tables)}
         if ask.what in ("export", "load"):
-            table, first = divmod(ask.value, BUCKETS)
-            if ask.what == "export":
-                return carried.taken(self.tables[table], first)
-            moved = carried.put(self.tables[table], ask.body)
-            self.take(Moving([moved if number == table else [] for number in range(len(self.tables))], []), self.map_version)
-            return {"loaded": len(moved)}
+            return carried.answer(self.tables, ask, lambda moved: self.take(Moving(moved, []), self.map_version))
         return self.stats()
 
     def stats(self) -> dict[str, Any]:
@@ -392,8 +398,3 @@ class Shard:
 def even_map(num: int) -> np.ndarray:
     """Owner of each bucket where `num` shards have as many each, uint16 [BUCKETS]."""
     return (np.arange(BUCKETS) * num // BUCKETS).astype(np.uint16)
-
-
-def describe(stats: Mapping[str, Any]) -> str:
-    """One line for a log."""
-    return ", ".join(f"{name} {value:,}" for name, value in stats.items() if isinstance(value, int))

@@ -50,8 +50,8 @@ class Found(NamedTuple):
     @property
     def held(self) -> np.ndarray:
         """Whether each of the K keys has a row."""
-        held: np.ndarray = (self.slots != 0)[self.batch.inverse]
-        return held
+        held_U = self.slots != 0
+        return np.ones(len(self.batch.inverse), bool) if held_U.all() else held_U.take(self.batch.inverse)
 
 
 class Table:
@@ -233,6 +233,10 @@ class Table:
         if len(counters):
             self.held.counters[bucket] = counters
 
+    def num_rows(self, buckets_N: np.ndarray) -> np.ndarray:
+        """Rows that buckets have, uint32 [N]."""
+        return self.held.rows[buckets_N.astype(np.int64)].astype(np.uint32)
+
     def load_all(self, loaded: Sequence[tuple[int, Records, np.ndarray]]) -> None:
         """`load` for many buckets: of a table that has nothing of them, all keys at once (.17 µs a row, else .45)."""
         numbers = np.array([bucket for bucket, _, _ in loaded], np.int64)
@@ -247,6 +251,7 @@ class Table:
             is_fit = len(found.batch.keys) == len(keys) == len(stamps)
             if is_fit and (self._buckets(keys) == np.repeat(numbers, lengths)).all():
                 self._check_room(len(keys))
+                index.make_room(self.held, self.form.half, self.form.salt, numbers, np.array(lengths))
                 self._insert(found.batch, found.slots, np.ones(len(keys), np.uint8), 0)
                 rows.read_in(self.held, self.form, found.slots, stamps, bodies.view(np.uint32))
                 self.epoch += 1

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from gyral.params.spec import TableSpec
 
 PROTOCOL = 1
+Count = Annotated[int, Meta(ge=0, le=1 << 62)]
+Seconds = Annotated[int, Meta(ge=0, lt=1 << 32)]
 Arrays = Sequence[np.ndarray]
 
 
@@ -39,10 +43,10 @@ class Hello(Head):
 class Pull(Head):
     """Array: keys. `clock` is the worker's."""
 
-    table: int
-    clock: int
-    map_version: int
-    num: int
+    table: Count
+    clock: Count
+    map_version: Count
+    num: Count
 
 
 class Push(Head):
@@ -51,12 +55,12 @@ class Push(Head):
     `seq` counts the worker's pushes, over tables and shards.
     """
 
-    table: int
-    clock: int
-    seq: int
-    at: int
-    map_version: int
-    num: int
+    table: Count
+    clock: Count
+    seq: Count
+    at: Seconds
+    map_version: Count
+    num: Count
     has_base: bool = False
     factor: float = 1.0
     scale: float = -1.0
@@ -69,7 +73,7 @@ class Tick(Head):
     `decided` : what the workers have agreed on at its end.
     """
 
-    clock: int
+    clock: Count
     scale: float = 1.0
     decided: bytes = b""
 

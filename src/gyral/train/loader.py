@@ -8,11 +8,16 @@ rank computes which rows is decided anew each step by whoever takes part in it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from gyral.errors import InputError
 from gyral.lake.order import permuted
+
+
+class Ended(Exception):
+    """There is no such step: a live stream has ended before it."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Order:
     num_rows: int
     batch: int
     seed: int
+    ahead: ClassVar[int] = 4096
+    """Examples whose places may be asked for at once: a permutation of 32 costs as much as one of a thousand (.1 ms)."""
 
     def examples(self, step: int, count: int = 1) -> np.ndarray:
         """Examples of a step, or of `count` from there on, int64 [count x batch]; they may reach over the end of a pass.
@@ -70,10 +77,6 @@ class Order:
         return divmod(step * self.batch, self.num_rows)
 
 
-AHEAD = 4096
-"""Examples whose places are computed at once: a permutation of 32 costs as much as one of a thousand (.1 ms)."""
-
-
 class Ahead:
     """The examples of steps one after the other, computed some steps ahead; any step may be asked for."""
 
@@ -84,7 +87,7 @@ class Ahead:
     def examples(self, step: int) -> np.ndarray:
         """As `Order.examples`, int64 [batch]."""
         if not 0 <= step - self._first < len(self._block):
-            count = max(1, AHEAD // self._order.batch)
+            count = max(1, self._order.ahead // self._order.batch)
             self._first, self._block = step, self._order.examples(step, count).reshape(count, -1)
         found: np.ndarray = self._block[step - self._first]
         return found

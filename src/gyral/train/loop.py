@@ -19,7 +19,7 @@ from gyral.errors import InputError
 from gyral.model.task import Batch, Task
 from gyral.train.ema import Ema
 from gyral.train.guard import Copy, Guard
-from gyral.train.loader import Ahead, Order
+from gyral.train.loader import Ahead, Ended, Order
 from gyral.train.optim import Optimizer
 from gyral.train.parallel.strategy import Strategy, Totals
 
@@ -102,7 +102,7 @@ def train(
     guard: Guard | None = None,
     ema: Ema | None = None,
 ) -> None:
-    """Train until `settings.steps` are done.
+    """Train until `settings.steps` are done, or a live stream has ended.
 
     Parameters
     ----------
@@ -122,9 +122,21 @@ def train(
     guard = guard or Guard()
     guard.num_skipped = position.skipped
     ahead = Ahead(order)
+    called: dict[int, int] = {}
+
+    def call(is_last: bool) -> None:
+        for number, (interval, function) in enumerate(every):
+            if called.get(number) != position.step and (is_last or (interval and position.step % interval == 0)):
+                called[number] = position.step
+                function(position.step)
+                model.train()
+
     while position.step < settings.steps:
         begun = time.perf_counter()
-        totals, retries = _compute(task, strategy, optimizer, settings, ahead, position)
+        try:
+            totals, retries = _compute(task, strategy, optimizer, settings, ahead, position)
+        except Ended:
+            break
         step = position.step
         norm = strategy.clip(settings.clip)
         verdict = guard.judge(step, totals.loss, norm)
@@ -148,10 +160,8 @@ def train(
         )  # fmt: skip
         for watch in watches:
             watch(record)
-        for interval, function in every:
-            if position.step == settings.steps or (interval and position.step % interval == 0):
-                function(position.step)
-                model.train()
+        call(position.step == settings.steps)
+    call(is_last=True)
 
 
 def _compute(

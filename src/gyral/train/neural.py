@@ -17,7 +17,7 @@ from gyral.files import write_atomic
 from gyral.lake.dataset import Dataset
 from gyral.model.card import WEIGHTS, find, read_card, read_weights, write_weights
 from gyral.run import Run
-from gyral.train import resume, saved
+from gyral.train import ranges, resume, saved
 from gyral.train.elastic import launch
 from gyral.train.fitted import Fitted
 from gyral.train.saved import LEDGER
@@ -57,6 +57,8 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
         config.train.checkpoint_every or planned_steps(flops, size, CHECKPOINT_S, num), resume.pins_of(data, pins, steps),
         versions(),
     )  # fmt: skip
+    if (live := getattr(task, "live", None)) is not None:
+        live.note = run.note
     teller = Teller(run, task, config, steps)
     steps_seen = _Follower(folder / LEDGER, loop.Step, teller.step)
     evaluations_seen = _Follower(folder / held_out.FILE, held_out.Evaluation, teller.evaluation)
@@ -99,6 +101,13 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     training = {"steps": result.steps, "loss": result.loss, "metrics": result.metrics, "ranks": result.ranks}
     training |= {"server": result.server} if result.server else {}
     training |= teller.done(result)
+    if live is not None:
+        training["stream"] = told = ranges.Ranges(folder).told()
+        data.manifest.rows_in, data.manifest.rows_kept = told["events"], told["documents"]
+        run.note(
+            f"stream   {told['documents']:,} documents in {told['ranges']:,} ranges, {told['examples']:,} examples of which "
+            f"{told['unread']:,} are left; ended: {ENDED[told['ended']]}"
+        )
     return Fitted(weights, None, [candidate], "what was kept aside", training, task.files(), task.metric)
 
 
@@ -150,6 +159,9 @@ def be_quiet() -> None:
     if "torch" not in sys.modules:
         for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
             os.environ.setdefault(name, ranks.QUIET[name])
+
+
+ENDED = {"idle": "nothing new came", "steps": "all steps are done", "": "not written"}
 
 
 class _Follower:

@@ -18,6 +18,7 @@ import numpy as np
 from gyral.config import Config
 from gyral.errors import InputError
 from gyral.lake import documents
+from gyral.lake.arrivals import Arrivals
 from gyral.lake.dataset import Dataset
 from gyral.lake.tokens import MANIFEST, TokenShards
 from gyral.model import hf
@@ -64,6 +65,10 @@ def next_token(data: Dataset, config: Config) -> Task:
     InputError : it has too little text, or its tokens are not those of the model that training begins from.
     """
     data.require("text", "a language model")
+    if isinstance(data, Arrivals):
+        from gyral.train.open_live import next_token as following
+
+        return following(data, config)
     start = hf.read(Path(config.train.start)) if config.train.start else None
     opened = _open(data, config, start)
     length = config.lm.length

@@ -72,7 +72,7 @@ class Result(msgspec.Struct):
     Attributes
     ----------
     metrics : of the weights that are published, which were those after `best_step` steps.
-    elapsed_s, stepping_s : from before the first step to the end, and the steps alone.
+    elapsed_s, stepping_s : from before the first step to the end, and the steps alone: `stepped`, none of a run before.
     flops : of one step of all ranks together; `peak` and `memory_bytes` are those of one rank.
     server : what the parameter server told, where there was one: staleness, rows, links.
     """
@@ -87,6 +87,7 @@ class Result(msgspec.Struct):
     flops: float = 0.0
     peak: hardware.Peak = hardware.Peak(0.0, 0.0, 1)
     memory_bytes: int = 0
+    stepped: int = 0
     server: dict[str, Any] = {}
 
 
@@ -129,7 +130,9 @@ def work(
         job.steps, config.train.batch, config.train.microbatch, config.train.optim.clip,
         config.train.evaluate_every, job.checkpoint_every, config.train.optim.snapshot_every,
     )  # fmt: skip
-    order = Order(task.num_rows, config.train.batch, config.train.seed)
+    live = getattr(task, "live", None)
+    batch, seed = config.train.batch, config.train.seed
+    order: Order = live.order(folder, batch, seed) if live is not None else Order(task.num_rows, batch, seed)
     ema = Ema(model, config.train.ema) if config.train.ema else None
     guard = Guard(config.train.optim.spike)
     is_grouped = dist.is_available() and dist.is_initialized()
@@ -140,8 +143,9 @@ def work(
     )  # fmt: skip
     position = checkpoints.begin(job.begin)
     held_out = HeldOut(
-        task, model, strategy, folder, keep=config.train.keep, last_step=job.steps, ema=ema, listener=on_evaluation
-    )
+        task, model, strategy, folder, keep="last" if live is not None else config.train.keep, last_step=job.steps, ema=ema,
+        listener=on_evaluation,
+    )  # fmt: skip
     whole = Whole(guard, lambda: Copy(0, model, optimizer.inner, strategy, ema.shadow.values() if ema else ()))
     strategy.follow(optimizer, position, {"guard": whole, "held_out": held_out, **({"ema": ema} if ema else {})})
 
@@ -154,15 +158,17 @@ def work(
     with Kept(job, strategy, done, keep or on_step, is_told=keep is not None) as kept:
         every: list[tuple[int, Callable[[int], Any]]] = [(settings.checkpoint_every, save), (settings.evaluate_every, held_out)]
         loop.train(task, model, strategy, optimizer, settings, order, position, [kept], every, guard, ema)
+    if live is not None:
+        live.close(position.step)
     checkpoints.wait()
     metrics = held_out.publish()
     weights = {name: tensor for name, tensor in strategy.weights().items() if name not in twice}
     told = strategy.told()
     strategy.close()
     result = Result(
-        job.steps, kept.losses, metrics, strategy.num_ranks, time.monotonic() - begun,
-        held_out.best.step if held_out.best else job.steps, kept.stepping_s, flops, peak, hardware.peak_rss_bytes(),
-        told,
+        position.step, kept.losses, metrics, strategy.num_ranks, time.monotonic() - begun,
+        held_out.best.step if held_out.best else position.step, kept.stepping_s, flops, peak, hardware.peak_rss_bytes(),
+        kept.stepped, told,
     )  # fmt: skip
     return Trained(task, weights, result)
 
@@ -197,7 +203,7 @@ class Kept:
         self._strategy, self._tell, self._is_told = strategy, tell, is_told
         path = folder / LEDGER
         self.losses = [msgspec.json.decode(line, type=loop.Step).loss for line in saved.ledger_until(path, done)]
-        self.stepping_s = 0.0
+        self.stepping_s, self.stepped = 0.0, 0
         self._ledger = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by __exit__)
         self._profile = Profile(folder, num_traced) if num_traced and strategy.is_first else None
 
@@ -212,6 +218,7 @@ class Kept:
     def __call__(self, step: loop.Step) -> None:
         self.losses.append(step.loss)
         self.stepping_s += step.seconds
+        self.stepped += 1
         if self._strategy.is_first and not self._is_told:
             self._ledger.write(msgspec.json.encode(step) + b"\n")
         if self._tell is not None and (self._strategy.is_first or self._is_told):

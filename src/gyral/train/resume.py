@@ -13,6 +13,7 @@ from typing import Any
 
 from gyral.config import Config, describe
 from gyral.errors import ConflictError, NotFound, UsageError
+from gyral.lake.arrivals import Arrivals
 from gyral.lake.dataset import Dataset
 from gyral.lake.foreign import Foreign
 from gyral.run import FOLDER as RUNS
@@ -23,8 +24,8 @@ from gyral.train.saved import Pins
 
 FREE = (
     "train.parallel", "train.microbatch", "train.evaluate_every", "train.checkpoint_every", "train.keep_checkpoints",
-    "train.elastic", "train.compile", "train.recompute", "train.profile", "train.schedule", "train.sharding", "train.tables",
-    "train.server.at", "train.server.secret", "train.server.lease_s", "train.server.cut_s",
+    "train.elastic", "train.stream", "train.compile", "train.recompute", "train.profile", "train.schedule", "train.sharding",
+    "train.tables", "train.server.at", "train.server.secret", "train.server.lease_s", "train.server.cut_s",
 )  # fmt: skip
 """Settings, or sections of them, that a run may go on with in another way: they change the order of additions at most."""
 
@@ -49,7 +50,7 @@ def pins_of(data: Dataset, config: Config, steps: int) -> Pins:
 
 def digest_of(data: Dataset) -> str:
     """Digest of the manifest of a dataset: another one, other rows."""
-    if isinstance(data, Foreign):
+    if isinstance(data, Foreign | Arrivals):
         return data.digest
     path = data.folder / "manifest.json"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""

@@ -26,6 +26,7 @@ import msgspec
 
 from gyral.errors import GyralError, InputError
 from gyral.files import fsync_path, make_folder, write_atomic
+from gyral.train import ranges
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
@@ -182,6 +183,8 @@ def take_over(source: Saved, into: Path) -> None:
             fsync_path(staging / name)
     fsync_path(staging)
     write_atomic(into / LEDGER, b"".join(lines))
+    if streamed := ranges.taken_over(source.folder.parent.parent):
+        write_atomic(into / ranges.FILE, streamed)
     os.rename(staging, place)
     fsync_path(place.parent)
 

@@ -59,7 +59,7 @@ def cost(result: Any, units: int, precision: str) -> dict[str, Any]:
     units : that a step of all ranks counts.
     """
     done = "bf16" if precision == "bf16" else "f32"
-    steps_per_s = len(result.loss) / max(result.stepping_s, 1e-9)
+    steps_per_s = result.stepped / max(result.stepping_s, 1e-9)
     flop_per_s, peak = result.flops * steps_per_s, result.peak.of(done) * result.ranks
     return {
         "units_per_s": steps_per_s * units,

@@ -94,10 +94,11 @@ def _documents(snapshot: Snapshot, part: Part) -> Iterator[Row]:
     rows = snapshot.read(["object", "language", "props"], where, fragment=part.begin)
     for batch in rows.to_batches(max_chunksize=1_024):
         for object_, language, props in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            yield from _rows(object_ or "", language, props)
+            yield from rows_of_event(object_ or "", language, props)
 
 
-def _rows(file: str, language: str | None, text: str) -> Iterator[Row]:
+def rows_of_event(file: str, language: str | None, text: str) -> Iterator[Row]:
+    """Rows of one event by its `object`, `language` and `props`: one, or one a caption of a picture."""
     try:
         props = msgspec.json.decode(text)
         media, raw = props["media"], base64.b64decode(props["raw"]) if "raw" in props else None
@@ -120,7 +121,9 @@ def _said(snapshot: Snapshot) -> Iterator[Row]:
     pictures: dict[str, Row] = {}
     for some in _some(chosen):
         for row in snapshot.read(["object", "props"], f"kind = {literal(DOCUMENT)} AND object IN ({some})").to_pylist():
-            pictures.update((each.file, each) for each in _rows(row["object"], None, row["props"]) if each.media == "image")
+            pictures.update(
+                (each.file, each) for each in rows_of_event(row["object"], None, row["props"]) if each.media == "image"
+            )
     for number, (row, question, said) in enumerate(every):
         name = row["object"] or said["request_id"]
         if said["verdict"] == CORRECTED and said.get("text"):

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-
 from gyral.params.wire import Arrays, FromShard, Head
 
 Frame = tuple[FromShard, Arrays]
@@ -55,8 +53,3 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """End what this process started; the links are closed already."""
-
-
-def copied(arrays: Arrays) -> list[np.ndarray]:
-    """Of arrays that their owner will change."""
-    return [each.copy() for each in arrays]

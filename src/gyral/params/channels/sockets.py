@@ -9,6 +9,7 @@ import contextlib
 import os
 import queue
 import select
+import struct
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -50,7 +51,7 @@ def _read(link: Link, codec: Codec) -> tuple[Any, Arrays] | None:
     try:
         head = link.read(codec.into)
         return None if head is None else codec.received(head)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, struct.error) as error:
         raise LinkLost(f"the link to {link.peer} is lost", [link.peer], why=f"it sent what cannot be read: {error}") from None
 
 
@@ -63,12 +64,9 @@ class SocketChannel:
 
     def send(self, head: Head, arrays: Arrays = ()) -> None:
         """Take a frame along, and send what the system takes."""
-        self.link.queue(*self._frame(head, arrays))
-        self.link.write()
-
-    def _frame(self, head: Head, arrays: Arrays) -> list[Any]:
         first, rest = self._codec.frame(head, arrays)
-        return [first, *rest]
+        self.link.queue(first, *rest)
+        self.link.write()
 
     def pump(self) -> list[Frame]:
         """Move what can be moved now; the frames that came."""
@@ -142,6 +140,7 @@ class Loop:
         self._poll = select.poll()
         self._ready: dict[int, Callable[[int], None]] = {}
         self.changed: set[SocketSession] = set()
+        self._sessions: set[SocketSession] = set()
         self._ending: set[SocketSession] = set()
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._pipe = os.pipe()
@@ -173,6 +172,7 @@ class Loop:
     def admit(self, link: Link, codec: Codec) -> None:
         """A client has come."""
         session = SocketSession(link, codec, self)
+        self._sessions.add(session)
         self.watch(link.fileno(), lambda event: self._serve(session, event))
 
     def run(self, is_over: Callable[[], bool] = lambda: False) -> None:
@@ -191,6 +191,13 @@ class Loop:
                 if ready is not None:
                     ready(event)
                 self._send()
+
+    def close(self) -> None:
+        """End all sessions; after `run`, by whoever made the loop."""
+        for session in list(self._sessions):
+            self._end(session)
+        for number in self._pipe:
+            os.close(number)
 
     def _call(self) -> None:
         os.read(self._pipe[0], 4096)
@@ -233,6 +240,7 @@ class Loop:
 
     def _end(self, session: SocketSession) -> None:
         self._ending.discard(session)
+        self._sessions.discard(session)
         self.forget(session.link.fileno())
         session.is_closed = True
         session.link.close()

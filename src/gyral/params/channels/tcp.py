@@ -52,23 +52,29 @@ class TcpCodec:
         self._arrays = []
         if not isinstance(self._head, wire.Pull | wire.Push | wire.Rows):
             return ()
-        num = self._head.num
-        if not 0 <= num <= size or size > MAX_BODY_BYTES:
+        num, dim = self._head.num, self._dim(self._head)
+        dtype, width = coding.form(self.coding, dim)
+        row_bytes = width * np.dtype(dtype).itemsize
+        several = {wire.Pull: 0, wire.Rows: 1}.get(type(self._head), 1 + getattr(self._head, "has_base", False))
+        expected = (1 if isinstance(self._head, wire.Rows) else 8) + several * row_bytes
+        if num < 0 or size > MAX_BODY_BYTES or num * expected != size:
             raise ValueError(f"{num:,} keys in {size:,} bytes")
         if isinstance(self._head, wire.Rows):
-            if self._head.to not in self._asked:
-                raise ValueError("rows that nobody asked for")
-            dim = self._asked[self._head.to]
             self._arrays = [self._lent(num, dim), np.empty(num, np.bool_)]
-        elif isinstance(self._head, wire.Push):
-            if not 0 <= self._head.table < len(self._dims):
-                raise ValueError(f"there is no table {self._head.table}")
-            dim = self._dims[self._head.table]
-            names = ["grads", "base"][: 1 + self._head.has_base]
-            self._arrays = [self._used("keys", 8 * num, np.int64), *(self._shaped(name, num, dim) for name in names)]
         else:
-            self._arrays = [self._used("keys", 8 * num, np.int64)]
+            names = ["grads", "base"][:several]
+            self._arrays = [self._used("keys", 8 * num, np.int64), *(self._shaped(name, num, dim) for name in names)]
         return self._arrays
+
+    def _dim(self, head: wire.Pull | wire.Push | wire.Rows) -> int:
+        """Numbers a row of what this is about."""
+        if isinstance(head, wire.Rows):
+            if head.to not in self._asked:
+                raise ValueError("rows that nobody asked for")
+            return self._asked[head.to]
+        if not 0 <= head.table < len(self._dims):
+            raise ValueError(f"there is no table {head.table}")
+        return self._dims[head.table]
 
     def received(self, head: bytes) -> tuple[Any, Arrays]:
         """A frame that is complete."""
