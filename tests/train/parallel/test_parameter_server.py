@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gyral.config.training import Optim, Train
+from gyral.config.training import Optim, Server, Train
 from gyral.errors import ConfigError
 from gyral.model.nets.tables import Table
 from gyral.model.roles import Roles
@@ -232,3 +232,9 @@ def test_a_step_that_one_worker_cannot_learn_from_is_left_out_by_all(tmp_path):
         step.skipped for step in wanted
     ) == 1
     assert farthest(weights, workers.weights) <= 2e-6
+
+
+def test_delay_may_be_compensated(tmp_path):
+    train = settings_of("async", server=Server(compensation=1.0))
+    workers = Workers(Clicks(), train, tmp_path, 2, "local://1", 30).run()
+    assert workers.found[0][-1].loss < workers.found[0][0].loss

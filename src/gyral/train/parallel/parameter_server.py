@@ -259,8 +259,9 @@ class ParameterServer(Alone):
 
     def _push(self, parts: Sequence[tuple[np.ndarray, np.ndarray]], step: int, share: float) -> None:
         for number, (keys_K, grads_KD) in enumerate(parts):
-            factor = self.factor(step) * (1.0 if self.tables[number].is_rows else share)
-            self._client.push(number, keys_K, grads_KD, factor=factor)
+            table = self.tables[number]
+            base_KD = table.values() if table.spec.optimizer.compensation else None  # as it was pulled
+            self._client.push(number, keys_K, grads_KD, 0, base_KD, self.factor(step) * (1.0 if table.is_rows else share))
 
     def commit(self, step: int) -> None:
         """Tick; a step that was not learned from is counted as well."""
