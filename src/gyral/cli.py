@@ -25,6 +25,7 @@ from gyral.console import (
     host_and_port,
     into_option,
     loop_options,
+    mesh_options,
     on_option,
     plain,
     print_result,
@@ -169,10 +170,8 @@ def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, *
 @click.option("--seed", type=int, help="Same data, configuration and seed: same bytes.")
 @click.option("--distill", metavar="MODEL", help="A model that teaches the new one.")
 @click.option("--map", "mapping", metavar="FIELD=COLUMN,…", help="Of a file of events: subject, object, time, …")
-@click.option("--parallel", metavar="MESH", help="Ranks along axes: `data=2`, `data=2,tensor=2`, `pipeline=2,shard=2`.")
-@click.option("--sync", metavar="HOW", help="How what is learned is joined: `allreduce`, or `federated`: simulated devices.")
 @click.option("--resume", type=int, metavar="RUN", help="Go on with an interrupted training, on any mesh.")
-@on_option
+@mesh_options
 @common
 def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str | None, mapping: str | None, **flags: Any) -> None:
     """Train a model on DATASET, or on a file, a folder or a package of it; candidates compete on its last part."""

@@ -103,6 +103,13 @@ def on_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def mesh_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    parallel = "Ranks along axes: `data=2`, `data=2,tensor=2`, `pipeline=2,shard=2`."
+    sync = "How ranks agree: allreduce; by a parameter server: bsp, ssp:4, async; federated: simulated devices."
+    command = click.option("--sync", metavar="RULE", help=sync)(on_option(command))
+    return click.option("--parallel", metavar="MESH", help=parallel)(command)
+
+
 def into_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--into", metavar="LAKE", help="Folder of the lake, or s3://BUCKET/PREFIX; default: `lake`.")(command)
 

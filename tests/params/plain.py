@@ -37,7 +37,7 @@ def first(key: int, spec: TableSpec) -> np.ndarray:
     hash_, values = hashed(key, spec.salt), []
     for place in range(spec.dim):
         bits = mixed(((hash_ ^ 0xD1B54A32D192ED03) + (place + 1) * GOLDEN) & M)
-        if spec.init == "zero":
+        if spec.init in ("zero", "pushed"):
             values.append(np.float32(0))
         elif spec.init == "uniform":
             values.append((np.float32(bits >> 40) * np.float32(2.0**-23) - np.float32(1)) * np.float32(spec.scale))
@@ -101,7 +101,9 @@ class Plain:
         held = [key in self.rows for key in keys_K.tolist()]
         return np.array(rows, dtype=np.float32).reshape(len(keys_K), self.spec.dim), np.array(held, dtype=bool)
 
-    def push(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None) -> None:
+    def push(
+        self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None, factor: float = 1.0
+    ) -> None:
         sums: dict[int, np.ndarray] = {}
         times: dict[int, int] = {}
         bases: dict[int, np.ndarray] = {}
@@ -119,9 +121,13 @@ class Plain:
                 continue
             stamp, state, held = self.rows[key]
             weights = first(key, self.spec) if held is None else decoded(self.spec, held)
+            if held is None and self.spec.init == "pushed":
+                self.rows[key] = [max(stamp, at), state, self.rounded(key, np.array(grad, np.float32))]
+                self.dirty.add(key)
+                continue
             if key in bases:
                 grad = grad + np.float32(self.spec.optimizer.compensation) * grad * grad * (weights - bases[key])
-            state, weights = stepped(self.spec, state, weights, grad)
+            state, weights = stepped(self.spec, state, weights, grad, factor)
             self.rows[key] = [max(stamp, at), state, self.rounded(key, weights)]
             self.dirty.add(key)
 
@@ -244,10 +250,13 @@ def decoded(spec: TableSpec, held: np.ndarray) -> np.ndarray:
     return held[4 : 4 + spec.dim].view(np.int8).astype(np.float32) * held[:4].view(np.float32)[0]
 
 
-def stepped(spec: TableSpec, state: np.ndarray, w: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def stepped(
+    spec: TableSpec, state: np.ndarray, w: np.ndarray, g: np.ndarray, factor: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """One step of one row in numpy float32."""
     how, f, dim = spec.optimizer, np.float32, spec.dim
-    rate, eps = f(how.rate), f(how.eps or 1e-30)
+    rate, eps = f(how.rate * factor), f(how.eps or 1e-30)
+    w = w * f(1 - how.rate * factor * how.decay)
     if how.name == "sgd":
         return state, w - rate * g
     if how.name == "momentum":
@@ -268,7 +277,7 @@ def stepped(spec: TableSpec, state: np.ndarray, w: np.ndarray, g: np.ndarray) ->
     if how.name == "adam":
         step, m, v = state[0] + f(1), state[1 : dim + 1], state[dim + 1 :]
         m, v = m + (g - m) * f(1 - how.beta1), f(how.beta2) * v + f(1 - how.beta2) * g * g
-        by = f(how.rate / (1 - how.beta1 ** float(step)))
+        by = f(how.rate * factor / (1 - how.beta1 ** float(step)))
         root = f(math.sqrt(1 - how.beta2 ** float(step)))
         return np.concatenate([[step], m, v]).astype(f), w - by * m / (np.sqrt(v) / root + eps)
     z, n = state[:dim], state[dim:]

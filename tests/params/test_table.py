@@ -359,3 +359,36 @@ def test_memory_a_key():
         table.push(rng.integers(-(2**63), 2**63 - 1, 20_000), np.zeros((20_000, 32), np.float32))
         if len(table) >= 300_000:
             assert table.nbytes / len(table) <= 1.15 * 132
+
+
+def test_decay_and_a_factor_on_the_rate_are_those_of_adamw():
+    optimizer = Optimizer(name="adam", rate=0.1, beta2=0.95, decay=0.3)
+    spec, rng = TableSpec("items", 12, optimizer=optimizer), np.random.default_rng(0)
+    table, oracle, keys = Table(spec), plain.Plain(spec), np.arange(50)
+    weight = torch.nn.Parameter(torch.from_numpy(table.pull(keys)[0]))
+    dense = torch.optim.AdamW([weight], lr=0.1, betas=(0.9, 0.95), weight_decay=0.3)
+    for step in range(30):
+        grads, factor = rng.normal(size=(50, 12)).astype(np.float32), 1 / (1 + step)
+        table.push(keys, grads, factor=factor)
+        oracle.push(keys, grads, factor=factor)
+        weight.grad = torch.from_numpy(grads)
+        dense.param_groups[0]["lr"] = 0.1 * factor
+        dense.step()
+    assert np.allclose(table.pull(keys)[0], weight.detach().numpy(), atol=1e-6)
+    assert table.pull(keys)[0].tobytes() == oracle.pull(keys)[0].tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_that_are_pushed_first_are_first_values(dtype):
+    spec = spec_of("adam", 9, dtype=dtype, init="pushed")
+    table, oracle, rng = Table(spec), plain.Plain(spec), np.random.default_rng(1)
+    given, more = rng.normal(size=(2, 20, 9)).astype(np.float32)
+    for one in (table, oracle):
+        one.push(np.arange(20), given)
+    if dtype == "f32":
+        assert (table.pull(np.arange(20))[0] == given).all()
+    assert not table.pull(array(21))[0].any()
+    for one in (table, oracle):
+        one.push(np.arange(5, 25), more)  # a step of those that are there, values of those that are not
+    assert table.pull(np.arange(30))[0].tobytes() == oracle.pull(np.arange(30))[0].tobytes()
+    assert in_order(Records(*table.cut().upserts))[2] == in_order(Records(*oracle.cut().upserts))[2]

@@ -72,6 +72,33 @@ class Outer(Section, frozen=True):
     fragments: Annotated[int, Meta(ge=1, description="parts of the parameters that meet one after the other")] = 4
 
 
+class Server(Section, frozen=True):
+    """The parameter server of a training, with `--sync bsp|ssp:4|async`: `[train.server]`."""
+
+    at: Annotated[
+        str,
+        Meta(description="`proc://2` starts shards of this machine; `tcp://host:port,…` are there; `local://1`: one worker"),
+    ] = "proc://1"
+    secret: Annotated[str, Meta(description="file with the secret of shards behind `tcp://`")] = ""
+    wire: Annotated[Literal["f32", "bf16", "int8"], Meta(description="how rows travel over `tcp://`")] = "f32"
+    rate: Annotated[
+        float,
+        Meta(ge=0, description="of a worker's dense pushes, by `train.optim.rate`, where it does not wait; 0: 1 / √workers"),
+    ] = 0.0
+    momentum_correction: Annotated[
+        bool, Meta(description="`beta1` less the momentum that workers who do not wait add by themselves")
+    ] = True
+    compensation: Annotated[
+        float, Meta(ge=0, description="of delay, of dense gradients where workers do not wait (DC-ASGD); 0: none")
+    ] = 0.0
+    lease_s: Annotated[float, Meta(gt=0, description="of silence, after which nobody waits for a worker (`ssp`, `async`)")] = (
+        15.0
+    )
+    cut_s: Annotated[float, Meta(gt=0, description="between two cuts of a shard to its disk; pushes are kept until then")] = (
+        10.0
+    )
+
+
 class Stream(Section, frozen=True):
     """Documents that come into the lake while they are learned from, with `gyral train lake:NAME`: `[train.stream]`."""
 
@@ -152,8 +179,9 @@ class Train(Section, frozen=True):
     sync: Annotated[
         str,
         Meta(
-            pattern="^(allreduce|federated|bsp|ssp:[0-9]+|async)$",
-            description="how what ranks learn is joined: `allreduce`; `federated`: simulated devices, one a subject",
+            pattern=r"^(allreduce|bsp|async|ssp:[0-9]+|federated)$",
+            description="how `data=N` workers agree: `allreduce`, or by a parameter server `bsp`, `ssp:4` (a bound), `async`; "
+            "`federated`: simulated devices, one a subject",
         ),
     ] = "allreduce"
     precision: Annotated[
@@ -193,6 +221,7 @@ class Train(Section, frozen=True):
     optim: Optim = Optim()
     outer: Outer = Outer()
     elastic: Elastic = Elastic()
+    server: Server = Server()
     stream: Stream = Stream()
     federated: Federated = Federated()
 

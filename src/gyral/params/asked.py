@@ -75,10 +75,12 @@ class Pushing:
     clock: int
     seq: int
     at: int
+    factor: float
     parts: dict[int, Order]
     wait: Callable[[Pushing], None]
     left: set[int] = field(default_factory=set)
     error: GyralError | None = None
+    scale: float = -1.0
 
     @property
     def size_bytes(self) -> int:

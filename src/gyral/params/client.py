@@ -32,15 +32,17 @@ import msgspec
 import numpy as np
 
 from gyral.errors import GyralError, InputError, NotFound, did_you_mean
-from gyral.params import wire
+from gyral.params import carried, wire
 from gyral.params.asked import Asking, Pulling, Pushing
 from gyral.params.batch import Batch, batch_of
 from gyral.params.channels import Transport
+from gyral.params.handle import Handle as Handle
 from gyral.params.held import is_small
 from gyral.params.lanes import Lanes
+from gyral.params.meeting import Met, met
 from gyral.params.opening import Opened, opened
 from gyral.params.shard import Settings
-from gyral.params.spec import TableSpec
+from gyral.params.spec import BUCKETS, TableSpec
 
 if TYPE_CHECKING:
     from gyral.params.reshard import Resharded
@@ -78,36 +80,6 @@ def open(
         found, specs, worker=worker, epoch=epoch, seq=seq, clock=clock, coding=coding, timeout_s=timeout_s,
         retain_bytes=retain_bytes,
     )  # fmt: skip
-
-
-class Handle:
-    """One table, of one worker."""
-
-    def __init__(self, client: Client, number: int) -> None:
-        self.spec = client.specs[number]
-        self._client, self._number = client, number
-
-    def pull(self, keys_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows float32 [K, D] and which are held; waits as `sync` says."""
-        return self.pull_async(keys_K).result()
-
-    def push(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None) -> None:
-        """One step of a gradient (float32 [K, D]); returns when the shards have it.
-
-        Parameters
-        ----------
-        at : event time, seconds since the epoch; 0: unknown.
-        base_KD : rows that the gradients were computed at, where the optimizer compensates for delay.
-        """
-        self.push_async(keys_K, grads_KD, at, base_KD).result()
-
-    def pull_async(self, keys_K: np.ndarray) -> Pulling:
-        """As `pull`; `result()` waits."""
-        return self._client.pull(self._number, keys_K)
-
-    def push_async(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None) -> Pushing:
-        """As `push`; `result()` waits, and need not be called: what a shard refuses is raised by a later call."""
-        return self._client.push(self._number, keys_K, grads_KD, at, base_KD)
 
 
 class Client:
@@ -187,8 +159,9 @@ class Client:
             return pulling
 
     def push(
-        self, table: int, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None
-    ) -> Pushing:
+        self, table: int, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None,
+        factor: float = 1.0,
+    ) -> Pushing:  # fmt: skip
         """See `Handle`."""
         with self._lock:
             self._check()
@@ -203,7 +176,7 @@ class Client:
             if batch is not None:
                 keys, grads, base = batch.keys, batch.totals(grads), None if base is None else base[batch.first]
             self.seq += 1
-            pushing = Pushing(table, keys, grads, base, self.clock, self.seq, at, {}, self._finish_push)
+            pushing = Pushing(table, keys, grads, base, self.clock, self.seq, at, factor, {}, self._finish_push)
             lanes.start_push(pushing)
             return pushing
 
@@ -230,11 +203,26 @@ class Client:
             return None
         return batch_of(keys_K, salt)
 
-    def tick(self) -> None:
-        """This worker has finished its clock."""
+    def tick(self, scale: float = 1.0, decided: bytes = b"") -> None:
+        """This worker has finished its clock.
+
+        Parameters
+        ----------
+        scale : under `bsp`, of the gradients of this clock, and the same of all workers; 0: they are not learned from.
+        decided : what they have agreed on, for one that has not heard it from all.
+        """
         with self._lock:
             self._check()
-            self._lanes.tick()
+            self._lanes.tick(scale, decided)
+
+    def meet(self, body: bytes) -> Met:
+        """Under `bsp`, when all of a clock is pushed and before its tick: say something to all workers, and hear them all.
+
+        Raises
+        ------
+        RankError : they did not all come in `timeout_s`.
+        """
+        return met(self._ask_all("meet", self.clock, body))
 
     def flush(self) -> None:
         """Return when everything pushed so far is durable (under `bsp`, when the others have ticked)."""
@@ -288,6 +276,23 @@ class Client:
 
         return reshard(self, shards, note)
 
+    def export(self, table: int) -> bytes:
+        """A table whole as it is, with its optimizer's state and which pushes it holds; pushes may go on meanwhile."""
+        bodies, places = [], {lane.shard: 0 for lane in self._lanes.needed}
+        while places:
+            asked = {shard: Asking(shard, "export", table * BUCKETS + first) for shard, first in places.items()}
+            for shard, body in zip(asked, self._answers(list(asked.values()), "export"), strict=True):
+                told = msgspec.msgpack.decode(body)
+                bodies.append(told["buckets"])
+                places[shard] = told["next"]
+            places = {shard: first for shard, first in places.items() if first < BUCKETS}
+        return carried.packed(bodies)
+
+    def load(self, table: int, whole: bytes) -> None:
+        """Put what `export` gave into the shards, whichever they are; it is on their disks when this returns."""
+        for body in carried.unpacked(whole):
+            self._ask_all("load", table * BUCKETS, body)
+
     def close(self) -> None:
         """Leave, so that nobody waits for this worker; what is not durable yet is up to the shards. May be called twice."""
         with self._lock:
@@ -317,20 +322,24 @@ class Client:
         return self._asked([Asking(shard, what, 0, body) for body in bodies], what, timeout_s)
 
     def _ask(self, what: str, value: int = 0) -> list[dict[str, Any]]:
-        with self._lock:
-            self._check()
-            return self._asked([Asking(lane.shard, what, value) for lane in self._lanes.needed], what)
+        return self._asked([Asking(lane.shard, what, value) for lane in self._lanes.needed], what)
+
+    def _ask_all(self, what: str, value: int, body: bytes) -> list[bytes]:
+        return self._answers([Asking(lane.shard, what, value, body) for lane in self._lanes.needed], what)
 
     def _asked(self, asked: list[Asking], what: str, timeout_s: float | None = None) -> list[dict[str, Any]]:
+        return [msgspec.msgpack.decode(body, strict=False) for body in self._answers(asked, what, timeout_s)]
+
+    def _answers(self, asked: list[Asking], what: str, timeout_s: float | None = None) -> list[bytes]:
         with self._lock:
             self._check()
             lanes = self._lanes
             lanes.start_questions(asked)
             try:
-                lanes.wait(lambda: all(each.body is not None for each in asked), f"say its {what}", timeout_s=timeout_s)
+                lanes.wait(lambda: all(each.body is not None for each in asked), f"answer `{what}`", timeout_s=timeout_s)
             finally:
                 lanes.questions = [each for each in lanes.questions if each not in asked]
-            return [msgspec.msgpack.decode(each.body or b"", strict=False) for each in asked]
+            return [each.body or b"" for each in asked]
 
     def _check(self) -> None:
         if self._is_closed.is_set():

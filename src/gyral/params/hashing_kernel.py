@@ -20,8 +20,8 @@ _27, _30, _31 = U(27), U(30), U(31)
 _SHIFT = U(64 - BUCKET_BITS)
 _FIRST = U(0xD1B54A32D192ED03)
 _16, _32, _40, _48, _LOW = U(16), U(32), U(40), U(48), U(0xFFFF)
-UNIFORM, NORMAL, ZERO = 0, 1, 2
-INITS = {"uniform": UNIFORM, "normal": NORMAL, "zero": ZERO}
+UNIFORM, NORMAL, ZERO, PUSHED = 0, 1, 2, 3
+INITS = {"uniform": UNIFORM, "normal": NORMAL, "zero": ZERO, "pushed": PUSHED}
 _UNIT = np.float32(2.0**-23)
 _ONE = np.float32(1)
 _DEVIATION = np.float32(1 / np.sqrt((65536.0**2 - 1) / 3))
@@ -64,7 +64,7 @@ def drawn(hash_: np.uint64, number: np.uint64) -> np.uint64:
 @njit(inline="always", cache=True)
 def first_value(hash_: np.uint64, place: np.uint64, init: int, scale: np.float32) -> np.float32:
     """Weight `place` of a key that nobody has learned."""
-    if init == ZERO:
+    if init >= ZERO:
         return np.float32(0)
     bits = drawn(hash_, place)
     if init == UNIFORM:

@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from gyral.errors import GyralError
+from gyral.errors import GyralError, InputError
+from gyral.params.batch import batch_of
 from gyral.params.batch_kernel import LARGEST
 from gyral.params.hashing_kernel import buckets_of
 from gyral.params.keep import Kept, Part
@@ -32,7 +33,9 @@ class Rows(Protocol):
 
     def pull(self, keys_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
-    def push(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None) -> None: ...
+    def push(
+        self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None, factor: float = 1.0
+    ) -> None: ...
 
     def expire(self, now: int) -> int: ...
 
@@ -54,7 +57,7 @@ class Moved(GyralError):
 
 
 class Entry(NamedTuple):
-    """A push, or what of it is for one shard; `table` is a number."""
+    """A push, or what of it is for one shard; `table` is a number, `factor` on the rate."""
 
     table: int
     worker: int
@@ -63,6 +66,7 @@ class Entry(NamedTuple):
     keys: np.ndarray
     grads: np.ndarray
     base: np.ndarray | None = None
+    factor: float = 1.0
 
     def at_places(self, chosen: np.ndarray) -> Entry:
         """A part of it."""
@@ -126,21 +130,51 @@ class Held:
         """
         fresh, touched = self._fresh(entry)
         if len(fresh.keys):
-            self.table.push(fresh.keys, fresh.grads, fresh.at, fresh.base)
+            self.table.push(fresh.keys, fresh.grads, fresh.at, fresh.base, fresh.factor)
             self._mark(fresh, touched, now)
         return len(fresh.keys)
 
-    def push_together(self, entries: Sequence[Entry], now: float) -> int:
-        """Apply pushes as one step: a key's gradients are summed in the order of the entries."""
+    def push_together(self, entries: Sequence[Entry], now: float, scale: float = 1.0) -> int:
+        """Apply pushes as one step: a key's gradients are summed in the order of the entries.
+
+        Parameters
+        ----------
+        scale : of all gradients; 0: they are not learned from, and will not be when they come again.
+        """
         kept: list[Entry] = []
         for entry in entries:
             fresh, touched = self._fresh(entry)
             if len(fresh.keys):
                 self._mark(fresh, touched, now)
                 kept.append(fresh)
-        if kept:
-            _push_as_one(self.table, kept)
+        if kept and scale:
+            _push_as_one(self.table, _scaled(kept, scale))
         return sum(len(entry.keys) for entry in kept)
+
+    def squares(self, entries: Sequence[Entry]) -> np.ndarray:
+        """Squares of the sums of some pushes' gradients that are new here, added up by bucket, float64 [BUCKETS].
+
+        However many shards there are, a bucket's is the same.
+        """
+        squares, had = np.zeros(BUCKETS, np.float64), {worker: seqs.copy() for worker, seqs in self.applied.items()}
+        kept: list[Entry] = []
+        for entry in entries:
+            fresh, touched = self._fresh(entry)
+            seqs = self.of(entry.worker)
+            np.maximum(seqs, touched.astype(np.uint64) * np.uint64(entry.seq), out=seqs)
+            kept.append(fresh)
+        self.applied = had
+        if not any(len(entry.keys) for entry in kept):
+            return squares
+        batch = batch_of(np.concatenate([entry.keys for entry in kept]), self.salt)
+        try:
+            sums_UD = batch.totals(np.concatenate([entry.grads for entry in kept]))
+        except InputError:  # a sum is not a number to learn from
+            return np.full(BUCKETS, np.nan)
+        buckets_U = np.empty(len(batch.keys), np.uint16)
+        buckets_of(batch.keys, self.salt, buckets_U)
+        np.add.at(squares, buckets_U, np.square(sums_UD, dtype=np.float64).sum(axis=1))
+        return squares
 
     def _fresh(self, entry: Entry) -> tuple[Entry, np.ndarray]:
         """What of a push is for keys that have not had it, and their buckets (uint8 [BUCKETS])."""
@@ -238,11 +272,21 @@ def is_small(grads_KD: np.ndarray) -> bool:
     return not len(grads_KD) or bool(max(grads_KD.max(), -grads_KD.min()) < LARGEST)
 
 
+def in_order(entries: Sequence[Entry], table: int) -> list[Entry]:
+    """Those of one table, as one step takes them."""
+    return sorted((entry for entry in entries if entry.table == table), key=lambda entry: (entry.worker, entry.seq))
+
+
 def within(entry: Entry, salt: np.uint64, wanted: np.ndarray) -> Entry:
     """What of a push is in some buckets (uint8 [BUCKETS])."""
     buckets = np.empty(len(entry.keys), np.uint16)
     buckets_of(entry.keys, salt, buckets)
     return entry.at_places(wanted[buckets] != 0)
+
+
+def _scaled(entries: Sequence[Entry], scale: float) -> Sequence[Entry]:
+    by = np.float32(scale)
+    return entries if by == 1 else [entry._replace(grads=entry.grads * by) for entry in entries]
 
 
 def _push_as_one(table: Rows, entries: Sequence[Entry]) -> None:
@@ -251,9 +295,9 @@ def _push_as_one(table: Rows, entries: Sequence[Entry]) -> None:
     grads_KD = np.concatenate([entry.grads for entry in entries])
     bases = [entry.base for entry in entries if entry.base is not None]
     base_KD = np.concatenate(bases) if len(bases) == len(entries) else None
-    times = sorted({entry.at for entry in entries})
+    times, factor = sorted({entry.at for entry in entries}), entries[0].factor
     if len(times) == 1:
-        table.push(keys_K, grads_KD, times[0], base_KD)
+        table.push(keys_K, grads_KD, times[0], base_KD, factor)
         return
     _, group_K = np.unique(keys_K, return_inverse=True)
     newest = np.zeros(int(group_K.max()) + 1, np.int64)
@@ -262,7 +306,7 @@ def _push_as_one(table: Rows, entries: Sequence[Entry]) -> None:
     for at in times:
         chosen = newest[group_K] == at
         if chosen.any():
-            table.push(keys_K[chosen], grads_KD[chosen], at, None if base_KD is None else base_KD[chosen])
+            table.push(keys_K[chosen], grads_KD[chosen], at, None if base_KD is None else base_KD[chosen], factor)
 
 
 def _whole(moved: Sequence[Kept]) -> Changes:

@@ -60,6 +60,7 @@ class Lanes:
         self.questions: list[Asking] = []
         self.error: GyralError | None = None
         self.is_broken = False
+        self._ticked = (1.0, b"")
         self.clock, self.num_again, self._beaten = 0, 0, time.monotonic()
 
     @property
@@ -97,11 +98,15 @@ class Lanes:
         for each in asked:
             self.send_question(self.all[each.shard], each)
 
-    def tick(self) -> None:
-        """A clock is finished."""
-        self.clock += 1
+    def tick(self, scale: float = 1.0, decided: bytes = b"") -> None:
+        """A clock is finished; its pushes remember their scale, in case they are sent again."""
+        for pushing in reversed(self.kept):
+            if pushing.clock != self.clock:
+                break
+            pushing.scale = scale
+        self.clock, self._ticked = self.clock + 1, (scale, decided)
         for lane in self.all:
-            self.say(lane, lambda number: wire.Tick(number, self.clock))
+            self.say(lane, lambda number: wire.Tick(number, self.clock, scale, decided))
 
     def leave(self, timeout_s: float) -> None:
         """Say that this worker is done, to all that there is a link to."""
@@ -152,7 +157,7 @@ class Lanes:
                 arrays.append(np.empty((len(order), whole.shape[1]), np.float32))
                 gathered(whole, order, arrays[-1])
         told = (pushing.table, pushing.clock, pushing.seq, pushing.at, self._map_version, len(arrays[0]), len(arrays) > 2)
-        self.say(lane, lambda number: wire.Push(number, *told), arrays, pushing)
+        self.say(lane, lambda number: wire.Push(number, *told, pushing.factor, pushing.scale), arrays, pushing)
 
     def send_question(self, lane: Lane, each: Asking) -> None:
         self.say(lane, lambda number: wire.Ask(number, each.what, each.value, each.ask), (), each)
@@ -308,7 +313,7 @@ class Lanes:
                 self.num_again += 1
                 self.send_push(lane, pushing)
         if self.clock:
-            self.say(lane, lambda number: wire.Tick(number, self.clock))
+            self.say(lane, lambda number: wire.Tick(number, self.clock, *self._ticked))
         for pulling in list(self.pulls):
             if lane.shard in pulling.left:
                 self.send_pull(lane, pulling)

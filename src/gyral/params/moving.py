@@ -299,7 +299,7 @@ class Moves:
         shard.start_over(about.ticks)
         parts: list[tuple[int, list[Kept]]] = []
         for number, (held, packed) in enumerate(zip(shard.tables, about.tables, strict=True)):
-            parts += [(number, run) for run in _runs(parcel.unpacked(packed, held.table.spec))]
+            parts += [(number, run) for run in runs(parcel.unpacked(packed, held.table.spec))]
         for at, (number, run) in enumerate(parts):
             if at == len(parts) - 1:
                 shard.know(words)
@@ -318,7 +318,7 @@ class Moves:
                     staged.held.unlink(missing_ok=True)
 
 
-def _runs(moved: Sequence[Kept]) -> list[list[Kept]]:
+def runs(moved: Sequence[Kept]) -> list[list[Kept]]:
     """Buckets without a gap between them: a part of a cut says something of all buckets of its range."""
     return [
         [kept for _, kept in group] for _, group in itertools.groupby(enumerate(moved), lambda pair: pair[1].bucket - pair[0])

@@ -37,16 +37,19 @@ class Step(NamedTuple):
     l2: np.float32
     beta: np.float32
     compensation: np.float32
+    keep: np.float32
     rate64: float
     beta1_64: float
     beta2_64: float
 
 
-def step_of(how: Optimizer) -> Step:
-    """`eps` of 0 is the least that keeps 0 / 0 away."""
+def step_of(how: Optimizer, factor: float = 1.0) -> Step:
+    """`eps` of 0 is the least that keeps 0 / 0 away; `factor` is on the rate."""
+    rate = how.rate * factor
     return Step(
-        OPTIMIZERS.index(how.name), F(how.rate), F(how.eps or 1e-30), F(how.momentum), F(1 - how.beta1), F(how.beta2),
-        F(1 - how.beta2), F(how.l1), F(how.l2), F(how.beta), F(how.compensation), how.rate, how.beta1, how.beta2,
+        OPTIMIZERS.index(how.name), F(rate), F(how.eps or 1e-30), F(how.momentum), F(1 - how.beta1), F(how.beta2),
+        F(1 - how.beta2), F(how.l1), F(how.l2), F(how.beta), F(how.compensation),
+        F(1 - rate * how.decay), rate, how.beta1, how.beta2,
     )  # fmt: skip
 
 
@@ -121,6 +124,9 @@ def stepped(
     how: Step, s: np.ndarray, si: np.uint64, w: np.ndarray, wi: np.uint64, g: np.ndarray, gi: np.uint64, dim: np.uint64
 ) -> None:
     """State from `s[si]` on and weights from `w[wi]` on, changed by the gradient from `g[gi]` on."""
+    if how.keep != F(1):
+        for at in range(dim):
+            w[wi + at] *= how.keep
     if how.kind == ROWWISE:
         total = s[si] + _mean_square(g, gi, dim)
         s[si] = total

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gyral.params.admission_kernel import tick
-from gyral.params.hashing_kernel import GOLDEN, INITS, bucket_of, first_value, mixed
+from gyral.params.hashing_kernel import GOLDEN, INITS, PUSHED, bucket_of, first_value, mixed
 from gyral.params.index_kernel import Held, prefetch
 from gyral.params.kernel import kernel, part
 from gyral.params.optimizer_kernel import Step, stepped
@@ -125,7 +125,10 @@ def step(
             for column in range(dim):
                 floats[weights + column] = first_value(hash_, U(column), form.init, form.scale)
         found = U(found_U[place])
-        if found < num:
+        if fresh and form.init == PUSHED:
+            for column in range(dim):
+                floats[weights + column] = grads[found * dim + column] if found < num else sums[(found - num) * dim + column]
+        elif found < num:
             stepped(how, floats, state, floats, weights, grads, found * dim, dim)
         else:
             stepped(how, floats, state, floats, weights, sums, (found - num) * dim, dim)
@@ -172,12 +175,17 @@ def step_beside(
         found = U(found_U[place])
         for column in range(dim):
             work[dim + column] = grads[found * dim + column] if found < num else sums[(found - num) * dim + column]
-        if compensated:
+        is_first = fresh and form.init == PUSHED
+        if is_first:
+            for column in range(dim):
+                work[column] = work[dim + column]
+        elif compensated:
             was = U(base_at_U[place]) * dim
             for column in range(dim):
                 g = work[dim + column]
                 work[dim + column] = g + how.compensation * g * g * (work[column] - base[was + column])
-        stepped(how, held.floats, state, work, _0, work, dim, dim)
+        if not is_first:
+            stepped(how, held.floats, state, work, _0, work, dim, dim)
         moment = U(0)
         if form.dtype != F32:
             moment = mixed((hash_ ^ _ROUNDING) + tick(held.counters, bucket_of(hash_)) * GOLDEN)

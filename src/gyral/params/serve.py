@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ import numpy as np
 from gyral.errors import ConfigError, GyralError
 from gyral.params.channels.sockets import Loop
 from gyral.params.keep import Keep
-from gyral.params.shard import Settings, Shard, describe
+from gyral.params.shard import Settings, Shard
 from gyral.params.spec import TableSpec
 
 TABLE = "gyral.params.table:Table"
@@ -136,6 +136,11 @@ def run(job: Job) -> None:
         loop.close()
         shard.close()
         print(f"{shard.name} ends: {describe(shard.stats())}", flush=True)
+
+
+def describe(stats: Mapping[str, Any]) -> str:
+    """One line for a log."""
+    return ", ".join(f"{name} {value:,}" for name, value in stats.items() if isinstance(value, int))
 
 
 def main() -> int:

@@ -21,19 +21,19 @@ import numpy as np
 
 from gyral.errors import ConfigError, ConflictError, GyralError, InputError
 from gyral.faults import fail_point
-from gyral.params import ownership, wire
+from gyral.params import carried, ownership, wire
 from gyral.params.consistency import JOIN_S, LEASE_S, Clocks, Fenced, Staleness, parsed
 from gyral.params.cutting import CUT_S, Cutter
-from gyral.params.held import Entry, Held, Moved, Rows, is_small, within
+from gyral.params.held import Entry, Held, Moved, Rows, in_order, is_small, within
 from gyral.params.keep import Keep
+from gyral.params.meeting import Meetings
 from gyral.params.moving import Ask, Moves, Superseded
 from gyral.params.ownership import even_map as even_map
 from gyral.params.session import Session as Session
 from gyral.params.spec import TableSpec
 from gyral.params.wire import Arrays, Head
 
-RECOVER_BUCKETS = 128
-"""That go into a table at once."""
+RECOVER_BUCKETS = 128  # that go into a table at once
 IDLE_S = 0.25
 
 
@@ -83,6 +83,7 @@ class Shard:
         self.sessions: dict[int, Session] = {}
         self.counts: dict[str, int] = defaultdict(int)
         self._parked: list[Waiting] = []
+        self.meetings = Meetings()
         self._pending: dict[int, list[Entry]] = defaultdict(list)
         self.tables = [Held(table(spec), self.owned) for spec in specs]
         self.cutter = Cutter(keep, self.tables, settings.cut_s, self.received, self.clocks.ticks, self.noted)
@@ -120,6 +121,8 @@ class Shard:
             if session.worker >= 0:
                 member = self.clocks.check(session.worker, session.epoch, now)
                 clock = getattr(head, "clock", -1)
+                if isinstance(head, wire.Tick) and self.clocks.sync.is_bsp:
+                    self.meetings.decide(clock - 1, head.scale, head.decided)
                 if clock > member.ticked:
                     self.clocks.tick(session.worker, clock)
                     self._advance()
@@ -153,6 +156,9 @@ class Shard:
                 self.clocks.leave(session.worker)
                 self._done(session, head)
                 self._advance()
+            case wire.Ask(what="meet"):
+                self.meetings.say(session, head)
+                self._meet()
             case wire.Ask():
                 body = msgspec.msgpack.encode(self._told(head, now))
                 session.say(lambda number: wire.Told(number, head.number, body))
@@ -208,15 +214,20 @@ class Shard:
     def _push(self, session: Session, head: wire.Push, arrays: Arrays) -> None:
         if session.worker < 0:
             raise InputError("one that only looks pushed", hint="open the client with a worker's number")
-        entry = Entry(head.table, session.worker, head.seq, head.at, *arrays)
+        base = arrays[2] if head.has_base else None
+        entry = Entry(head.table, session.worker, head.seq, head.at, arrays[0], arrays[1], base, head.factor)
         if not self.clocks.sync.is_bsp or head.clock < self._open_clock:  # of a clock that has ended: it comes late, or again
-            self._count(entry, self.tables[head.table].push(entry, self._wall()))
+            held, scale = self.tables[head.table], abs(head.scale)
+            now = self._wall()
+            self._count(entry, held.push(entry, now) if scale == 1 else held.push_together([entry], now, scale))
             return
         if not self.owned.all():
             self.tables[head.table].check(entry.keys)
         if not is_small(entry.grads):  # the table would say so at the end of the clock, when nobody asks
             where = f"a push of `{self.specs[head.table].name}`"
             raise InputError("a gradient is not a number to learn from", where=where, why="NaN, infinite or beyond 2^57")
+        if head.scale >= 0:
+            self.meetings.decide(head.clock, head.scale)
         self._pending[head.clock].append(entry.copied())
 
     def _count(self, entry: Entry, num: int) -> None:
@@ -269,8 +280,9 @@ class Shard:
         for clock in sorted(self._pending):
             if finished is not None and clock >= finished:
                 break
-            self._end(self._pending.pop(clock))
+            self._end(self._pending.pop(clock), self.meetings.end(clock))
         self._open_clock = max(self._open_clock, finished or 0)
+        self._meet()
         parked, self._parked = self._parked, []
         for waiting in parked:
             if waiting.session.is_closed:
@@ -283,12 +295,17 @@ class Shard:
             except GyralError as error:
                 self._refuse(waiting.session, waiting.head, error)
 
-    def _end(self, entries: list[Entry]) -> None:
+    def _meet(self) -> None:
+        """Answer those who wait for all others at the end of a clock."""
+        live = {worker: member.ticked for worker, member in self.clocks.members.items() if member.is_live}
+        tables, pending = list(enumerate(self.tables)), self._pending
+        self.meetings.answer(live, lambda at: [held.squares(in_order(pending.get(at, []), number)) for number, held in tables])
+
+    def _end(self, entries: list[Entry], scale: float) -> None:
         """Apply the pushes of a clock as one step."""
-        entries.sort(key=lambda each: (each.worker, each.seq))
         for number, held in enumerate(self.tables):
             try:
-                held.push_together([entry for entry in entries if entry.table == number], self._wall())
+                held.push_together(in_order(entries, number), self._wall(), scale)
             except InputError:  # of a sum: each push was small; none of them counts
                 self.counts["steps_refused"] += 1
         for entry in entries:
@@ -364,6 +381,8 @@ class Shard:
             return self.stats()
         if ask.what == "expire":
             return {"expired": sum(held.table.expire(ask.value) for held in self.tables)}
+        if ask.what in ("export", "load"):
+            return carried.answer(self, ask)
         return self.moves.answer(ask.what, msgspec.msgpack.decode(ask.body, type=Ask), now)
 
     def stats(self) -> dict[str, Any]:
@@ -379,8 +398,3 @@ class Shard:
     def close(self) -> None:
         """Write what is left."""
         self.cutter.close(is_lost=self.fatal is not None)
-
-
-def describe(stats: Mapping[str, Any]) -> str:
-    """One line for a log."""
-    return ", ".join(f"{name} {value:,}" for name, value in stats.items() if isinstance(value, int))

@@ -12,6 +12,8 @@ is stored for them and any number of shards gives the same bits.
 | `adam` | 2 dim + 1 | torch's Adam, with the row's own step count |
 | `ftrl` | 2 dim | McMahan et al. 2013, per coordinate, with `l1`, `l2` and `beta` |
 
+A push may have a factor on the rate (a schedule's), and `decay` is that of AdamW, of whatever optimizer.
+
 Source: Liu et al., arXiv 2209.07663 (Monolith) for admission and expiry; Li et al., OSDI 2014, for the server.
 """
 
@@ -44,6 +46,7 @@ class Optimizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     l1: Annotated[float, Meta(ge=0)] = 0.0
     l2: Annotated[float, Meta(ge=0)] = 0.0
     beta: Annotated[float, Meta(ge=0)] = 1.0
+    decay: Annotated[float, Meta(ge=0, description="decoupled: before a step, w −= rate · this · w")] = 0.0
     compensation: Annotated[float, Meta(ge=0, description="of delay: g += this · g² · (w now − w it was computed at)")] = 0.0
 
     def state_words(self, dim: int) -> int:
@@ -59,7 +62,8 @@ class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes
     ----------
     init, scale : distribution of first values: `uniform` in [−scale, scale), `normal` with that deviation (the sum of four
-        uniforms: no libm, so the same on every machine), or `zero`.
+        uniforms: no libm, so the same on every machine), `zero`, or `pushed`: zero until the first push of a key, which is its
+        first value and no gradient: how weights that somebody has made come into a table.
     dtype : of weights at rest; state is float32. bf16 and int8 (one scale a row) round at random, from (seed, key, step).
     admit_count, admit_window_s : occurrences in pushes within about a window of event time that let a key in. A key
         that is not in reads the default row.
@@ -71,7 +75,7 @@ class TableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
     dim: Annotated[int, Meta(ge=1, le=4096)]
     optimizer: Optimizer = Optimizer()
-    init: Literal["uniform", "normal", "zero"] = "normal"
+    init: Literal["uniform", "normal", "zero", "pushed"] = "normal"
     scale: Annotated[float, Meta(ge=0)] = 0.01
     seed: int = 0
     dtype: Dtype = "f32"

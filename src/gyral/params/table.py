@@ -118,7 +118,9 @@ class Table:
         found = self.find(keys_K)
         return self.read(found), found.held
 
-    def push(self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None) -> None:
+    def push(
+        self, keys_K: np.ndarray, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None, factor: float = 1.0
+    ) -> None:
         """One step of every key's row, by the sum of its gradients in order of occurrence.
 
         Parameters
@@ -128,13 +130,14 @@ class Table:
         at : event time, seconds since the epoch; 0: unknown.
         base_KD : the weights that the gradients were computed at, where the optimizer compensates for delay; of a key
             that repeats, those of its first occurrence count.
+        factor : on the rate of this step.
 
         Raises
         ------
         InputError : shapes or times are off, a gradient (or a sum) is not finite or beyond 2⁵⁷, or there is no room;
             nothing has changed then.
         """
-        self.step(self.find(keys_K), grads_KD, at, base_KD)
+        self.step(self.find(keys_K), grads_KD, at, base_KD, factor)
 
     def find(self, keys_K: np.ndarray) -> Found:
         """Look up a batch of int64 keys, for `read` and `step`."""
@@ -152,7 +155,9 @@ class Table:
         rows.gather(self.held, self.form, found.slots, batch.hashes, batch.inverse, flat, flat.view(np.uint32))
         return out
 
-    def step(self, found: Found, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None) -> None:
+    def step(
+        self, found: Found, grads_KD: np.ndarray, at: int = 0, base_KD: np.ndarray | None = None, factor: float = 1.0
+    ) -> None:
         """`push` for keys that were looked up; raises what it raises."""
         batch = found.batch
         grads_KD = self._shaped(grads_KD, len(batch.inverse), "gradients")
@@ -166,7 +171,8 @@ class Table:
         if found.epoch != self.epoch:
             index.locate(self.held, self.form.half, batch.keys, batch.hashes, slots_U)
         fresh_U = self._enter(batch, slots_U, at)
-        given = (self.held, self.form, self._step, slots_U, batch.hashes, fresh_U, found_U, U(len(grads_KD)))
+        how = self._step if factor == 1.0 else step_of(self.spec.optimizer, factor)
+        given = (self.held, self.form, how, slots_U, batch.hashes, fresh_U, found_U, U(len(grads_KD)))
         grads, flat_sums = grads_KD.reshape(-1), sums.reshape(-1)
         if self.spec.dtype == "f32" and not len(base):
             rows.step(*given, grads, flat_sums, U(at))

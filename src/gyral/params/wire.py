@@ -66,12 +66,20 @@ class Push(Head):
     map_version: Count
     num: Count
     has_base: bool = False
+    factor: float = 1.0
+    scale: float = -1.0
 
 
 class Tick(Head):
-    """The worker has finished all clocks before this."""
+    """The worker has finished all clocks before this.
+
+    `scale` : under `bsp`, of the gradients of the clock that it ends; 0: they are not learned from.
+    `decided` : what the workers have agreed on at its end.
+    """
 
     clock: Count
+    scale: float = 1.0
+    decided: bytes = b""
 
 
 class Beat(Head):
@@ -85,7 +93,11 @@ class Leave(Head):
 
 
 class Ask(Head):
-    """A question of whoever runs it: `stats`, `expire` (`value`: event time now), a step of `gyral.params.moving`."""
+    """A question of whoever runs it: `stats`, `expire` (`value`: event time now), a step of `gyral.params.moving`.
+
+    `export`, `load` : buckets of a table, `value` is table · BUCKETS + the first one (`gyral.params.carried`).
+    `meet` : answered when all live workers have asked it of the clock `value`; `body` is what this one says, under `bsp`.
+    """
 
     what: str
     value: int = 0

@@ -69,7 +69,9 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
 
     look()  # at what a run that is gone on from has done
     try:
-        if num == 1 and "elastic" not in axes:
+        if config.train.sync != "allreduce":
+            result = _with_server(task, sample, job, look, run)
+        elif num == 1 and "elastic" not in axes:
             trained = work(job, teller.step, teller.evaluation, task)
             write_weights(folder, publishable(trained))
             result = trained.result
@@ -97,6 +99,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     (folder / WEIGHTS).unlink()
     candidate = {"name": task.name, **result.metrics, "chosen": True}
     training = {"steps": result.steps, "loss": result.loss, "metrics": result.metrics, "ranks": result.ranks}
+    training |= {"server": result.server} if result.server else {}
     training |= teller.done(result)
     if live is not None:
         training["stream"] = told = ranges.Ranges(folder).told()
@@ -106,6 +109,25 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
             f"{told['unread']:,} are left; ended: {ENDED[told['ended']]}"
         )
     return Fitted(weights, None, [candidate], "what was kept aside", training, task.files(), task.metric)
+
+
+def _with_server(task: Any, model: Any, job: Any, look: Callable[[], None], run: Run) -> Any:
+    """Train by workers that meet on a parameter server."""
+    from gyral.train import workers
+    from gyral.train.rank import RESULT, Result
+
+    train, folder = job.config.train, Path(job.folder)
+    num, path = workers.num_workers(train), folder / "job.json"
+    write_atomic(path, msgspec.json.encode(job))
+    with workers.shards(model, task.roles, train, folder) as address, ray_ranks.placing(job.config.on, run.note) as (start, _):
+        workers.launch(path, train, num, folder, address, look, run.note, start)
+    look()
+    result = msgspec.json.decode((folder / RESULT).read_bytes(), type=Result)
+    staleness = result.server.get("staleness", {}).get("pushes", {})
+    run.summarize(sync=train.sync, staleness=staleness)
+    told = ", ".join(f"{value}: {count:,}" for value, count in staleness.items())
+    run.note(f"server   {train.sync} of {num}; pushes of others between a pull and its push: {told or 'none'}")
+    return result
 
 
 def with_teacher(root: Path, config: Config, run: Run) -> Config:

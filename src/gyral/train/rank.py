@@ -32,7 +32,7 @@ from gyral.train.ema import Ema
 from gyral.train.guard import Copy, Guard, Whole
 from gyral.train.held_out import Evaluation, HeldOut
 from gyral.train.loader import Order
-from gyral.train.optim import Optimizer, scale_initial
+from gyral.train.optim import scale_initial
 from gyral.train.parallel import mesh
 from gyral.train.parallel.strategy import Strategy
 from gyral.train.profile import Profile
@@ -74,6 +74,7 @@ class Result(msgspec.Struct):
     metrics : of the weights that are published, which were those after `best_step` steps.
     elapsed_s, stepping_s : from before the first step to the end, and the steps alone: `stepped`, none of a run before.
     flops : of one step of all ranks together; `peak` and `memory_bytes` are those of one rank.
+    server : what the parameter server told, where there was one: staleness, rows, links.
     """
 
     steps: int
@@ -87,6 +88,7 @@ class Result(msgspec.Struct):
     peak: hardware.Peak = hardware.Peak(0.0, 0.0, 1)
     memory_bytes: int = 0
     stepped: int = 0
+    server: dict[str, Any] = {}
 
 
 class Trained:
@@ -123,7 +125,7 @@ def work(
     if config.train.batch < (parts := mesh.num_parts(axes)):
         raise UsageError(f"a batch of {config.train.batch} has no row for each of {parts} ranks", hint="raise `train.batch`")
     model, flops, twice = placed(job, task, strategy)
-    optimizer = Optimizer(model, config.train.optim, job.steps, task.roles)
+    optimizer = strategy.optimizer(model, config.train.optim, job.steps, task.roles)
     settings = loop.Settings(
         job.steps, config.train.batch, config.train.microbatch, config.train.optim.clip,
         config.train.evaluate_every, job.checkpoint_every, config.train.optim.snapshot_every,
@@ -151,8 +153,9 @@ def work(
         if settings.checkpoint_every and (is_grouped or strategy.is_first):
             checkpoints.save(position)
 
+    done = position.step if strategy.is_first else 0
     peak, begun = hardware.measure(), time.monotonic()
-    with Kept(job, strategy, position.step, keep or on_step, is_told=keep is not None) as kept:
+    with Kept(job, strategy, done, keep or on_step, is_told=keep is not None) as kept:
         every: list[tuple[int, Callable[[int], Any]]] = [(settings.checkpoint_every, save), (settings.evaluate_every, held_out)]
         loop.train(task, model, strategy, optimizer, settings, order, position, [kept], every, guard, ema)
     if live is not None:
@@ -160,11 +163,12 @@ def work(
     checkpoints.wait()
     metrics = held_out.publish()
     weights = {name: tensor for name, tensor in strategy.weights().items() if name not in twice}
+    told = strategy.told()
     strategy.close()
     result = Result(
         position.step, kept.losses, metrics, strategy.num_ranks, time.monotonic() - begun,
         held_out.best.step if held_out.best else position.step, kept.stepping_s, flops, peak, hardware.peak_rss_bytes(),
-        kept.stepped,
+        kept.stepped, told,
     )  # fmt: skip
     return Trained(task, weights, result)
 
@@ -252,6 +256,10 @@ def main(path: str) -> None:
         from gyral.train.elastic.member import take_part
 
         return take_part(job)
+    if job.config.train.sync != "allreduce":
+        from gyral.train.workers import take_part as work_with_server
+
+        return work_with_server(job)
     dist.init_process_group(
         device.backend(),
         init_method=os.environ.get("GYRAL_MEET", "env://"),

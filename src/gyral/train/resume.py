@@ -25,7 +25,7 @@ from gyral.train.saved import Pins
 FREE = (
     "train.parallel", "train.microbatch", "train.evaluate_every", "train.checkpoint_every", "train.keep_checkpoints",
     "train.elastic", "train.stream", "train.compile", "train.recompute", "train.profile", "train.schedule", "train.sharding",
-    "train.tables",
+    "train.tables", "train.server.at", "train.server.secret", "train.server.lease_s", "train.server.cut_s",
 )  # fmt: skip
 """Settings, or sections of them, that a run may go on with in another way: they change the order of additions at most."""
 

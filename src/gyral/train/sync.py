@@ -16,17 +16,14 @@ def trainer_of(config: Config) -> Callable[..., Fitted] | None:
 
     Raises
     ------
-    ConfigError : a way that there is not yet.
+    ConfigError : settings that do not go together.
     """
-    if config.train.sync == "allreduce":
+    if config.train.sync != "federated":
         return None
-    if config.train.sync == "federated":
-        for_devices(config)  # before torch is loaded
-        from gyral.train.federated.fit import fit
+    for_devices(config)  # before torch is loaded
+    from gyral.train.federated.fit import fit
 
-        return fit
-    hint = "`allreduce` (steps of all ranks together) or `federated` (simulated devices)"
-    raise ConfigError(f"`train.sync = {config.train.sync}` is not built yet", where="train.sync", hint=hint)
+    return fit
 
 
 def for_devices(config: Config) -> Config:

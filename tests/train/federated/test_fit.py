@@ -86,7 +86,6 @@ def test_what_does_not_go_together_is_refused(trained, values, why):
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"sync": "ssp:4"}, "is not built yet"),
         ({"parallel": "data=2"}, "does not go with `--sync federated`"),
         ({"family": "lm"}, "does not go with `--sync federated`"),
         ({"task": "two_tower"}, "does not go with `--sync federated`"),

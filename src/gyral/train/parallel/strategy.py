@@ -21,6 +21,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from gyral.config.training import Optim
+from gyral.model.roles import Roles
 from gyral.model.task import Batch, Gather, Sums, Task, alone, moved
 from gyral.train.device import device
 from gyral.train.loader import Part
@@ -53,6 +55,10 @@ class Strategy(Protocol):
     evaluates: bool
 
     def place(self, task: Task, model: nn.Module) -> nn.Module: ...
+
+    def optimizer(self, model: nn.Module, config: Optim, steps: int, roles: Roles) -> Any: ...
+
+    def told(self) -> dict[str, Any]: ...
 
     def follow(self, optimizer: Any, position: Any, parts: Mapping[str, Any] = {}) -> None: ...
 
@@ -93,6 +99,16 @@ class Alone:
         if self.follows_rows:
             touched.watch(self.model, task.roles)
         return self.model
+
+    def optimizer(self, model: nn.Module, config: Optim, steps: int, roles: Roles) -> Any:
+        """What turns gradients into updates of the placed model."""
+        from gyral.train.optim import Optimizer
+
+        return Optimizer(model, config, steps, roles)
+
+    def told(self) -> dict[str, Any]:
+        """What the summary of a run says of it."""
+        return {}
 
     def follow(self, optimizer: Any, position: Any, parts: Mapping[str, Any] = {}) -> None:
         """Told once, before the first step, what a member that is healed gets beside weights: parts have a state. Nobody is."""
