@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 300.0
 CLOSE_S = 5.0
+AWAY_S = 0.2
+"""How often links are looked at while nobody calls."""
 RETAIN_BYTES = 1 << 30
 SAMPLE, REPEATED = 2048, 0.8
 """Keys looked at, and the share of different ones among them above which all travel."""
@@ -354,13 +356,14 @@ class Client:
         self._transport.close()
 
     def _keep_beating(self) -> None:
-        """While nobody calls: whoever waits in a call beats by itself."""
-        while not self._is_closed.wait(self._beat_s):
+        """While nobody calls: whoever waits in a call beats by itself. A link that was lost is made anew sooner: under `bsp`
+        others may wait for what is sent again."""
+        while not self._is_closed.wait(min(self._beat_s, AWAY_S)):
             if self._lock.acquire(blocking=False):
                 try:
                     if not self._is_closed.is_set() and not self._lanes.is_broken:
                         self._lanes.pump()
-                        self._lanes.beat()
+                        self._lanes.beat_if_due()
                 finally:
                     self._lock.release()
 

@@ -177,6 +177,11 @@ class Clocks:
         """Worker → clocks that it has finished."""
         return {worker: member.ticked for worker, member in self.members.items()}
 
+    def settled(self) -> dict[int, int]:
+        """Worker → clocks all of whose pushes of it are in the rows: under `bsp` those that everybody has finished."""
+        ended = self.finished() if self.sync.is_bsp else None
+        return {worker: ticked if ended is None else min(ticked, ended) for worker, ticked in self.ticks().items()}
+
     def noted(self, ticks: Mapping[int, int]) -> bytes:
         """All of it but the leases, for the disk.
 

@@ -273,8 +273,9 @@ def is_small(grads_KD: np.ndarray) -> bool:
 
 
 def in_order(entries: Sequence[Entry], table: int) -> list[Entry]:
-    """Those of one table, as one step takes them."""
-    return sorted((entry for entry in entries if entry.table == table), key=lambda entry: (entry.worker, entry.seq))
+    """Those of one table, as one step takes them; of a push that was sent again the newer, which has all keys that are here."""
+    newest = {(entry.worker, entry.seq): entry for entry in entries if entry.table == table}
+    return [newest[key] for key in sorted(newest)]
 
 
 def within(entry: Entry, salt: np.uint64, wanted: np.ndarray) -> Entry:

@@ -358,6 +358,11 @@ class Lanes:
             return False
         return True
 
+    def beat_if_due(self) -> None:
+        """At most `beat_s` apart."""
+        if time.monotonic() - self._beaten >= self._beat_s:
+            self.beat()
+
     def beat(self, is_urgent: bool = False) -> None:
         self._beaten = time.monotonic()
         for lane in self.all:

@@ -154,7 +154,7 @@ class Moves:
             self._began = time.monotonic()
             epoch = max(shard.map_version, ask.version) + 1
             about = Parcel(
-                ask.token, epoch, shard.number, ask.taker, buckets.tobytes(), shard.clocks.ticks(),
+                ask.token, epoch, shard.number, ask.taker, buckets.tobytes(), shard.clocks.settled(),
                 [parcel.packed(held.give(buckets.tolist())) for held in shard.tables],
             )  # fmt: skip
             data = parcel.sealed(about)

@@ -42,7 +42,7 @@ class Parcel(msgspec.Struct, array_like=True):
     token : of the mover, for this one.
     epoch : under which the taker will own the buckets.
     buckets : uint16, ascending.
-    ticks : clocks that the giver had seen finished, worker → clock.
+    ticks : worker → clocks whose pushes the rows hold.
     """
 
     token: str

@@ -342,10 +342,10 @@ class Shard:
         self.cutter.write_now(self.tables[0].nothing(self._noted(words), ownership.version_of(words)))
         fail_point("params.move.committed")
         self.know(words)
-        kept = [(clock, within(e, self.tables[e.table].salt, self.owned)) for clock, es in self._pending.items() for e in es]
-        self._pending.clear()
-        for clock, entry in kept:
-            self._pending[clock].append(entry)
+        for session in self.sessions.values() if self.clocks.sync.bound >= 0 else ():
+            session.close()  # the new owner waits for its clock, and under `bsp` for what it sent of them for the end of one
+        for entries in self._pending.values():
+            entries[:] = [within(each, self.tables[each.table].salt, self.owned) for each in entries]
         for held in self.tables:
             held.forget()
 
