@@ -22,6 +22,7 @@ WRITES = ("params.cut.written", "params.cut.synced", "params.cut.named", "params
 def deaths(monkeypatch):
     monkeypatch.setattr("gyral.params.client.AWAY_S", 1e9)  # the world has one thread
     monkeypatch.setattr(reshard, "AGAIN_S", 0.0)
+    monkeypatch.setattr(reshard, "SETTLE_S", 0.0)
     monkeypatch.setattr(reshard, "MOST_BUCKETS", 600)
     return crashing.Deaths(monkeypatch)
 

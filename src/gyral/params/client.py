@@ -124,7 +124,7 @@ class Client:
             raise
         self.seq = max(lane.seq for lane in lanes.all) if seq is None else seq
         lanes.clock = max(lane.clock for lane in lanes.all) if clock is None else clock
-        if self._beat_s < float("inf"):
+        if worker >= 0 or self._beat_s < float("inf"):
             threading.Thread(target=self._keep_beating, name="beats", daemon=True).start()
 
     @property

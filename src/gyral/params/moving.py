@@ -120,7 +120,15 @@ class Moves:
             raise InputError(f"a shard does not know the question `{what}`")
         told = steps[what](ask, now) if what in steps else {}
         staged = max((each.epoch for each in self._staged.values()), default=0)
-        return told | {"map": self._shard.words.tobytes(), "version": max(self._shard.map_version, staged)}
+        about = {"version": max(self._shard.map_version, staged), "away": self._num_away()}
+        return told | about | {"map": self._shard.words.tobytes()}
+
+    def _num_away(self) -> int:
+        """Workers that others may wait for here, and who have not come since links ended."""
+        shard = self._shard
+        here = {worker for worker, session in shard.sessions.items() if not session.is_closed}
+        live = {worker for worker, member in shard.clocks.members.items() if member.is_live}
+        return len(live - here) if shard.clocks.sync.bound >= 0 and shard.owned.any() else 0
 
     def holds(self, session: Session, head: Head, arrays: Arrays) -> bool:
         """Whether a frame waits in line: it is about buckets that are leaving, or comes after one that waits."""

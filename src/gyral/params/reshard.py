@@ -36,6 +36,7 @@ STEP_S = 60.0
 AGAIN_S = 0.05
 MOVE_S = 300.0
 MOST_REST_S = 0.25
+SETTLE_S = 5.0
 MAX_SHARDS = 256
 
 
@@ -147,6 +148,12 @@ class Mover:
         self.say(taker, "learn", Ask(words=self.words.tobytes()))
         return int(given["bytes"])
 
+    def wait_for_workers(self, share: Share) -> None:
+        """Where workers wait for each other, let all find the buckets before the next go: else none might ever get on."""
+        end = time.monotonic() + SETTLE_S
+        while time.monotonic() < end and any(self.say(shard, "map", Ask())["away"] for shard in (share.giver, share.taker)):
+            time.sleep(0.01)
+
     def _staged(self, giver: int, taker: int, token: str, num: int) -> bool:
         """Bring the pieces over; True: the taker has them all on its disk."""
         asked = [msgspec.msgpack.encode(Ask(token=token, piece=at)) for at in range(num)]
@@ -181,6 +188,7 @@ def _move(mover: Mover, share: Share, done: Resharded, total: int, note: Callabl
             done.longest_s = max(done.longest_s, time.monotonic() - at)
             note(f"{done.buckets:,} of {total:,} buckets have moved")
             time.sleep(min(time.monotonic() - at, MOST_REST_S))  # else whoever waited for this one waits for the next
+            mover.wait_for_workers(share)
         else:
             done.again += 1
             time.sleep(AGAIN_S)
