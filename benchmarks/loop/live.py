@@ -76,7 +76,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=sys.argv[2] if len(sys.argv) > 2 else None) as folder:
         told = live(speed, Path(folder))
     loads.append(os.getloadavg()[0])
-    write("loop-live", {"speed": speed, "load_average": loads, "live": told, "counts_and_popularity": counts_and_popularity()})
+    write("loop_live", {"speed": speed, "load_average": loads, "live": told, "counts_and_popularity": counts_and_popularity()})
 
 
 if __name__ == "__main__":
