@@ -11,7 +11,7 @@ rating. AUC over the last 80 %, of what was foretold before each rating was lear
 What it goes through: `client.open`, shards in this process (`local://2`), cuts written and synced, `Follower`, `Replica`; keys
 in one table, users from 0, items from 1,000,000.
 
-Prediction, written before: the curve of `../shared/research/params.md` 2.6 (.763, .733, .708, .673) within .004. Its rate and
+Prediction, written before: the curve of a plain loop measured before (.763, .733, .708, .673) within .004. Its rate and
 first values are not told there; with .1 and .01 the first run had .763, .737, .715, .682. A search over both in a plain numba
 loop named .2 and .16, whose plain loop has .760, .732, .710, .677. In `staleness` gradients 4,096 examples old cost .3 points
 with a rate of .1, and .05 in a plain loop with .05, which several passes need anyway: that is what it has.

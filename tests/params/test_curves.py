@@ -1,6 +1,6 @@
 """MovieLens-100K in time order through client, shards, cuts and replicas: what freshness and ids without collisions are worth.
 
-The numbers are those of `../shared/DATA.md`, by a plain loop that is not of this project.
+The numbers are those of a plain loop of numpy over the same ratings, written by itself and measured once.
 """
 
 import json
