@@ -8,6 +8,7 @@ tried again, because what comes in is still stored.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -26,6 +27,7 @@ from gyral.run import Run
 
 AFTER_ERROR_S = 2.0
 LOOK_EVERY_S = 0.1
+SAME_S = 0.3
 ABANDON_S = 3.0
 """How long a stop waits for a thread that commits nothing: it may be waiting for a broker."""
 
@@ -162,13 +164,22 @@ def follow(root: Path, config: Config, run: Run) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Note the first SIGINT or SIGTERM instead of dying of it; the second one is not held up."""
+    """Note the first SIGINT or SIGTERM instead of dying of it; the second one is not held up.
+
+    One that comes at once after the first is the same one: `timeout` tells its process and then the group that this is in.
+    """
     received: list[int] = []
     before: dict[int, Any] = {}
+    first = 0.0
 
     def stop(which: int, _: FrameType | None) -> None:
-        received.append(which)
-        restore()
+        nonlocal first
+        if not received:
+            received.append(which)
+            first = time.monotonic()
+        elif time.monotonic() - first > SAME_S:
+            restore()
+            os.kill(os.getpid(), which)
 
     def restore() -> None:
         while before:
