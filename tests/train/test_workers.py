@@ -15,7 +15,8 @@ from safetensors.numpy import load_file
 
 from gyral.model import card as cards
 from gyral.model.card import read_weights
-from gyral.params.carried import Carried, unpacked
+from gyral.params.carried import unpacked
+from gyral.params.parcel import Packed
 
 STEPS = 40
 SIZES = ["lm.depth=1", "lm.width=32", "lm.heads=2", "lm.length=32", "train.batch=8", "train.server.cut_s=0.5"]
@@ -69,7 +70,7 @@ def pushes_applied(folder, step):
     for name, blob in arrays.items():
         if name.partition("@")[0].startswith("strategy.tables.dense"):
             for body in unpacked(blob.tobytes()):
-                for bucket in msgspec.msgpack.decode(body, type=list[Carried]):
+                for bucket in msgspec.msgpack.decode(body, type=list[Packed]):
                     num = len(bucket.keys) // 8
                     rows = np.frombuffer(bucket.bodies, np.uint8).reshape(num, -1)
                     counts += np.ascontiguousarray(rows[:, :4]).view(np.float32)[:, 0].tolist()

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from gyral.errors import InputError
-from gyral.params import wire
+from gyral.params import parcel, wire
 from gyral.params.held import Held
 from gyral.params.keep import Kept
 from gyral.params.moving import runs
-from gyral.params.records import Records
 from gyral.params.spec import BUCKETS
 
 if TYPE_CHECKING:
@@ -26,36 +24,17 @@ if TYPE_CHECKING:
 MOST_BYTES = 1 << 19
 
 
-class Carried(msgspec.Struct, array_like=True):
-    """One bucket."""
-
-    bucket: int
-    keys: bytes
-    stamps: bytes
-    bodies: bytes
-    counters: bytes
-    version: int
-    workers: list[int]
-    applied: list[int]
-
-
 def taken(held: Held, first: int) -> dict[str, Any]:
     """Buckets from `first` on that have rows, and where to go on; BUCKETS: these were the last."""
-    found: list[Carried] = []
+    found: list[Kept] = []
     size, at = 0, first
     while at < BUCKETS and size < MOST_BYTES:
         for kept in held.give([at] if held.owned[at] else []):
             if len(kept.records):
-                rows = kept.records
-                found.append(
-                    Carried(
-                        at, rows.keys.tobytes(), rows.stamps.tobytes(), rows.bodies.tobytes(), kept.counters.tobytes(),
-                        kept.version, kept.workers.tolist(), kept.applied.tolist(),
-                    )
-                )  # fmt: skip
-                size += rows.bodies.nbytes + 12 * len(rows)
+                found.append(kept)
+                size += kept.records.bodies.nbytes + 12 * len(kept.records)
         at += 1
-    return {"next": at, "buckets": msgspec.msgpack.encode(found)}
+    return {"next": at, "buckets": msgspec.msgpack.encode([parcel.packed(found)] if found else [])}
 
 
 def put(held: Held, body: bytes) -> list[Kept]:
@@ -66,18 +45,10 @@ def put(held: Held, body: bytes) -> list[Kept]:
     InputError : they are no buckets of such a table.
     """
     try:
-        found = msgspec.msgpack.decode(body, type=list[Carried])
-        return [_kept(held, each) for each in found if held.owned[each.bucket]]
+        found = msgspec.msgpack.decode(body, type=list[parcel.Packed])
+        return [kept for each in found for kept in parcel.unpacked(each, held.table.spec) if held.owned[kept.bucket]]
     except (msgspec.MsgspecError, ValueError, IndexError) as error:
         raise InputError(f"these are no buckets of `{held.name}`", why=str(error)) from None
-
-
-def _kept(held: Held, each: Carried) -> Kept:
-    keys, stamps = np.frombuffer(each.keys, np.int64), np.frombuffer(each.stamps, np.uint32)
-    bodies = np.frombuffer(each.bodies, np.uint8).reshape(len(keys), held.table.spec.body_bytes)
-    counters = np.frombuffer(each.counters, np.uint8)
-    workers, applied = np.array(each.workers, np.int64), np.array(each.applied, np.uint64)
-    return Kept(each.bucket, Records(keys, stamps, bodies), counters, each.version, workers, applied)
 
 
 def answer(shard: Shard, ask: wire.Ask) -> dict[str, Any]:

@@ -11,16 +11,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import TypeVar
 
 from gyral.engine.links import LinkLost
 from gyral.errors import RankError
 from gyral.params.channels import Channel, Frame
 from gyral.params.shard import Session, Shard
 from gyral.params.wire import Arrays, Head
-
-Answer = TypeVar("Answer")
 
 
 class Host:
@@ -29,7 +25,7 @@ class Host:
     def __init__(self, shard: Shard, is_threaded: bool) -> None:
         self.shard, self._lock = shard, threading.RLock()
         self.error: RankError | None = None
-        self._frames: queue.SimpleQueue[tuple[Session, Head, Arrays] | Callable[[], None] | None] = queue.SimpleQueue()
+        self._frames: queue.SimpleQueue[tuple[Session, Head, Arrays] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=shard.name, daemon=True) if is_threaded else None
         if self._thread is not None:
             self._thread.start()
@@ -43,15 +39,6 @@ class Host:
             now = time.monotonic()
             self.shard.handle(session, head, arrays, now)
             self.shard.work(now)
-
-    def do(self, call: Callable[[Shard], Answer], timeout_s: float = 60.0) -> Answer:
-        """Have something done with the shard between two frames, such as moving its buckets."""
-        if self._thread is None:
-            with self._lock:
-                return call(self.shard)
-        done: Future[Answer] = Future()
-        self._frames.put(lambda: done.set_result(call(self.shard)))
-        return done.result(timeout_s)
 
     def work(self) -> float:
         """What a shard without a thread does in between; seconds until it wants more."""
@@ -79,10 +66,7 @@ class Host:
                     continue
                 if frame is None:
                     return
-                if callable(frame):
-                    frame()
-                else:
-                    self.shard.handle(*frame, time.monotonic())
+                self.shard.handle(*frame, time.monotonic())
                 delay = self.shard.work(time.monotonic())
         except Exception as error:
             self.error = RankError(f"{self.shard.name} has ended", why=str(error) or type(error).__name__)
