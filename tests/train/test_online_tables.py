@@ -228,6 +228,41 @@ def test_the_gate_refuses_poison_and_asks_to_go_back_after_its_patience(world):
     assert gate.check(world.model, 10).passes  # too few visits to judge by
 
 
+def test_objects_that_came_between_two_versions_are_no_harm(world):
+    """A catalogue that grows sevenfold costs every older object probability; the gate asks about those that both know."""
+    gate = Gate(limit=0.2, patience=2)
+
+    def learn(rows):
+        world.step(rows)
+        gate.saw(world.model.last_visits)
+        return gate.check(world.model, 10)
+
+    for turn in range(40):
+        learn([(f"s{turn % 8}", f"o{5 * (turn % 2) + at}", 36_000) for at in range(5)])
+    grown = []
+    for turn in range(6):  # each of 60 new objects is met by 6 people
+        rows = [(f"n{turn}-{who}", f"new{turn}-{at}", 36_000) for at in range(10) for who in range(6)]
+        grown.append(learn(rows))
+    assert all(each.passes for each in grown) and gate.refused == 0
+
+
+def test_weights_of_a_new_object_that_are_no_numbers_are_refused(world):
+    gate = Gate(limit=0.2)
+    for turn in range(40):
+        world.step([(f"s{turn % 8}", f"o{5 * (turn % 2) + at}", 36_000) for at in range(5)])
+        gate.saw(world.model.last_visits)
+        assert gate.check(world.model, 10).passes
+    world.step([("n", "new", 36_000)])
+    objects = world.model.objects
+
+    def broken(codes, hour):
+        made = objects(codes, hour)
+        return made._replace(b_V=np.where(np.asarray(codes) == len(world.model.names) - 1, np.nan, made.b_V))
+
+    world.model.objects = broken
+    assert not gate.check(world.model, 10).passes
+
+
 def test_what_is_over_the_mass_is_pushed_and_the_rest_is_not(world):
     world.step([("a", f"o{at}", 36_000) for at in range(3)])
     before = world.model.rows
