@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -80,14 +79,15 @@ def one(folder: Path, what: str, how: str) -> None:
     import torch
 
     from gyral.params.chain import Chain, Folder
-    from gyral.params.shard import RECOVER_BUCKETS
     from gyral.params.table import Table
 
     table = Table(SPEC)
     if what != "torch":
         warm = folder / "warm"
         with Chain(Folder(warm)) as chain:
-            Table(SPEC).load_all([(bucket.bucket, bucket.records, bucket.counters) for bucket in chain.buckets()])
+            for bucket in chain.buckets():
+                table.load(bucket.bucket, bucket.records, bucket.counters)
+        table = Table(SPEC)
     for path in files(folder, what):
         fd = os.open(path, os.O_RDONLY)
         if how == "cold":
@@ -108,11 +108,10 @@ def one(folder: Path, what: str, how: str) -> None:
         count = sum(each.clone().nbytes for each in held.values())
     else:
         with Chain(Folder(folder / "log")) as chain:
-            buckets = chain.buckets()
-            while several := list(islice(buckets, RECOVER_BUCKETS)):
-                count += sum(len(bucket.records) for bucket in several)
+            for bucket in chain.buckets():
+                count += len(bucket.records)
                 if what == "recover":
-                    table.load_all([(bucket.bucket, bucket.records, bucket.counters) for bucket in several])
+                    table.load(bucket.bucket, bucket.records, bucket.counters)
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     lost = -1
     if what == "recover":

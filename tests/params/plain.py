@@ -208,10 +208,6 @@ class Plain:
         counts[0] -= not self.rows
         return counts[buckets_N].astype(np.uint32)
 
-    def load_all(self, loaded: Iterable[tuple[int, Records, np.ndarray]]) -> None:
-        for each in loaded:
-            self.load(*each)
-
     def drop(self, bucket: int) -> None:
         for keys in (self.rows, self.dirty, self.gone):
             for key in [key for key in keys if bucket_of(key, self.spec.salt) == bucket]:

@@ -177,7 +177,8 @@ def test_a_real_table_comes_back_bit_for_bit_with_what_admission_counted(tmp_pat
         if number == 2:
             compact(tmp_path, keep_s=0)
     again = Table(spec)
-    again.load_all([(kept.bucket, kept.records, kept.counters) for kept in Deltas(tmp_path, [spec]).recover(spec)])
+    for kept in Deltas(tmp_path, [spec]).recover(spec):
+        again.load(kept.bucket, kept.records, kept.counters)
     for bucket in range(BUCKETS):
         (mine, counted), (theirs, counted_there) = table.export(bucket), again.export(bucket)
         order, order_there = np.argsort(mine.keys), np.argsort(theirs.keys)

@@ -157,25 +157,31 @@ def test_records_of_other_tables_are_refused():
 
 
 @pytest.mark.parametrize("dtype", ["f32", "int8"])
-def test_many_buckets_are_loaded_as_one_by_one(dtype):
+def test_buckets_are_loaded_as_they_were_exported(dtype):
     spec = spec_of(dtype=dtype, admit_count=2, admit_window_s=9)
     table, rng = Table(spec), np.random.default_rng(1)
     table.push(rng.integers(0, 500, 900), rng.normal(size=(900, 5)).astype(np.float32), 100)
     loaded = whole(table)
     exported = [(bucket, *table.export(bucket)) for bucket, _, _ in loaded]
-    one, other = Table(spec), Table(spec)
-    one.load_all(exported)
+    one = Table(spec)
     for each in exported:
-        other.load(*each)
-    assert whole(one) == whole(other) == loaded and not len(one.cut().upserts)
+        one.load(*each)
+    assert whole(one) == loaded and not len(one.cut().upserts)
     held = np.concatenate([records.keys for _, records, _ in exported])
     one.push(held, np.ones((len(held), 5), np.float32), 101)
-    one.load_all(exported)  # what was there goes
+    for each in exported:  # what was there goes
+        one.load(*each)
     assert whole(one) == loaded
-    _, records, counters = exported[0]
-    for wrong in [(exported[1][0], records, counters), (exported[0][0], records, np.zeros(3, np.uint8))]:
+    bucket, records, counters = next(each for each in exported if len(each[1]))
+    twice = Records(*(np.repeat(part, 2, axis=0) for part in records))
+    for wrong in [(bucket ^ 1, records, counters), (bucket, records, np.zeros(3, np.uint8)), (bucket, twice, counters)]:
+        other = Table(spec)
         with pytest.raises(InputError):
-            Table(spec).load_all([wrong, *exported[2:]])
+            other.load(*wrong)
+        assert len(other) == 0 and not other.pull(records.keys)[1].any()
+        with pytest.raises(InputError):
+            one.load(*wrong)
+        assert whole(one) == loaded  # what was there stays
 
 
 def test_many_rows_grow_and_go():

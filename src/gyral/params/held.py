@@ -45,8 +45,6 @@ class Rows(Protocol):
 
     def num_rows(self, buckets_N: np.ndarray) -> np.ndarray: ...
 
-    def load_all(self, loaded: Sequence[tuple[int, Records, np.ndarray]]) -> None: ...
-
     def drop(self, bucket: int) -> None: ...
 
     def cut(self, first_bucket: int = 0, last_bucket: int = BUCKETS) -> Changes: ...
@@ -224,15 +222,10 @@ class Held:
 
     def put(self, kept: Kept) -> None:
         """A bucket as it was on the disk, or at another shard."""
-        self.put_all([kept])
-
-    def put_all(self, several: Sequence[Kept]) -> None:
-        """Buckets as they were on the disk."""
-        self.table.load_all([(kept.bucket, kept.records, kept.counters) for kept in several])
-        for kept in several:
-            self.versions[kept.bucket] = kept.version
-            for worker, seq in zip(kept.workers.tolist(), kept.applied.tolist(), strict=True):
-                self.of(worker)[kept.bucket] = seq
+        self.table.load(kept.bucket, kept.records, kept.counters)
+        self.versions[kept.bucket] = kept.version
+        for worker, seq in zip(kept.workers.tolist(), kept.applied.tolist(), strict=True):
+            self.of(worker)[kept.bucket] = seq
 
     def has(self, keys_K: np.ndarray, wanted: np.ndarray) -> bool:
         """Whether a key is in one of some buckets (uint8 [BUCKETS])."""
@@ -253,7 +246,8 @@ class Held:
         """Consecutive buckets that another shard gave; as a part that holds them whole, to be written before anything else."""
         for kept in moved:
             self.owned[kept.bucket] = 1
-        self.put_all([kept._replace(version=kept.version + 1) for kept in moved])
+        for kept in moved:
+            self.put(kept._replace(version=kept.version + 1))
         return self._part(moved[0].bucket, moved[-1].bucket + 1, _whole(moved), notes, owner_epoch)
 
     def forget(self) -> None:

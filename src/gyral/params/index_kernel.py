@@ -185,16 +185,6 @@ def grow(held: Held, half: np.uint64, salt: np.uint64, bucket: np.uint64, rows: 
 
 
 @kernel
-def make_room(held: Held, half: np.uint64, salt: np.uint64, buckets_N: np.ndarray, rows_N: np.ndarray) -> bool:
-    """Grow buckets at once to what they will hold; False: as far as it went, the rest grows row by row."""
-    for n in range(U(len(buckets_N))):
-        bucket, rows = U(buckets_N[n]), U(rows_N[n])
-        if rows * U(41) >> _5 >= held.regions[bucket] & _ROOM and not grow(held, half, salt, bucket, rows):
-            return False
-    return True
-
-
-@kernel
 def insert(held: Held, half: np.uint64, salt: np.uint64, key: np.int64, hash_: np.uint64) -> np.uint64:
     """A row for a key that has none, its memory as it was left; 0: the index must slide first."""
     bucket, meta = bucket_of(hash_), held.meta

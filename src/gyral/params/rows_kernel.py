@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gyral.params.admission_kernel import tick
-from gyral.params.hashing_kernel import GOLDEN, INITS, PUSHED, bucket_of, first_value, mixed
-from gyral.params.index_kernel import Held, prefetch
+from gyral.params.hashing_kernel import GOLDEN, INITS, PUSHED, bucket_of, first_value, hashed, mixed
+from gyral.params.index_kernel import Held, find, insert, prefetch
 from gyral.params.kernel import kernel, part
 from gyral.params.optimizer_kernel import Step, stepped
 from gyral.params.rounding_kernel import DTYPES, F32, decode, encode
@@ -235,10 +235,19 @@ def written(held: Held, form: Form, slots: np.ndarray, keys: np.ndarray, stamps:
 
 
 @kernel
-def read_in(held: Held, form: Form, slots: np.ndarray, stamps: np.ndarray, bodies: np.ndarray) -> None:
-    """Records into rows, which have their keys."""
-    for at in range(U(len(slots))):
-        slot = U(slots[at])
-        held.words[slot * form.width + _2] = stamps[at]
+def adopt(held: Held, form: Form, bucket: np.uint64, keys: np.ndarray, stamps: np.ndarray, bodies: np.ndarray) -> np.int64:
+    """Records as rows of a bucket that has none, and room for them.
+
+    Returns
+    -------
+    How many: fewer than there are where a key is of another bucket, or has come before.
+    """
+    for at in range(U(len(keys))):
+        hash_ = hashed(keys[at], form.salt)
+        if bucket_of(hash_) != bucket or find(held, form.half, keys[at], hash_) != _0:
+            return np.int64(at)
+        row = insert(held, form.half, form.salt, keys[at], hash_) * form.width
+        held.words[row + _2] = stamps[at]
         for word in range(U(bodies.shape[1])):
-            held.words[slot * form.width + _3 + word] = bodies[at, word]
+            held.words[row + _3 + word] = bodies[at, word]
+    return np.int64(len(keys))

@@ -5,6 +5,9 @@
 
 The loop answers whoever has something to say, one frame after the other, writes parts of cuts in between, and ends by SIGTERM
 after a last cut. It listens on 127.0.0.1 unless told, for those who hold the secret (a file of at least 16 bytes).
+
+With `--spare` the job is only of the kind that may come: everything that a start costs besides reading a folder (Python, numba,
+each kernel: a second or two) is done, and then a line is waited for that names the job and the file for its output.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import importlib
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +27,7 @@ import numpy as np
 
 from gyral.errors import ConfigError, GyralError
 from gyral.params.channels.sockets import Loop
+from gyral.params.held import Entry
 from gyral.params.keep import Keep
 from gyral.params.shard import Settings, Shard
 from gyral.params.spec import TableSpec
@@ -85,6 +90,10 @@ def numbered(job: Job, number: int) -> Job:
     return msgspec.structs.replace(job, number=number, folder=folder)
 
 
+def _read(path: str) -> Job:
+    return msgspec.json.decode(Path(path).read_bytes(), type=Job)
+
+
 def _named(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
@@ -121,6 +130,32 @@ def warm(shard: Shard) -> None:
         held.has(key, held.owned)
 
 
+def rehearse(job: Job) -> None:
+    """Cut and recover a shard of this kind in a folder of its own, so that its kernels are loaded."""
+    with tempfile.TemporaryDirectory() as name:
+        small = msgspec.structs.replace(job, folder=name, num=1, number=0)
+        for _ in range(2):
+            shard = made(small)
+            for number, held in enumerate(shard.tables):
+                grads = np.zeros((1, held.table.spec.dim), np.float32)
+                held.push(Entry(number, 0, held.last(0) + 1, 0, np.zeros(1, np.int64), grads), time.monotonic())
+            shard.close()
+        warm(shard)
+
+
+def awaited(job: Job) -> Job | None:
+    """Be the spare of such shards until one dies: the job of that one; None: nobody will ask any more."""
+    rehearse(job)
+    print(f"process {os.getpid()} waits to take the place of a shard", flush=True)
+    path, _, log = sys.stdin.readline().rstrip("\n").partition("\t")
+    if not path:
+        return None
+    number = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(number, stream.fileno())
+    return _read(path)
+
+
 def run(job: Job) -> None:
     """Serve until SIGTERM, or until the parent is gone."""
     shard = made(job)
@@ -146,7 +181,11 @@ def describe(stats: Mapping[str, Any]) -> str:
 def main() -> int:
     """Exit code of the process."""
     try:
-        run(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job))
+        job: Job | None = _read(sys.argv[-1])
+        if "--spare" in sys.argv and job is not None:
+            job = awaited(job)
+        if job is not None:
+            run(job)
     except GyralError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code

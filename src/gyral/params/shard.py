@@ -13,7 +13,6 @@ import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,7 +32,6 @@ from gyral.params.session import Session as Session
 from gyral.params.spec import TableSpec
 from gyral.params.wire import Arrays, Head
 
-RECOVER_BUCKETS = 128  # that go into a table at once
 IDLE_S = 0.25
 
 
@@ -325,9 +323,9 @@ class Shard:
             self.clocks.recall(members, now)
             self.know(ownership.decoded(words))
         for held in self.tables:
-            owned = (kept for kept in keep.recover(held.table.spec) if self.owned[kept.bucket])
-            while several := list(islice(owned, RECOVER_BUCKETS)):
-                held.put_all(several)
+            for kept in keep.recover(held.table.spec):
+                if self.owned[kept.bucket]:
+                    held.put(kept)
         self.moves.clear()
         self.recovered_s = time.perf_counter() - began
 

@@ -11,7 +11,6 @@ copies), `index_kernel`, `batch_kernel` (repeats), `rows_kernel`, `optimizer_ker
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -219,48 +218,30 @@ class Table:
             raise self._refused(
                 "rows are not this table's", f"bodies of shape {list(records.bodies.shape)}, {width} bytes a row"
             )
-        if len(np.unique(keys)) != len(keys) or (self._buckets(keys) != bucket).any():
-            raise self._refused("rows are not of one bucket", f"bucket {bucket}")
         if len(counters) not in (0, self.held.counters.shape[1]):
             raise self._refused("counters are not this table's", f"{len(counters)} bytes")
-        self.drop(bucket)
+        if len(self._gone) or self.held.rows[bucket] or self.held.changed[bucket]:
+            if len(np.unique(keys)) != len(keys) or (self._buckets(keys) != bucket).any():
+                raise self._not_of(bucket)  # what is there stays
+            self.drop(bucket)
         if len(keys):
-            self._check_room(len(keys))
-            found = self.find(keys)
-            self._insert(found.batch, found.slots, np.ones(len(keys), np.uint8), 0)
-            bodies = np.ascontiguousarray(records.bodies).view(np.uint32)
-            rows.read_in(self.held, self.form, found.slots, np.ascontiguousarray(records.stamps), bodies)
-        if len(counters):
-            self.held.counters[bucket] = counters
+            self._adopt(bucket, keys, records)
+        self.held.counters[bucket] = counters if len(counters) else 0
+
+    def _adopt(self, bucket: int, keys: np.ndarray, records: Records) -> None:
+        """Rows of a bucket that has none."""
+        self._check_room(len(keys))
+        while not index.grow(self.held, self.form.half, self.form.salt, U(bucket), U(len(keys))):
+            self._slide(always=True)
+        bodies = np.ascontiguousarray(records.bodies).view(np.uint32)
+        if rows.adopt(self.held, self.form, U(bucket), keys, np.ascontiguousarray(records.stamps), bodies) < len(keys):
+            self.drop(bucket)
+            raise self._not_of(bucket)
+        self.epoch += 1
 
     def num_rows(self, buckets_N: np.ndarray) -> np.ndarray:
         """Rows that buckets have, uint32 [N]."""
         return self.held.rows[buckets_N.astype(np.int64)].astype(np.uint32)
-
-    def load_all(self, loaded: Sequence[tuple[int, Records, np.ndarray]]) -> None:
-        """`load` for many buckets: of a table that has nothing of them, all keys at once (.17 µs a row, else .45)."""
-        numbers = np.array([bucket for bucket, _, _ in loaded], np.int64)
-        every = [records for _, records, _ in loaded]
-        width, lengths = self.spec.body_bytes, [len(records) for records in every]
-        is_new = not (len(self._gone) or self.held.rows[numbers].any() or self.held.changed[numbers].any())
-        is_fit: bool = all(records.bodies.shape == (num, width) for records, num in zip(every, lengths, strict=True))
-        is_fit &= all(len(counters) in (0, self.held.counters.shape[1]) for _, _, counters in loaded)
-        if is_new and is_fit and any(lengths):
-            keys, stamps, bodies = (np.concatenate([records[at] for records in every]) for at in range(3))
-            found = self.find(np.ascontiguousarray(keys, np.int64))
-            is_fit = len(found.batch.keys) == len(keys) == len(stamps)
-            if is_fit and (self._buckets(keys) == np.repeat(numbers, lengths)).all():
-                self._check_room(len(keys))
-                index.make_room(self.held, self.form.half, self.form.salt, numbers, np.array(lengths))
-                self._insert(found.batch, found.slots, np.ones(len(keys), np.uint8), 0)
-                rows.read_in(self.held, self.form, found.slots, stamps, bodies.view(np.uint32))
-                self.epoch += 1
-                for bucket, _, counters in loaded:
-                    if len(counters):
-                        self.held.counters[bucket] = counters
-                return
-        for bucket, records, counters in loaded:
-            self.load(bucket, records, counters)
 
     def drop(self, bucket: int) -> None:
         """Forget a bucket, as when it has moved away: no tombstones."""
@@ -352,6 +333,9 @@ class Table:
             why = f"{list(given_KD.shape)}, not [{num}, {self.spec.dim}]"
             raise self._refused(f"{what} are of another shape than the keys", why)
         return np.ascontiguousarray(given_KD, dtype=np.float32)
+
+    def _not_of(self, bucket: int) -> InputError:
+        return self._refused("rows are not of one bucket", f"bucket {bucket}: a key of another one, or one that is there twice")
 
     def _refused(self, what: str, why: str, hint: str = "") -> InputError:
         return InputError(what, where=f"table `{self.spec.name}`", why=why, hint=hint)

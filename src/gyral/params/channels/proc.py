@@ -1,7 +1,9 @@
 """Shards in processes of this machine: a Unix socket for heads, shared memory for arrays (`channels.shared`).
 
 `Launched` starts them, watches them, and starts one that died again, from its folder; without a folder its rows are gone, and
-that is an error. Workers of other processes join by the folder of the sockets, which only this user may enter.
+that is an error. Where they have folders a spare is kept that has everything but a folder behind it (110 MB): a start of Python
+would be most of the time for which nobody answers. Workers of other processes join by the folder of the sockets, which only
+this user may enter.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +38,8 @@ RESTARTS = 100
 STOP_S = 60.0
 HANDOVER_S = 1.0
 LOOK_S = 0.05
+SPARE_S, MAX_SPARE_S = 2.0, 60.0
+"""Until there is a spare, which others who start shall not wait for; and until one that ended by itself is tried again."""
 _JOBS = "jobs.json"
 _PEER = struct.Struct("3i")
 
@@ -158,6 +164,8 @@ class Launched(UnixTransport):
         make_folder(self._logs)
         self._given, self.processes, self.deaths = list(jobs), list[ranks.Started](), list[int]()
         self._ended: set[int] = set()
+        self._spare: subprocess.Popen[bytes] | None = None
+        self._spare_at = time.monotonic() + SPARE_S
         self.error: RankError | None = None
         self._is_closed, self._changing = threading.Event(), threading.Lock()
         self._write(self._given)
@@ -226,6 +234,9 @@ class Launched(UnixTransport):
             return
         self._is_closed.set()
         self._watcher.join()
+        if self._spare is not None:
+            self._spare.kill()
+            self._spare.communicate()
         _stop(self.processes)
         shutil.rmtree(self._sockets, ignore_errors=True)
 
@@ -233,16 +244,40 @@ class Launched(UnixTransport):
         command = ["-m", "gyral.params.serve", str(self._sockets / f"{number}.json")]
         return ranks.start(command, self._logs / f"shard{number}.log", {})
 
+    def _again(self, number: int) -> ranks.Started:
+        """One in the place of one that died: the spare, if it is there."""
+        spare, self._spare = self._spare, None
+        self._spare_at = time.monotonic() + SPARE_S
+        if spare is not None and spare.stdin is not None:
+            with contextlib.suppress(OSError), spare.stdin as told:
+                told.write(f"{self._sockets / f'{number}.json'}\t{self._logs / f'shard{number}.log'}\n".encode())
+            if spare.poll() is None:
+                return spare
+        return self._start(number)
+
+    def _have_spare(self) -> None:
+        is_there = self._spare is not None and self._spare.poll() is None
+        if is_there or not self._is_kept or time.monotonic() < self._spare_at:
+            return
+        if self._spare is not None:
+            self._spare.communicate()  # it ended by itself; its log says why
+        with open(self._logs / "spare.log", "ab") as log:
+            command = [sys.executable, "-P", "-m", "gyral.params.serve", "--spare", str(self._sockets / "0.json")]
+            environment = {**os.environ, **ranks.QUIET}
+            self._spare = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
+        self._spare_at = time.monotonic() + MAX_SPARE_S
+
     def _watch(self) -> None:
         while not self._is_closed.wait(LOOK_S):
             self._hear()
+            self._have_spare()
             for number, process in enumerate(self.processes):
                 code = process.poll()
                 if code is None or self.error is not None or number in self._ended:
                     continue
                 self.deaths[number] += 1
                 if code < 0 and self._is_kept and self.deaths[number] <= RESTARTS:
-                    self.processes[number] = self._start(number)
+                    self.processes[number] = self._again(number)
                     continue
                 log = self._logs / f"shard{number}.log"
                 how = f"was ended by signal {-code}" if code < 0 else f"stopped with code {code}"
