@@ -187,7 +187,8 @@ def main() -> None:
         "retail",
     ]
     pairs = list(zip(given[::2], given[1::2], strict=True))
-    write("params_sync", {f"{model} {data}": compared(model, data) for model, data in pairs})
+    for model, data in pairs:
+        write(f"params_sync_{model}_{data}", compared(model, data))
 
 
 if __name__ == "__main__":
