@@ -83,7 +83,8 @@ def task_of(model: str, data: Interactions, seed: int) -> Any:
     if model == "sasrec":
         shape = Shape(data.num_objects, 32, 1, 1, 50, 64, 0.2, "sasrec")
         return NextObject(shape, Sequences.of(data, shape.length), seed)
-    towers = two_tower.Shape(data.num_subjects, 1, data.num_objects, 32, 20, 64, 0.0)
+    countries = max(1, int(data.country.max(initial=0)) + 1)
+    towers = two_tower.Shape(data.num_subjects, countries, data.num_objects, 32, 20, 64, 0.0)
     words = np.zeros((data.num_objects, 1), np.int64)
     return Retrieval(towers, Sequences.of(data, towers.length), np.full(data.num_subjects, -1), words, seed)
 
