@@ -5,12 +5,18 @@ from collections import Counter
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from gyral.config import Config
 from gyral.errors import ConflictError
+from gyral.event.schema import EVENT
+from gyral.ingest.tombstones import Tombstones
+from gyral.live.behaviour import Behaviour
 from gyral.model.live import places
 from gyral.model.live import tables as t
 from gyral.model.live import visits as v
+from gyral.model.live.erased import erase
 from gyral.model.live.following import Follower
 from gyral.model.live.journal import Journal, Step
 from gyral.model.live.known import Known
@@ -268,3 +274,45 @@ def test_what_is_over_the_mass_is_pushed_and_the_rest_is_not(world):
     before = world.model.rows
     world.step([("b", "o1", 36_000)])
     assert world.model.rows - before <= 3 + 3 + 1 + 1 + 1 + 1 and v.LEAST_MASS < 0.1
+
+
+def test_somebody_who_was_erased_is_in_no_file_and_known_to_nobody(world):
+    """Also while a learner holds the tables: it is fenced, and goes on from what was published."""
+    known, follower, _ = followed(world)
+    for seed in range(3):
+        world.step(some(seed))
+    world.publish()
+    assert follower.poll()
+    who, others = t.key_of("s1"), {key: row.copy() for key, row in known.pasts.items() if key != t.key_of("s1")}
+    items = known.arrays()[t.ITEM].copy()
+    assert who in known.pasts and who in known.subjects and len(others) > 2
+    needle = int(who).to_bytes(8, "little", signed=True)
+    files = [path for path in world.folder.rglob("*") if path.is_file()]
+    assert any(needle in path.read_bytes() for path in files)
+    assert erase(world.folder, "s1")
+    assert not any(needle in path.read_bytes() for path in world.folder.rglob("*") if path.is_file())
+    assert follower.poll() and who not in known.pasts and who not in known.subjects
+    assert set(known.pasts) == set(others) and all((known.pasts[key] == row).all() for key, row in others.items())
+    assert np.array_equal(known.arrays()[t.ITEM], items)
+    fresh, late, _ = followed(world)
+    assert late.poll() and set(fresh.pasts) == set(others) and not erase(world.folder, "s1")
+    assert not erase(world.folder, "nobody")
+    world.server.go_back()
+    world.step([("s2", "o1", 36_000)])
+    assert world.publish().step == 4 and late.poll() and who not in fresh.pasts
+
+
+def test_a_subject_that_was_erased_is_not_learned(world):
+    schema = pa.schema([*EVENT])
+    row = {"event_id": "e", "event_time": 1, "ingest_time": 1, "kind": "purchase", "subject": "s1", "object": "o1"}
+    rows = pa.RecordBatch.from_pylist([row, {**row, "subject": "s2"}], schema)
+
+    class Erased(Tombstones):
+        def __len__(self):
+            return 1
+
+        def has(self, subjects):
+            return np.array([name == "s1" for name in subjects.to_pylist()])
+
+    met = Behaviour(Config(), erased=Erased())(rows)
+    assert met.subject == ["s2"] and met.dropped == {"erased": 1}

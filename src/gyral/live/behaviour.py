@@ -17,18 +17,24 @@ from gyral.curate import rules
 from gyral.curate.interactions import ALWAYS, TITLE
 from gyral.event import layout as layouts
 from gyral.event.layout import Layout
+from gyral.ingest.tombstones import Tombstones
 from gyral.train.online import Met
 
 
 class Behaviour:
     """The rules of a project; layouts are known by the events' `schema_id`.
 
+    Parameters
+    ----------
+    erased : whose rows are dropped.
+
     Raises
     ------
     ConfigError : a rule cannot be used.
     """
 
-    def __init__(self, config: Config, layout: Layout | None = None) -> None:
+    def __init__(self, config: Config, layout: Layout | None = None, erased: Tombstones | None = None) -> None:
+        self._erased = erased or Tombstones()
         self._own = list(config.curate.rules)
         self._apps = config.curate.apps
         self._known: dict[str | None, Layout | None] = {} if layout is None else {layout.schema_id: layout}
@@ -73,7 +79,10 @@ class Behaviour:
         if self._apps:
             known = pc.is_in(rows.column("app"), value_set=pa.array(self._apps)).to_numpy(zero_copy_only=False)
             reasons = np.where(known, reasons, -1)
+        if len(self._erased):
+            reasons = np.where(self._erased.has(rows.column("subject")), -2, reasons)
         places = np.flatnonzero(reasons == 0)
-        found = Counter(applied[reason - 1].reason if reason > 0 else "other_app" for reason in reasons[reasons != 0].tolist())
+        named = {-1: "other_app", -2: "erased"}
+        found = Counter(named.get(reason) or applied[reason - 1].reason for reason in reasons[reasons != 0].tolist())
         titles = props[title].cast(pa.string()).take(pa.array(places)).to_pylist()
         return places, found, np.array([each or "" for each in titles], object)

@@ -23,6 +23,7 @@ import numpy as np
 from gyral.config import Config
 from gyral.faults import fail_point
 from gyral.files import write_atomic
+from gyral.ingest.tombstones import Tombstones
 from gyral.lake.table import Lake
 from gyral.live.behaviour import Behaviour
 from gyral.log.opening import open_log
@@ -72,7 +73,9 @@ class Learner:
         limits = Limits(params.admit_count, params.max_objects, config.curate.robot_events_per_hour)
         self.model = Visits(self.server, limits, config.train.seed, params.sample)
         self.gate = Gate(params.gate_loss, params.gate_patience)
-        self.log = open_log(Lake.of(self.root, config).log_folder, config)
+        lake = Lake.of(self.root, config)
+        self.log = open_log(lake.log_folder, config)
+        self._erased = Tombstones(lake.snapshot("erasures") if lake.exists("erasures") else None)
         self.online = self._online()
         self.went_back = 0
         self._has_to_go_back = False
@@ -84,7 +87,12 @@ class Learner:
     def _online(self) -> Online:
         self.model.quiet = places.quiet_steps(self.folder)
         online = Online(
-            self.log, self.folder, Behaviour(self.job.config), self.model, self.job.config.params.step_s, self.job.start
+            self.log,
+            self.folder,
+            Behaviour(self.job.config, erased=self._erased),
+            self.model,
+            self.job.config.params.step_s,
+            self.job.start,
         )
         online.recover()
         self.model.count()

@@ -22,6 +22,7 @@ from gyral.model.live.journal import JOURNAL, Step, read_steps
 from gyral.model.live.known import Known
 from gyral.params import segment_kernel as kernel
 from gyral.params.chain import Chain, Folder, name_of, numbers
+from gyral.params.hashing_kernel import buckets_of
 from gyral.params.records import weights_of
 from gyral.params.segment import Damaged, File, Listing, changes_of, decode, sizes_of, views, widths_of
 from gyral.params.spec import BUCKETS
@@ -136,12 +137,18 @@ class Follower:
             self._cuts[shard] = have
 
     def _whole(self, shard: str, chain: Chain) -> None:
-        """Buckets of the base and the cuts after it, those that are newer than what is here."""
-        for bucket in chain.buckets():
-            versions = self._of(shard, bucket.table)
-            if bucket.version > versions[bucket.bucket]:
-                self._known.put(bucket.table, bucket.records.keys, weights_of(chain.specs[bucket.table], bucket.records.bodies))
-                versions[bucket.bucket] = bucket.version
+        """Buckets of the base and the cuts after it, those that are newer than what is here: their rows, and no others."""
+        for name, spec in chain.specs.items():
+            versions, newer, keys = self._of(shard, name), np.zeros(BUCKETS, bool), [np.zeros(0, np.int64)]
+            for bucket in chain.buckets([name]):
+                if bucket.version > versions[bucket.bucket]:
+                    self._known.put(name, bucket.records.keys, weights_of(spec, bucket.records.bodies))
+                    newer[bucket.bucket], versions[bucket.bucket] = True, bucket.version
+                    keys.append(bucket.records.keys)
+            here = self._known.keys(name)
+            at = np.empty(len(here), np.uint16)
+            buckets_of(here, np.uint64(spec.salt), at)
+            self._known.gone(name, np.setdiff1d(here[newer[at]], np.concatenate(keys)))
 
     def _cut(self, source: UpTo, shard: str, number: int) -> None:
         file = source.open(name_of("cut", number))

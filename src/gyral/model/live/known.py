@@ -78,6 +78,12 @@ class Known:
             self._fit(int(keys_K.max()) + 1)
             self._arrays[table][keys_K] = rows_KD
 
+    def keys(self, table: str) -> np.ndarray:
+        """Of rows that were put, int64; of objects, all that have a name."""
+        if table in (t.SUBJECT, t.PAST):
+            return np.array(list(self.subjects if table == t.SUBJECT else self.pasts), np.int64)
+        return np.arange(0 if table == t.SMALL else len(self.names))
+
     def gone(self, table: str, keys_K: np.ndarray) -> None:
         """They are as if they had never been."""
         if table in (t.SUBJECT, t.PAST):

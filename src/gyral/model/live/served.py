@@ -24,7 +24,7 @@ from gyral.lake.dataset import Dataset
 from gyral.model import card as cards
 from gyral.model.card import Weights
 from gyral.model.family import Answer, Item, Route, Twin
-from gyral.model.live import places, tables
+from gyral.model.live import erased, places, tables
 from gyral.model.live.following import Follower
 from gyral.model.live.known import Known
 
@@ -144,10 +144,10 @@ class LiveFamily:
         raise NotImplementedError("a live model is not compressed")
 
     def erase(self, folder: Path, subject: str) -> bool:
-        """Take a subject's rows out of a frozen copy; a live model's are in its tables."""
+        """Take a subject's rows out of a frozen copy, or out of the tables that a live model follows."""
         weights = cards.read_weights(folder)
         if weights.settings["kind"] != "frozen":
-            return False
+            return erased.erase(places.folder_of(folder.parent.parent, weights.settings["name"]), subject)
         keys = weights.arrays["keys"]
         stays = keys != tables.key_of(subject)
         if stays.all():
