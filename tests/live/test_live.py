@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pyarrow as pa
@@ -135,10 +136,30 @@ def test_events_are_learned_once_whoever_is_killed(tmp_path, source, at, victim)
     assert purchases.num_rows == len(set(purchases["event_id"].to_pylist())) == 9_000
 
 
+def poison(url):
+    """Three robots with 4,000 purchases each in an hour, and 3,000 objects that nobody ever meets again."""
+    price = {"Quantity": "1", "UnitPrice": "2.5", "Country": "France", "Description": "A THING"}
+    common = {"kind": "purchase", "event_time": "2010-12-02T10:00:00Z", "schema_id": "online_retail", "props": price}
+    rows = [{"subject": f"robot{at % 3}", "object": f"85{at % 7}23A"} for at in range(12_000)]
+    rows += [{"subject": f"flood{at % 50}", "object": f"{60_000 + at}"} for at in range(3_000)]
+    for first in range(0, len(rows), 1_000):
+        events = [{"event_id": f"p{first + at}", **common, **row} for at, row in enumerate(rows[first : first + 1_000])]
+        request = urllib.request.Request(f"{url}/v1/events", json.dumps(events).encode(), {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert json.load(answer)["accepted"] == 1_000
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_somebody_new_is_known_within_a_second_and_learning_beats_what_is_frozen(tmp_path, source):
-    result = run(tmp_path, source, "20000x")
+def test_somebody_new_is_known_within_a_second_and_learning_beats_what_is_frozen_also_among_robots(tmp_path, source):
+    def pour(ended):
+        log = tmp_path / "runs" / "1" / "log.txt"
+        found = waits_for(lambda: ended.is_set() or (log.exists() and re.search(r"answers at (\S+),", log.read_text())))
+        waits_for(lambda: ended.is_set() or journal_lines(tmp_path) >= 15)
+        poison(found[1])
+
+    result = run(tmp_path, source, "20000x", "--set", "params.admit_count=2", while_it_runs=pour)
+    assert result["dropped"]["robot"] == 3 * (4_000 - 2_000) and result["dropped"]["not_admitted"] > 3_000
     cold, fresh = result["cold_start_s"], result["freshness_s"]
     assert cold["asked"] >= 5 and cold["missed"] == 0 and cold["p50"] < 1
     assert fresh["p50"] < 1 and result["went_back"] == 0
