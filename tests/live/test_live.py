@@ -135,7 +135,7 @@ def test_events_are_learned_once_whoever_is_killed(tmp_path, source, at, victim)
     assert purchases.num_rows == len(set(purchases["event_id"].to_pylist())) == 9_000
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_somebody_new_is_known_within_a_second_and_learning_beats_what_is_frozen(tmp_path, source):
     result = run(tmp_path, source, "20000x")
