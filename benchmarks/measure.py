@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+RESULTS = Path(os.environ.get("GYRAL_BENCHMARK_RESULTS") or ROOT / "benchmarks" / "results")
+"""Where raw output is kept; tests that run a benchmark name a folder of their own."""
 PYTHON = str(ROOT / ".venv" / "bin" / "python")
 GYRAL = [PYTHON, "-m", "gyral"]
 
@@ -88,13 +89,13 @@ def machine() -> dict[str, Any]:
 
 
 def write(name: str, result: dict[str, Any]) -> None:
-    """Print the raw output as one line, and keep it under `benchmarks/results/` when it is that of a commit."""
+    """Print the raw output as one line, and keep it under `RESULTS` when it is that of a commit."""
     result = {"benchmark": name, **result, "machine": machine()}
     print(json.dumps(result))
     if _commit().endswith("-dirty"):
         print(f"not kept as {name}.json: sources differ from the commit", file=sys.stderr)
         return
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -1,8 +1,6 @@
 """A language model answers: bits add up, letters are whole, and what it learned by heart it writes."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +14,8 @@ from gyral.model.lm import LM, Reader
 from gyral.model.nets.llama import Shape
 from gyral.model.tasks.next_token import NextToken, Text
 from gyral.train.optim import Optimizer
+
+from .. import verbs
 
 LINE = "Größe: 日本, zwei – drei."
 
@@ -97,10 +97,7 @@ def test_it_is_trained_exported_and_trained_on(tmp_path):
         (tmp_path / "pages" / f"{number}.txt").write_text("\n".join(lines))
 
     def gyral(*words, code=0):
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "gyral", *words, "--root", str(tmp_path), "--json"],
-            capture_output=True, text=True, timeout=240,
-        )  # fmt: skip
+        done = verbs.gyral(*words, "--root", tmp_path, "--json")
         assert done.returncode == code, done.stderr
         return json.loads(done.stdout.splitlines()[-1]) if done.stdout and not code else done.stderr
 

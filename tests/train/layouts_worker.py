@@ -1,6 +1,6 @@
-"""One rank of the checkpoint matrix: saves or loads by some layouts, one after the other, inside one process group.
+"""One rank of the checkpoint matrix: saves and loads by some layouts, one after the other, inside one process group.
 
-python layouts_worker.py FOLDER save|load LAYOUT,LAYOUT… …    a layout is one of `LAYOUTS`; words after are those it loads from
+python layouts_worker.py FOLDER JOBS    a job is [save or load, layouts, those it loads from]; a layout is one of `LAYOUTS`
 """
 
 import json
@@ -74,33 +74,43 @@ def training(layout, folder, seed):
     return checkpoints, go
 
 
+def save(folder, layout):
+    """Losses of the steps after a checkpoint."""
+    checkpoints, go = training(layout, folder / layout, 3)
+    position = loop.Position()
+    go(position, BEFORE)
+    checkpoints.save(position)
+    losses = go(position, AFTER)
+    checkpoints.wait()
+    return losses
+
+
+def load(folder, source, layout):
+    """Losses of the same steps by another layout, after a model of another seed was overwritten by the checkpoint."""
+    checkpoints, go = training(layout, folder / source, 77)
+    position = checkpoints.load(saved.read(folder / source, BEFORE))
+    return go(position, AFTER)
+
+
 def main():
-    folder, what, layouts, *sources = sys.argv[1:]
-    rank = int(os.environ["RANK"])
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet-{what}-{os.environ['WORLD_SIZE']}", rank=rank,
-        world_size=int(os.environ["WORLD_SIZE"]), timeout=timedelta(seconds=300),
-    )  # fmt: skip
+    folder, rank, count = Path(sys.argv[1]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    jobs = json.loads(sys.argv[2])
+    meet = f"file://{folder}/meet-{os.environ['NAME']}"
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=count, timeout=timedelta(seconds=300))
     torch.set_num_threads(1)
-    result = {}
-    for layout in layouts.split(","):
-        if layout.removesuffix(ROWWISE) in ("alone", "bag") and rank:
-            continue
-        if what == "save":
-            checkpoints, go = training(layout, Path(folder, layout), 3)
-            position = loop.Position()
-            go(position, BEFORE)
-            checkpoints.save(position)
-            result[layout] = go(position, AFTER)
-            checkpoints.wait()
-            continue
-        for source in sources[0].split(","):
-            checkpoints, go = training(layout, Path(folder, source), 77)
-            position = checkpoints.load(saved.read(Path(folder, source), BEFORE))
-            result[f"{source}>{layout}"] = go(position, AFTER)
-    dist.barrier()
+    results = []
+    for what, layouts, sources in jobs:
+        results.append({})
+        for layout in layouts:
+            if layout.removesuffix(ROWWISE) in ("alone", "bag") and rank:
+                continue
+            if what == "save":
+                results[-1][layout] = save(folder, layout)
+            for source in sources:
+                results[-1][f"{source}>{layout}"] = load(folder, source, layout)
+        dist.barrier()  # what the first rank alone saved is there before others load it
     if rank == 0:
-        Path(folder, f"{what}-{os.environ['WORLD_SIZE']}.json").write_text(json.dumps(result))
+        (folder / f"{os.environ['NAME']}.json").write_text(json.dumps(results))
     dist.barrier()
     dist.destroy_process_group()
 

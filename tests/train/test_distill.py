@@ -1,9 +1,5 @@
 """A teacher helps: the student's loss is the formula's, the teacher is not changed, and what is learned is more."""
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -20,6 +16,8 @@ from gyral.model.tasks.next_token import NextToken, Text
 from gyral.model.teaching import Teacher
 from gyral.train.distill import Distilled, taught_by
 from gyral.train.optim import Optimizer
+
+from ..verbs import result
 
 WORDS = ["gyre", "widening", "falcon", "centre", "hold", "things", "apart", "loosed", "tide", "dimmed"]
 
@@ -112,10 +110,7 @@ def test_a_pipeline_learns_from_a_teacher_what_one_process_learns(written):
 
     def trained(*more):
         sets = [word for each in sizes for word in ("--set", each)]
-        command = [sys.executable, "-P", "-m", "gyral", "train", "docs", "--family", "lm", *sets, *more]
-        done = subprocess.run([*command, "--root", str(written), "--json"], capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+        return result("train", "docs", "--family", "lm", *sets, *more, "--root", written)
 
     teacher = trained("--set", "lm.width=64")["model"]
     one, piped = (trained("--distill", teacher, "--parallel", mesh) for mesh in ("", "pipeline=2"))

@@ -23,6 +23,8 @@ from gyral.train.ranges import FILE, Ranges
 from gyral.train.rank import Job, work
 from gyral.train.tasks import open_task
 
+from .. import verbs
+
 LENGTH, BATCH = 32, 8
 SIZES = ["lm.depth=1", "lm.width=32", f"lm.length={LENGTH}", f"train.batch={BATCH}", "train.steps=1000"]
 SIZES += ["curate.stages=['extract', 'repair', 'digest']", "train.optim.schedule=constant"]
@@ -36,9 +38,7 @@ def command(root, *words):
 
 
 def gyral(root, *words, fault="", ok=True):
-    done = subprocess.run(
-        command(root, *words), capture_output=True, text=True, timeout=240, env={**ENVIRONMENT, "GYRAL_FAULT": fault}
-    )
+    done = verbs.gyral(*words, "--root", root, GYRAL_FAULT=fault)
     assert not ok or done.returncode == 0, done.stderr
     return done
 
@@ -236,11 +236,11 @@ def test_a_lake_that_says_nothing_is_told(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["", "data=2"])
 def test_random_kills_while_documents_come(wiki, tmp_path, parallel):
-    """Killed four times at any moment, gone on with each time, while another process brings documents in."""
+    """Killed three times at any moment, gone on with each time, while another process brings documents in."""
     generator = random.Random(len(parallel))
     also = ["--set", "train.stream.idle_s=30", "--set", "train.checkpoint_every=3", "--parallel", parallel]
     run = number = 0
-    for kill in range(4):
+    for kill in range(3):
         words = ["--resume", str(run)] if run else ["lake:wiki", "--family", "lm"]
         with open(tmp_path / f"log{kill}", "wb") as log:
             running = subprocess.Popen(

@@ -11,6 +11,8 @@ import pytest
 from gyral.train.hardware import Peak
 from gyral.train.telling import cost
 
+from ..verbs import gyral
+
 TEXT = "The gyre turns, and what it carries comes back another day. Number {} of many is written here.\n"
 
 
@@ -58,8 +60,7 @@ def run_folder(tmp_path_factory):
         ["curate", "docs", "--source", str(root / "pages"), "--set", "curate.stages=['extract', 'repair', 'digest']"],
         ["train", "docs", "--family", "lm", *(word for size in sizes for word in ("--set", size)), "--json"],
     ):
-        command = [sys.executable, "-P", "-m", "gyral", *words, "--root", str(root)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        done = gyral(*words, "--root", root)
         assert done.returncode == 0, done.stderr
     return root / "runs" / "2", json.loads(done.stdout.splitlines()[-1])
 

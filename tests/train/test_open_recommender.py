@@ -1,8 +1,6 @@
 """The recommender's tasks end to end, alone and by two ranks, from a dataset to an answer."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +19,8 @@ from gyral.log.sqlite import SqliteLog
 from gyral.model import card as cards
 from gyral.model.family import RECOMMENDER
 from gyral.run import Run
+
+from ..verbs import result
 
 DAY_S = 86_400
 NUM_SUBJECTS, NUM_OBJECTS = 40, 30
@@ -43,8 +43,9 @@ def project(tmp_path_factory):
     columns["event_time"] = pa.array([int(time * 1e6) for time in columns["event_time"]], pa.timestamp("us", "UTC"))
     path = root / "walks.parquet"
     pq.write_table(pa.table(columns), path)
-    run(root, "ingest", "--source", str(path), "--map", "subject=subject,object=object,time=event_time,country=country")
-    run(root, "curate", "walks")
+    mapping = "subject=subject,object=object,time=event_time,country=country"
+    result("ingest", "--source", path, "--map", mapping, "--root", root)
+    result("curate", "walks", "--root", root)
     return root
 
 
@@ -52,17 +53,10 @@ def sets(*values):
     return [word for value in values for word in ("--set", value)]
 
 
-def run(root, *words):
-    command = [sys.executable, "-P", "-m", "gyral", *words, "--root", str(root), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def trained(root, task, parallel, *values):
     sizes = ["recommend.width=16", "recommend.length=8", "train.batch=16", "train.steps=12", "recommend.drawn=2"]
     words = sets(f"train.task={task}", *sizes, *values)
-    return run(root, "train", "walks", "--family", "recommender", *words, "--parallel", parallel)
+    return result("train", "walks", "--family", "recommender", *words, "--parallel", parallel, "--root", root)
 
 
 @pytest.mark.parametrize(

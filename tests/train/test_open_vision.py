@@ -14,6 +14,8 @@ from gyral.errors import ConfigError, InputError
 from gyral.lake import dataset as datasets
 from gyral.train.open_vision import _Rows, contrastive, masked, read, split
 
+from ..verbs import gyral
+
 COLOURS = {"red": (0, 0, 220), "blue": (220, 0, 0), "green": (0, 180, 0), "grey": (120, 120, 120)}
 GERMAN = {"red": "Roter", "blue": "Blauer", "green": "Grüner", "grey": "Grauer"}
 SHAPES = {"circle": "Kreis", "square": "Kasten", "cross": "Stern"}
@@ -36,7 +38,7 @@ def drawing(colour, shape, place, noise):
 
 
 def run(*words, timeout=240):
-    return subprocess.run([sys.executable, "-P", "-m", "gyral", *words], capture_output=True, text=True, timeout=timeout)
+    return gyral(*words, timeout=timeout)
 
 
 @pytest.fixture(scope="module")

@@ -1,28 +1,17 @@
 """Training end to end by gradients, alone and by several ranks: the same losses."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 
 from gyral.model import card as cards
 from gyral.model.card import read_weights
 
-
-def gyral(root, *words):
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "gyral", *words, "--root", str(root)], capture_output=True, text=True, timeout=240
-    )
-    return done
+from ..verbs import gyral, result
 
 
 def trained(root, parallel, *words):
     sizes = ["lm.depth=2", "lm.length=32", "train.batch=8", "train.steps=12"]
     sets = [word for size in sizes for word in ("--set", size)]
-    done = gyral(root, "train", "docs", "--family", "lm", *sets, "--parallel", parallel, *words, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return result("train", "docs", "--family", "lm", *sets, "--parallel", parallel, *words, "--root", root)
 
 
 def test_two_ranks_learn_what_one_learns(written):
@@ -46,7 +35,7 @@ def test_ranks_that_hold_parts_learn_and_publish_what_one_does(written, parallel
 
 def test_a_mesh_that_does_not_divide_is_refused_before_ranks_start(written):
     words = ["train", "docs", "--family", "lm", "--set", "train.steps=2", "--set", "lm.depth=2", "--parallel", "tensor=3"]
-    done = gyral(written, *words)
+    done = gyral(*words, "--root", written)
     assert done.returncode == 2, done.stderr
     assert "`train.parallel.tensor = 3` does not divide the model's 2 heads" in done.stderr
     assert "hint: use 1 or 2" in done.stderr

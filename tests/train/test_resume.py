@@ -14,6 +14,8 @@ from gyral.errors import InputError, NotFound, UsageError
 from gyral.run import Run
 from gyral.train import resume, saved
 
+from .. import verbs
+
 TEXT = "The gyre turns, and what it carries comes back another day. Number {} of many is written here.\n"
 RULES = ["--set", "curate.stages=['extract', 'repair', 'digest']"]
 SIZES = ["lm.depth=1", "lm.width=32", "lm.length=32", "train.batch=8", "train.steps=12", "train.checkpoint_every=3"]
@@ -21,10 +23,7 @@ SETS = [word for size in SIZES for word in ("--set", size)]
 
 
 def gyral(root, *words, fault="", ok=True):
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "gyral", *words, "--root", str(root)], capture_output=True, text=True, timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GYRAL_FAULT": fault},
-    )  # fmt: skip
+    done = verbs.gyral(*words, "--root", root, GYRAL_FAULT=fault)
     assert not ok or done.returncode == 0, done.stderr
     return done
 

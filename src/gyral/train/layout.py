@@ -22,10 +22,9 @@ import msgspec
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from gyral.errors import InputError
+from gyral.train.parallel.local import is_spread
 
 Tensors = dict[str, Tensor]
 WRAPPERS = re.compile(r"_orig_mod\.|_checkpoint_wrapped_module\.|_fsdp_wrapped_module\.")
@@ -104,7 +103,9 @@ def chunks_of(tensors: Tensors) -> list[Chunk]:
     """This rank's parts; those of no elements are left out. The largest element types come first, so all are aligned."""
     found = []
     for name, tensor in tensors.items():
-        if isinstance(tensor, DTensor):
+        if is_spread(tensor):
+            from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
             shape, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
             local = tensor.to_local()
         else:
@@ -168,7 +169,9 @@ def slot_like(param: Tensor, name: str, shape: tuple[int, ...], dtype: torch.dty
     is_rowwise = len(shape) in (1, param.dim()) and shape[:1] == tuple(param.shape[:1]) and all(each == 1 for each in shape[1:])
     if tuple(shape) == tuple(param.shape):
         return torch.zeros_like(param.detach(), dtype=dtype)
-    if isinstance(param, DTensor) and is_rowwise and param.dim() > 1:
+    if is_spread(param) and is_rowwise and param.dim() > 1:
+        from torch.distributed.tensor import DTensor, Replicate, Shard
+
         kept = [each if isinstance(each, Shard) and each.dim == 0 else Replicate() for each in param.placements]
         local = torch.zeros((param.to_local().shape[0], *shape[1:]), dtype=dtype, device=param.to_local().device)
         stride = (1,) * len(shape)

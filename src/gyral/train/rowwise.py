@@ -22,11 +22,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
 
 from gyral.train import layout
 from gyral.train.parallel import touched
-from gyral.train.parallel.local import local
+from gyral.train.parallel.local import is_spread, local
 
 
 class RowwiseAdagrad(torch.optim.Optimizer):
@@ -79,8 +78,8 @@ def update(
 
 def columns_of(param: Tensor) -> dist.ProcessGroup | None:
     """The ranks that have other columns of the same rows."""
-    if isinstance(param, DTensor):
+    if is_spread(param):
         for number, how in enumerate(param.placements):
-            if isinstance(how, Shard) and how.dim == 1:
+            if how.is_shard(1):
                 return param.device_mesh.get_group(number)
     return None

@@ -13,17 +13,18 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from gyral.train.layout import Chunk
 from gyral.train.saved import BLOCK_BYTES, FileMark
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 SHARDING = "DCP_SHARDING_INFO"
 DTYPES = {
@@ -66,18 +67,24 @@ def written(path: Path, parts: Sequence[bytes | memoryview]) -> FileMark:
 
 def shapes_in(metadata: Metadata) -> dict[str, TensorStorageMetadata]:
     """What the tensors of a checkpoint are like, by name."""
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
     held = metadata.state_dict_metadata.items()
     return {name: each for name, each in held if isinstance(each, TensorStorageMetadata)}
 
 
 def reader_of(folder: Path) -> tuple[HuggingFaceStorageReader, Metadata]:
     """DCP's reader of a folder, and what the headers of its files say."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
     reader = HuggingFaceStorageReader(str(folder))
     return reader, reader.read_metadata()
 
 
 def read_into(reader: HuggingFaceStorageReader, metadata: Metadata, wanted: dict[str, Tensor]) -> None:
     """Fill tensors, plain or DTensors, from the chunks that DCP's planner finds for them; no rank asks another."""
+    from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+
     reader.set_up_storage_reader(metadata, True)
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     planner.set_up_planner(wanted, metadata, True)

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from ... import verbs
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SIZES = ["lm.depth=1", "lm.width=32", "lm.length=32", "train.batch=8", "train.steps=60", "train.elastic.leaves=8"]
 
 
 def gyral(root, *words):
-    command = [sys.executable, "-P", "-m", "gyral", *words, "--root", str(root)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=500)
+    return verbs.gyral(*words, "--root", root, timeout=290)
 
 
 def trained(root, parallel, *words):
@@ -91,8 +92,14 @@ def test_an_error_that_all_would_have_is_told_at_once(written):
     assert done.returncode == 1 and "has no 8 leaves" in done.stderr and "lower `train.elastic.leaves`" in done.stderr
 
 
+@pytest.fixture(scope="module")
+def alone(written):
+    """Losses of 12 steps by one process."""
+    return trained(written, "", "train.steps=12")[0]["loss"]
+
+
 @pytest.mark.parametrize("parallel", ["data=2", "elastic=2"])
-def test_torchrun_starts_a_fixed_set(written, tmp_path, parallel):
+def test_torchrun_starts_a_fixed_set(written, alone, tmp_path, parallel):
     import msgspec
 
     from gyral import config as configs
@@ -112,5 +119,4 @@ def test_torchrun_starts_a_fixed_set(written, tmp_path, parallel):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads((tmp_path / "result.json").read_bytes())
-    alone, _, _ = trained(written, "", "train.steps=12")
-    assert max(abs(a - b) for a, b in zip(alone["loss"], result["loss"], strict=True)) <= 2e-6
+    assert max(abs(a - b) for a, b in zip(alone, result["loss"], strict=True)) <= 2e-6

@@ -1,9 +1,5 @@
 """Whole runs over simulated devices: the same bits however they are computed, private where they say so, and servable."""
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -15,6 +11,8 @@ from gyral.model import card as cards
 from gyral.model.family import RECOMMENDER
 from gyral.model.inputs import load
 from gyral.train.sync import trainer_of
+
+from ...verbs import result
 
 MASKED = {"wire": "int8", "clip": 1.0}
 
@@ -103,12 +101,9 @@ def test_a_way_nobody_knows_is_no_setting(tmp_path):
 
 
 def test_what_is_published_knows_nobody_and_answers_everybody(shop):
-    command = [sys.executable, "-P", "-m", "gyral", "train", "shop", "--family", "recommender", "--sync", "federated"]
     sets = ["recommend.history_width=4", "recommend.length=20", "train.federated.rounds=12", "train.federated.cohort=60"]
     words = [word for each in sets for word in ("--set", each)]
-    done = subprocess.run([*command, *words, "--root", str(shop), "--json"], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = result("train", "shop", "--family", "recommender", "--sync", "federated", *words, "--root", shop)
     assert told["steps"] == 12 and len(told["loss"]) == 12 and told["metrics"]["ndcg_at_10"] > 0.3
     folder = cards.find(shop, told["model"])
     assert load(folder).subjects == [] and len(load(folder).objects) == 40

@@ -1,6 +1,5 @@
 """Ranks that meet every few steps, and sums in fewer bytes: against plain numpy of the same arithmetic."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,8 @@ import torch
 from gyral.config.training import Outer
 from gyral.train.parallel.local_sgd import evenly, pace
 from gyral.train.parallel.wire import CHUNK, quantized, restored
+
+from ...verbs import result
 
 WORKER = """
 import sys, json, torch, torch.distributed as dist
@@ -110,8 +111,6 @@ def test_they_learn_together_though_they_rarely_meet(tmp_path):
         sets = ["lm.depth=1", "lm.width=32", "lm.length=32", "train.batch=8", "train.steps=40", "train.optim.rate=3e-3", *more]
         sets += ["curate.stages=['extract', 'repair', 'digest']"]
         words = [word for each in sets for word in ("--set", each)]
-        command = [sys.executable, "-P", "-m", "gyral", "train", str(pages), "--family", "lm", "--parallel", "data=2", *words]
-        ran = subprocess.run([*command, "--root", str(tmp_path), "--json"], capture_output=True, text=True, timeout=200)
-        assert ran.returncode == 0, ran.stderr
-        done[name] = json.loads(ran.stdout.splitlines()[-1])["metrics"]["loss"]
+        told = result("train", pages, "--family", "lm", "--parallel", "data=2", *words, "--root", tmp_path)
+        done[name] = told["metrics"]["loss"]
     assert abs(done["bf16"] - done["all"]) < 0.02 * done["all"] and done["few"] < 1.08 * done["all"]

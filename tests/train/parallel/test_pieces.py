@@ -1,7 +1,7 @@
 """Pipeline, context, expert and spread tables, alone and beside data, shard and tensor: what one process learns, they learn.
 
-Every case trains 12 fp32 steps with clipping, decay and micro-batches, with targets that are unequal over rows, and is compared
-with one process. One launch of ranks runs many cases, because starting them costs more than the cases do.
+Every case trains 12 fp32 steps (the slow ones 6) with clipping, decay and micro-batches, targets unequal over rows,
+and is compared with one process. One launch of ranks runs many cases, because starting them costs more than the cases do.
 """
 
 import json
@@ -27,7 +27,7 @@ def launch(folder, num, cases):
         for rank in range(num)
     ]
     try:
-        logs = [rank.communicate(timeout=400)[0].decode() for rank in ranks]
+        logs = [rank.communicate(timeout=800)[0].decode() for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
@@ -38,10 +38,11 @@ def launch(folder, num, cases):
 
 def judge(case, found):
     expected = found["expected"]
-    assert len(found["losses"]) == len(expected["losses"]) == 12
+    assert len(found["losses"]) == len(expected["losses"]) == case.get("steps", 12)
     apart = max(abs(a - b) for a, b in zip(found["losses"], expected["losses"], strict=True))
     assert apart <= TOLERANCE, (case, apart)
-    assert sum(expected["losses"][-3:]) < 0.9 * sum(expected["losses"][:3]), "nothing was learned"
+    least = 0.9 if len(expected["losses"]) == 12 else 0.95
+    assert sum(expected["losses"][-3:]) < least * sum(expected["losses"][:3]), "nothing was learned"
     for norm, other in zip(found["norms"], expected["norms"], strict=True):
         assert norm == pytest.approx(other, rel=5e-6), case
     assert found["right"] == expected["right"]
@@ -197,8 +198,9 @@ def test_four_ranks_learn_what_one_process_learns(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("num", [2, 4])
 def test_more_of_them_do(num, tmp_path):
-    cases = {2: SLOW_TWO, 4: SLOW_FOUR}[num]
+    cases = [{**case, "steps": 6} for case in {2: SLOW_TWO, 4: SLOW_FOUR}[num]]
     for case, found in zip(cases, launch(tmp_path, num, cases), strict=True):
         judge(case, found)

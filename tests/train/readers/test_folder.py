@@ -1,9 +1,6 @@
 """Training straight from a folder of shards: what other trainers wrote is a dataset as it lies."""
 
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +14,8 @@ from gyral.run import Run
 from gyral.train import resume
 from gyral.train.readers import folder
 from gyral.train.tasks import open_task
+
+from ... import verbs
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -51,12 +50,9 @@ def test_a_language_model_is_trained_on_a_folder_of_parquet_and_not_resumed_on_a
     pq.write_table(pa.table({"content": texts}), path / "0.parquet", row_group_size=16)
     sizes = ["lm.depth=1", "lm.width=32", "lm.length=32", "train.batch=8", "train.steps=6", "train.checkpoint_every=4"]
     sets = [word for size in sizes for word in ("--set", size)]
-    words = [sys.executable, "-P", "-m", "gyral", "train", str(path), "--family", "lm", *sets, "--root", str(root), "--json"]
     root.mkdir()
-    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert result["model"] == "some_shards@1" and result["loss"][-1] < result["loss"][0]
+    told = verbs.result("train", path, "--family", "lm", *sets, "--root", root)
+    assert told["model"] == "some_shards@1" and told["loss"][-1] < told["loss"][0]
     config = configs.load(root, [], {}, resume.settings_of(root, 1))
     num_bytes = sum(len(text) + 1 for text in texts)
     assert 0.7 * num_bytes < 32 * open_task(root, str(path), config).num_rows <= num_bytes  # a tenth is kept aside

@@ -31,7 +31,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Shard, distribute_tensor
 
 from gyral.errors import ConfigError
 from gyral.model.nets.sequence import Sequence
@@ -120,6 +119,8 @@ def _spread(module: nn.Module, layout: str, owner: int, mesh: DeviceMesh, follow
             module.register_parameter("weight", None)
         bounds = torch.tensor([0 if each <= owner else num for each in range(size)] + [num])
     else:
+        from torch.distributed.tensor import Shard, distribute_tensor
+
         cut = distribute_tensor(weight.detach(), mesh, [Shard(0 if layout == "row" else 1)], src_data_rank=None)
         module.register_parameter("weight", nn.Parameter(cut))
         share = -(-num // size)
