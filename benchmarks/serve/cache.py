@@ -4,8 +4,8 @@
 in the middle; and a drift, where every 10,000 requests a tenth of the questions trade places. Answers of 1 kB; room for 500 and
 2,500 of them.
 
-Prediction, written before: 5 to 10 points more hits than LRU at 500 entries, 2 to 4 at 2,500, as many as LFU without a drift and
-more with one; a hit costs 1.5 µs with the hash of a 200-byte question, twice cachetools' look-up.
+Prediction, written before: 5 to 10 points more hits than LRU at 500 entries, 2 to 4 at 2,500, as many as LFU without a drift
+and more with one; a hit costs 1.5 µs with the hash of a 200-byte question, twice cachetools' look-up.
 
     .venv/bin/python benchmarks/serve/cache.py
 """

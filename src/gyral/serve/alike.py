@@ -99,6 +99,6 @@ def calibrated(cosine_P: np.ndarray, is_same_P: np.ndarray, max_error: float = 0
     is_end_P = np.append(cosine_P[1:] < cosine_P[:-1], True)  # pairs of one cosine stand or fall together
     fits = np.flatnonzero((above_P <= max_error) & is_end_P)
     if not len(fits):
-        raise InputError(f"no threshold keeps wrong answers below {max_error:.1%}", why=f"the least bound is {above_P.min():.1%}",
-                         hint="more pairs, another embedder, or a larger error")  # fmt: skip
+        why, hint = f"the least bound is {above_P.min():.1%}", "more pairs, another embedder, or a larger error"
+        raise InputError(f"no threshold keeps wrong answers below {max_error:.1%}", why=why, hint=hint)
     return float(cosine_P[fits[-1]])
