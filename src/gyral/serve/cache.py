@@ -2,8 +2,8 @@
 
 What stays is decided by S3-FIFO: what is new is in a small queue (a tenth of the bytes) and goes unless it is asked for again
 there; what was goes into the main queue, from which it is dropped when a round passed in which nobody asked. Keys that went
-from the small queue are remembered for a while and go straight to the main one when they come back. So what is asked once, most of a
-long tail, never displaces what is asked often; `benchmarks/serve/cache.py` says how much that is worth over LRU.
+from the small queue are remembered for a while and go straight to the main one when they come back. So what is asked once, most
+of a long tail, never displaces what is asked often; `benchmarks/serve/cache.py` says how much that is worth over LRU.
 
 A key is a keyed 128-bit BLAKE2b of everything that an answer depends on. A faster hash without a key would let a client make
 two requests of one key and read what somebody else was answered.
