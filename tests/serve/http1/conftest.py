@@ -233,7 +233,7 @@ def site(app=app, routes=ROUTES, limits=None, notes=None):
     return Site(app, routes, limits or Limits(), (notes if notes is not None else []).append)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def http():
     """All of the above, for tests that cannot import this file."""
     import types

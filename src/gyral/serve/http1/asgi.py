@@ -107,7 +107,7 @@ class _Exchange:
         OSError : the client has gone.  RuntimeError, ValueError : it is not a part that can be sent now.
         """
         kind = message["type"]
-        if self._request.is_gone:
+        if self._request.is_gone or self._connection.is_lost():
             raise OSError("the client has gone")
         if self._is_over:
             raise RuntimeError(f"`{kind}` after the answer's end")

@@ -109,8 +109,14 @@ class Connection(asyncio.BufferedProtocol):
 
     # what handlers and applications call
 
+    def is_lost(self) -> bool:
+        """Whether nothing that is written now can arrive; `connection_lost` follows."""
+        return bool(self._transport.is_closing())
+
     def write(self, data: bytes) -> None:
         """Send bytes, together with others while bytes are being taken in."""
+        if self._transport.is_closing():
+            return
         if self._out is None:
             self._transport.write(data)
         else:
@@ -290,7 +296,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         if self._out:
-            self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
+            if not self._transport.is_closing():
+                self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
             self._out.clear()
 
     def _resume(self) -> None:

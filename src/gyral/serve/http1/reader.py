@@ -7,6 +7,7 @@ against ours.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 MAX_FRAMING = 16 * KIB
 """Chunk heads and trailers of a body may be this large and eight times the body: a chunk of one byte costs six."""
+_REQUEST_LINE = re.compile(rb"(?:\A|\n)([!#$%&'*+.^_`|~0-9A-Za-z-]+) [^ \r\n]+ HTTP/1")
+_KNOWN = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS"
 
 
@@ -82,7 +85,7 @@ class Reader:
             self._end()
         except httptools.HttpParserError as error:
             if not self.is_deaf:
-                self.fail(self._refused or _not_http(error, data[0]))
+                self.fail(self._refused or _not_http(error, data))
         if was_open and self.is_head_open:
             self._head_fed += len(data)
             if self._head_fed > self._connection.site.limits.max_head_bytes:
@@ -212,8 +215,9 @@ class Reader:
         return Refused(431, "the head of the request is too large", hint=hint)
 
 
-def _not_http(error: Exception, first: int) -> Refused:
-    if isinstance(error, httptools.HttpParserInvalidMethodError) and chr(first).isupper():
+def _not_http(error: Exception, data: memoryview) -> Refused:
+    is_method = isinstance(error, httptools.HttpParserInvalidMethodError)
+    if is_method and any(found not in _KNOWN for found in _REQUEST_LINE.findall(data)):
         return Refused(501, "the method is not known here", hint=f"use {_METHODS}")
     if "HTTP version" in str(error) or "PRI" in str(error):
         return Refused(505, "this version of HTTP is not spoken here", hint="use HTTP/1.1")

@@ -39,8 +39,9 @@ async def send_stream(connection: Connection, request: Request, stream: Stream) 
                 connection.write(chunk(piece) if is_chunked else piece)
             if connection.drained is not None:
                 await connection.drained
-            if request.is_gone:
-                return
+            if connection.is_lost():  # an iterator that waits for nothing would go on for nobody
+                request.wake = asyncio.get_running_loop().create_future()
+                await request.wake
     except asyncio.CancelledError:
         raise
     except Exception as error:
