@@ -245,16 +245,15 @@ def test_many_waiting_requests_are_not_taken_in(run, http):
             await gate.wait()
             return Response(b"held")
 
-        async with http.serving(routes={"/held": Route(held, ("GET",))}) as (port, server):
-            async with http.Client.of(port) as client:
-                total = 60_000
-                client.writer.write(get(b"/held") * total)
-                await asyncio.sleep(0.3)
-                (connection,) = server._site.connections
-                assert len(begun) == 1 and len(connection._waiting) < 3_000
-                gate.set()
-                for _ in range(300):
-                    assert (await client.answer())[2] == b"held"
+        routes = {"/held": Route(held, ("GET",))}
+        async with http.serving(routes=routes) as (port, server), http.Client.of(port) as client:
+            client.writer.write(get(b"/held") * 60_000)
+            await asyncio.sleep(0.3)
+            (connection,) = server._site.connections
+            assert len(begun) == 1 and len(connection._waiting) < 3_000
+            gate.set()
+            for _ in range(300):
+                assert (await client.answer())[2] == b"held"
 
     run(main())
 
@@ -355,13 +354,16 @@ def test_what_a_handler_raises_or_returns_wrongly_is_an_error_and_the_connection
 
 def test_more_connections_than_allowed_are_told_to_come_again(run, http):
     async def main():
-        async with http.serving(limits=Limits(max_connections=2, linger_s=0.1)) as (port, server):
-            async with http.Client.of(port) as one, http.Client.of(port) as two:
-                assert (await one.ask(get(b"/fast")))[0] == (await two.ask(get(b"/fast")))[0] == 200
-                async with http.Client.of(port) as three:
-                    status, headers, _ = await three.answer()
-                    assert (status, headers[b"retry-after"]) == (503, b"1") and await three.ended()
-                assert (await one.ask(get(b"/fast")))[0] == 200
+        async with (
+            http.serving(limits=Limits(max_connections=2, linger_s=0.1)) as (port, _),
+            http.Client.of(port) as one,
+            http.Client.of(port) as two,
+        ):
+            assert (await one.ask(get(b"/fast")))[0] == (await two.ask(get(b"/fast")))[0] == 200
+            async with http.Client.of(port) as three:
+                status, headers, _ = await three.answer()
+                assert (status, headers[b"retry-after"]) == (503, b"1") and await three.ended()
+            assert (await one.ask(get(b"/fast")))[0] == 200
 
     run(main())
 

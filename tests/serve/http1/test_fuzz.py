@@ -5,6 +5,7 @@ twenty times as many.
 """
 
 import asyncio
+import itertools
 import os
 
 import h11
@@ -57,7 +58,7 @@ def run():
 
 def pieces_of(data, cuts):
     points = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
-    return [data[start:end] for start, end in zip(points, points[1:], strict=False) if start != end]
+    return [data[start:end] for start, end in itertools.pairwise(points) if start != end]
 
 
 async def answers(http, pieces, limits=None):

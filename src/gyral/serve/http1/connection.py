@@ -70,8 +70,8 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._wait(site.idle)
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return self.site.buffer
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.site.view  # no bytearray: asyncio's TLS fills a slice of it, which would be a copy
 
     def buffer_updated(self, nbytes: int) -> None:
         if not self._reader.is_deaf:

@@ -53,8 +53,7 @@ class Site:
         self.scheme = scheme
         self.state: dict[str, Any] = {}
         self.loop = asyncio.get_running_loop()
-        self.buffer = bytearray(BUFFER_BYTES)
-        self.view = memoryview(self.buffer)
+        self.view = memoryview(bytearray(BUFFER_BYTES))
         self.connections: set[Connection] = set()
         self.is_draining = False
         self.idle: Waits[Connection] = Waits(limits.idle_timeout_s)
