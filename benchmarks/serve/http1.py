@@ -38,7 +38,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measure import GYRAL, ROOT, peer, write
 
-ROUNDS, SECONDS, CONNECTIONS = 5, 1.5, 32
+ROUNDS, SECONDS, CONNECTIONS = 5, 2, 32
 SHOWN = {"echo": "/echo", "recommend": "/v1/recommend", "sse": "/sse"}
 SERVERS = {
     "echo": ("gyral", "gyral_async", "gyral_asgi", "granian", "uvicorn", "fastapi"),
