@@ -24,6 +24,7 @@ from gyral.http import AsgiApp
 from gyral.lake.table import Lake
 from gyral.serve.app import App
 from gyral.serve.feedback import Impressions
+from gyral.serve.http1.request import Route
 from gyral.serve.slots import Slots
 
 STOP_TIMEOUT_S = 3.0
@@ -69,7 +70,7 @@ def serve(
             impressions = Impressions(lake, note) if config.impressions else None
             app = App(slots, config, impressions, mounts, note)
             try:
-                was_interrupted = run_app(app, sock, on_ready)
+                was_interrupted = run_app(app, sock, on_ready, app.hot())
             finally:
                 app.close()
         finally:
@@ -94,18 +95,30 @@ def _listening(host: str, port: int) -> contextlib.closing[socket.socket]:
     return contextlib.closing(listen(host, port))
 
 
-def run_app(app: AsgiApp, sock: socket.socket, on_ready: Callable[[str], None] | None) -> bool:
-    """Run on a socket that listens until SIGINT (True) or SIGTERM (False); the address is told once requests are answered."""
+def run_app(
+    app: AsgiApp,
+    sock: socket.socket,
+    on_ready: Callable[[str], None] | None,
+    hot: Mapping[str, Route] | None = None,
+) -> bool:
+    """Run on a socket that listens until SIGINT (True) or SIGTERM (False); the address is told once requests are answered.
+
+    Parameters
+    ----------
+    hot : path → fast handler; all other paths are the application's.
+    """
     from gyral.serve.http1.server import new_loop
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.collect()
     gc.freeze()  # what is loaded by now stays: a full collection of it stops requests for 50 ms
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(_run(app, sock, on_ready))
+        return runner.run(_run(app, sock, on_ready, hot))
 
 
-async def _run(app: AsgiApp, sock: socket.socket, on_ready: Callable[[str], None] | None) -> bool:
+async def _run(
+    app: AsgiApp, sock: socket.socket, on_ready: Callable[[str], None] | None, hot: Mapping[str, Route] | None
+) -> bool:
     from gyral.serve.http1.server import Server
 
     loop = asyncio.get_running_loop()
@@ -120,7 +133,7 @@ async def _run(app: AsgiApp, sock: socket.socket, on_ready: Callable[[str], None
         with contextlib.suppress(NotImplementedError, ValueError):  # not in the main thread, or not on this system
             loop.add_signal_handler(which, stop_by, which)
     host, port = sock.getsockname()[:2]
-    server = Server(app)
+    server = Server(app, hot)
     try:
         await server.start(sock)
         if on_ready is not None:
