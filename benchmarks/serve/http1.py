@@ -38,7 +38,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measure import GYRAL, ROOT, peer, write
 
-ROUNDS, SECONDS, CONNECTIONS = 5, 2, 32
+ROUNDS, SECONDS, CONNECTIONS = 3, 2, 32
 SHOWN = {"echo": "/echo", "recommend": "/v1/recommend", "sse": "/sse"}
 SERVERS = {
     "echo": ("gyral", "gyral_async", "gyral_asgi", "granian", "uvicorn", "fastapi"),
@@ -150,7 +150,9 @@ def main() -> None:
                 at = root if what == "recommend" else None
                 servers = {name: stack.enter_context(_server(python, name, server_core, at)) for name in names}
                 result[what] = _in_turn(wrk, root, what, servers)
+            print(what, json.dumps(result[what]), file=sys.stderr)
         result["open"] = _open(python, server_core)
+        print(json.dumps(result["open"]), file=sys.stderr)
         result["start"] = _start(python)
     for what, base in (("echo", "gyral"), ("recommend", "gyral"), ("sse", "gyral")):
         figures = result[what]

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from gyral.serve.http1.site import Site
 
 
+MAX_TOLD = 1_000
+"""Connections beyond the most allowed that are still told so; more are cut off."""
+
+
 class Connection(asyncio.BufferedProtocol):
     """The protocol of one socket."""
 
@@ -63,7 +67,9 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = transport
         site = self.site
         site.connections.add(self)
-        if len(site.connections) > site.limits.max_connections:
+        if len(site.connections) > site.limits.max_connections + MAX_TOLD:
+            self.abort()
+        elif len(site.connections) > site.limits.max_connections:
             again = ((b"retry-after", b"1"),)
             self._reader.fail(Refused(503, "too many connections are open", hint="try again", headers=again))
             self._go_on()
@@ -138,7 +144,7 @@ class Connection(asyncio.BufferedProtocol):
         closing, is_head = self.closing_line(request), request.method == "HEAD"
         try:
             data = whole(response, self.site.date, closing, is_head)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             self.site.note(request, error)
             failed = Refused(500, "the answer could not be sent", hint="the server's log says why")
             data = whole(refusal(failed, request.path), self.site.date, closing, is_head)
@@ -163,7 +169,7 @@ class Connection(asyncio.BufferedProtocol):
         self._current = None
         if not request.keep_alive:
             self._close(request.fault is not None or not request.is_complete)
-        elif self._out is None:
+        else:
             self._go_on()
 
     def settle(self) -> None:
@@ -171,7 +177,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._is_closing:
             return
         site, incoming = self.site, self._reader.incoming
-        if incoming is not None and incoming.expects and incoming.route is not None and self._current is None:
+        is_next = self._current is None and not self._waiting
+        if is_next and incoming is not None and incoming.expects and incoming.route is not None:
             incoming.expects = False
             self._transport.write(CONTINUE)
         if len(self._waiting) >= site.limits.max_waiting or (
@@ -187,7 +194,7 @@ class Connection(asyncio.BufferedProtocol):
             self._wait(site.body)
         elif self._reader.is_head_open:
             self._wait(site.head)
-        elif self._current is None and not self._waiting:
+        elif is_next:
             self._reader.is_fresh = True
             self._wait(site.idle)
         else:
@@ -221,12 +228,16 @@ class Connection(asyncio.BufferedProtocol):
 
     def _go_on(self) -> None:
         """Begin what can be begun, send what was answered, and set the wait for what is to come."""
+        if self._out is not None:  # called from within a write
+            return
         self._out = []
         waiting = self._waiting
-        while self._current is None and waiting and self.drained is None and not self._is_closing:
-            self._begin(waiting.pop(0))
-        self._flush()
-        self._out = None
+        try:
+            while self._current is None and waiting and self.drained is None and not self._is_closing:
+                self._begin(waiting.pop(0))
+            self._flush()
+        finally:
+            self._out = None
         if self._reader.is_deaf and self._current is None and not waiting and self.drained is None and not self._is_closing:
             self._close(True)  # what came after a request that was answered early is no body
         self.settle()
@@ -295,10 +306,11 @@ class Connection(asyncio.BufferedProtocol):
             site.writing.put(self, site.loop.time())
 
     def _flush(self) -> None:
-        if self._out:
+        out = self._out
+        if out:
+            self._out = []
             if not self._transport.is_closing():
-                self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
-            self._out.clear()
+                self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def _resume(self) -> None:
         if self._is_paused:
