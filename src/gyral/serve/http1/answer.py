@@ -24,6 +24,7 @@ _MAX_KEPT = 1_000
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PHRASES = {each.value: each.phrase.encode() for each in HTTPStatus}
 _known_names: set[bytes] = set()
+_lines: dict[int, bytes] = {}
 _starts: dict[tuple[int, bytes], bytes] = {}
 
 
@@ -61,9 +62,12 @@ def status_line(status: int) -> bytes:
     ------
     ValueError : it is not the status of an answer.
     """
-    if not 200 <= status <= 599:
-        raise ValueError(f"{status} is not the status of an answer")
-    return b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b""))
+    found = _lines.get(status)
+    if found is None:
+        if not 200 <= status <= 599:
+            raise ValueError(f"{status} is not the status of an answer")
+        found = _lines[status] = b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b""))
+    return found
 
 
 def header_lines(headers: Iterable[Header]) -> bytes:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Message = MutableMapping[str, Any]
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
 _OURS = frozenset((b"transfer-encoding", b"connection", b"keep-alive", b"upgrade", b"trailer"))
+_TOLD = _OURS | {b"content-length", b"date", b"server"}
 
 
 def begin_app(connection: Connection, request: Request) -> None:
@@ -40,13 +41,13 @@ def begin_app(connection: Connection, request: Request) -> None:
         "query_string": request.query,
         "root_path": "",
         "headers": request.headers,
-        "client": connection.address("peername"),
-        "server": connection.address("sockname"),
+        "client": connection.address(),
+        "server": connection.own_address(),
     }
     if site.state:
         scope["state"] = site.state.copy()
     exchange = _Exchange(connection, request)
-    request.work = asyncio.ensure_future(exchange.run(scope))
+    request.work = site.loop.create_task(exchange.run(scope))
 
 
 class _Exchange:
@@ -57,7 +58,7 @@ class _Exchange:
     def __init__(self, connection: Connection, request: Request) -> None:
         self._connection = connection
         self._request = request
-        self._head: list[Header] | None = None
+        self._head: bytes | None = None
         self._status = 0
         self._left = -1
         self._is_chunked = self._is_over = self._is_sent = self._is_told = False
@@ -126,22 +127,30 @@ class _Exchange:
                     raise OSError("the client has gone")
 
     def _begin(self, message: Message) -> None:
-        self._status = int(message["status"])
-        status_line(self._status)
+        self._status = status = int(message["status"])
+        first = status_line(status)
         head: list[Header] = []
+        is_dated = is_named = False
         for name, value in message.get("headers", ()):
-            if not name.islower():
+            if name not in _TOLD:
                 name = name.lower()
+                if name not in _TOLD:
+                    head.append((name, value))
+                    continue
             if name == b"content-length":
                 if self._left >= 0 or not value.isdigit():
                     raise ValueError("`content-length` is no number, or there are two")
                 self._left = int(value)
-            if name not in _OURS:
+                if status not in BODILESS or status == 304:
+                    head.append((name, value))
+            elif name == b"connection":
+                self._request.keep_alive &= value.lower() != b"close"
+            elif name not in _OURS:
+                is_dated |= name == b"date"
+                is_named |= name == b"server"
                 head.append((name, value))
-            elif name == b"connection" and value.lower() == b"close":
-                self._request.keep_alive = False
-        header_lines(head)
-        self._head = head
+        lines = header_lines(head)
+        self._head = first + lines + (b"" if is_dated else self._connection.site.date) + (b"" if is_named else SERVER)
 
     def _write(self, body: bytes, is_last: bool) -> None:
         connection, request = self._connection, self._request
@@ -171,11 +180,9 @@ class _Exchange:
 
     def _first(self, length: int, is_bodiless: bool) -> bytes:
         """The head. `length` is that of the whole body, -1 when more is to come."""
-        request, head = self._request, self._head or []
+        request = self._request
         lines = b""
-        if self._status in BODILESS:
-            head = [pair for pair in head if pair[0] != b"content-length" or self._status == 304]
-        elif self._left < 0 and not is_bodiless:
+        if self._left < 0 and not is_bodiless:
             if length >= 0:
                 lines = b"content-length: %d\r\n" % length
             elif request.version == "1.1":
@@ -183,13 +190,7 @@ class _Exchange:
                 lines = b"transfer-encoding: chunked\r\n"
             else:
                 request.keep_alive = False
-        names = {name for name, _ in head}
-        if b"date" not in names:
-            lines += self._connection.site.date
-        if b"server" not in names:
-            lines += SERVER
-        lines += self._connection.closing_line(request)
-        return status_line(self._status) + lines + header_lines(head) + b"\r\n"
+        return b"%b%b%b\r\n" % (self._head, lines, self._connection.closing_line(request))
 
     def _end(self, error: Exception | None) -> None:
         """The application returned, or raised."""

@@ -32,11 +32,13 @@ class Connection(asyncio.BufferedProtocol):
     """The protocol of one socket."""
 
     __slots__ = (
+        "_client",
         "_current",
         "_is_closing",
         "_is_paused",
         "_kind",
         "_out",
+        "_own",
         "_reader",
         "_transport",
         "_waiting",
@@ -55,11 +57,20 @@ class Connection(asyncio.BufferedProtocol):
         self._kind: Waits[Connection] | None = None
         self._is_closing = self._is_paused = False
         self._transport: Any = None
+        self._client: tuple[str, int] | None = None
+        self._own: tuple[str, int] | None = None
 
-    def address(self, of: str) -> tuple[str, int] | None:
-        """Address and port of the other side, `peername`, or of this one, `sockname`."""
-        name = self._transport.get_extra_info(of)
-        return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None
+    def address(self) -> tuple[str, int] | None:
+        """Address and port of the other side."""
+        if self._client is None:
+            self._client = _named(self._transport, "peername")
+        return self._client
+
+    def own_address(self) -> tuple[str, int] | None:
+        """Address and port of this side."""
+        if self._own is None:
+            self._own = _named(self._transport, "sockname")
+        return self._own
 
     # what the event loop calls
 
@@ -334,3 +345,8 @@ class Connection(asyncio.BufferedProtocol):
             if not self.drained.done():
                 self.drained.set_result(None)
             self.drained = None
+
+
+def _named(transport: Any, which: str) -> tuple[str, int] | None:
+    name = transport.get_extra_info(which)
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None

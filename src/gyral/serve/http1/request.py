@@ -81,7 +81,7 @@ class Request:
     @property
     def client(self) -> tuple[str, int] | None:
         """Address and port of the other side."""
-        return self.connection.address("peername")
+        return self.connection.address()
 
     def header(self, name: bytes) -> bytes:
         """Value of a header, empty when it was not sent."""
