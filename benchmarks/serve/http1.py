@@ -139,7 +139,7 @@ else:
 def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     server_core, load_core = {cores[0]}, {cores[-1]}
-    os.sched_setaffinity(0, load_core)
+    os.sched_setaffinity(0, load_core)  # and so is everything that this process starts, but for the servers
     python = peer("http", REQUIREMENTS)
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -158,6 +158,7 @@ def main() -> None:
     for what, base in (("echo", "gyral"), ("recommend", "gyral"), ("sse", "gyral")):
         figures = result[what]
         result[f"{what}_ratio"] = {name: round(each["cpu_us"] / figures[base]["cpu_us"], 2) for name, each in figures.items()}
+    os.sched_setaffinity(0, cores)
     write("serve_http1", {**result, "seed": 0, "peer_versions": _versions(python)})
 
 
