@@ -3,10 +3,10 @@
 One process and one event loop own the models: a swap is one reference. The port is taken before anything is loaded, so two
 servers that start together fight for it at once, and a client that comes early waits instead of being refused.
 
-granian, which ran here before, hands every request from its own thread to this one, and both want the interpreter: CPU a request
-64 µs against 34 for a JSON echo by a fast handler and 52 by ASGI, 90 against 68 for a recommendation (medians of 3, a machine
-with eight times its load: read the ratios). As plain ASGI gyral's server costs what uvicorn's does; what is won is won by fast
-handlers, and by limits in time and size that granian does not have.
+granian, which ran here before, hands every request from its own thread to this one, and both want the interpreter. CPU a
+request (medians of 3 on a busy machine: read the ratios): JSON echo 67 µs against 32 by a fast handler and 41 by ASGI here;
+a recommendation 100 against 71 and 88. As plain ASGI gyral's server costs what uvicorn's does (44 and 93); what is won is won
+by fast handlers, and by limits in time and size that granian does not have.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class _Exchange:
     def __init__(self, connection: Connection, request: Request) -> None:
         self._connection = connection
         self._request = request
-        self._head: bytes | None = None
+        self._head = b""
         self._status = 0
         self._left = -1
         self._is_chunked = self._is_over = self._is_sent = self._is_told = False
@@ -112,7 +112,7 @@ class _Exchange:
             raise OSError("the client has gone")
         if self._is_over:
             raise RuntimeError(f"`{kind}` after the answer's end")
-        if self._head is None:
+        if not self._head:
             if kind != "http.response.start":
                 raise RuntimeError(f"`{kind}` before `http.response.start`")
             self._begin(message)
