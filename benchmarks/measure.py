@@ -75,7 +75,7 @@ def peer(name: str, requirements: Sequence[str]) -> str:
 def machine() -> dict[str, Any]:
     """Where the numbers come from."""
     model = next((line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
-    packages = ("gyral", "pyarrow", "pylance", "numpy", "numba", "granian", "msgspec", "click")
+    packages = ("gyral", "pyarrow", "pylance", "numpy", "numba", "msgspec", "click")
     return {
         "processor": model,
         "cores": len(os.sched_getaffinity(0)),

@@ -209,7 +209,7 @@ def test_a_verb_stopped_in_the_middle_leaves_everything_readable_and_the_rerun_c
 
 
 @pytest.mark.parametrize(
-    ("module", "args"), [("numba", ["train", "x"]), ("jinja2", ["dash"]), ("granian", ["dash"]), ("numba", ["serve", "x"])]
+    ("module", "args"), [("numba", ["train", "x"]), ("jinja2", ["dash"]), ("httptools", ["dash"]), ("numba", ["serve", "x"])]
 )
 def test_a_part_that_is_not_installed_is_named_with_the_pip_line(tmp_path, module, args):
     code = f"import sys; sys.modules[{module!r}] = None; sys.argv = ['gyral', *{args!r}]; from gyral.cli import main; main()"

@@ -27,7 +27,7 @@ from gyral.show import table
 
 EXTRAS = {
     "train": ("numba", "safetensors"),
-    "serve": ("granian", "starlette", "jinja2", "safetensors"),
+    "serve": ("httptools", "starlette", "jinja2", "safetensors"),
 }
 LOW_DISK_BYTES = 2 << 30
 

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 OPTIONAL = {
     "numba": "train",
     "safetensors": "train",
-    "granian": "serve",
+    "httptools": "serve",
     "starlette": "serve",
     "jinja2": "serve",
     "confluent_kafka": "kafka",

@@ -52,8 +52,8 @@ def header(scope: Scope, name: bytes) -> bytes:
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Read a body up to a limit in bytes.
 
-    A length that lies or a chunk that is none ends like a client that goes: granian says `disconnect`, others raise. It is
-    answered all the same, because the client may still read, and granian makes a 500 of no answer.
+    A length that lies or a chunk that is none ends like a client that goes: some servers say `disconnect`, others raise. It is
+    answered all the same, because the client may still read, and some make a 500 of no answer.
     """
     length = header(scope, b"content-length")
     if length.isdigit() and (len(length) > 18 or int(length) > limit):

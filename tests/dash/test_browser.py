@@ -4,10 +4,7 @@ import asyncio
 import json
 import logging
 import os
-import socket
 import threading
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -16,13 +13,12 @@ CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 if not (CHROMIUM.exists() and DRIVER.exists()):
     pytest.skip("no /usr/bin/chromium with /usr/bin/chromedriver on this machine", allow_module_level=True)
 
-from granian.constants import Interfaces  # noqa: E402
-from granian.server.embed import Server  # noqa: E402
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 
 from gyral.dash.pages import app  # noqa: E402
+from gyral.serve.http1.server import Server, listen  # noqa: E402
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 FLAGS = (
@@ -47,23 +43,18 @@ PAGES = [
 @pytest.fixture
 def address(project, overview):
     """Serve the pages on a free port of 127.0.0.1 until the test is over."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     loop = asyncio.new_event_loop()
-    server = Server(app(project, overview), address="127.0.0.1", port=port, interface=Interfaces.ASGI, log_enabled=False)
-    thread = threading.Thread(target=loop.run_until_complete, args=(server.serve(),), daemon=True)
+    server = Server(app(project, overview))
+    sock = listen("127.0.0.1", 0)
+    loop.run_until_complete(server.start(sock))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    for _ in range(100):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/index.json", timeout=5).close()
-            break
-        except OSError:
-            time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}/"
-    loop.call_soon_threadsafe(server.stop)
+    yield f"http://127.0.0.1:{sock.getsockname()[1]}/"
+    asyncio.run_coroutine_threadsafe(server.stop(2), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
     thread.join(10)
     assert not thread.is_alive()
+    sock.close()
     loop.close()
 
 

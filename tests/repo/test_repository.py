@@ -43,7 +43,7 @@ def test_nothing_is_unpickled():
 HEAVY = [
     "numba",
     "safetensors",
-    "granian",
+    "uvloop",
     "starlette",
     "jinja2",
     "resiliparse",

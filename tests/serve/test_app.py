@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gyral.config.sections import Serve
+from gyral.http import Refused
 from gyral.serve.app import App
 from gyral.serve.slots import Slots
 
@@ -53,6 +54,23 @@ def reply(sent):
 def ask(app, **request):
     status, headers, body = call(app, "POST", "/v1/recommend", json.dumps(request).encode())
     return status, headers, json.loads(body)
+
+
+def test_the_fast_handler_answers_as_the_application_does(app):
+    class Asked:
+        body = json.dumps({"subject": "17850", "k": 5}).encode()
+
+    route = app.hot()["/v1/recommend"]
+    answer = route.handle(Asked)
+    _, headers, expected = ask(app, subject="17850", k=5)
+    got = json.loads(answer.body)
+    assert got.pop("request_id") != expected.pop("request_id") and got == expected
+    assert dict(answer.headers)[b"x-model-version"] == headers[b"x-model-version"]
+    assert (route.methods, route.max_body_bytes) == (("POST",), 2_000)
+    Asked.body = b"{"
+    with pytest.raises(Refused) as told:
+        route.handle(Asked)
+    assert told.value.status == 400
 
 
 def test_an_answer_has_all_its_parts(app):

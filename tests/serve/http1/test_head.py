@@ -1,0 +1,70 @@
+"""Heads that llhttp lets pass."""
+
+import pytest
+
+from gyral.http import Refused
+from gyral.serve.http1.head import decoded, judge
+
+HOST = (b"host", b"x")
+
+
+@pytest.mark.parametrize(
+    ("version", "lines", "stays"),
+    [
+        ("1.1", [], True),
+        ("1.1", [b"close"], False),
+        ("1.1", [b"Keep-Alive, Close"], False),
+        ("1.1", [b"x", b"close"], False),
+        ("1.0", [], False),
+        ("1.0", [b"keep-alive"], True),
+        ("1.0", [b"keep-alive, close"], False),
+    ],
+)
+def test_who_stays(version, lines, stays):
+    headers = [HOST, *((b"connection", line) for line in lines)]
+    assert judge(b"GET", b"/", version, headers).keep_alive is stays
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        (b"/", b"/", b""),
+        (b"/a%20b?c=d?e", b"/a%20b", b"c=d?e"),
+        (b"http://x/y?z", b"/y", b"z"),
+        (b"HTTPS://x:1", b"/", b""),
+        (b"http://x?z", b"/", b"z"),
+        (b"//x/y", b"//x/y", b""),
+    ],
+)
+def test_targets(target, path, query):
+    head = judge(b"GET", target, "1.1", [HOST])
+    assert (head.path, head.query) == (path, query)
+
+
+@pytest.mark.parametrize("target", [b"x", b"ftp://x/", b"*", b"/a#b", b"http://x#b"])
+def test_targets_that_are_none(target):
+    with pytest.raises(Refused) as told:
+        judge(b"GET", target, "1.1", [HOST])
+    assert told.value.status == 400
+
+
+def test_options_may_ask_for_all():
+    assert judge(b"OPTIONS", b"*", "1.1", [HOST]).path == b"*"
+
+
+def test_lengths():
+    assert judge(b"POST", b"/", "1.1", [HOST, (b"content-length", b"12")]).length == 12
+    assert judge(b"POST", b"/", "1.1", [HOST, (b"transfer-encoding", b"Chunked")]).length == -1
+    for lines in (
+        [(b"content-length", b"1"), (b"transfer-encoding", b"chunked")],
+        [(b"content-length", b"1"), (b"content-length", b"1")],
+        [(b"content-length", b"-1")],
+        [(b"content-length", b"\xb2")],
+    ):
+        with pytest.raises(Refused):
+            judge(b"POST", b"/", "1.1", [HOST, *lines])
+
+
+def test_paths_as_text():
+    assert decoded(b"/%C3%A9%ff") == "/é\ufffd"
+    assert decoded(b"/plain") == "/plain"
