@@ -58,6 +58,7 @@ class Link:
     peer : name of the other side, for errors.
     hello : what the side that connected said of itself.
     moved : bytes sent and received so far: whether anything moves.
+    waiting_bytes : queued, and not yet taken by the system.
     """
 
     def __init__(self, connection: socket.socket, peer: str, hello: bytes = b"") -> None:
@@ -65,7 +66,7 @@ class Link:
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket, self.peer, self.hello = connection, peer, hello
-        self.moved = 0
+        self.moved = self.waiting_bytes = 0
         self._out: deque[memoryview] = deque()
         self._start = memoryview(bytearray(_FRAME.size))
         self._begin()
@@ -82,7 +83,9 @@ class Link:
     def queue(self, head: bytes, *buffers: Any) -> None:
         """Put a frame in line; the buffers must stay as they are until `is_sending` is false."""
         views = [memoryview(each).cast("B") for each in buffers]
-        self._out.append(memoryview(_FRAME.pack(len(head), sum(len(view) for view in views)) + head))
+        size = sum(len(view) for view in views)
+        self._out.append(memoryview(_FRAME.pack(len(head), size) + head))
+        self.waiting_bytes += _FRAME.size + len(head) + size
         self._out.extend(view for view in views if len(view))
 
     def write(self) -> None:
@@ -95,6 +98,7 @@ class Link:
             except OSError as error:
                 raise self._lost(error.strerror or str(error)) from None
             self.moved += sent
+            self.waiting_bytes -= sent
             while sent:
                 if sent < len(self._out[0]):
                     self._out[0] = self._out[0][sent:]
