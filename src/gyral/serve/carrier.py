@@ -11,7 +11,7 @@ from typing import NamedTuple
 from gyral.engine.links import LinkLost
 from gyral.serve.engine import Ask, Part
 from gyral.serve.frames import Cancel, FromWorker, Message, Ping, Talk
-from gyral.serve.job import Running
+from gyral.serve.starting import Running
 
 HIGH_BYTES = 8 << 20
 """Said to a worker and not taken: beyond this it is asked nothing more."""

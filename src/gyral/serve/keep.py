@@ -19,7 +19,8 @@ from gyral.engine.links import LinkLost
 from gyral.errors import GyralError, ServeError
 from gyral.serve.carrier import Carrier, State
 from gyral.serve.frames import Broken, Drain, FromWorker, Leaving, Loaded, Pong
-from gyral.serve.job import Job, Running, Starter, end_process
+from gyral.serve.job import Job
+from gyral.serve.starting import Running, Starter, end_process
 
 FIRST_WAIT_S = 0.1
 MAX_WAIT_S = 5.0

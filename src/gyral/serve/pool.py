@@ -30,8 +30,9 @@ from gyral.serve.carrier import Carrier, Flight, Load, OnPart, State
 from gyral.serve.deadlines import Deadlines
 from gyral.serve.engine import Ask, Part, failed
 from gyral.serve.frames import Answered, Asked, FromWorker
-from gyral.serve.job import Job, Starter
+from gyral.serve.job import Job
 from gyral.serve.keep import Kept
+from gyral.serve.starting import Starter
 from gyral.serve.versions import Versions
 
 MAX_TRIES = 2

@@ -109,8 +109,9 @@ class Versions:
             if isinstance(each, Loaded | Broken):
                 future = self._loading.get((carrier, each.version))
                 if future is None or future.done():
-                    continue
-                if isinstance(each, Loaded):
+                    if carrier.state is not State.STARTING:
+                        self._forget({self.current, self.previous})  # it came too late
+                elif isinstance(each, Loaded):
                     future.set_result(None)
                 else:
                     future.set_exception(ServeError(each.what, where=each.where, why=each.why, hint=each.hint))

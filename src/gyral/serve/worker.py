@@ -314,7 +314,8 @@ def _elsewhere(job: Job, path: str) -> None:
     sources.mkdir(exist_ok=True)
     with contextlib.suppress(FileExistsError):
         (sources / "gyral").symlink_to(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": str(sources), _ELSEWHERE: "1"}
+    found = os.pathsep.join(filter(None, [str(sources), job.environment.get("PYTHONPATH", "")]))
+    environment = {**os.environ, "PYTHONPATH": found, _ELSEWHERE: "1"}
     os.execve(job.python, [job.python, "-P", "-m", "gyral.serve.worker", path], environment)
 
 
