@@ -29,7 +29,8 @@ from gyral.errors import RankError
 MAX_HEAD_BYTES = 1 << 20
 TICK_S = 0.02
 """How often a wait asks whether it is over."""
-_FRAME = struct.Struct("<IQ")
+FRAME = struct.Struct("<IQ")
+"""Sizes of head and body, before both."""
 _AT_ONCE = 64
 ENDED = "it ended, or was cut off"
 
@@ -68,7 +69,7 @@ class Link:
         self.socket, self.peer, self.hello = connection, peer, hello
         self.moved = self.waiting_bytes = 0
         self._out: deque[memoryview] = deque()
-        self._start = memoryview(bytearray(_FRAME.size))
+        self._start = memoryview(bytearray(FRAME.size))
         self._begin()
 
     def fileno(self) -> int:
@@ -84,8 +85,8 @@ class Link:
         """Put a frame in line; the buffers must stay as they are until `is_sending` is false."""
         views = [memoryview(each).cast("B") for each in buffers]
         size = sum(len(view) for view in views)
-        self._out.append(memoryview(_FRAME.pack(len(head), size) + head))
-        self.waiting_bytes += _FRAME.size + len(head) + size
+        self._out.append(memoryview(FRAME.pack(len(head), size) + head))
+        self.waiting_bytes += FRAME.size + len(head) + size
         self._out.extend(view for view in views if len(view))
 
     def write(self) -> None:
@@ -172,7 +173,7 @@ class Link:
     def _next(self, into: Into) -> None:
         """What comes after the part that is complete: the head, then the body."""
         if self._head is None:
-            length, self._size = _FRAME.unpack(self._start)
+            length, self._size = FRAME.unpack(self._start)
             if length > MAX_HEAD_BYTES:
                 raise self._lost(f"a head of {length:,} bytes")
             self._head = memoryview(bytearray(length))

@@ -15,8 +15,6 @@ from gyral.serve.starting import Running
 
 HIGH_BYTES = 8 << 20
 """Said to a worker and not taken: beyond this it is asked nothing more."""
-FRAMES = 16
-
 OnPart = Callable[[Part], None]
 
 
@@ -126,16 +124,17 @@ class Carrier:
             self._loop.remove_writer(self._file)
             self.running.link.close()
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Whether anything came."""
         try:
-            for _ in range(FRAMES):  # a worker that says a lot leaves the loop to others in between
-                heard = self._talk.hear() if self.state is not State.DOWN else ()
-                if not heard:
-                    return
-                self.heard_at, self._is_pinged = time.monotonic(), False
-                self._on_heard(self, heard)
+            heard = self._talk.hear() if self.state is not State.DOWN else ()
         except LinkLost as error:
             self._lost(error)
+            return False
+        if heard:
+            self.heard_at, self._is_pinged = time.monotonic(), False
+            self._on_heard(self, heard)
+        return bool(heard)
 
     def _flush(self) -> None:
         self._is_due = False
@@ -144,7 +143,8 @@ class Carrier:
         try:
             is_gone = self._talk.flush()
         except LinkLost as error:
-            self._read()  # it may have answered before
+            while self._read():  # it may have answered before
+                continue
             self._lost(error)
             return
         if is_gone == self._is_watched:

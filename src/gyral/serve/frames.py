@@ -2,7 +2,8 @@
 
 A frame's head is one msgpack array of messages, which is decoded in C; bodies up to `INLINE_BYTES` lie in it, larger ones
 follow the head as they are, without a copy on the sending side, and are received into memory of their own. Everything that is
-said within one turn of a loop goes as one frame: 64 asks cost the system calls of one.
+said within one turn of a loop goes as one frame: 64 asks cost the system calls of one. A `Link` reads a frame in three calls
+and asks a fourth time whether there is more; here one call takes all that has come (8 in flight: 25 → 20 µs of CPU an ask).
 
 Trust: a link's other side has proved to know the secret (`engine.listening`) or inherited the socket; sizes are bounded all
 the same, so that a bug is an error and not a machine out of memory.
@@ -10,12 +11,11 @@ the same, so that a bug is an error and not a machine out of memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from gyral.engine.links import MAX_HEAD_BYTES, Link, LinkLost
+from gyral.engine.links import ENDED, FRAME, MAX_HEAD_BYTES, Link, LinkLost
 from gyral.errors import ServeError
 
 INLINE_BYTES = 1 << 16
@@ -23,6 +23,9 @@ HEAD_BYTES = 1 << 18
 """A frame is closed beyond this; a single message more of up to `INLINE_BYTES` stays below what a link takes."""
 MAX_BODY_BYTES = 1 << 28
 """Of one frame."""
+READ_BYTES = 1 << 17
+READS = 16
+"""System calls at a time; who has more to read comes again."""
 
 
 class Message(msgspec.Struct, array_like=True, tag_field="t", gc=False):
@@ -143,8 +146,9 @@ class Talk:
         self._said: list[Message] = []
         self._bodies: list[bytes] = []
         self._said_bytes = 0
-        self._heard: list[Any] = []
-        self._body: bytearray | None = None
+        self._read = bytearray(READ_BYTES)
+        self._start = self._end = 0
+        self._large: _Large | None = None
 
     @property
     def waiting_bytes(self) -> int:
@@ -176,23 +180,78 @@ class Talk:
         self.link.write()
         return not self.link.is_sending
 
-    def hear(self) -> Sequence[Any]:
+    def hear(self) -> list[Any]:
         """What has come, [] if nothing whole has; never blocks.
 
         Raises
         ------
-        LinkLost : the other side has ended, or said what cannot be.
+        LinkLost : the other side has ended, or said what cannot be; what came whole before was returned by the call before.
         """
-        if self.link.read(self._room) is None:
-            return ()
-        heard, self._heard = self._heard, []
-        if self._body is not None:
-            body, at, self._body = memoryview(self._body), 0, None
-            for each in heard:
-                if isinstance(each, Asked | Answered) and each.size:
-                    each.body = bytes(body[at : at + each.size])
-                    at += each.size
+        heard: list[Any] = []
+        for _ in range(READS):
+            into = self._free() if self._large is None else self._large.rest
+            try:
+                num = self.link.socket.recv_into(into)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                if heard:
+                    break
+                raise self._lost(error.strerror or str(error)) from None
+            if num == 0:
+                if heard:
+                    break
+                raise self._lost(ENDED)
+            self.link.moved += num
+            is_all = num < len(into)
+            if self._large is None:
+                self._end += num
+            else:
+                self._large.rest = self._large.rest[num:]
+                if not len(self._large.rest):
+                    heard += self._large.whole()
+                    self._large = None
+            if self._large is None:
+                self._take(heard)
+            if is_all:
+                break
         return heard
+
+    def _free(self) -> memoryview:
+        """Room for what comes: at least for the rest of a frame's head."""
+        start, end = self._start, self._end
+        if start == end:
+            self._start = self._end = 0
+        elif start and end == len(self._read):
+            self._read[: end - start] = self._read[start:end]
+            self._start, self._end = 0, end - start
+        if self._end == len(self._read):  # a head longer than the room
+            self._read = self._read + bytearray(len(self._read))
+        return memoryview(self._read)[self._end :]
+
+    def _take(self, heard: list[Any]) -> None:
+        """The frames that are whole, and the beginning of a large one."""
+        while self._end - self._start >= FRAME.size:
+            length, size = FRAME.unpack_from(self._read, self._start)
+            if length > MAX_HEAD_BYTES:
+                raise self._lost(f"a head of {length:,} bytes")
+            at = self._start + FRAME.size
+            if self._end - at < length:
+                return
+            messages = self._decoded(bytes(memoryview(self._read)[at : at + length]), size)
+            self._start = at + length
+            if not size:
+                heard += messages
+                continue
+            large = _Large(messages, size)
+            num = min(size, self._end - self._start)
+            large.rest[:num] = memoryview(self._read)[self._start : self._start + num]
+            large.rest = large.rest[num:]
+            self._start += num
+            if len(large.rest):
+                self._large = large
+                return
+            heard += large.whole()
 
     def _close(self) -> None:
         """Make a frame of what was said."""
@@ -218,13 +277,13 @@ class Talk:
         else:
             raise ServeError("a message is too large to travel", why=f"more than {MAX_HEAD_BYTES:,} bytes of names")
 
-    def _room(self, head: bytes, size: int) -> Sequence[Any]:
+    def _decoded(self, head: bytes, size: int) -> list[Any]:
         try:
-            self._heard = self._decoder.decode(head)
+            messages: list[Any] = self._decoder.decode(head)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._lost(f"it said what cannot be: {error}") from None
         expected = 0
-        for each in self._heard:
+        for each in messages:
             if isinstance(each, Asked | Answered) and each.size:
                 if each.size < 0:
                     raise self._lost(f"a body of {each.size:,} bytes")
@@ -232,10 +291,23 @@ class Talk:
         if size != expected or size > self._max_body_bytes:
             limit = f"{expected:,} are expected, and at most {self._max_body_bytes:,} taken"
             raise self._lost(f"bodies of {size:,} bytes where {limit}")
-        if not size:
-            return ()
-        self._body = bytearray(size)
-        return (self._body,)
+        return messages
 
     def _lost(self, why: str) -> LinkLost:
         return LinkLost(f"the link to {self.link.peer} is lost", [self.link.peer], why=why)
+
+
+class _Large:
+    """A frame whose bodies follow its head, while they come."""
+
+    def __init__(self, messages: list[Any], size: int) -> None:
+        self._messages, self._body = messages, bytearray(size)
+        self.rest = memoryview(self._body)
+
+    def whole(self) -> list[Any]:
+        """The messages, each with its body."""
+        body, at = memoryview(self._body), 0
+        for each in self._messages:
+            if isinstance(each, Asked | Answered) and each.size:
+                each.body, each.size, at = bytes(body[at : at + each.size]), 0, at + each.size
+        return self._messages

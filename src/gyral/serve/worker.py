@@ -147,15 +147,14 @@ class Worker:
         self._talk.link.close()
 
     def _hear(self) -> None:
-        while heard := self._talk.hear():
-            for each in heard:
-                if isinstance(each, Asked):
-                    self._ask(each)
-                elif isinstance(each, Cancel):
-                    for id in each.ids:
-                        self._cancel(id)
-                else:
-                    self._told(each)
+        for each in self._talk.hear():
+            if isinstance(each, Asked):
+                self._ask(each)
+            elif isinstance(each, Cancel):
+                for id in each.ids:
+                    self._cancel(id)
+            else:
+                self._told(each)
 
     def _told(self, message: ToWorker) -> None:
         if isinstance(message, Ping):
