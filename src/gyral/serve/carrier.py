@@ -76,7 +76,7 @@ class Carrier:
         self.flights: dict[int, Flight] = {}
         self.versions: set[str] = set()
         self.using = ""
-        self.resident_bytes = 0
+        self.resident_bytes = self.num_loading = 0
         self.began = self.heard_at = time.monotonic()
         self._talk = Talk(running.link, list[FromWorker])
         self._on_heard, self._on_lost = on_heard, on_lost

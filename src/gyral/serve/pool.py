@@ -272,7 +272,7 @@ class Pool:
             at = kept.carrier
             if at is None or not at.has_room(window):
                 continue
-            cost = len(at.flights) + (1 << 20) * (at.number == flight.avoid)
+            cost = len(at.flights) + (1 << 20) * (at.number == flight.avoid) + (window // 2) * (at.num_loading > 0)
             if version and version not in at.versions:
                 cost += 1 << 21
             if cost < least:
@@ -360,12 +360,24 @@ class Pool:
 
 
 @contextlib.asynccontextmanager
-async def pooled(job: Job, settings: Settings | None = None, folder: Path | None = None, **options: Any) -> AsyncIterator[Pool]:
-    """A pool that is ready, closed at the end of the block."""
-    pool = Pool(job, settings, folder, **options)
-    await pool.start()
-    try:
-        yield pool
-    finally:
-        with contextlib.suppress(GyralError):
-            await pool.close()
+async def pooled(
+    job: Job, settings: Settings | None = None, folder: Path | None = None, *, on: str = "local", **options: Any
+) -> AsyncIterator[Pool]:
+    """A pool that is ready, closed at the end of the block.
+
+    Parameters
+    ----------
+    on : `local`, or as `--on`: `ray://…` has Ray place the workers, which then need a `folder` that all machines see.
+    """
+    with contextlib.ExitStack() as placed:
+        if on.partition("://")[0] == "ray":
+            from gyral.engine.ray_ranks import placing
+
+            options["start"], options["host"] = placed.enter_context(placing(on, options.get("note", print)))
+        pool = Pool(job, settings, folder, **options)
+        await pool.start()
+        try:
+            yield pool
+        finally:
+            with contextlib.suppress(GyralError):
+                await pool.close()

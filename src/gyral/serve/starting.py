@@ -87,7 +87,12 @@ class Starter:
         coming = self._expected[token] = self._loop.create_future()
         process: ranks.Started | None = None
         try:
-            process = await asyncio.to_thread(self._start, command, log, job.environment)
+            starting = asyncio.ensure_future(asyncio.to_thread(self._start, command, log, job.environment))
+            try:
+                process = await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                process = await starting  # it comes all the same, and is ended below
+                raise
             end = self._loop.time() + timeout_s
             while not coming.done():
                 await asyncio.wait([coming], timeout=0.25)

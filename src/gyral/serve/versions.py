@@ -1,9 +1,10 @@
 """Which version the workers answer with: loaded in the background everywhere, then put to use everywhere in one turn.
 
 A version is loaded by one worker alone at first: one that takes its process along costs one worker for a moment and not all
-of them. Only when every worker has it warm does any use it; then each is told in one turn of the loop, so asks that are sent
-after that are answered by the new version, and those sent before by the old, streams to their end. The version before stays
-in memory, so that rolling back is one word; what was before that is forgotten. A version that cannot be loaded changes nothing.
+of them; then by half of them at a time, and asks go to the other half, where no thread that loads is in their way. Only when
+every worker has it warm does any use it; then each is told in one turn of the loop, so asks that are sent after that are
+answered by the new version, and those sent before by the old, streams to their end. The version before stays in memory, so
+that rolling back is one word; what was before that is forgotten. A version that cannot be loaded changes nothing.
 """
 
 from __future__ import annotations
@@ -61,9 +62,10 @@ class Versions:
             if version == self.current:
                 return
             try:
+                wave = 1
                 while lacking := [each for each in self._carriers() if version not in each.versions]:
-                    await self._load(lacking[0], version)
-                    await asyncio.gather(*(self._load(each, version) for each in lacking[1:]))
+                    await asyncio.gather(*(self._load(each, version) for each in lacking[:wave]))
+                    wave = max(1, len(self._carriers()) // 2)
             except ServeError:
                 if version != self.previous:
                     self._forget({self.current, self.previous})
@@ -129,6 +131,7 @@ class Versions:
         key = (carrier, version)
         future = self._loading[key] = asyncio.get_running_loop().create_future()
         try:
+            carrier.num_loading += 1
             if carrier.state is State.DOWN:
                 self.lost(carrier)
             carrier.say(Load(version))
@@ -137,6 +140,7 @@ class Versions:
             why = f"worker {carrier.number} has not loaded it in {self._load_s:g} s"
             raise ServeError(f"`{version}` is not answering", why=why, where=str(carrier.running.log)) from None
         finally:
+            carrier.num_loading -= 1
             del self._loading[key]
             with contextlib.suppress(asyncio.CancelledError):
                 if future.done():
