@@ -35,6 +35,7 @@ REQUESTS = 6_000
 ROUNDS = 5
 IN_FLIGHT = (1, 8, 64)
 BACK_ENDS = Path(__file__).resolve().parents[2] / "tests" / "serve" / "back_ends"
+RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_raylet_start_wait_time_s": "150"}
 Figures = dict[str, float]
 
 
@@ -191,7 +192,7 @@ class RayPeer:
         python = peer("ray", ["ray==2.60.0"])
         self.process = subprocess.Popen(
             [python, __file__, "--as-ray"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
+            env={**os.environ, **RAY},
         )  # fmt: skip
         self._line()
 
