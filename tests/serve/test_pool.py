@@ -185,6 +185,41 @@ def test_a_worker_that_hangs_is_found_and_its_asks_are_answered_by_another():
     with_pool(test, Settings(workers=2, hang_s=1.0))
 
 
+def test_how_busy_a_worker_is_is_known():
+    async def test(pool):
+        await pool.answer(ask(1))
+        await until(lambda: pool.loads()[0].resident_bytes > 0)
+        load = Load(pool, 1)
+        load.stop_soon = [asyncio.ensure_future(pool.answer(ask(n, "/sleep", 0.2))) for n in range(12)]
+        await until(lambda: pool.loads()[0].busy > 0.5 and pool.loads()[0].step_s > 0.1)
+        await load.stop()
+        await asyncio.gather(*load.stop_soon)
+        await until(lambda: pool.loads()[0].busy < 0.1)
+
+    with_pool(test, Settings(hang_s=4.0))
+
+
+def test_workers_end_with_a_gateway_that_is_killed():
+    code = f"""
+import asyncio, os
+from gyral.serve.pool import Job, Settings, pooled
+async def main():
+    async with pooled(Job(source="", version="a@1", engine="arithmetic:make", environment={{"PYTHONPATH": {str(BACK_ENDS)!r}}}),
+                      Settings(workers=2)) as pool:
+        print(*[kept.carrier.running.process.pid for kept in pool._kept], flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as gateway:
+        pids = [int(each) for each in gateway.stdout.readline().split()]
+        assert len(pids) == 2 and all(is_running(pid) for pid in pids)
+        gateway.kill()
+    end = time.monotonic() + 20
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < end, "a worker has outlived its gateway"
+        time.sleep(0.05)
+
+
 def test_a_step_that_is_long_but_shorter_than_allowed_is_no_hang():
     async def test(pool):
         assert (await pool.answer(ask(1, "/sleep", 0.8))).status == 200

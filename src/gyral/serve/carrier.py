@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gyral.engine.links import LinkLost
 from gyral.serve.engine import Ask, Part
-from gyral.serve.frames import Cancel, FromWorker, Message, Ping, Talk
+from gyral.serve.frames import Cancel, FromWorker, Message, Ping, Pong, Talk
 from gyral.serve.starting import Running
 
 HIGH_BYTES = 8 << 20
@@ -34,7 +34,9 @@ class Load(NamedTuple):
     ----------
     asks : sent to it and not answered.
     version : that answers asks which name none.
-    silent_s : since anything came from it.
+    silent_s : since anything came from it, while a sign of life is due.
+    busy : share of the time between its last two signs of life that it computed.
+    step_s : of one step (a batch, an iteration) on average in that time.
     """
 
     number: int
@@ -45,6 +47,8 @@ class Load(NamedTuple):
     deaths: int
     resident_bytes: int
     silent_s: float
+    busy: float
+    step_s: float
 
 
 class Flight:
@@ -78,6 +82,8 @@ class Carrier:
         self.using = ""
         self.resident_bytes = self.num_loading = 0
         self.began = self.heard_at = time.monotonic()
+        self.busy = self.step_s = 0.0
+        self._last = (self.began, Pong(0))
         self._talk = Talk(running.link, list[FromWorker])
         self._on_heard, self._on_lost = on_heard, on_lost
         self._loop = asyncio.get_running_loop()
@@ -110,6 +116,13 @@ class Carrier:
             self._is_pinged = True
             self._pings += 1
             self.say(Ping(self._pings))
+
+    def lives(self, pong: Pong) -> None:
+        """A sign of life came."""
+        now, (then, last) = time.monotonic(), self._last
+        self._last, self.resident_bytes = (now, pong), pong.resident_bytes
+        steps, step_s = pong.steps - last.steps, pong.step_s - last.step_s
+        self.busy, self.step_s = min(1.0, step_s / max(now - then, 1e-9)), step_s / steps if steps else self.step_s
 
     @property
     def silent_s(self) -> float:

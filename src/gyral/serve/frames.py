@@ -98,10 +98,12 @@ class Answered(Message, tag=0):
 
 
 class Pong(Message, tag=1):
-    """I am, and step."""
+    """I am; how long I have stepped since I began, and how often."""
 
     number: int
     resident_bytes: int = 0
+    step_s: float = 0.0
+    steps: int = 0
 
 
 class Loaded(Message, tag=2):

@@ -115,6 +115,7 @@ class Kept:
         carrier = self.carrier = Carrier(self.number, running, lambda each, said: self._heard(life, each, said), on_lost)
         began = time.monotonic()
         ready = asyncio.get_running_loop().create_task(self._readied(carrier, job.version, life))
+        ready.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen, also where it died before
         try:
             why = await self._watch(carrier, life.lost, ready)
         finally:
@@ -174,7 +175,7 @@ class Kept:
             elif isinstance(each, Broken) and not life.loaded.done():
                 life.broken = ServeError(each.what, where=each.where, why=each.why, hint=each.hint)
             elif isinstance(each, Pong):
-                carrier.resident_bytes = each.resident_bytes
+                carrier.lives(each)
             elif isinstance(each, Leaving) and carrier.state is State.READY:
                 carrier.state = State.DRAINING
                 carrier.say(Drain())

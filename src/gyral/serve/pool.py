@@ -240,12 +240,11 @@ class Pool:
         loads = []
         for kept in self._kept:
             at = kept.carrier
-            state = State.DOWN if at is None else at.state
-            found: tuple[Any, ...] = (0, "", [], 0, 0.0)
-            if at is not None:
-                found = (len(at.flights), at.using, sorted(at.versions), at.resident_bytes, at.silent_s)
-            asks, version, versions, resident, silent_s = found
-            loads.append(Load(kept.number, state.value, asks, version, versions, kept.deaths, resident, silent_s))
+            if at is None:
+                loads.append(Load(kept.number, State.DOWN.value, 0, "", [], kept.deaths, 0, 0.0, 0.0, 0.0))
+                continue
+            of = (len(at.flights), at.using, sorted(at.versions), kept.deaths, at.resident_bytes)
+            loads.append(Load(kept.number, at.state.value, *of, at.silent_s, at.busy, at.step_s))
         return loads
 
     def _place(self) -> Kept:

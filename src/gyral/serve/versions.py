@@ -66,6 +66,8 @@ class Versions:
                 while lacking := [each for each in self._carriers() if version not in each.versions]:
                     await asyncio.gather(*(self._load(each, version) for each in lacking[:wave]))
                     wave = max(1, len(self._carriers()) // 2)
+                if not self._carriers():
+                    raise ServeError(f"`{version}` was loaded by nobody", why="no worker is ready", hint="try again")
             except ServeError:
                 if version != self.previous:
                     self._forget({self.current, self.previous})

@@ -91,6 +91,7 @@ class Worker:
         self._of: dict[int, _Held] = {}
         self._old: list[_Held] = []
         self._using = ""
+        self._step_s, self._steps = 0.0, 0
         self._is_draining = self._is_asked_to_end = False
         self._wanted: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._made: queue.SimpleQueue[tuple[str, Engine | None, FromWorker]] = queue.SimpleQueue()
@@ -158,7 +159,7 @@ class Worker:
 
     def _told(self, message: ToWorker) -> None:
         if isinstance(message, Ping):
-            self._talk.say(Pong(message.number, resident_bytes()))
+            self._talk.say(Pong(message.number, resident_bytes(), self._step_s, self._steps))
         elif isinstance(message, Load):
             version = message.version
             if version in self._held:
@@ -202,11 +203,14 @@ class Worker:
         for held in [*self._held.values(), *self._old]:
             if not held.asks:
                 continue
+            began = time.perf_counter()
             try:
                 parts = held.engine.step()
             except Exception as error:
                 self._broke(held, list(held.asks), error)
                 continue
+            self._step_s += time.perf_counter() - began
+            self._steps += 1
             for part in parts:
                 if self._of.get(part.id) is not held:
                     continue  # cancelled
