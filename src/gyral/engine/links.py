@@ -29,7 +29,8 @@ from gyral.errors import RankError
 MAX_HEAD_BYTES = 1 << 20
 TICK_S = 0.02
 """How often a wait asks whether it is over."""
-_FRAME = struct.Struct("<IQ")
+FRAME = struct.Struct("<IQ")
+"""Sizes of head and body, before both."""
 _AT_ONCE = 64
 ENDED = "it ended, or was cut off"
 
@@ -58,6 +59,7 @@ class Link:
     peer : name of the other side, for errors.
     hello : what the side that connected said of itself.
     moved : bytes sent and received so far: whether anything moves.
+    waiting_bytes : queued, and not yet taken by the system.
     """
 
     def __init__(self, connection: socket.socket, peer: str, hello: bytes = b"") -> None:
@@ -65,9 +67,9 @@ class Link:
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket, self.peer, self.hello = connection, peer, hello
-        self.moved = 0
+        self.moved = self.waiting_bytes = 0
         self._out: deque[memoryview] = deque()
-        self._start = memoryview(bytearray(_FRAME.size))
+        self._start = memoryview(bytearray(FRAME.size))
         self._begin()
 
     def fileno(self) -> int:
@@ -82,7 +84,9 @@ class Link:
     def queue(self, head: bytes, *buffers: Any) -> None:
         """Put a frame in line; the buffers must stay as they are until `is_sending` is false."""
         views = [memoryview(each).cast("B") for each in buffers]
-        self._out.append(memoryview(_FRAME.pack(len(head), sum(len(view) for view in views)) + head))
+        size = sum(len(view) for view in views)
+        self._out.append(memoryview(FRAME.pack(len(head), size) + head))
+        self.waiting_bytes += FRAME.size + len(head) + size
         self._out.extend(view for view in views if len(view))
 
     def write(self) -> None:
@@ -95,6 +99,7 @@ class Link:
             except OSError as error:
                 raise self._lost(error.strerror or str(error)) from None
             self.moved += sent
+            self.waiting_bytes -= sent
             while sent:
                 if sent < len(self._out[0]):
                     self._out[0] = self._out[0][sent:]
@@ -168,7 +173,7 @@ class Link:
     def _next(self, into: Into) -> None:
         """What comes after the part that is complete: the head, then the body."""
         if self._head is None:
-            length, self._size = _FRAME.unpack(self._start)
+            length, self._size = FRAME.unpack(self._start)
             if length > MAX_HEAD_BYTES:
                 raise self._lost(f"a head of {length:,} bytes")
             self._head = memoryview(bytearray(length))
