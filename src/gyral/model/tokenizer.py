@@ -116,6 +116,18 @@ class Tokenizer:
             at += len(each)
         return Encoded(tokens, lengths)
 
+    def encode_marked(self, text: str) -> list[int]:
+        """Tokens of a text that this program wrote itself: what spells a special token in it is that token."""
+        found: list[int] = self._marked.encode(text, add_special_tokens=False).ids
+        return found
+
+    @cached_property
+    def _marked(self) -> Any:
+        marked = type(self._library).from_str(self.body.decode())
+        marked.no_padding()
+        marked.no_truncation()
+        return marked
+
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
         """The text of tokens, special ones included."""
         return str(self._library.decode([int(token) for token in tokens], skip_special_tokens=False))
