@@ -1,8 +1,8 @@
 """Language models of llama.cpp's files (GGUF): shape, values, tokenizer, chat template.
 
 Blocks of F32, F16, BF16, Q8_0, Q4_0, Q4_1 are read, as float32: 135 million parameters take .6 s and 540 MB. llama.cpp turns
-the rows of query and key so that the two halves of a rotated pair lie side by side; they are turned back here. The file is mapped
-and nothing in it is run; counts and offsets are checked, so that a damaged one is refused and not believed.
+the rows of query and key so that the two halves of a rotated pair lie side by side; they are turned back here. The file is
+mapped and nothing in it is run; counts and offsets are checked, so that a damaged one is refused and not believed.
 
 Source: `docs/gguf.md` of ggml (version 3), the block layouts of `ggml-common.h`. The package `gguf` is the oracle of
 `tests/model/test_gguf.py`.
@@ -248,15 +248,18 @@ def _bf16(blocks: np.ndarray) -> np.ndarray:
 
 
 def _q4_0(blocks: np.ndarray) -> np.ndarray:
-    return np.multiply(_nibbles(blocks[:, 2:]) - 8, _half(blocks, 0))
+    found: np.ndarray = (_nibbles(blocks[:, 2:]) - 8) * _half(blocks, 0)
+    return found
 
 
 def _q4_1(blocks: np.ndarray) -> np.ndarray:
-    return np.add(_nibbles(blocks[:, 4:]) * _half(blocks, 0), _half(blocks, 2))
+    found: np.ndarray = _nibbles(blocks[:, 4:]) * _half(blocks, 0) + _half(blocks, 2)
+    return found
 
 
 def _q8_0(blocks: np.ndarray) -> np.ndarray:
-    return np.multiply(blocks[:, 2:].copy().view(np.int8).astype(np.float32), _half(blocks, 0))
+    found: np.ndarray = blocks[:, 2:].copy().view(np.int8).astype(np.float32) * _half(blocks, 0)
+    return found
 
 
 _BLOCKS: dict[int, tuple[int, int, Callable[[np.ndarray], np.ndarray]]] = {

@@ -155,6 +155,12 @@ class Reader:
         found: list[int] = self.tokenizer.encode([text]).tokens.tolist()
         return found
 
+    def bytes_of(self, token: int) -> bytes:
+        """Of one token; the end of a document has those of its name."""
+        if self.tokenizer is not None:
+            return self.tokenizer.bytes_of(token)
+        return bytes([token]) if token < 256 else b""
+
     def _text(self, tokens: list[int], letters: Utf8) -> str:
         if self.tokenizer is None:
             return letters.text.decode()

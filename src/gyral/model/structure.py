@@ -1,8 +1,8 @@
 """Answers that a JSON schema describes: which tokens may come next, so that whatever is drawn parses.
 
 The automaton is llguidance's (MIT, one wheel of 3 MB without dependencies). Looked at beside it: xgrammar needs transformers
-and triton; outlines-core lists the whole automaton before the first token. A grammar is compiled once a schema and copied for each
-answer; a token is a bitmask of the vocabulary.
+and triton; outlines-core lists the whole automaton before the first token. A grammar is compiled once a schema and copied for
+each answer; a token is a bitmask of the vocabulary.
 
 Between members and items stands what models write in training, `, ` and `: `, and no other white space, or a random answer
 could be spaces for ever.

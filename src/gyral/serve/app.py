@@ -22,6 +22,7 @@ from gyral.event.clock import now_us
 from gyral.http import AsgiApp, Receive, Refused, Scope, Send, allow, read_body, reply, routed
 from gyral.model.family import Answer, Item, Recommends, Route, Servable
 from gyral.serve.feedback import Impression, Impressions, Logged, RequestIds
+from gyral.serve.packaged import Packaged
 from gyral.serve.slots import DEFAULT, POPULARITY, Slots
 
 
@@ -64,7 +65,7 @@ class App:
 
     def __init__(
         self,
-        slots: Slots,
+        slots: Slots | Packaged,
         config: Serve,
         impressions: Impressions | None = None,
         mounts: Mapping[str, AsgiApp] | None = None,
