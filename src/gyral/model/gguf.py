@@ -1,8 +1,8 @@
 """Language models of llama.cpp's files (GGUF): shape, values, tokenizer, chat template.
 
-Blocks of F32, F16, BF16, Q8_0, Q4_0, Q4_1 are read, as float32: 135 million parameters take .6 s and 540 MB. llama.cpp turns
-the rows of query and key so that the two halves of a rotated pair lie side by side; they are turned back here. The file is
-mapped and nothing in it is run; counts and offsets are checked, so that a damaged one is refused and not believed.
+Blocks of F32, F16, BF16, Q8_0, Q4_0, Q4_1 are read, as float32: 135 million parameters take 1.5 CPU-s and 540 MB.
+llama.cpp turns the rows of query and key so that the two halves of a rotated pair lie side by side; they are turned back here.
+The file is mapped and nothing in it is run; counts and offsets are checked, so that a damaged one is refused, not believed.
 
 Source: `docs/gguf.md` of ggml (version 3), the block layouts of `ggml-common.h`. The package `gguf` is the oracle of
 `tests/model/test_gguf.py`.

@@ -176,17 +176,15 @@ async def _stream(
     """Send parts as server-sent events until the last one."""
     await send({"type": "http.response.start", "status": 200, "headers": [*_STREAM, *headers]})
     while parts:
-        events: list[bytes] = []
-        for part in parts:
-            if part.status == 200:
-                events += (before, part.body[1:], b"\n\n")
-            else:
-                events += (b"data: ", as_openai(part.status, part.body, path), b"\n\n")
+        events = [
+            before + part.body[1:] if part.status == 200 else b"data: " + as_openai(part.status, part.body, path)
+            for part in parts
+        ]
         last = parts[-1]
         if last.is_last:
-            events.append(b"data: [DONE]\n\n")
+            events.append(b"data: [DONE]")
         try:
-            await send({"type": "http.response.body", "body": b"".join(events), "more_body": not last.is_last})
+            await send({"type": "http.response.body", "body": b"\n\n".join(events) + b"\n\n", "more_body": not last.is_last})
         except (OSError, RuntimeError):  # nobody reads any more
             return None
         if last.is_last:

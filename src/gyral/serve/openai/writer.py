@@ -154,7 +154,7 @@ class Writer:
             begun = [self._event(job, number, "", None, None, True) for number in range(len(job.texts))]
             texts = ["", *job.echoed] if ask.path != CHAT else []
             is_said = ask.path == CHAT or any(texts)
-            return [self._part(job, {"choices": begun})] if is_said else []
+            return [Part(ask.id, 200, forms.choices(begun), False)] if is_said else []
         return []
 
     def _read_prompts(self, job: _Job) -> None:
@@ -204,7 +204,7 @@ class Writer:
         if time.monotonic() > job.until:
             hint = "ask for fewer tokens, or give it more time"
             raise Wrong(504, "the deadline passed before the answer was whole", code="deadline_exceeded", hint=hint)
-        grown: list[dict[str, Any]] = []
+        grown: list[bytes] = []
         for number, (choice, generation) in enumerate(job.texts):
             if choice.ended_by is None:
                 token = choice.draw(generation.logits())
@@ -213,11 +213,11 @@ class Writer:
             if job.ask.is_stream:
                 grown += self._grown(job, number)
         if not job.is_done:
-            return [self._part(job, {"choices": grown})] if grown else []
+            return [Part(job.ask.id, 200, forms.choices(grown), False)] if grown else []
         del self._writing[job.ask.id]
         return self._ended(job, grown)
 
-    def _grown(self, job: _Job, number: int) -> list[dict[str, Any]]:
+    def _grown(self, job: _Job, number: int) -> list[bytes]:
         """The event of what a text has grown by since the last one, if it has."""
         choice, (letters, tokens) = job.texts[number].choice, job.sent[number]
         if letters < 0:
@@ -228,12 +228,12 @@ class Writer:
         job.sent[number] = (len(choice.text) if choice.ended_by is None else -1, len(choice.told))
         return [self._event(job, number, text, choice.ended_by, told or None, False)]
 
-    def _event(self, job: _Job, number: int, text: str, ended_by: str | None, told: Any, is_first: bool) -> dict[str, Any]:
+    def _event(self, job: _Job, number: int, text: str, ended_by: str | None, told: Any, is_first: bool) -> bytes:
         if is_first and job.echoed:
             text = job.echoed[number // (job.body.n or 1)]
         return forms.event(job.ask.path, number, text, ended_by, told, self._tokens.shown, is_first)
 
-    def _ended(self, job: _Job, grown: list[dict[str, Any]]) -> list[Part]:
+    def _ended(self, job: _Job, grown: list[bytes]) -> list[Part]:
         choices = [text.choice for text in job.texts]
         used = forms.usage(sum(map(len, job.prompts)), sum(len(choice.tokens) for choice in choices))
         texts = [choice.text[:MAX_TOLD_CHARS] for choice in choices]
@@ -242,7 +242,7 @@ class Writer:
         props |= {"seed": job.body.seed} if job.body.seed is not None else {}
         if job.ask.is_stream:
             options = job.body.stream_options
-            parts = [self._part(job, {"choices": grown})] if grown else []
+            parts = [Part(job.ask.id, 200, forms.choices(grown), False)] if grown else []
             if options is not None and options.include_usage:
                 parts.append(self._part(job, {"choices": [], "usage": used}))
             return [*parts[:-1], parts[-1]._replace(is_last=True, props=props)]
