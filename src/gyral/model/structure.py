@@ -1,8 +1,8 @@
 """Answers that a JSON schema describes: which tokens may come next, so that whatever is drawn parses.
 
-The automaton is llguidance's (MIT, one wheel of 3 MB without dependencies). Looked at beside it: xgrammar needs transformers
-and triton; outlines-core lists the whole automaton before the first token. A grammar is compiled once a schema and copied for
-each answer; a token is a bitmask of the vocabulary.
+The automaton is llguidance's (MIT, one wheel of 3 MB without dependencies). With the 49,152 tokens of SmolLM2 a new schema
+takes 2.5 ms, one that is known .02 ms, a token 24 µs in the middle and 42 in the mean. Looked at beside it: outlines-core,
+which lists the whole automaton before the first token (.5 s for the same schema); xgrammar, which needs transformers and triton.
 
 Between members and items stands what models write in training, `, ` and `: `, and no other white space, or a random answer
 could be spaces for ever.
@@ -11,6 +11,7 @@ could be spaces for ever.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -24,35 +25,42 @@ ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
 class Structure:
-    """One answer that grows: `mask` says what may come, `push` what came."""
+    """What may come next in one answer, asked with the tokens that it has: each call reads those that are new.
+
+    Tokens may also be taken back, as a sampler does that guessed some: what differs from the last call is unread first.
+    """
 
     def __init__(self, matcher: Any, vocab: int) -> None:
         self._matcher, self._vocab = matcher, vocab
+        self._read: list[int] = []
 
-    def mask(self) -> np.ndarray:
+    def __call__(self, tokens: Sequence[int]) -> np.ndarray:
         """Tokens that may come next, bool [V]; the end is one of them where the answer is whole.
 
         Raises
         ------
-        InputError : the grammar gave up, for example at a limit of its size.
+        InputError : one of the tokens was not allowed, or the grammar gave up, for example at a limit of its size.
         """
+        agreed = len(self._read)
+        if list(tokens[:agreed]) != self._read:
+            agreed = next(
+                (at for at, pair in enumerate(zip(self._read, tokens, strict=False)) if pair[0] != pair[1]), len(tokens)
+            )
+            self._check(self._matcher.rollback(len(self._read) - agreed))
+            del self._read[agreed:]
+        for token in tokens[agreed:]:
+            self._check(self._matcher.consume_token(token))
+            self._read.append(token)
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        if self._matcher.is_error():
-            raise InputError("the schema cannot be followed", why=self._matcher.get_error()[:300])
-        found = np.zeros(self._vocab, bool)
-        listed = np.unpackbits(bits, bitorder="little")[: self._vocab]
-        found[: len(listed)] = listed
-        return found
+        self._check(not self._matcher.is_error())
+        listed = np.unpackbits(bits, count=min(self._vocab, 8 * len(bits)), bitorder="little").view(bool)
+        if len(listed) == self._vocab:
+            return listed
+        return np.concatenate([listed, np.zeros(self._vocab - len(listed), bool)])
 
-    def push(self, token: int) -> None:
-        """A token that was allowed."""
-        if not self._matcher.consume_token(token):
+    def _check(self, is_fine: bool) -> None:
+        if not is_fine:
             raise InputError("the schema cannot be followed", why=self._matcher.get_error()[:300])
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether nothing but the end may come."""
-        return bool(self._matcher.is_stopped())
 
 
 class Structures:

@@ -20,6 +20,7 @@ from .conftest import publish_lm
 HELLO = [{"role": "user", "content": "Hello"}]
 PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]
 TOOL = [{"role": "tool", "content": "x", "tool_call_id": "1"}]
+ENDLESS = {"logit_bias": {"256": -100}}
 
 
 def form(schema):
@@ -223,7 +224,7 @@ def test_no_body_makes_a_500(server, method, path, body, status):
 
 
 def test_deadlines_and_versions_are_headers(server):
-    body = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 5_000}).encode()
+    body = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 5_000, **ENDLESS}).encode()
     found, headers, told = raw(server, "POST", "/v1/completions", body, {"x-deadline-ms": "200"})
     assert found == 504 and told["error"]["code"] == "deadline_exceeded" and headers["x-model-version"] == "1"
     assert raw(server, "POST", "/v1/completions", body, {"x-deadline-ms": "soon"})[0] == 400
@@ -232,7 +233,8 @@ def test_deadlines_and_versions_are_headers(server):
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_takes_its_request_with_it(server, client, stream):
     """Sixteen texts fill the engine: while they are written, nobody else is."""
-    body = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 60_000, "n": 16, "stream": stream}).encode()
+    asked = {"model": "tiny", "prompt": "x", "max_tokens": 60_000, "n": 16, "stream": stream}
+    body = json.dumps(asked | ENDLESS).encode()
     for _ in range(2):
         connection = http.client.HTTPConnection(urlsplit(server).netloc, timeout=30)
         connection.request("POST", "/v1/completions", body)

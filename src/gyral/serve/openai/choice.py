@@ -46,12 +46,8 @@ class Draws(Protocol):
     def __call__(self, logits: np.ndarray, allowed: np.ndarray | None = None) -> tuple[int, float]: ...
 
 
-class Grows(Protocol):
-    """`gyral.model.structure.Structure`, or the letters of a model over bytes."""
-
-    def mask(self) -> np.ndarray: ...
-
-    def push(self, token: int) -> None: ...
+Mask = Callable[[Sequence[int]], np.ndarray]
+"""Tokens drawn so far → those that may come next, bool [V]: `gyral.model.structure.Structure`."""
 
 
 class Letters:
@@ -89,8 +85,8 @@ class Choice:
     told : of each token, where logprobs were asked.
     """
 
-    def __init__(self, settings: Settings, draws: Draws, letters: Letters, grows: Sequence[Grows] = ()) -> None:
-        self._settings, self._draws, self._letters, self._grows = settings, draws, letters, list(grows)
+    def __init__(self, settings: Settings, draws: Draws, letters: Letters, masks: Sequence[Mask] = ()) -> None:
+        self._settings, self._draws, self._letters, self._masks = settings, draws, letters, list(masks)
         self.tokens: list[int] = []
         self.told: list[Told] = []
         self.text, self.ended_by = "", "length" if settings.max_tokens == 0 else None
@@ -107,8 +103,8 @@ class Choice:
         """
         settings = self._settings
         allowed: np.ndarray | None = None
-        for each in self._grows:
-            allowed = each.mask() if allowed is None else allowed & each.mask()
+        for each in self._masks:
+            allowed = each(self.tokens) if allowed is None else allowed & each(self.tokens)
         token, _ = self._draws(self._penalized(logits), allowed)
         self.tokens.append(token)
         if settings.logprobs is not None:
@@ -116,8 +112,6 @@ class Choice:
         if token in settings.ends:
             self._end("stop")
             return None
-        for each in self._grows:
-            each.push(token)
         if settings.presence or settings.frequency:
             self._counts[token] = self._counts.get(token, 0) + 1
         if self._show(self._letters.push(token)):

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gyral.errors import GyralError
-from gyral.serve.openai.choice import Grows
+from gyral.serve.openai.choice import Mask
 from gyral.serve.openai.wire import Wrong
 
 if TYPE_CHECKING:
@@ -60,9 +62,9 @@ class Vocabulary:
             return self.reader.tokenizer.decode(tokens)
         return bytes(token for token in tokens if token < 256).decode("utf-8", "replace")
 
-    def grows(self, schema: dict[str, Any] | None) -> list[Grows]:
+    def masks(self, schema: dict[str, Any] | None) -> list[Mask]:
         """What binds an answer: the letters of a model over bytes, a schema."""
-        found: list[Grows] = [] if self.reader.tokenizer is not None else [_Bytes(self.reader.shape.vocab)]
+        found: list[Mask] = [] if self.reader.tokenizer is not None else [_Bytes(self.reader.shape.vocab)]
         return found if schema is None else [*found, self._structure(schema)]
 
     def bias(self, given: dict[str, float]) -> tuple[tuple[int, float], ...]:
@@ -71,7 +73,7 @@ class Vocabulary:
             raise Wrong(400, "`logit_bias` names something that is no token", "logit_bias", "invalid_value")
         return tuple((int(key), value) for key, value in given.items())
 
-    def _structure(self, schema: dict[str, Any]) -> Grows:
+    def _structure(self, schema: dict[str, Any]) -> Mask:
         from gyral.model.hf import tokenizer_of_bytes
         from gyral.model.structure import Structures
 
@@ -80,7 +82,7 @@ class Vocabulary:
             body = reader.tokenizer.body if reader.tokenizer is not None else tokenizer_of_bytes()
             self._structures = Structures(body, reader.shape.vocab, next(iter(reader.chat.ends), reader.end))
         try:
-            found: Grows = self._structures.of(schema)
+            found: Mask = self._structures.of(schema)
         except GyralError as error:
             param = "response_format.json_schema.schema"
             raise Wrong(400, error.what, param, "invalid_json_schema", why=error.why, hint=error.hint) from None
@@ -92,15 +94,15 @@ class Vocabulary:
 
 
 class _Bytes:
-    """Tokens of a model over bytes may only make UTF-8."""
+    """Tokens of a model over bytes may only make UTF-8. Tokens are never taken back."""
 
     def __init__(self, vocab: int) -> None:
         from gyral.model.generate import Utf8
 
-        self._letters, self._vocab = Utf8(), vocab
+        self._letters, self._vocab, self._read = Utf8(), vocab, 0
 
-    def mask(self) -> Any:
+    def __call__(self, tokens: Sequence[int]) -> np.ndarray:
+        for token in tokens[self._read :]:
+            self._letters.push(token)
+        self._read = len(tokens)
         return self._letters.allowed(self._vocab)
-
-    def push(self, token: int) -> None:
-        self._letters.push(token)

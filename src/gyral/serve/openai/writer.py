@@ -192,13 +192,13 @@ class Writer:
             body.presence_penalty or 0.0, body.frequency_penalty or 0.0, self._tokens.bias(body.logit_bias or {}), probs,
         )  # fmt: skip
         schema = schema_of(body.response_format) if body.response_format is not None else None
-        grows = self._tokens.grows(schema)
+        masks = self._tokens.masks(schema)
         temperature = 1.0 if body.temperature is None else body.temperature
         seed = (body.seed if body.seed is not None else time.monotonic_ns()) + number
         sampler = Sampler(temperature, 1.0 if body.top_p is None else max(body.top_p, 1e-9), seed % (1 << 63))
         prompt = job.prompts[number // (body.n or 1)]
         generation = Generation(reader.model, prompt, reader.length, turn=reader.turn)
-        return _Text(Choice(settings, sampler, Letters(self._tokens.decode), grows), generation)
+        return _Text(Choice(settings, sampler, Letters(self._tokens.decode), masks), generation)
 
     def _go_on(self, job: _Job) -> list[Part]:
         if time.monotonic() > job.until:
