@@ -26,6 +26,7 @@ OPTIONAL = {
     "httptools": "serve",
     "starlette": "serve",
     "jinja2": "serve",
+    "llguidance": "serve",
     "confluent_kafka": "kafka",
     "xxhash": "curate",
     "resiliparse": "curate",

@@ -14,8 +14,8 @@ Source: nucleus sampling is Holtzman et al. 2020, section 3.1; UTF-8's rules are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Literal
 
 import msgspec
@@ -72,24 +72,54 @@ class Cache:
         return attended(query_BHTE, key_BKTE, value_BKTE, is_causal=is_first)  # later one query sees all
 
 
-@contextmanager
-def cached(model: nn.Module) -> Iterator[Callable[[], None]]:
-    """Let the attention of a decoder keep what it saw; what is given forgets it."""
-    parts = [module for module in model.modules() if hasattr(module, "attend")]
+class Generation:
+    """One text being written: what was seen, with keys and values of its own, so that several may be written in turn.
 
-    def clear() -> None:
-        for part in parts:
-            part.__dict__["attend"] = Cache().attend
+    Parameters
+    ----------
+    prompt : one token at least.
+    length : that the model sees at most.
+    turn : held while the model runs, where other threads ask the same model.
+    """
 
-    clear()
-    try:
-        yield clear
-    finally:
-        for part in parts:
-            part.__dict__.pop("attend", None)
+    def __init__(
+        self, model: nn.Module, prompt: Sequence[int], length: int, is_cached: bool = True, turn: Lock | None = None
+    ) -> None:
+        self._model, self._length, self._is_cached = model, length, is_cached
+        self._parts = [module for module in model.modules() if hasattr(module, "attend")]
+        self._seen = list(prompt)[-length:]
+        self._turn = turn or Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._read = 0
+        self._caches = [Cache() for _ in self._parts]
+
+    @torch.inference_mode()
+    def logits(self) -> np.ndarray:
+        """Of what comes next, float64 [V]."""
+        if len(self._seen) > self._length or not self._is_cached:
+            if len(self._seen) > self._length:
+                self._seen = self._seen[len(self._seen) - self._length // 2 :]
+            self._forget()
+        inputs = torch.tensor([self._seen[self._read :]])
+        positions = torch.arange(self._read, len(self._seen))[None]
+        self._read = len(self._seen)
+        with self._turn:
+            try:
+                for part, cache in zip(self._parts, self._caches, strict=True):
+                    part.__dict__["attend"] = cache.attend
+                found: np.ndarray = self._model(inputs, positions)[0, -1].double().numpy()
+            finally:
+                for part in self._parts:
+                    part.__dict__.pop("attend", None)
+        return found
+
+    def push(self, token: int) -> None:
+        """What came next."""
+        self._seen.append(token)
 
 
-@torch.inference_mode()
 def generate(
     model: nn.Module,
     prompt: Sequence[int],
@@ -97,28 +127,15 @@ def generate(
     draw: Callable[[np.ndarray], int | None],
     max_tokens: int,
     is_cached: bool = True,
+    turn: Lock | None = None,
 ) -> None:
-    """Give `draw` the logits [V] of what comes next, and it gives the token, until it gives None.
-
-    Parameters
-    ----------
-    prompt : one token at least.
-    length : that the model sees at most.
-    """
-    seen = list(prompt)[-length:]
-    with cached(model) as clear:
-        read = 0
-        for _ in range(max_tokens):
-            if len(seen) > length or not is_cached:
-                seen, read = seen[len(seen) - length // 2 :] if len(seen) > length else seen, 0
-                clear()
-            inputs = torch.tensor([seen[read:]])
-            positions = torch.arange(read, len(seen))[None]
-            read = len(seen)
-            token = draw(model(inputs, positions)[0, -1].double().numpy())
-            if token is None:
-                return
-            seen.append(token)
+    """Give `draw` the logits [V] of what comes next, and it gives the token, until it gives None; as `Generation` says."""
+    text = Generation(model, prompt, length, is_cached, turn)
+    for _ in range(max_tokens):
+        token = draw(text.logits())
+        if token is None:
+            return
+        text.push(token)
 
 
 class Sampler:

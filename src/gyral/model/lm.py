@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,6 +19,7 @@ from gyral.errors import InputError, UsageError
 from gyral.lake.dataset import Dataset
 from gyral.model import card as cards
 from gyral.model import decoder
+from gyral.model.chat import PLAIN, Chat, chat_of
 from gyral.model.decoder import Decoder
 from gyral.model.generate import Completion, Sampler, Utf8, generate
 from gyral.model.lm_routes import routes_of
@@ -43,9 +45,17 @@ class Scores(NamedTuple):
 
 
 class Reader:
-    """Text in, text out, of a decoder with its tokens. Calls come from one thread."""
+    """Text in, text out, of a decoder with its tokens.
 
-    def __init__(self, found: Decoder) -> None:
+    Calls come from one thread; what else runs `model` (an engine that writes for others) holds `turn` meanwhile.
+
+    Attributes
+    ----------
+    chat : how a conversation becomes a prompt.
+    """
+
+    def __init__(self, found: Decoder, chat: Chat = PLAIN) -> None:
+        self.turn, self.chat = Lock(), chat
         self.shape, self.length, self.end = found.shape, found.length, found.end
         self.tokenizer = Tokenizer(found.tokenizer) if found.tokens != "bytes" else None
         self.model = found.build()
@@ -60,7 +70,8 @@ class Reader:
             before it at least.
         """
         stream = self._stream(texts)
-        bits = bits_of(self.model, stream, self.length, self.shape.vocab, stride=stride or max(self.length // 2, 1))
+        with self.turn:
+            bits = bits_of(self.model, stream, self.length, self.shape.vocab, stride=stride or max(self.length // 2, 1))
         return Scores(bits, stream.sizes)
 
     def complete(
@@ -108,20 +119,25 @@ class Reader:
                 return None
             return token
 
-        generate(self.model, [self.end, *self._tokens(prompt)], self.length, draw, max_tokens)
+        generate(self.model, [self.end, *self.tokens(prompt)], self.length, draw, max_tokens, turn=self.turn)
         return Completion(text, tokens, logprobs, ended_by)  # type: ignore[arg-type]
 
-    @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """A vector for each text, float32 [n, D]: the mean of the last stream over its first `length` tokens."""
         vectors = np.zeros((len(texts), self.shape.width), np.float32)
         for row, text in enumerate(texts):
-            tokens = np.array([self.end, *self._tokens(text)][: self.length + 1], np.uint32)
-            batch = rows_of(np.append(tokens, self.end)[None], np.zeros((1, len(tokens) + 1), np.int64))
-            stream: Tensor = self.model.stream(*inputs_of(batch))  # type: ignore[operator]
-            norm = self.model.norm
-            vectors[row] = norm(stream)[0].mean(0).numpy()  # type: ignore[operator]
+            vectors[row] = self.vector(self.tokens(text))
         return vectors
+
+    @torch.inference_mode()
+    def vector(self, tokens: Sequence[int]) -> np.ndarray:
+        """The vector of one text, float32 [D]."""
+        seen = np.array([self.end, *tokens][: self.length + 1], np.uint32)
+        batch = rows_of(np.append(seen, self.end)[None], np.zeros((1, len(seen) + 1), np.int64))
+        with self.turn:
+            stream: Tensor = self.model.stream(*inputs_of(batch))  # type: ignore[operator]
+            found: np.ndarray = self.model.norm(stream)[0].mean(0).numpy()  # type: ignore[operator]
+        return found
 
     def warm(self) -> None:
         """Run once."""
@@ -132,11 +148,18 @@ class Reader:
             return Text([text.encode() for text in texts])
         return encoded(texts, self.tokenizer, self.end)
 
-    def _tokens(self, text: str) -> list[int]:
+    def tokens(self, text: str) -> list[int]:
+        """Of a text; nothing is added, and nothing in it is a special token."""
         if self.tokenizer is None:
             return list(text.encode())
         found: list[int] = self.tokenizer.encode([text]).tokens.tolist()
         return found
+
+    def bytes_of(self, token: int) -> bytes:
+        """Of one token; the end of a document has those of its name."""
+        if self.tokenizer is not None:
+            return self.tokenizer.bytes_of(token)
+        return bytes([token]) if token < 256 else b""
 
     def _text(self, tokens: list[int], letters: Utf8) -> str:
         if self.tokenizer is None:
@@ -151,7 +174,7 @@ class ServableLm(Reader):
         card = cards.read_card(folder)
         self.name = card.model
         self.card: dict[str, Any] = msgspec.to_builtins(card)
-        super().__init__(decoder.read(folder))
+        super().__init__(decoder.read(folder), chat_of(folder))
         self.routes = routes_of(self)
 
     def bits_per_byte(self, texts: list[str]) -> float:

@@ -18,6 +18,10 @@ from gyral.errors import InputError, MissingExtra, UsageError
 from gyral.files import write_atomic
 
 FILE = "tokenizer.json"
+_PLAIN = [*range(33, 127), *range(161, 173), *range(174, 256)]
+_OTHERS = [byte for byte in range(256) if byte not in _PLAIN]
+_BYTES = {chr(byte): byte for byte in _PLAIN} | {chr(256 + place): byte for place, byte in enumerate(_OTHERS)}
+"""Letters that tokenizers over bytes (GPT-2's way) write bytes with."""
 
 
 class Encoded(NamedTuple):
@@ -115,6 +119,29 @@ class Tokenizer:
             tokens[at : at + len(each)] = each
             at += len(each)
         return Encoded(tokens, lengths)
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Tokens of a text that this program wrote itself: what spells a special token in it is that token."""
+        found: list[int] = self._marked.encode(text, add_special_tokens=False).ids
+        return found
+
+    @cached_property
+    def _marked(self) -> Any:
+        marked = type(self._library).from_str(self.body.decode())
+        marked.no_padding()
+        marked.no_truncation()
+        return marked
+
+    def bytes_of(self, token: int) -> bytes:
+        """What one token stands for, which may be a part of a letter; of a number that is no token, nothing."""
+        text = self._library.id_to_token(token) or ""
+        if token not in self._specials and all(letter in _BYTES for letter in text):  # as tokenizers over bytes spell it
+            return bytes(_BYTES[letter] for letter in text)
+        return str(self._library.decode([token], skip_special_tokens=False)).encode()
+
+    @cached_property
+    def _specials(self) -> frozenset[int]:
+        return frozenset(self._library.get_added_tokens_decoder())
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
         """The text of tokens, special ones included."""

@@ -26,6 +26,7 @@ from gyral.serve.feedback import Impression, Impressions, Logged, RequestIds
 from gyral.serve.http1.answer import Response
 from gyral.serve.http1.request import Request
 from gyral.serve.http1.request import Route as Hot
+from gyral.serve.packaged import Packaged
 from gyral.serve.slots import DEFAULT, POPULARITY, Slots
 
 
@@ -68,7 +69,7 @@ class App:
 
     def __init__(
         self,
-        slots: Slots,
+        slots: Slots | Packaged,
         config: Serve,
         impressions: Impressions | None = None,
         mounts: Mapping[str, AsgiApp] | None = None,

@@ -28,6 +28,9 @@ from gyral.lake.table import Lake
 from gyral.serve.app import App
 from gyral.serve.feedback import Impressions
 from gyral.serve.http1.request import Route
+from gyral.serve.openai.app import OpenAi
+from gyral.serve.openai.writer import engine_of
+from gyral.serve.packaged import is_source, packaged
 from gyral.serve.slots import Slots
 
 STOP_TIMEOUT_S = 3.0
@@ -58,7 +61,7 @@ def serve(
     Parameters
     ----------
     lake : answers go to its log.
-    model : `name` follows its newest version, `name@n` is pinned.
+    model : `name` follows its newest version, `name@n` is pinned; or a package or a path that holds a language model.
     mounts : other applications by path prefix, for example the pages at `/`.
     on_ready : called with the address once requests are answered.
 
@@ -67,14 +70,16 @@ def serve(
     NotFound : there is no such model.  ServeError : the port is taken.
     """
     with _listening(config.host, config.port) as sock:
-        slots = Slots(root, model, note)
+        slots = packaged(model, note) if is_source(model) else Slots(root, model, note)
         impressions = None
         try:
             impressions = Impressions(lake, note) if config.impressions else None
-            app = App(slots, config, impressions, mounts, note)
+            openai = OpenAi(slots, config.max_body_bytes, engine_of, impressions, note)
+            app = App(slots, config, impressions, {**(mounts or {}), **openai.mounts}, note)
             try:
                 was_interrupted = run_app(app, sock, on_ready, app.hot())
             finally:
+                openai.close()
                 app.close()
         finally:
             slots.close()

@@ -1,0 +1,130 @@
+"""A conversation as a prompt: the template that came with a model, or a plain one.
+
+A template is a program (Jinja) of whoever made the model, so it runs in Jinja's immutable sandbox. What people wrote never
+becomes a special token: the template is given a mark in place of each text, and the texts are put in afterwards as plain
+tokens. Other servers tokenize the finished prompt, and a user who writes `<|im_end|>` ends their own turn there. The price: a
+template that looks into a text (to cut it, or to answer some word) sees only its mark, and a text that begins with a line break
+is cut into tokens apart from the break that the template has before it.
+
+A model without a template gets `user: …\\n` a message and `assistant:` at the end, and stops before it writes the next `user:`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gyral.errors import InputError, MissingExtra
+
+CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+ROLES = ("system", "developer", "user", "assistant")
+_MARK = re.compile("\\ue000(\\d+)\\ue001")
+_MAX_CHARS = 65_536
+
+
+class Message(NamedTuple):
+    """Who said what."""
+
+    role: str
+    content: str
+
+
+class Piece(NamedTuple):
+    """A part of a prompt; `is_marked` when the template wrote it, and special tokens in it are meant."""
+
+    text: str
+    is_marked: bool
+
+
+class Chat(NamedTuple):
+    """How a model is talked to.
+
+    Attributes
+    ----------
+    template : Jinja; empty: the plain one.
+    ends : tokens that end an answer, beside the end of a document.
+    specials : names that templates know, `bos_token` and `eos_token`.
+    """
+
+    template: str = ""
+    ends: tuple[int, ...] = ()
+    specials: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts before which an answer ends."""
+        return () if self.template else ("\nuser:", "\nsystem:")
+
+    def pieces(self, messages: Sequence[Message]) -> list[Piece]:
+        """The prompt of a conversation.
+
+        Raises
+        ------
+        InputError : the template refuses it.  MissingExtra : `jinja2` is not installed.
+        """
+        if not self.template:
+            said = [part for role, text in messages for part in (Piece(f"{role}: ", True), Piece(text + "\n", False))]
+            return [*said, Piece("assistant:", True)]
+        marked = [{"role": each.role, "content": f"\ue000{at}\ue001"} for at, each in enumerate(messages)]
+        told = _rendered(self.template, messages=marked, add_generation_prompt=True, **dict(self.specials))
+        found: list[Piece] = []
+        for place, text in enumerate(_MARK.split(told)):
+            found.append(Piece(messages[int(text)].content, False) if place % 2 else Piece(text, True))
+        return [piece for piece in found if piece.text]
+
+
+PLAIN = Chat()
+
+
+def tokens_of(pieces: Sequence[Piece], plain: Callable[[str], list[int]], marked: Callable[[str], list[int]]) -> list[int]:
+    """Tokens of a prompt, each piece its own way."""
+    return [token for piece in pieces for token in (marked if piece.is_marked else plain)(piece.text)]
+
+
+def chat_of(folder: Path) -> Chat:
+    """What a folder says of chats: `tokenizer_config.json`, or `chat_template.jinja` beside it; the plain one without them.
+
+    Raises
+    ------
+    InputError : the file cannot be read.
+    """
+    try:
+        path = folder / CONFIG
+        told: dict[str, Any] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+        path = folder / TEMPLATE
+        template = path.read_text(encoding="utf-8") if path.exists() else told.get("chat_template") or ""
+    except (OSError, ValueError) as error:
+        raise InputError("the chat template cannot be read", why=str(error), where=str(path)) from None
+    if isinstance(template, list):  # several, by name
+        template = next((each["template"] for each in template if each.get("name") == "default"), "")
+    specials = {name: _text(told.get(name)) for name in ("bos_token", "eos_token")}
+    return Chat(str(template), (), tuple(specials.items()))
+
+
+def _text(token: Any) -> str:
+    return str(token.get("content", "") if isinstance(token, dict) else token or "")
+
+
+def _rendered(template: str, **values: Any) -> str:
+    try:
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError:
+        raise MissingExtra("jinja2", "serve", "a chat template") from None
+
+    def refuse(why: str) -> None:
+        raise TemplateError(why)
+
+    try:
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = refuse
+        told: str = environment.from_string(template).render(**values)
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+        raise InputError("the model's chat template refuses the conversation", why=str(error)[:500]) from None
+    if len(told) > _MAX_CHARS + 16 * len(values["messages"]):
+        raise InputError("the model's chat template writes too much", why=f"{len(told):,} characters")
+    return told

@@ -1,0 +1,161 @@
+"""An engine in a thread of its own, asked from an event loop.
+
+The thread sleeps while there is nothing to do. All parts of a step cross into the loop by one call, because waking a loop from
+another thread costs 20 µs and a part in a list nothing: what is told of a token is cheap when many texts grow at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from gyral.serve.engine import Ask, Engine, Part
+from gyral.serve.openai.errors import body_of
+from gyral.serve.openai.wire import Wrong
+
+IDLE_S = 5.0
+"""How long the thread sleeps at most; it is woken before when something comes."""
+CLOSE_TIMEOUT_S = 10.0
+
+
+class Feed:
+    """Parts of one ask as they come. Lives in the loop."""
+
+    def __init__(self, runner: Runner, id: int) -> None:
+        self._runner, self.id = runner, id
+        self._parts: list[Part] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self.is_over = False
+
+    async def next(self) -> list[Part]:
+        """All parts that came since the last call, one at least; none when the ask was given up."""
+        if not self._parts and not self.is_over:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        parts, self._parts = self._parts, []
+        return parts
+
+    def put(self, part: Part) -> None:
+        self._parts.append(part)
+        self.is_over = part.is_last
+        self._wake()
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more; may be called twice, and when it is over."""
+        if not self.is_over:
+            self.is_over = True
+            self._parts.clear()
+            self._runner.drop(self.id)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Runner:
+    """Runs an engine until it is closed.
+
+    Parameters
+    ----------
+    note : told what the engine raises.
+    """
+
+    def __init__(self, engine: Engine, note: Callable[[str], None] | None = None) -> None:
+        self._engine, self._note = engine, note
+        self._ids = itertools.count(1)
+        self._feeds: dict[int, Feed] = {}
+        self._inbox: deque[Ask | int] = deque()
+        self._running: set[int] = set()
+        self._something, self._closing = threading.Event(), False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name=f"engine {engine.version}", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for anything."""
+        return not self._feeds
+
+    def ask(self, path: str, body: bytes, deadline_s: float, is_stream: bool) -> Feed:
+        """Hand a request to the engine; called in the loop."""
+        self._loop = asyncio.get_running_loop()
+        feed = Feed(self, next(self._ids))
+        self._feeds[feed.id] = feed
+        self._inbox.append(Ask(feed.id, path, body, deadline_s, self._engine.version, is_stream))
+        self._something.set()
+        return feed
+
+    def drop(self, id: int) -> None:
+        """Take it back from the engine."""
+        self._feeds.pop(id, None)
+        self._inbox.append(id)
+        self._something.set()
+
+    def close(self) -> None:
+        """End the thread, within the step that it is in; may be called twice.
+
+        Returns after `CLOSE_TIMEOUT_S` at the latest: a step that takes longer ends with the process.
+        """
+        self._closing = True
+        self._something.set()
+        self._thread.join(CLOSE_TIMEOUT_S)
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._something.clear()
+            self._take()
+            try:
+                parts = self._engine.step()
+            except Exception as error:  # it is in no known state: whoever waits is told, and the thread lives on
+                self._tell(f"serve    an engine failed: {type(error).__name__}: {error}")
+                parts = self._failed()
+            if parts:
+                for part in parts:
+                    if part.is_last:
+                        self._running.discard(part.id)
+                    if part.props.get("failed"):
+                        self._tell(f"serve    a request could not be answered: {part.props['failed']}")
+                self._hand_over(parts)
+            if not self._running and not self._inbox:
+                self._something.wait(IDLE_S)
+        self._engine.close()
+
+    def _take(self) -> None:
+        while self._inbox:
+            each = self._inbox.popleft()
+            if isinstance(each, Ask):
+                self._running.add(each.id)
+                self._engine.submit(each)
+            else:
+                self._running.discard(each)
+                self._engine.cancel(each)
+
+    def _failed(self) -> list[Part]:
+        refused = body_of(Wrong(500, "the model could not answer", hint="the server's log says why"), "")
+        parts = [Part(id, 500, refused) for id in self._running]
+        for part in parts:
+            self._engine.cancel(part.id)
+        return parts
+
+    def _hand_over(self, parts: list[Part]) -> None:
+        try:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._deliver, parts)
+        except RuntimeError:  # the loop has ended, and with it whoever waited
+            self._closing = True
+
+    def _deliver(self, parts: list[Part]) -> None:
+        for part in parts:
+            feed = self._feeds.get(part.id)
+            if feed is not None:
+                if part.is_last:
+                    del self._feeds[part.id]
+                feed.put(part)
+
+    def _tell(self, text: str) -> None:
+        if self._note is not None:
+            self._note(text)

@@ -1,0 +1,107 @@
+"""An engine in its thread: parts come in order, an engine that fails tells everybody who waits, nobody spins."""
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from gyral.serve.engine import Part
+from gyral.serve.openai.runner import Runner
+
+
+class Counts:
+    """An engine that answers each ask with three parts, and fails when it is asked to."""
+
+    version = "m@1"
+
+    def __init__(self):
+        self.asks, self.cancelled, self.steps, self.is_closed = {}, [], 0, False
+
+    def submit(self, ask):
+        self.asks[ask.id] = (0, ask)
+
+    def cancel(self, id):
+        self.cancelled.append(id)
+        self.asks.pop(id, None)
+
+    def step(self):
+        self.steps += 1
+        parts = []
+        for id, (number, ask) in list(self.asks.items()):
+            if ask.body == b"fail":
+                raise ValueError("no")
+            if ask.body == b"wait":
+                time.sleep(0.001)
+                continue
+            self.asks[id] = (number + 1, ask)
+            parts.append(Part(id, 200, b"%d" % number, number == 2))
+            if number == 2:
+                del self.asks[id]
+        return parts
+
+    def close(self):
+        self.is_closed = True
+
+
+@pytest.fixture
+def engine():
+    return Counts()
+
+
+@pytest.fixture
+def runner(engine):
+    told = []
+    found = Runner(engine, told.append)
+    found.told = told
+    yield found
+    found.close()
+    assert engine.is_closed and not found._thread.is_alive()
+
+
+async def whole(feed):
+    parts = []
+    while not parts or not parts[-1].is_last:
+        parts += await feed.next()
+    return parts
+
+
+def test_parts_come_in_order_and_to_whom_they_belong(runner):
+    async def ask():
+        feeds = [runner.ask("/p", b"%d" % number, 1e9, True) for number in range(50)]
+        return [await asyncio.wait_for(whole(feed), 10) for feed in feeds]
+
+    for found in asyncio.run(ask()):
+        assert [part.body for part in found] == [b"0", b"1", b"2"] and len({part.id for part in found}) == 1
+    assert runner.is_idle
+
+
+def test_an_engine_that_fails_tells_who_waits_and_lives_on(runner, engine):
+    async def ask():
+        waiting, failing = runner.ask("/p", b"wait", 1e9, False), runner.ask("/p", b"fail", 1e9, False)
+        told = [await asyncio.wait_for(feed.next(), 10) for feed in (waiting, failing)]
+        return told, await asyncio.wait_for(whole(runner.ask("/p", b"x", 1e9, False)), 10)
+
+    told, after = asyncio.run(ask())
+    assert [part.status for parts in told for part in parts] == [500, 500]
+    assert json.loads(told[0][0].body)["error"]["type"] == "server_error"
+    assert len(after) == 3 and "ValueError: no" in runner.told[0]
+
+
+def test_who_gives_up_is_taken_back_and_an_idle_engine_sleeps(runner, engine):
+    async def ask():
+        feed = runner.ask("/p", b"wait", 1e9, False)
+        waiting = asyncio.ensure_future(feed.next())
+        await asyncio.sleep(0.02)
+        feed.give_up()
+        feed.give_up()
+        assert await asyncio.wait_for(waiting, 5) == [] and runner.is_idle
+        while not engine.cancelled:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+        before = engine.steps
+        await asyncio.sleep(0.1)
+        return feed.id, engine.steps - before
+
+    id, steps = asyncio.run(ask())
+    assert engine.cancelled == [id] and steps <= 1
