@@ -3,7 +3,7 @@
 A frame's head is one msgpack array of messages, which is decoded in C; bodies up to `INLINE_BYTES` lie in it, larger ones
 follow the head as they are, without a copy on the sending side, and are received into memory of their own. Everything that is
 said within one turn of a loop goes as one frame: 64 asks cost the system calls of one. A `Link` reads a frame in three calls
-and asks a fourth time whether there is more; here one call takes all that has come (8 in flight: 25 → 20 µs of CPU an ask).
+and asks a fourth time whether there is more; here one call takes all that has come (8 in flight: 27 → 17 µs of CPU an ask).
 
 Tried and left out: bodies in shared memory. There and out again cost 10 against 14 µs of CPU at 64 kB, 22 against 41 at 256 kB,
 195 against 284 at 1 MB and 1,533 against 1,316 at 4 MB (medians of 5): less than decoding the picture in it, for memory that
