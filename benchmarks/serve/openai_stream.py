@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from measure import PYTHON, in_turn, machine, peer
+from measure import PYTHON, in_turn, peer, write
 
 STREAMS, TOKENS, REQUESTS, TICK_S = 32, 64, 6, 0.01
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
@@ -190,9 +190,7 @@ def main() -> None:
             server.close()
     ratio = found["gyral"]["us_per_token"]["median"] / found["fastapi"]["us_per_token"]["median"]
     setting = {"streams": STREAMS, "tokens": TOKENS, "requests": REQUESTS, "tick_s": TICK_S}
-    print(
-        json.dumps({"benchmark": "openai_stream", "ratio": round(ratio, 3), **found, "setting": setting, "machine": machine()})
-    )
+    write("openai_stream", {"ratio": round(ratio, 3), **found, "setting": setting})
 
 
 if __name__ == "__main__":
