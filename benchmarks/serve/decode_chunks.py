@@ -2,11 +2,11 @@
 
 Model: the 110 million parameters of `decode_speed`, int8, one thread; four sequences decode, then a prompt of 2,000 tokens is
 submitted. CPU milliseconds between the ends of two passes, as every pass gives each of the four a token: the median before the
-prompt came, the longest while it was read, and how long reading took in all. In turn, medians of three rounds. `whole` reads a
+prompt came, the longest while it was read, and how long reading took in all. In turn, means of two rounds. `whole` reads a
 prompt in one pass, which is what an engine without chunks does.
 
-Predicted before the first run: whole 2,200 ms; 64 tokens a chunk: 110 ms at most, the prompt read in 1.6 times the time of whole
-(the decoders' own passes are in it: 32 of 25 ms).
+Predicted before the first run: whole 2,200 ms; 64 tokens a chunk: 110 ms at most, the prompt read in 1.6 times the time of
+whole (the decoders' own passes are in it: 32 of 25 ms).
 Command: .venv/bin/python benchmarks/serve/decode_chunks.py (about two minutes)
 """
 
@@ -28,8 +28,8 @@ from measure import write
 from gyral.model.decoding.engine import Limits
 from gyral.model.decoding.forward import Forward
 
-CHUNKS = {"whole": 4_096, "256": 256, "64": 64, "32": 32}
-PROMPT, DECODING, ROUNDS = 2_000, 4, 3
+CHUNKS = {"whole": 4_096, "256": 256, "64": 64}
+PROMPT, DECODING, ROUNDS = 2_000, 4, 2
 
 
 def run(forward: Forward, chunk: int, seed: int) -> dict[str, float]:
