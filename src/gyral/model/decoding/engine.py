@@ -1,9 +1,8 @@
 """Who is in the next pass: sequences join and leave between any two of them.
 
 A pass holds one position of every sequence that decodes, and then parts of prompts, oldest first, up to a number of tokens: a
-long prompt is read in chunks beside the others, whose next token waits for a chunk and not for the prompt. `tokens_beside` is
-that trade: 64 holds the gap between two tokens at some 5 times that of a pass without a chunk (110 million parameters), and
-prompts then take 1.2 times as long as at 512, which they have when nobody decodes.
+long prompt is read in chunks beside the others, whose next token waits for a chunk and not for the prompt.
+`tokens_beside` is that trade: the smaller, the shorter the gap, and the longer the prompt takes.
 
 When no page is left, beginnings that nobody uses go first, then the youngest sequence gives all its pages back and waits; what
 it drew stays drawn, and its tokens are read again later. The oldest never waits, so all end. Nothing else depends on who else

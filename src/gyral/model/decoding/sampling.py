@@ -5,8 +5,8 @@ In this order: repetition, presence and frequency penalties and biases change lo
 told as a logarithm of a probability is the model's own, before all of this. A sequence draws from its own generator, one
 number a token, so what it draws does not depend on its neighbours.
 
-Only the likeliest 256 are sorted, and all of them where those do not hold `top_p` together: 32,000 logits cost .6 ms instead
-of 2.9 (one core).
+Only the likeliest 256 or 4,096 are sorted where those hold `top_p` together: a draw from 32,000 logits at `top_p` .9 costs .2
+to .8 ms and not 3.3; the likeliest alone .005 ms, `top_k` .2, no cut .3.
 
 Source: Holtzman et al. 2020 (top-p); Fan et al. 2018 (top-k); Nguyen et al. 2024 (min-p); Keskar et al. 2019, section 4.1
 (repetition penalty); OpenAI's reference for presence and frequency.
@@ -24,7 +24,8 @@ from gyral.errors import UsageError
 Mask = Callable[[Sequence[int]], "np.ndarray | None"]
 """From the tokens drawn so far to those that may come next, bool [V]; None: all may."""
 
-_LIKELIEST = 256
+_TIERS = (256, 4_096, 1 << 31)
+"""How many of the likeliest are sorted until they hold `top_p` together."""
 
 
 @dataclass(frozen=True)
@@ -145,14 +146,13 @@ class Sampler:
             weights[weights < how.min_p] = 0  # the likeliest weighs 1
         if not how.top_k and how.top_p == 1:
             return None, weights
-        if how.top_k:
-            order = _largest(weights, how.top_k)
-            whole = float(weights[order].sum())
-        else:
-            order, whole = _largest(weights, _LIKELIEST), float(weights.sum())
-            if how.top_p < 1 and weights[order].sum() < how.top_p * whole:
-                order = np.argsort(-weights, kind="stable")
-        kept = weights[order]
+        whole, tiers = float(weights.sum()), (how.top_k,) if how.top_k else _TIERS
+        for num in tiers:
+            order = _largest(weights, num)
+            kept = weights[order]
+            if how.top_k or kept.sum() >= how.top_p * whole:
+                break
+        whole = float(kept.sum()) if how.top_k else whole
         if how.top_p < 1:
             num = int(np.searchsorted(np.cumsum(kept), how.top_p * whole)) + 1
             order, kept = order[:num], kept[:num]
