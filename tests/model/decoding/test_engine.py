@@ -108,6 +108,15 @@ def test_a_page_that_is_shared_is_not_written_to(model, forward):
         assert (first | tokens)[ask.id] == alone(model, ask.prompt, 20)
 
 
+def test_one_that_needs_all_pages_can_do_without_the_one_it_would_copy(model, forward):
+    """The page that agrees in part is the tree's, and there are exactly as many pages as it needs."""
+    head = list(range(10, 34))
+    decoding = engine(forward, 3)
+    for ask in (TokenAsk(0, [*head, 1, 2, 3], 21, GREEDY), TokenAsk(1, [*head, *range(16)], 8, GREEDY)):
+        tokens, _ = run(decoding, [ask], most=100)
+        assert tokens[ask.id] == alone(model, ask.prompt, ask.max_tokens)
+
+
 def test_those_that_come_together_read_their_beginning_once(forward):
     head = [number % 61 for number in range(64)]
     decoding = engine(forward, limits=Limits(tokens=64, tokens_beside=64))

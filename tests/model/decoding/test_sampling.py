@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gyral.errors import UsageError
+from gyral.errors import InputError, UsageError
 from gyral.model.decoding.sampling import Sampler, Sampling, pick
 from gyral.model.generate import Sampler as PlainSampler
 
@@ -102,6 +102,12 @@ def test_logarithms_are_the_models_own():
     best = np.argsort(-expected)[:3]
     assert [token for token, _ in drawn.top] == best.tolist()
     np.testing.assert_allclose([each for _, each in drawn.top], expected[best], atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_what_is_no_number_is_not_drawn_from(temperature):
+    with pytest.raises(InputError, match="no numbers"):
+        Sampler(Sampling(temperature)).draw(np.array([1, np.nan, 2], np.float32), ())
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class Holding:
             growing.shared += 1
             growing.read += PAGE
         growing.node = node
-        if growing.left > _WORTH_A_COPY:
+        if growing.left > _WORTH_A_COPY and growing.may_copy:
             page, agree = self.prefixes.partial(
                 node, growing.tokens[growing.read : min(growing.read + PAGE, len(growing.tokens) - 1)]
             )
@@ -52,12 +52,19 @@ class Holding:
         growing.cached = max(growing.cached, 0) + (growing.read - before if not growing.drawn else 0)
 
     def reserve(self, growing: Growing, num: int) -> bool:
-        """Take the pages that its next `num` tokens need, and a copy of one that others hold too; False: there are none."""
+        """Take the pages that its next `num` tokens need, and a copy of one that others hold too; False: there are none.
+
+        A page that cannot be copied is given back and not looked for again: where a sequence needs all pages there are, the
+        one it would copy must be free to go.
+        """
         at = growing.read // PAGE
         is_shared = at < len(growing.table) and self.pages.holders[growing.table[at]] > 1
         wanted = -(-(growing.read + num) // PAGE) - len(growing.table) + is_shared
         missing = wanted - self.pages.num_free
         if missing > 0 and (self.prefixes is None or self.prefixes.evict(max(missing, self.prefixes.num // 64)) < missing):
+            if is_shared:
+                self.pages.drop(growing.table.pop())
+                growing.read, growing.may_copy = at * PAGE, False
             return False
         if is_shared:
             own = self.pages.take()

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gyral.errors import UsageError
+from gyral.errors import InputError, UsageError
 
 Mask = Callable[[Sequence[int]], "np.ndarray | None"]
 """From the tokens drawn so far to those that may come next, bool [V]; None: all may."""
@@ -110,9 +110,11 @@ class Sampler:
 
         Raises
         ------
-        UsageError : the mask allows nothing.
+        UsageError : the mask allows nothing.  InputError : the model gave no numbers.
         """
         how = self.how
+        if not np.isfinite(logits.max()):
+            raise InputError("the model's logits are no numbers", hint="its weights, or what they were made from, are broken")
         if how.is_plain:
             return logits
         logits = logits.astype(np.float32)

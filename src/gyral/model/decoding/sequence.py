@@ -64,6 +64,7 @@ class Growing:
     read : tokens whose keys and values are in the pages of `table`.
     node, shared : where it stands in the tree of beginnings, and how many of its pages are in it.
     cached : tokens of the prompt that had been read before it came; -1: not looked up yet.
+    may_copy : a page that agrees in part may be copied for it.
     """
 
     def __init__(self, ask: TokenAsk, length: int, deadline_at: float, root: Hashable) -> None:
@@ -76,6 +77,7 @@ class Growing:
         self.node: Node | None = None
         self.shared = 0
         self.cached = -1
+        self.may_copy = True
 
     @property
     def left(self) -> int:

@@ -6,6 +6,9 @@ replaced by a draw from max(p − q, 0), so what comes out is distributed as if 
 small one guesses; at temperature 0 it is token for token the same. Penalties, cuts and temperature are part of both p and q. A
 sequence with a mask is not guessed for: its grammar would have to be asked about tokens that may be taken back.
 
+Which tokens a seed gives differs with guesses and without, and with whether the small model had caught up: the distribution
+does not.
+
 The small model keeps keys and values in pages of its own. After a refusal it has read tokens that are not there: it forgets
 them by counting back. It catches up on a prompt in chunks; until then there are no guesses.
 
@@ -152,6 +155,7 @@ def checked(growing: Growing, logits: np.ndarray, guesses: Guesses | None) -> It
         other = _dense(guesses.chances[at], logits.shape[1])  # type: ignore[union-attr]
         if sampler.random.random() * other[token] >= own[token]:
             rest = np.maximum(own - other, 0)
+            rest = rest if rest.any() else own  # both the same but for rounding
             yield sampler.told(logits[at], pick(None, rest, sampler.random.random()))
             return
         yield sampler.told(logits[at], token)
