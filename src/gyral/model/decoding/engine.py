@@ -1,9 +1,9 @@
 """Who is in the next pass: sequences join and leave between any two of them.
 
 A pass holds one position of every sequence that decodes, and then parts of prompts, oldest first, up to a number of tokens: a
-long prompt is read in chunks beside the others, whose next token waits for a chunk and not for the prompt.
-`tokens_beside` is that trade: beside a prompt of 2,000 tokens the longest gap was 2,970 ms with the prompt in one pass, 590 with
-chunks of 256 and 290 with 64, where reading it took 1.2 and 2.0 times as long (110 million parameters in int8, usual gap 50).
+long prompt is read in chunks beside the others, whose next token waits for a chunk and not for the prompt. `tokens_beside` is
+that trade: beside a prompt of 2,000 tokens the longest gap was 2,970 ms with the prompt in one pass, 590 with chunks of 256
+and 290 with 64, where reading it took 1.2 and 2.0 times as long (110 million parameters in int8, usual gap 50).
 
 When no page is left, beginnings that nobody uses go first, then the youngest sequence gives all its pages back and waits; what
 it drew stays drawn, and its tokens are read again later. The oldest never waits, so all end. Nothing else depends on who else
