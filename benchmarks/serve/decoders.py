@@ -1,0 +1,80 @@
+"""What the benchmarks of the language engine share: a model of 110 million parameters, its matrices in three kinds, answers."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gyral.model.decoding.engine import Decoding, Limits
+from gyral.model.decoding.forward import Forward, Product, plain
+from gyral.model.decoding.pages import Pages
+from gyral.model.decoding.prefix import Prefixes
+from gyral.model.decoding.sampling import Sampling
+from gyral.model.decoding.sequence import TokenAsk
+from gyral.model.nets.llama import Llama, Shape
+from gyral.model.task import seeded
+
+SHAPE = Shape(32_000, 768, 12, 12, 12, 2_048, tied=False)
+LENGTH = 4_096
+
+
+def big() -> Llama:
+    """Random weights, seed 0."""
+    net = seeded(0, lambda: Llama(SHAPE)).eval()
+    if not isinstance(net, Llama):
+        raise SystemExit("no Llama")
+    return net
+
+
+def bf16(weight: Tensor) -> Product:
+    """Products in bfloat16, the stream in float32."""
+    weight = weight.detach().bfloat16()
+    return lambda x: F.linear(x.bfloat16(), weight).float()
+
+
+def int8(weight: Tensor) -> Product:
+    """A scale for each row of weights, one for all activations of a pass: torch's `quantized::linear_dynamic`."""
+    scales = (weight.detach().abs().amax(1) / 127).clamp(min=1e-12).double()
+    zeros = torch.zeros(len(weight), dtype=torch.long)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # quantized dtypes are announced to go
+        rounded = torch.quantize_per_channel(weight.detach().float(), scales, zeros, 0, torch.qint8)
+        packed = torch.ops.quantized.linear_prepack(rounded, None)
+    multiply = torch.ops.quantized.linear_dynamic
+    return lambda x: multiply(x, packed, False)
+
+
+KINDS = {"fp32": plain, "bf16": bf16, "int8": int8}
+
+
+def engine(
+    forward: Forward, num_pages: int, is_shared: bool = False, limits: Limits | None = None, is_int8: bool = False
+) -> Decoding:
+    """An engine with pages of its own."""
+    shape = forward.shape
+    pages = Pages(num_pages, shape.depth, shape.kv_heads, shape.head_width, is_int8)
+    return Decoding(forward, pages, Prefixes(pages) if is_shared else None, "1", limits)
+
+
+def ask(number: int, prompt: Sequence[int], num: int) -> TokenAsk:
+    """The likeliest tokens."""
+    return TokenAsk(number, prompt, num, Sampling(temperature=0))
+
+
+def finish(decoding: Decoding) -> dict[int, list[int]]:
+    """Run until all have ended; the tokens of each."""
+    found: dict[int, list[int]] = {}
+    while decoding.num_running or decoding.num_waiting:
+        for told in decoding.step():
+            found.setdefault(told.id, []).extend(drawn.token for drawn in told.drawn)
+    return found
+
+
+def cpu_s() -> float:
+    """Of this process so far."""
+    return time.process_time()
