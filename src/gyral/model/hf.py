@@ -71,7 +71,7 @@ def read(folder: Path) -> Decoder:
     InputError : it is neither, or of an architecture that is not known.
     """
     if (folder / "card.json").exists():
-        return decoder.read(folder)
+        return decoder.read(folder).dense()
     try:
         config: dict[str, Any] = msgspec.json.decode((folder / CONFIG).read_bytes())
     except (OSError, msgspec.DecodeError) as error:
@@ -187,7 +187,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 def _to_hf(model: Decoder) -> dict[str, Tensor]:
     """Tensors under the names, and in the form, of transformers."""
-    state = {name: tensor for name, tensor in model.state.items() if not (model.shape.tied and name == "logits.weight")}
+    state = {name: tensor for name, tensor in model.dense().state.items() if not (model.shape.tied and name == "logits.weight")}
     if model.layout == "llama":
         return {llama.ROLES.hf_name(name): tensor for name, tensor in state.items()}
     found = {}
