@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gyral.errors import InputError
 from gyral.model import card as cards
 from gyral.model.nets.llama import Shape
-from gyral.model.quant.linear import installed
+from gyral.model.quant.linear import fill, installed
 from gyral.model.quant.packing import Packed, divided
 from gyral.model.stream import Text
 from gyral.model.tasks.next_token import Layout, build_net
@@ -63,27 +63,6 @@ class Decoder(NamedTuple):
         return self._replace(state=self.state | unpacked, packed={})
 
 
-def fill(model: nn.Module, state: dict[str, Tensor], assign: bool = False) -> None:
-    """Put values into a module; of tied parameters one is enough.
-
-    Parameters
-    ----------
-    assign : the tensors themselves, for a module without values of its own.
-
-    Raises
-    ------
-    InputError : one is missing, unknown or of another shape.
-    """
-    try:
-        missing, unknown = model.load_state_dict(state, strict=False, assign=assign)
-    except RuntimeError as error:
-        raise InputError("the weights do not fit the model's shape", why=str(error).splitlines()[-1].strip()) from None
-    there = {name for name, _ in model.named_parameters()}  # a tied parameter has one name here
-    wrong = [name for name in missing if name in there] + list(unknown)
-    if wrong:
-        raise InputError("the weights are not those of this model", why=f"`{wrong[0]}` is missing or unknown")
-
-
 def read(folder: Path) -> Decoder:
     """Read a model folder of the family `lm`.
 
@@ -95,7 +74,7 @@ def read(folder: Path) -> Decoder:
     if card.family != "lm":
         raise InputError(f"`{card.model}` is a {card.family}, not a language model", where=str(folder))
     weights = cards.read_weights(folder)
-    return of_weights(weights, (folder / FILE).read_bytes() if (folder / FILE).exists() else b"")
+    return of_weights(weights, tokenizer_of(folder))
 
 
 def of_weights(weights: cards.Weights, tokenizer: bytes = b"") -> Decoder:
@@ -113,3 +92,8 @@ def of_weights(weights: cards.Weights, tokenizer: bytes = b"") -> Decoder:
         int(settings.get("end", Text.END)),
         packed,
     )
+
+
+def tokenizer_of(folder: Path) -> bytes:
+    """The `tokenizer.json` of a model folder; empty where the model reads bytes."""
+    return (folder / FILE).read_bytes() if (folder / FILE).exists() else b""

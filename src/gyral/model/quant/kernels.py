@@ -1,6 +1,6 @@
 """Ways to multiply with packed matrices on this machine, and which of them is taken.
 
-Private and legacy operators of torch are the only fast ones (torchao's wheel has no kernels for processors), so none is trusted:
+Private and legacy operators of torch are the only fast ones (torchao's wheel has no kernels for processors). None is trusted:
 each is tried on the very shape it is to serve, against the dense weights in float64, and is used when it is right within its
 tolerance and not slower than float32 at 1, 8 and 32 rows by more than `PATIENCE`. The first of the order that passes is taken
 and not the fastest, so two processes of one machine take the same one and answer alike.

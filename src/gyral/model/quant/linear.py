@@ -102,6 +102,27 @@ def installed(model: nn.Module, packed: Mapping[str, Packed], arrays: Mapping[st
     return left
 
 
+def fill(model: nn.Module, state: dict[str, Tensor], assign: bool = False) -> None:
+    """Put values into a module; of tied parameters one is enough.
+
+    Parameters
+    ----------
+    assign : the tensors themselves, for a module without values of its own.
+
+    Raises
+    ------
+    InputError : one is missing, unknown or of another shape.
+    """
+    try:
+        missing, unknown = model.load_state_dict(state, strict=False, assign=assign)
+    except RuntimeError as error:
+        raise InputError("the weights do not fit the model's shape", why=str(error).splitlines()[-1].strip()) from None
+    there = {name for name, _ in model.named_parameters()}  # a tied parameter has one name here
+    wrong = [name for name in missing if name in there] + list(unknown)
+    if wrong:
+        raise InputError("the weights are not those of this model", why=f"`{wrong[0]}` is missing or unknown")
+
+
 def _new(module: nn.Module | None, matrix: Packed, bias: np.ndarray | None) -> nn.Module:
     if isinstance(module, Bags):
         return QuantBags(matrix)

@@ -82,7 +82,7 @@ def to_int8(matrix: np.ndarray) -> Packed:
     ------
     InputError : a weight is no finite number.
     """
-    matrix = _sound(matrix)
+    matrix = sound(matrix)
     scale = (np.abs(matrix).max(axis=1, initial=0.0) / 127).astype(np.float32)
     scale = np.where(scale > 0, scale, np.float32(1.0))
     values = np.clip(np.rint(matrix / scale[:, None]), -127, 127).astype(np.int8)
@@ -96,7 +96,7 @@ def to_int4(matrix: np.ndarray, group: int = GROUP) -> Packed:
     ------
     InputError : a weight is no finite number.
     """
-    matrix = _sound(matrix)
+    matrix = sound(matrix)
     scale, zero = int4_range(matrix, group)
     return Packed("int4", int4_levels(matrix, scale, zero, group), scale, zero, group)
 
@@ -109,7 +109,7 @@ def to_bf16(matrix: np.ndarray) -> Packed:
     InputError : a weight is no finite number.
     """
     empty = np.zeros((0, 0), np.float32)
-    return Packed("bf16", bits_of_bf16(_sound(matrix)), empty, empty.astype(np.uint8))
+    return Packed("bf16", bits_of_bf16(sound(matrix)), empty, empty.astype(np.uint8))
 
 
 def int4_range(matrix: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
@@ -244,7 +244,13 @@ def _expect(is_so: bool) -> None:
         raise ValueError("its arrays have other shapes or types")
 
 
-def _sound(matrix: np.ndarray) -> np.ndarray:
+def sound(matrix: np.ndarray) -> np.ndarray:
+    """The matrix in float32.
+
+    Raises
+    ------
+    InputError : a weight is no finite number.
+    """
     matrix = np.asarray(matrix, np.float32)
     if not np.isfinite(matrix).all():
         count = int((~np.isfinite(matrix)).sum())
