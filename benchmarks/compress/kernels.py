@@ -29,7 +29,7 @@ from gyral.model.quant.kernels import KERNELS, PLAIN, choose
 from gyral.model.quant.packing import to_bf16, to_int4, to_int8
 
 SHAPES = ((576, 576), (192, 576), (1536, 576), (576, 1536), (49_152, 576))
-ROWS, ROUNDS = (1, 8, 32, 128), 5
+ROWS, ROUNDS = (1, 8, 32, 128), 3
 
 
 def least_s(calls: dict[str, Callable[[], Any]], times: int) -> dict[str, float]:

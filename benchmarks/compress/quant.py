@@ -1,8 +1,8 @@
 """What few bits cost a converged language model: int4 by GPTQ and by AWQ against rounding to nearest, int8, bf16.
 
-A model folder (`MODEL`, trained by `gyral train`) on its own held-out text, and SmolLM2-135M-Instruct (`benchmarks/compress/
-smollm2.py`) on English documentation, which it is calibrated on, too, other documents of it. Bits per byte by the very nets and
-kernels that answer, one thread. `TOKENS` are measured, `CALIBRATED` watched; groups of 32, and 64 and 128 where `GROUPS` says so.
+A model folder (`MODEL`, trained by `gyral train`) on its own held-out text, and SmolLM2-135M-Instruct (`smollm2.py`) on English
+documentation, which it is calibrated on, too, other documents of it. Bits per byte by the very nets and kernels that answer,
+one thread. `TOKENS` are measured, `CALIBRATED` watched; groups of 32, and 64 and 128 where `GROUPS` says so.
 
 Written before measuring: the loss that GPTQ adds is at most half of what rounding to nearest adds; the file is within 5 % of
 theory; int8 adds a tenth of what int4 by rounding does; bf16 nothing that can be seen. SmolLM2's weights stood on Q4_1's levels

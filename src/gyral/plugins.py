@@ -78,6 +78,7 @@ _BUILTIN: dict[str, dict[str, str]] = {
         "int8": "gyral.compress.quantize:int8",
         "int8-smooth": "gyral.compress.nets:INT8_SMOOTH",
         "int4": "gyral.compress.nets:INT4",
+        "int4-mixed": "gyral.compress.nets:INT4_MIXED",
         "int4-rtn": "gyral.compress.nets:int4_rtn",
         "int4-awq": "gyral.compress.nets:INT4_AWQ",
         "bf16": "gyral.compress.nets:bf16",

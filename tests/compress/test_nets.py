@@ -1,4 +1,4 @@
-"""Nets are compressed by the command's own path: what the card says is what the served model gives, and too much loss is refused."""
+"""Nets are compressed by the command's own path: what cards say is what served models give, and too much loss is refused."""
 
 import cv2
 import numpy as np

@@ -6,7 +6,8 @@
 | `int8` | 8 | a scale a row (`gyral.compress.quantize`); activations are int8, too, where a kernel does it |
 | `int8-smooth` | 8 | the same after SmoothQuant |
 | `int4` | 4.625 in blocks, 8 outside of them | GPTQ |
-| `int4-rtn`, `int4-awq` | the same | round to nearest; AWQ's scales |
+| `int4-mixed` | 5 in blocks, 8 outside of them | GPTQ; the matrices that cost most in 4 bits have 8 |
+| `int4-rtn`, `int4-awq` | as `int4` | round to nearest; AWQ's scales |
 
 Calibrated ones take a third argument, which the family's twin makes. Measured on SmolLM2-135M and a byte model:
 `benchmarks/compress/quant.py`.
@@ -26,17 +27,27 @@ if TYPE_CHECKING:
 
 
 class Calibrated:
-    """A compressor that wants to know what layers see."""
+    """A compressor that wants to know what layers see.
+
+    Parameters
+    ----------
+    bits : a weight in blocks, on the mean: the matrices that cost most in 4 bits have 8; 0: none has.
+    """
 
     needs_calibration = True
 
-    def __init__(self, method: Method) -> None:
-        self.method = method
+    def __init__(self, method: Method, bits: float = 0.0) -> None:
+        self.method, self.bits = method, bits
 
     def __call__(self, weights: Weights, matrices: Sequence[str], calibration: Calibration) -> Weights:
         from gyral.model.quant.recipe import packed_net
 
-        return packed_net(weights, matrices, calibration, self.method)
+        eight: list[str] = []
+        if self.bits:
+            from gyral.model.quant.sensitivity import in_eight, prices
+
+            eight = in_eight(prices(weights, matrices, calibration), self.bits)
+        return packed_net(weights, matrices, calibration, self.method, in_int8=eight)
 
 
 def bf16(weights: Weights, matrices: Sequence[str]) -> Weights:
@@ -52,5 +63,6 @@ def int4_rtn(weights: Weights, matrices: Sequence[str]) -> Weights:
 
 
 INT4 = Calibrated("gptq")
+INT4_MIXED = Calibrated("gptq", 5.0)
 INT4_AWQ = Calibrated("awq")
 INT8_SMOOTH = Calibrated("smooth")

@@ -11,8 +11,9 @@ from gyral.model.lm_twin import feed_of
 from gyral.model.nets.llama import Shape
 from gyral.model.quant import scaling
 from gyral.model.quant.calibration import Calibration, blocks_fed, seen_by
-from gyral.model.quant.packing import chosen, divided, theory_bytes, to_int8
+from gyral.model.quant.packing import chosen, divided, theory_bytes, to_int4, to_int8, with_packed
 from gyral.model.quant.recipe import packed_net, rounded_net
+from gyral.model.quant.sensitivity import in_eight, prices
 from gyral.model.stream import Text, rows_of
 from gyral.model.tasks.next_token import build_net
 
@@ -121,6 +122,25 @@ def test_eight_bits_where_it_is_asked_for_or_four_do_not_fit():
     assert {name for name, each in packed.items() if each.kind == "int8"} == {"embed.weight", *eight} | {
         name for name in names if "router" in name
     }
+
+
+def test_the_matrices_that_cost_most_keep_eight_bits():
+    weights, (how, batches) = net(), calibration()
+    names = chosen(weights, PATTERNS)
+    dear = "blocks.1.feed.down.weight"
+    weights.arrays[dear][:, ::32] *= 30  # what is large makes the steps of the rest of its group coarse
+    found = prices(weights, names, how)
+    assert found.keys() == set(names) - {"embed.weight"}
+    truth = logits(weights, batches[:1])
+    for name in (dear, "blocks.0.attention.key.weight"):
+        alone = logits(with_packed(weights, {name: to_int4(weights.arrays[name])}), batches[:1])
+        assert found[name].changed == pytest.approx(((alone - truth) ** 2).sum() / (truth**2).sum(), rel=1e-3)
+    every = sum(each.saved_bytes for each in found.values())
+    assert in_eight(found, 4.0) == in_eight(found, 4.625) == [] and len(in_eight(found, 8.0)) == len(found)
+    some = in_eight(found, 5.5)
+    assert sum(found[name].saved_bytes for name in some) <= every * (5.5 - 4.625) / (8 - 4.625)
+    assert min(found[name].each for name in some[:1]) == max(each.each for each in found.values())
+    assert dear in some
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "smooth"])
