@@ -2,7 +2,7 @@
 
 A model folder (`MODEL`, trained by `gyral train`) on its own held-out text, and SmolLM2-135M-Instruct (`smollm2.py`) on English
 documentation, which it is calibrated on, too, other documents of it. Bits per byte by the very nets and kernels that answer,
-one thread. `TOKENS` are measured, `CALIBRATED` watched; groups of 32, and 64 and 128 where `GROUPS` says so.
+one thread. `TOKENS` are measured, `CALIBRATED` watched; groups of 32, and 64 and 128 where `GROUP_SIZES` says so.
 
 Written before measuring: the loss that GPTQ adds is at most half of what rounding to nearest adds; the file is within 5 % of
 theory; int8 adds a tenth of what int4 by rounding does; bf16 nothing that can be seen. SmolLM2's weights stood on Q4_1's levels
@@ -43,7 +43,7 @@ from gyral.model.tasks.next_token import bits_of
 from gyral.model.tokenizer import Tokenizer
 
 TOKENS, CALIBRATED = int(os.environ.get("TOKENS", "4096")), int(os.environ.get("CALIBRATED", "8192"))
-GROUPS = [int(each) for each in os.environ.get("GROUPS", "32").split(",")]
+GROUPS = [int(each) for each in os.environ.get("GROUP_SIZES", "32").split(",")]
 METHODS = os.environ.get("METHODS", "bf16,int8,int8-smooth,int4-rtn,int4,int4-awq").split(",")
 
 

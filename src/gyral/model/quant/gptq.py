@@ -93,7 +93,8 @@ def _factor(gram_NN: Tensor) -> Tensor:
         if not failed:
             break
         damping *= 10
-    return torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True).float()
+    upper: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)
+    return upper.float()
 
 
 def _rounded(w_MN: Tensor, factor_NN: Tensor, scale_MN: Tensor, offset_MN: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ each is tried on the very shape it is to serve, against the dense weights in flo
 tolerance and not slower than float32 at 1, 8 and 32 rows by more than `PATIENCE`. The first of the order that passes is taken
 and not the fastest, so two processes of one machine take the same one and answer alike.
 
-ms of 1536 × 576, one thread, at 1 / 8 / 32 / 128 rows (EPYC with AVX-512 VNNI and AMX; `benchmarks/compress/kernels.py`):
+ms of 1536 × 576, one thread, at 1 / 8 / 32 / 128 rows (Xeon with AVX-512 VNNI and AMX; `benchmarks/compress/kernels.py`):
 
 | kernel | kind | activations | | what |
 |---|---|---|---|---|
@@ -15,6 +15,9 @@ ms of 1536 × 576, one thread, at 1 / 8 / 32 / 128 rows (EPYC with AVX-512 VNNI 
 | `int4pack` | int4 | bf16 | .05 / .17 / .7 / 2.8 | `_weight_int4pack_mm_for_cpu`; 32 to 256 columns a group, rows by 16 |
 | `bf16` | bf16 | bf16 | .14 / .19 / .22 / .43 | `linear` |
 | `plain` | any | float32 | .16 / .42 / .49 / 1.3 | `linear` of the dense weights: right anywhere, and no smaller than float32 |
+
+Matrices below some 100,000 weights lie in the caches in float32, too: there `plain` is mostly the one taken, and the gain is
+the file's alone.
 
 Shapes: B rows, N inputs, M outputs, g groups.
 """

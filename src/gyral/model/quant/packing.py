@@ -68,11 +68,11 @@ class Packed(NamedTuple):
         if self.kind == "bf16":
             return of_bf16(values)
         if self.kind == "int8":
-            return values.astype(np.float32) * self.scale[rows][:, None]
+            return np.asarray(values.astype(np.float32) * self.scale[rows][:, None])
         columns = values.shape[1]
         scale = np.repeat(self.scale[rows], self.group, axis=1)[:, :columns]
         offset = np.repeat(self.offset()[rows], self.group, axis=1)[:, :columns]
-        return (values.astype(np.float32) - MIDDLE) * scale + offset
+        return np.asarray((values.astype(np.float32) - MIDDLE) * scale + offset)
 
 
 def to_int8(matrix: np.ndarray) -> Packed:
@@ -127,7 +127,7 @@ def int4_levels(matrix: np.ndarray, scale: np.ndarray, zero: np.ndarray, group: 
     columns = matrix.shape[1]
     offset = rounded_bf16((MIDDLE - zero.astype(np.float32)) * scale)
     each, middle = (np.repeat(part, group, axis=1)[:, :columns] for part in (scale, offset))
-    return np.clip(np.rint((matrix - middle) / each) + MIDDLE, 0, LEVELS).astype(np.int8)
+    return np.asarray(np.clip(np.rint((matrix - middle) / each) + MIDDLE, 0, LEVELS).astype(np.int8))
 
 
 def theory_bytes(kind: Kind, shape: tuple[int, int], group: int = GROUP) -> float:

@@ -52,7 +52,7 @@ def places(block: nn.Module, seen: dict[str, Seen]) -> Iterator[Scaled]:
             first.out_features != after[0][1].in_features or (before == "feed.up" and "feed.gate" not in modules)
         ):
             continue
-        yield Scaled(first, after, seen[after[0][0]])  # type: ignore[arg-type]
+        yield Scaled(first, after, seen[after[0][0]])
 
 
 @torch.no_grad()
