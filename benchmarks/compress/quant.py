@@ -44,7 +44,7 @@ from gyral.model.tokenizer import Tokenizer
 
 TOKENS, CALIBRATED = int(os.environ.get("TOKENS", "4096")), int(os.environ.get("CALIBRATED", "8192"))
 GROUPS = [int(each) for each in os.environ.get("GROUP_SIZES", "32").split(",")]
-METHODS = os.environ.get("METHODS", "bf16,int8,int8-smooth,int4-rtn,int4,int4-awq").split(",")
+METHODS = os.environ.get("METHODS", "bf16,int8,int8-smooth,int4-rtn,int4,int4-mixed,int4-awq").split(",")
 
 
 def prose() -> list[str]:
@@ -120,9 +120,14 @@ def variants(weights: Weights, names: list[str], how: Calibration, group: int) -
         "int8-smooth": lambda: recipe.packed_net(weights, names, how, "smooth"),
         "int4-rtn": lambda: recipe.rounded_net(weights, names, group=group),
         "int4": lambda: recipe.packed_net(weights, names, how, "gptq", group=group),
+        "int4-mixed": lambda: nets.INT4_MIXED(weights, names, how),
         "int4-awq": lambda: recipe.packed_net(weights, names, how, "awq", group=group),
     }
-    return {name: make for name, make in made.items() if name in METHODS and (group == GROUPS[0] or "int4" in name)}
+    return {
+        name: make
+        for name, make in made.items()
+        if name in METHODS and (group == GROUPS[0] or name in ("int4-rtn", "int4", "int4-awq"))
+    }
 
 
 def _size(weights: Weights) -> int:

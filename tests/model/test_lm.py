@@ -10,9 +10,10 @@ import torch
 
 from gyral.config.training import Optim
 from gyral.errors import InputError, UsageError
-from gyral.model.decoder import Decoder, fill
+from gyral.model.decoder import Decoder
 from gyral.model.lm import LM, Reader
 from gyral.model.nets.llama import Shape
+from gyral.model.quant.linear import fill
 from gyral.model.tasks.next_token import NextToken, Text
 from gyral.train.optim import Optimizer
 

