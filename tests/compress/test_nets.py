@@ -62,6 +62,7 @@ def pages(project, tmp_path):
     return project, task
 
 
+@pytest.mark.slow
 def test_every_variant_of_a_language_model_answers_as_its_card_says(pages, tmp_path):
     project, task = pages
     whole = LM.load(cards.find(project.root, "pages"))
