@@ -13,6 +13,8 @@
 | `stage` | a function `(config) -> Stage`, or None where it has nothing to do: signals of documents |
 | `engine` | an `Engine`: where a map of pure functions runs |
 
+A compressor with an attribute `needs_calibration` is given a `gyral.model.quant.calibration.Calibration` as well.
+
 A package adds one by an entry point in the group `gyral.<kind>`; a script by `register(kind, name, object)`. Built-in objects
 are named by import path, so looking up a source loads no trainer.
 """
@@ -72,7 +74,15 @@ _BUILTIN: dict[str, dict[str, str]] = {
         "recommender/two_tower": "gyral.model.lessons.recommending:two_tower",
         "recommender/ranking": "gyral.model.lessons.recommending:ranking",
     },
-    "compressor": {"int8": "gyral.compress.quantize:int8"},
+    "compressor": {
+        "int8": "gyral.compress.quantize:int8",
+        "int8-smooth": "gyral.compress.nets:INT8_SMOOTH",
+        "int4": "gyral.compress.nets:INT4",
+        "int4-mixed": "gyral.compress.nets:INT4_MIXED",
+        "int4-rtn": "gyral.compress.nets:int4_rtn",
+        "int4-awq": "gyral.compress.nets:INT4_AWQ",
+        "bf16": "gyral.compress.nets:bf16",
+    },
     "texts": {"document": "gyral.curate.arriving:texts"},
     "stage": {
         name: f"gyral.curate.recipe:{name}"

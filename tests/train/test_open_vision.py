@@ -12,7 +12,8 @@ import pytest
 from gyral import config as configs
 from gyral.errors import ConfigError, InputError
 from gyral.lake import dataset as datasets
-from gyral.train.open_vision import _Rows, contrastive, masked, read, split
+from gyral.model.picture_rows import Rows
+from gyral.train.open_vision import contrastive, masked, read, split
 
 from ..verbs import gyral
 
@@ -164,7 +165,7 @@ def test_a_dataset_becomes_concepts_of_which_some_are_kept_aside(project):
 
 
 def test_pictures_of_one_archive_have_names_of_their_own():
-    rows = _Rows(None)
+    rows = Rows(None)
     rows._places, rows._digests = [("a.tar", 0), ("a.tar", 512), ("b/x.png", -1)], ["d", "e", "f"]
     assert rows.named(True) == [("a.tar@0", "a.tar@0"), ("a.tar@512", "a.tar@512"), ("b/x.png", "x")]
     assert [concept for _, concept in rows.named(False)] == ["d", "e", "f"]

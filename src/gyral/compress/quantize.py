@@ -7,7 +7,7 @@ number, and above the limit nothing is published.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,9 @@ from gyral.lake import dataset as datasets
 from gyral.model import card as cards
 from gyral.model import inputs as model_inputs
 from gyral.model.card import Card, Compression, Weights
-from gyral.model.family import Family
+from gyral.model.family import Family, Twin
+from gyral.model.metrics import SMALLER_IS_BETTER
+from gyral.model.quant import packing
 from gyral.run import Run
 
 
@@ -33,6 +35,12 @@ def int8(weights: Weights, matrices: Sequence[str]) -> Weights:
             arrays[name] = np.rint(arrays[name] / scale[:, None]).astype(np.int8)
             arrays[f"{name}_scale"] = scale
     return Weights(arrays, {**weights.settings, "bits": 8})
+
+
+def relative_loss(metric: str, before: float, after: float) -> float:
+    """How much worse `after` is, as a share of `before`; 0 where it is better."""
+    lost = after - before if metric.endswith(SMALLER_IS_BETTER) else before - after
+    return max(0.0, lost / before) if before > 0 else 0.0
 
 
 def compress(root: Path, name: str, config: Config, run: Run) -> Card:
@@ -56,11 +64,12 @@ def compress(root: Path, name: str, config: Config, run: Run) -> Card:
     data = datasets.find(root, card.dataset)
     run.reads("dataset", data.name)
     meter = run.meter("steps", 3)
-    twin = family.twin(data, weights, card.seed)
+    twin = family.twin(data, weights, card.seed, folder)
     meter.update(1)
-    before, after = twin.measure(twin.weights), twin.measure(shrink(twin.weights, family.matrices))
+    shrunk = _shrunk(shrink, twin, twin.weights, family)
+    before, after = twin.measure(twin.weights), twin.measure(shrunk)
     meter.update(2)
-    loss = max(0.0, (before - after) / before) if before > 0 else 0.0
+    loss = relative_loss(card.metric, before, after)
     if loss > max_loss:
         raise QualityError(
             f"{to} would lose {100 * loss:.2f} % of {card.metric} ({before:.4f} → {after:.4f})",
@@ -68,7 +77,7 @@ def compress(root: Path, name: str, config: Config, run: Run) -> Card:
             why=f"the limit is {100 * max_loss:.2f} %",
             hint=f"allow it with `--max-loss {loss:.3f}`, or serve `{card.model}` as it is",
         )
-    smaller = shrink(weights, family.matrices)
+    smaller = shrunk if twin.weights is weights else _shrunk(shrink, twin, weights, family)
     card.compression = Compression(
         to=to,
         from_model=card.model,
@@ -82,7 +91,8 @@ def compress(root: Path, name: str, config: Config, run: Run) -> Card:
     )
     card.run = run.number
     base = f"{card.model.partition('@')[0]}-{to}"
-    cards.publish(root, base, smaller, model_inputs.load(folder), card)
+    inputs = model_inputs.load(folder) if (folder / model_inputs.FILE).exists() else None
+    cards.publish(root, base, smaller, inputs, card, _further_files(folder))
     meter.update(3)
     made = card.compression
     run.writes("model", card.model)
@@ -92,3 +102,19 @@ def compress(root: Path, name: str, config: Config, run: Run) -> Card:
         f"{card.metric} {before:.4f} → {after:.4f}"
     )
     return card
+
+
+def _shrunk(shrink: Callable[..., Weights], twin: Twin, weights: Weights, family: Family) -> Weights:
+    """By a compressor, told what layers see where it wants to know."""
+    matrices = packing.chosen(weights, family.matrices)
+    if not getattr(shrink, "needs_calibration", False):
+        return shrink(weights, matrices)
+    if not hasattr(twin, "calibration"):
+        raise UsageError(f"a {family.name} has no net that could be calibrated", hint="`--to int8`")
+    return shrink(weights, matrices, twin.calibration())
+
+
+def _further_files(folder: Path) -> dict[str, bytes]:
+    """A tokenizer, names of pictures: what lies beside the weights and is the same for any of them."""
+    own = {cards.WEIGHTS, "card.json", model_inputs.FILE}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and path.name not in own}

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from gyral.errors import InputError
 from gyral.model import card as cards
 from gyral.model.nets.llama import Shape
+from gyral.model.quant.linear import fill, installed
+from gyral.model.quant.packing import Packed, divided
 from gyral.model.stream import Text
 from gyral.model.tasks.next_token import Layout, build_net
 from gyral.model.tokenizer import FILE
@@ -26,6 +28,7 @@ class Decoder(NamedTuple):
     tokens : `bytes`, or the fingerprint of `tokenizer`.
     tokenizer : a `tokenizer.json`; empty for bytes.
     end : the token that ends a document.
+    packed : matrices in few bits, by the same names; they are not in `state`.
     """
 
     shape: Shape
@@ -35,6 +38,7 @@ class Decoder(NamedTuple):
     tokens: str
     tokenizer: bytes
     end: int
+    packed: dict[str, Packed] = {}
 
     def build(self) -> nn.Module:
         """The module, ready to answer.
@@ -43,26 +47,20 @@ class Decoder(NamedTuple):
         ------
         InputError : the values are not those of this shape.
         """
-        model = build_net(self.layout, self.shape, self.length)
-        fill(model, self.state)
+        if not self.packed:
+            model = build_net(self.layout, self.shape, self.length)
+            fill(model, self.state)
+            return model.eval()
+        with torch.device("meta"):  # the dense matrices are never made
+            model = build_net(self.layout, self.shape, self.length)
+        left = installed(model, self.packed, {name: tensor.numpy() for name, tensor in self.state.items()})
+        fill(model, {name: torch.from_numpy(array) for name, array in left.items()}, assign=True)
         return model.eval()
 
-
-def fill(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put values into a module; of tied parameters one is enough.
-
-    Raises
-    ------
-    InputError : one is missing, unknown or of another shape.
-    """
-    try:
-        missing, unknown = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise InputError("the weights do not fit the model's shape", why=str(error).splitlines()[-1].strip()) from None
-    there = {name for name, _ in model.named_parameters()}  # a tied parameter has one name here
-    wrong = [name for name in missing if name in there] + list(unknown)
-    if wrong:
-        raise InputError("the weights are not those of this model", why=f"`{wrong[0]}` is missing or unknown")
+    def dense(self) -> Decoder:
+        """The same in float32, to train on and for other tools."""
+        unpacked = {name: torch.from_numpy(each.dense()) for name, each in self.packed.items()}
+        return self._replace(state=self.state | unpacked, packed={})
 
 
 def read(folder: Path) -> Decoder:
@@ -76,13 +74,14 @@ def read(folder: Path) -> Decoder:
     if card.family != "lm":
         raise InputError(f"`{card.model}` is a {card.family}, not a language model", where=str(folder))
     weights = cards.read_weights(folder)
-    return of_weights(weights, (folder / FILE).read_bytes() if (folder / FILE).exists() else b"")
+    return of_weights(weights, tokenizer_of(folder))
 
 
 def of_weights(weights: cards.Weights, tokenizer: bytes = b"") -> Decoder:
     """Arrays and settings as a decoder."""
     settings: dict[str, Any] = weights.settings
-    state = {name: torch.from_numpy(array) for name, array in weights.arrays.items()}
+    arrays, packed = divided(weights)
+    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Decoder(
         Shape(**settings["shape"]),
         int(settings["length"]),
@@ -91,4 +90,10 @@ def of_weights(weights: cards.Weights, tokenizer: bytes = b"") -> Decoder:
         settings.get("tokens", "bytes"),
         tokenizer,
         int(settings.get("end", Text.END)),
+        packed,
     )
+
+
+def tokenizer_of(folder: Path) -> bytes:
+    """The `tokenizer.json` of a model folder; empty where the model reads bytes."""
+    return (folder / FILE).read_bytes() if (folder / FILE).exists() else b""

@@ -19,6 +19,8 @@ from gyral.errors import InputError, UsageError
 from gyral.model.augment import scaled
 from gyral.model.card import Weights
 from gyral.model.nets import captions, distilled, masked, towers, vit
+from gyral.model.quant.linear import fill, installed
+from gyral.model.quant.packing import divided
 
 ROWS = 256
 """At once."""
@@ -68,8 +70,11 @@ class Embedder:
     def of(cls, weights: Weights) -> Embedder:
         """From stored arrays."""
         model = model_of(weights.settings)
-        arrays = {name: torch.from_numpy(array) for name, array in weights.arrays.items() if name != GALLERY}
-        model.load_state_dict(arrays)
+        arrays, packed = divided(weights)
+        arrays.pop(GALLERY, None)
+        if packed:
+            arrays = installed(model, packed, arrays)
+        fill(model, {name: torch.from_numpy(array) for name, array in arrays.items()})
         return cls(model)
 
     @property

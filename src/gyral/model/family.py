@@ -98,7 +98,9 @@ class Family(Protocol):
     Attributes
     ----------
     metric : name of what `Twin.measure` gives and cards compare.
-    matrices : names of the arrays that are large and may be quantized.
+    matrices : names of the arrays that are large and may be quantized; `*` in a name stands for anything.
+
+    `twin` is given the weights of `folder`; a twin of a net has `calibration()`, too (`gyral.model.quant.calibration`).
     """
 
     name: str
@@ -107,7 +109,7 @@ class Family(Protocol):
 
     def load(self, folder: Path) -> Servable: ...
 
-    def twin(self, data: Dataset, weights: Weights, seed: int) -> Twin: ...
+    def twin(self, data: Dataset, weights: Weights, seed: int, folder: Path) -> Twin: ...
 
     def erase(self, folder: Path, subject: str) -> bool:
         """Take a subject's name and their own data out of a model folder; whether they were in it. Nothing is unlearned."""
@@ -205,7 +207,7 @@ class RecommenderFamily:
         """Read a model folder."""
         return ServableRecommender(folder)
 
-    def twin(self, data: Dataset, weights: Weights, seed: int) -> RecommenderTwin:
+    def twin(self, data: Dataset, weights: Weights, seed: int, folder: Path) -> RecommenderTwin:
         """Fit the same hyper-parameters without the last part of the events."""
         return RecommenderTwin(data, weights, seed)
 

@@ -22,9 +22,10 @@ from torch import Tensor
 from gyral.errors import InputError, MissingExtra, UsageError
 from gyral.files import make_folder, write_atomic
 from gyral.model import decoder
-from gyral.model.decoder import Decoder, fill
+from gyral.model.decoder import Decoder
 from gyral.model.nets import gpt2, llama
 from gyral.model.nets.llama import Shape
+from gyral.model.quant.linear import fill
 from gyral.model.stream import Text
 from gyral.model.tasks.next_token import Layout, build_net
 from gyral.model.tokenizer import FILE, Tokenizer
@@ -71,7 +72,7 @@ def read(folder: Path) -> Decoder:
     InputError : it is neither, or of an architecture that is not known.
     """
     if (folder / "card.json").exists():
-        return decoder.read(folder)
+        return decoder.read(folder).dense()
     try:
         config: dict[str, Any] = msgspec.json.decode((folder / CONFIG).read_bytes())
     except (OSError, msgspec.DecodeError) as error:
@@ -187,7 +188,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 def _to_hf(model: Decoder) -> dict[str, Tensor]:
     """Tensors under the names, and in the form, of transformers."""
-    state = {name: tensor for name, tensor in model.state.items() if not (model.shape.tied and name == "logits.weight")}
+    state = {name: tensor for name, tensor in model.dense().state.items() if not (model.shape.tied and name == "logits.weight")}
     if model.layout == "llama":
         return {llama.ROLES.hf_name(name): tensor for name, tensor in state.items()}
     found = {}

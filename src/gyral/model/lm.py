@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gyral.errors import InputError, UsageError
+from gyral.errors import UsageError
 from gyral.lake.dataset import Dataset
 from gyral.model import card as cards
 from gyral.model import decoder
@@ -23,6 +23,7 @@ from gyral.model.chat import PLAIN, Chat, chat_of
 from gyral.model.decoder import Decoder
 from gyral.model.generate import Completion, Sampler, Utf8, generate
 from gyral.model.lm_routes import routes_of
+from gyral.model.lm_twin import LmTwin
 from gyral.model.shards import encoded
 from gyral.model.stream import Stream, Text, rows_of
 from gyral.model.tasks.next_token import bits_of, inputs_of
@@ -187,20 +188,19 @@ class LmFamily:
 
     name = "lm"
     metric = "bits_per_byte"
-    matrices: tuple[str, ...] = ()
+    matrices = (
+        "blocks.*.attention.query.weight", "blocks.*.attention.key.weight", "blocks.*.attention.value.weight",
+        "blocks.*.attention.out.weight", "blocks.*.gate.weight", "blocks.*.up.weight", "blocks.*.down.weight",
+        "embed.weight", "logits.weight",
+    )  # fmt: skip
 
     def load(self, folder: Path) -> ServableLm:
         """Read a model folder."""
         return ServableLm(folder)
 
-    def twin(self, data: Dataset, weights: cards.Weights, seed: int) -> Any:
-        """Not yet.
-
-        Raises
-        ------
-        InputError : always.
-        """
-        raise InputError("language models cannot be compressed yet", hint="`gyral show MODEL --export DIR` for other tools")
+    def twin(self, data: Dataset, weights: cards.Weights, seed: int, folder: Path) -> LmTwin:
+        """The model itself: it has not learned the text that was kept aside."""
+        return LmTwin(data, weights, seed, decoder.tokenizer_of(folder))
 
     def erase(self, folder: Path, subject: str) -> bool:
         """It holds nobody's name."""

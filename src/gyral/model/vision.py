@@ -19,6 +19,7 @@ from gyral.model.embedder import GALLERY, Embedder
 from gyral.model.pictures import decoded
 from gyral.model.tasks.pictures import PICTURES
 from gyral.model.vision_routes import routes_of
+from gyral.model.vision_twin import VisionTwin
 
 MOST_ANSWERS = 1_000
 
@@ -141,15 +142,18 @@ class VisionFamily:
 
     name = "vision"
     metric = "r_at_1"
-    matrices: tuple[str, ...] = ()
+    matrices = (
+        "*blocks.*.attention.*.weight", "*blocks.*.feed.*.weight", "of_picture.weight", "of_caption.weight",
+        "caption.embed.weight",
+    )  # fmt: skip
 
     def load(self, folder: Path) -> ServableVision:
         """Read a model folder."""
         return ServableVision(folder)
 
-    def twin(self, data: Dataset, weights: cards.Weights, seed: int) -> Any:
-        """Not yet."""
-        raise NotImplementedError
+    def twin(self, data: Dataset, weights: cards.Weights, seed: int, folder: Path) -> VisionTwin:
+        """The model itself: it has not learned the concepts that were kept aside."""
+        return VisionTwin(data, weights, seed)
 
     def erase(self, folder: Path, subject: str) -> bool:
         """It holds nobody's name."""

@@ -139,7 +139,7 @@ class LiveFamily:
         """Read a model folder, and follow what it names."""
         return ServableLive(folder)
 
-    def twin(self, data: Dataset, weights: Weights, seed: int) -> Twin:
+    def twin(self, data: Dataset, weights: Weights, seed: int, folder: Path) -> Twin:
         """There is none: it is measured while it is asked."""
         raise NotImplementedError("a live model is not compressed")
 

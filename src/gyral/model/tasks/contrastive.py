@@ -55,6 +55,7 @@ class Contrastive(PictureTask):
         that of a batch of 22,000; with 128 rows the loss then begins at 9.8 and not at 6.3.
     alike : weight of two pictures of a row that meet each other, beside 1 for pictures that meet captions; 0: a row has one.
     joined : as `Towers` has it.
+    concept : what the dataset's pictures were told apart by, kept for who measures again.
     """
 
     name = "contrastive"
@@ -76,10 +77,11 @@ class Contrastive(PictureTask):
         several: int = 1,
         alike: float = 0.0,
         joined: bool = False,
+        concept: str = "picture",
     ) -> None:
         super().__init__(shape, trained, held_out, recipe, seed)
         self.caption, self.width, self.kind, self.rows, self.several = caption, width, loss, rows, several
-        self.alike, self.joined, self.num_views = alike, joined, 2 if alike else 1
+        self.alike, self.joined, self.num_views, self.concept = alike, joined, 2 if alike else 1, concept
 
     def build(self, seed: int) -> nn.Module:
         """Both towers."""
@@ -185,7 +187,7 @@ class Contrastive(PictureTask):
 
     def settings(self) -> dict[str, Any]:
         """Shapes of both towers."""
-        more = {"joined": self.joined, "alike": self.alike > 0}
+        more = {"joined": self.joined, "alike": self.alike > 0, "concept": self.concept}
         return self.described("contrastive", caption=asdict(self.caption), width=self.width, **more)
 
 
