@@ -5,8 +5,8 @@ that gets busy is known within a few dozen batches. Outliers weigh less (Huber: 
 a lasting change is believed and one garbage collection is not. Batches of one size say nothing about the slope: the curve that
 was measured when the variant was made stays in the fit as two observations, scaled by how much slower this machine is now.
 
-`safe` is what a deadline is checked with: the fit times the tracked 90th percentile of measured over fitted. Higher percentiles
-were tried in simulation with 25 % noise: at the 97th fewer answers are late, but 3 % fewer are in time, because batches shrink.
+`safe` is what a deadline is checked with: the fit times the tracked 90th percentile of measured over fitted. In simulation with
+15 % noise at full load .4 % of the answers are late with it, 1.3 % with the 75th, 2.2 % with the median, for .01 more goodput.
 """
 
 from __future__ import annotations
@@ -100,17 +100,17 @@ class Cost:
         seconds = max(seconds, LEAST_S)
         expected = max(self.seconds(size), LEAST_S)
         off = abs(math.log(seconds / expected))
-        weight = min(1.0, 3 * self._deviation / off) if off > 0 else 1.0
+        weight = 1.0 if off <= 3 * self._deviation else 3 * self._deviation / off
         self._deviation = min(2.0, max(0.02, self._deviation + 0.05 * (off - self._deviation)))
-        step = 0.02 * self.margin
-        raised = step * QUANTILE if seconds > expected * self.margin else -step * (1 - QUANTILE)
-        self.margin = min(3.0, max(1.0, self.margin + raised))
-        self._ratio += 0.1 * weight * (seconds / max(self.prior.seconds(size), LEAST_S) - self._ratio)
+        raised = QUANTILE if seconds > expected * self.margin else QUANTILE - 1
+        self.margin = min(3.0, max(1.0, self.margin * (1 + 0.02 * raised)))
+        self._ratio += 0.1 * weight * (seconds / self.prior.seconds(size) - self._ratio)
+        weighed = weight * size
         self._weight = self._weight * FORGET + weight
-        self._size = self._size * FORGET + weight * size
-        self._size2 = self._size2 * FORGET + weight * size * size
+        self._size = self._size * FORGET + weighed
+        self._size2 = self._size2 * FORGET + weighed * size
         self._seconds = self._seconds * FORGET + weight * seconds
-        self._product = self._product * FORGET + weight * size * seconds
+        self._product = self._product * FORGET + weighed * seconds
         self.observed += 1
         self._solve()
 
