@@ -7,12 +7,13 @@ waits, and grows with the backlog by itself.
 The size is the one decision. Earliest deadline first lets the tightest request shrink every batch, and at 1.5x overload answers
 almost nobody in time (research: .003 of a possible .667). Here each size that could be taken is scored by
 
-    answered in time − price · seconds − (1 − price share) · those who wait and would be too late afterwards
+    share · (answered in time − what full batches would have answered meanwhile) − (1 − share) · those too late afterwards
 
-where the price of a second is nothing while the worker keeps up with the measured rate, and all that a full batch could have
-answered in it once it does not. So below capacity small batches save the tight ones; above it the tight ones are dropped early
-and batches are full. Where the price rises (.6 to 1, .8 to 1.3, .95 to 1.05) changes goodput by less than .01 in simulation,
-and so does a charge for those who will come while a batch runs: neither is worth a setting.
+where `share` rises from 0 to 1 while the measured rate rises from `CHEAP` to `DEAR` of what full batches sustain. So where
+there is time, small batches save the tight ones; where there is none, the tight ones are dropped early and batches are full.
+Simulated over loads from .5 to 2.5, Poisson and bursts, goodput changes by less than .005 on average between .3–1.3, .4–1.1
+and .5–1; a price that rises later is punished: .5–1.4 loses a quarter of the answers at .85 to 1. A charge for those who will
+come while a batch runs changes nothing (.001).
 
 Fairness: requests enter the list in order of arrival until it holds `POOL` batches; beyond, keys wait in queues of their own
 and enter by deficit round robin. So under overload a key gets its share whatever the others send, and what is late in the list
@@ -34,7 +35,7 @@ PATIENCE_S: Final = 10.0
 """What a request without a deadline is ordered by: as if it had this one. It is never dropped for being late."""
 RATE_MEMORY_S: Final = 0.25
 RATED_S: Final = 0.02
-CHEAP, DEAR = 0.9, 1.1
+CHEAP, DEAR = 0.4, 1.1
 """The price of a second rises from 0 to full between these loads."""
 
 
@@ -112,8 +113,8 @@ class Level:
             one.place = None
             self.waiting -= 1
 
-    def fill(self, too_late: float, dropped: list[Dropped]) -> None:
-        """Let keys in by turns, **Source**: deficit round robin, Shreedhar and Varghese 1995; the hopeless cost nothing."""
+    def fill(self, hopeless: float, crowded: float, dropped: list[Dropped]) -> None:
+        """Let keys in by turns, **Source**: deficit round robin, Shreedhar and Varghese 1995; who is dropped costs nothing."""
         pool, room = self.pool, self.room
         while self.turn and len(pool) < room:
             key = self.turn[0]
@@ -123,8 +124,8 @@ class Level:
             if entries and flow.credit < entries[0][2].size:
                 flow.credit += flow.weight * self._quantum
             for _, _, one in entries:
-                if one.deadline < too_late:
-                    dropped.append(Dropped(one, "hopeless"))
+                if one.deadline < crowded:
+                    dropped.append(Dropped(one, "hopeless" if one.deadline < hopeless else "crowded"))
                     one.place = None
                     self.waiting -= 1
                 elif one.size <= flow.credit and len(pool) < room:
@@ -295,7 +296,8 @@ class Queue:
             self._drop(level, bisect_left(pool, (too_late,)), "hopeless")
             if not level.flows or len(pool) >= level.room:
                 return
-            level.fill(too_late, self.dropped)
+            crowded = now + cost.safe(self.max_batch) if self.load(cost) >= DEAR else too_late
+            level.fill(too_late, crowded, self.dropped)
 
     def _drop(self, level: Level, count: int, why: str) -> None:
         """Drop the first of a list; those who have no deadline stay."""
@@ -309,6 +311,8 @@ class Queue:
                 continue
             one.place = None
             self.dropped.append(Dropped(one, why))
+            if one.key in level.flows:
+                level.flows[one.key].credit += one.size
         level.waiting -= count - len(kept)
         level.pool[:count] = kept
 
@@ -339,7 +343,7 @@ class Queue:
         best = cost.rate(self.max_batch)
         load = self.rate / (best * self.workers)
         share = min(1.0, max(0.0, (load - CHEAP) / (DEAR - CHEAP)))
-        price, care = share * best, 1 - share
+        care = 1 - share
         waiting = len(pool)
         chosen = (-math.inf, 1, 0)
         alone = cost.safe(1)
@@ -351,7 +355,7 @@ class Queue:
             seconds = cost.seconds(count)
             after = now + seconds + alone
             lost = bisect_left(pool, (after,), start + count) - count if care else 0
-            score = count - price * seconds - care * lost
+            score = share * (count - best * seconds) - care * lost
             if score >= chosen[0]:
                 chosen = (score, count, start)
             if size >= waiting:

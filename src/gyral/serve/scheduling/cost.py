@@ -15,10 +15,11 @@ import math
 from typing import Final, NamedTuple
 
 FORGET: Final = 0.98
-PRIOR_WEIGHT: Final = 1.0
+PRIOR_WEIGHT: Final = 0.25
 QUANTILE: Final = 0.9
 LEAST_S: Final = 1e-7
-"""A batch that took less than the clock can tell is taken for this long."""
+MOST_S: Final = 3600.0
+"""A batch that took less than the clock can tell is taken for the first, one that never seemed to end for the second."""
 
 
 class Curve(NamedTuple):
@@ -81,7 +82,7 @@ class Cost:
         """The largest batch that is safely done within `slack_s`; 0 when not even one request is."""
         if slack_s < self.safe(1):
             return 0
-        if self.each_s <= 0 or slack_s == math.inf:
+        if slack_s >= self.safe(self.max_batch):
             return self.max_batch
         return max(1, min(self.max_batch, int((slack_s / self.margin - self.fixed_s) / self.each_s + 1e-9)))
 
@@ -97,7 +98,7 @@ class Cost:
         """Learn from a batch that was measured; what is no time or no batch is ignored."""
         if size < 1 or not 0 <= seconds < math.inf:
             return
-        seconds = max(seconds, LEAST_S)
+        seconds = min(max(seconds, LEAST_S), MOST_S)
         expected = max(self.seconds(size), LEAST_S)
         off = abs(math.log(seconds / expected))
         weight = 1.0 if off <= 3 * self._deviation else 3 * self._deviation / off

@@ -7,7 +7,7 @@ and what waits already, within `DRAIN_S`. When none keeps up, the fastest of tho
 promise.
 
 To a worse variant it goes at once, back to a better one when that has kept up by `BACK` for `HOLD_S`, so that a load at the
-edge does not switch with each batch (simulated, load swinging by 10 % around the edge: 2 switches in a minute, 148 without).
+edge does not switch with each batch (simulated, load swinging by 10 % around the edge: none in a minute, 51 without).
 
 Curves of tiers where nobody measured are scaled from one that was, by the bytes that are read each second (weights) and the
 arithmetic; the explanation says `estimated`.
