@@ -71,7 +71,8 @@ def scale(
         raise ValueError(f"{len(series)} samples and a capacity of {capacity} decide nothing")
     last = series[-1]
     recent = [each for each in series if each.at >= last.at - UP_S]
-    slope = _slope([each for each in series if each.at >= last.at - max(UP_S, 2 * start_s)])
+    window = max(UP_S, 2 * start_s)
+    slope = _slope([each for each in series if each.at >= last.at - window])
     up = max(wanted(each, capacity, slope * start_s) for each in recent)
     now = last.replicas
     if up > now:
@@ -82,6 +83,10 @@ def scale(
     if last.at - kept[0].at < 0.9 * down_s or any(each.replicas < now for each in kept):
         return Scale(min(most, max(least, now)), f"waits: less only after {down_s:g} s without need")
     down = min(now, max(least, max(wanted(each, capacity) for each in kept)))
+    if down < now:  # what a climb made it ask for counts too, or a rate that swings would make copies come and go
+        trends = (_slope([each for each in series if at - window <= each.at <= at]) for at in (each.at for each in kept))
+        ahead = max(wanted(each, capacity, trend * start_s) for each, trend in zip(kept, trends, strict=True))
+        down = min(now, max(least, ahead))
     if down < now:
         return Scale(min(most, down), f"not more than {down} were needed for {down_s:g} s")
     return Scale(min(most, max(least, now)), f"{last.rate:,.0f}/s: {now} are right")
