@@ -78,21 +78,20 @@ class Admission:
     ) -> Refusal | None:
         """Let a request wait, or say why not."""
         to = self._dispatcher
-        slack = deadline - now
-        if slack < math.inf:
-            least = to.least_s(floor)
-            if slack < least:
-                self.refused["hopeless"] += 1
-                to.count(now)
-                why = f"{1e3 * max(slack, 0):.3g} ms are left, an answer takes {1e3 * least:.3g}"
-                return Refusal(504, "there is no answer in this time", why, 0)
-            if len(to) > to.max_batch and to.load > 1 and to.wait_s(deadline, priority, floor) > SLACK * slack:
-                self.refused["late"] += 1
-                to.count(now)
-                return self._busy("the deadline would pass first", f"{len(to):,} requests wait")
-        if not to.has_quality(floor):
+        lane = to.lane(floor)
+        if lane is None:
             return Refusal(400, "no variant is as good as that", f"`min_quality` is {floor:g}", 0)
-        if not to.push(id, deadline, now, key, priority=priority, weight=weight, size=size, floor=floor):
+        slack = deadline - now
+        if slack < lane.least_s:
+            self.refused["hopeless"] += 1
+            lane.queue.count(now)
+            why = f"{1e3 * max(slack, 0):.3g} ms are left, an answer takes {1e3 * lane.least_s:.3g}"
+            return Refusal(504, "there is no answer in this time", why, 0)
+        if to.load > 1 and len(lane.queue) > to.max_batch and lane.wait_s(deadline, priority) > SLACK * slack:
+            self.refused["late"] += 1
+            lane.queue.count(now)
+            return self._busy("the deadline would pass first", f"{len(to):,} requests wait")
+        if not lane.push(id, deadline, now, key, priority, weight, size):
             self.refused["full"] += 1
             return self._busy("too many requests wait", f"{len(to):,} do")
         return None

@@ -187,7 +187,7 @@ class Queue:
         return now
 
     def push(
-        self, id: int, deadline: float, now: float, key: str = "", *, priority: int = 1, weight: float = 1.0, size: float = 1.0
+        self, id: int, deadline: float, now: float, key: str = "", priority: int = 1, weight: float = 1.0, size: float = 1.0
     ) -> bool:
         """Let a request wait; False when `max_waiting` do.
 
@@ -237,7 +237,7 @@ class Queue:
 
     def load(self, cost: Cost) -> float:
         """The measured rate over what full batches sustain."""
-        return self.rate / (cost.rate(self.max_batch) * self.workers)
+        return self.rate / (cost.rate(self._most(cost)) * self.workers)
 
     def take(self, now: float, cost: Cost) -> Batch | None:
         """The next batch for a worker that is free, None when nobody waits; who was given up is in `dropped`."""
@@ -246,6 +246,7 @@ class Queue:
             return None
         first_given_up = len(self.dropped)
         requests: list[Waiting] = []
+        most = self._most(cost)
         for level in self._order() if self._is_starving else self._levels:
             if not level.waiting:
                 continue
@@ -256,7 +257,7 @@ class Queue:
                 requests = self._cut(level, now, cost)
             else:
                 self._join(level, now, cost, requests)
-            if len(requests) >= self.max_batch:
+            if len(requests) >= most:
                 break
         by_id = self._by_id
         for one, _ in self.dropped[first_given_up:]:
@@ -268,6 +269,9 @@ class Queue:
         if by_id:
             self._note_passed_over({one.priority for one in requests}, len(requests))
         return Batch(requests, cost.seconds(len(requests)))
+
+    def _most(self, cost: Cost) -> int:
+        return cost.max_batch if cost.max_batch < self.max_batch else self.max_batch
 
     def expire(self, now: float, cost: Cost) -> None:
         """Give up the hopeless without taking a batch: what is called when no worker is there."""
@@ -293,10 +297,11 @@ class Queue:
         too_late = now + cost.safe(1)
         while True:
             pool = level.pool
-            self._drop(level, bisect_left(pool, (too_late,)), "hopeless")
+            if pool and pool[0][0] < too_late:
+                self._drop(level, bisect_left(pool, (too_late,)), "hopeless")
             if not level.flows or len(pool) >= level.room:
                 return
-            crowded = now + cost.safe(self.max_batch) if self.load(cost) >= DEAR else too_late
+            crowded = now + cost.safe(self._most(cost)) if self.load(cost) >= DEAR else too_late
             level.fill(too_late, crowded, self.dropped)
 
     def _drop(self, level: Level, count: int, why: str) -> None:
@@ -319,7 +324,7 @@ class Queue:
     def _cut(self, level: Level, now: float, cost: Cost) -> list[Waiting]:
         """Choose the size, and take those who keep their deadline in it."""
         pool = level.pool
-        size = min(len(pool), self.max_batch)
+        size = min(len(pool), self._most(cost))
         start = 0
         if pool[0][0] < now + cost.safe(size):
             size, start, is_dear = self._choose(pool, now, cost)
@@ -340,14 +345,15 @@ class Queue:
 
     def _choose(self, pool: list[Entry], now: float, cost: Cost) -> tuple[int, int, bool]:
         """The best size, where in the list its requests begin, and whether those before it are given up."""
-        best = cost.rate(self.max_batch)
+        most = self._most(cost)
+        best = cost.rate(most)
         load = self.rate / (best * self.workers)
         share = min(1.0, max(0.0, (load - CHEAP) / (DEAR - CHEAP)))
         care = 1 - share
         waiting = len(pool)
         chosen = (-math.inf, 1, 0)
         alone = cost.safe(1)
-        for size in (*self._sizes, self.max_batch):
+        for size in (*(size for size in self._sizes if size < most), most):
             start = bisect_left(pool, (now + cost.safe(size),))
             count = min(size, waiting - start)
             if count <= 0:
@@ -361,13 +367,13 @@ class Queue:
             if size >= waiting:
                 break
         if chosen[0] == -math.inf:  # only such as have no deadline, and were due long ago
-            return min(waiting, self.max_batch), 0, False
+            return min(waiting, most), 0, False
         return chosen[1], chosen[2], share >= 1
 
     def _join(self, level: Level, now: float, cost: Cost, requests: list[Waiting]) -> None:
         """Fill a batch from a lower priority, as far as nobody in it is late for that."""
         tightest = min((one.deadline for one in requests), default=math.inf)
-        room = min(self.max_batch, cost.fits(tightest - now)) - len(requests)
+        room = min(self._most(cost), cost.fits(tightest - now)) - len(requests)
         if room <= 0:
             return
         start = bisect_left(level.pool, (now + cost.safe(len(requests) + min(room, len(level.pool))),))

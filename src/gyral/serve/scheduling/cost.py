@@ -113,7 +113,8 @@ class Cost:
         self._seconds = self._seconds * FORGET + weight * seconds
         self._product = self._product * FORGET + weighed * seconds
         self.observed += 1
-        self._solve()
+        if self.observed <= 64 or self.observed % 4 == 0:
+            self._solve()
 
     def _solve(self) -> None:
         """Solve the two normal equations, the prior's two points among them; a curve never falls and never starts below 0."""

@@ -50,10 +50,24 @@ class Lane:
         self.refresh()
 
     def refresh(self) -> None:
-        """Find which allowed variant is the fastest in full batches, and which for one request."""
+        """Look up the figures that each request is held against: they change slowly."""
         costs = [self.router.cost(each.name) for each in self.allowed]
-        self.fastest = max(costs, key=lambda cost: cost.rate())
         self.quickest = min(costs, key=lambda cost: cost.seconds(1))
+        self.least_s = self.quickest.seconds(1)
+        self.each_s = 1 / (max(cost.rate() for cost in costs) * self.queue.workers)
+
+    def push(self, id: int, deadline: float, now: float, key: str, priority: int, weight: float, size: float) -> bool:
+        """Let a request wait; False when too many do."""
+        queue = self.queue
+        if not queue.push(id, deadline, now, key, priority, weight, size):
+            return False
+        self.slack[self.seen % SEEN] = deadline - now
+        self.seen += 1
+        return True
+
+    def wait_s(self, deadline: float, priority: int) -> float:
+        """Expected seconds until a request with this deadline would be answered, by the fastest variants that are allowed."""
+        return self.queue.ahead(deadline, priority) * self.each_s + self.least_s
 
     def tight_s(self) -> float:
         """The deadline that nine of ten of the last requests had, or a longer one."""
@@ -98,6 +112,8 @@ class Dispatcher:
         self.max_batch = most = max(each.max_batch for each in variants)
         self._lanes = [Lane(floor, self._router, most, max_waiting, workers) for floor in self._floors]
         self._virtual = 0.0
+        self.load = 0.0
+        """The measured rate over what the fastest allowed variants sustain in full batches; above 1 somebody is given up."""
 
     def __len__(self) -> int:
         return sum(len(lane.queue) for lane in self._lanes)
@@ -112,6 +128,7 @@ class Dispatcher:
         self.workers = workers
         for lane in self._lanes:
             lane.queue.workers = max(1, workers)
+            lane.refresh()
 
     def push(
         self,
@@ -126,19 +143,15 @@ class Dispatcher:
         floor: float = -math.inf,
     ) -> bool:
         """Let a request wait; False when too many do, or no variant is as good as its floor. An id is used once."""
+        lane = self.lane(floor)
+        return lane is not None and lane.push(id, deadline, now, key, priority, weight, size)
+
+    def lane(self, floor: float) -> Lane | None:
+        """Where requests with this floor wait; None when no variant is as good."""
         for lane in self._lanes:
             if floor <= lane.floor:
-                break
-        else:
-            return False
-        queue = lane.queue
-        if not queue.push(id, deadline, now, key, priority=priority, weight=weight, size=size):
-            return False
-        if len(queue) == 1 and lane.start < self._virtual:
-            lane.start = self._virtual
-        lane.slack[lane.seen % SEEN] = deadline - now
-        lane.seen += 1
-        return True
+                return lane
+        return None
 
     def cancel(self, id: int) -> bool:
         """Forget a request; False when it does not wait."""
@@ -160,7 +173,7 @@ class Dispatcher:
                 self._collect(lane)
             if batch is None:
                 continue
-            self._virtual = lane.start
+            self._virtual = lane.start = max(lane.start, self._virtual)
             share = lane.queue.rate / max(self.rate, 1e-9) if len(waiting) > 1 else 1.0
             lane.start += batch.expected_s / max(share, 0.01)
             return Dispatched(batch.requests, variant, batch.expected_s, choice)
@@ -176,34 +189,9 @@ class Dispatcher:
         """Learn from a batch that was measured."""
         self.cost(variant).observe(size, seconds)
 
-    @property
-    def load(self) -> float:
-        """The measured rate over what the fastest allowed variants sustain in full batches; above 1 somebody is given up."""
-        return sum(lane.queue.rate / lane.fastest.rate() for lane in self._lanes) / max(1, self.workers)
-
-    def count(self, now: float) -> None:
-        """Count a request that was refused: it belongs to the rate all the same."""
-        self._lanes[-1].queue.count(now)
-
-    def has_quality(self, floor: float) -> bool:
-        """Whether any variant is as good as a floor."""
-        return floor <= self._floors[-1]
-
-    def least_s(self, floor: float = -math.inf) -> float:
-        """Seconds that an answer takes at least, by the fastest variant that the floor allows."""
-        return self._lane(floor).quickest.seconds(1)
-
-    def wait_s(self, deadline: float, priority: int = 1, floor: float = -math.inf) -> float:
-        """Expected seconds until a request with this deadline would be answered, by the fastest variant it allows."""
-        lane = self._lane(floor)
-        return lane.queue.ahead(deadline, priority) / (lane.fastest.rate() * max(1, self.workers)) + lane.fastest.seconds(1)
-
     def drain_s(self) -> float:
         """Expected seconds until all who wait now are answered: what `retry-after` says."""
-        return sum(len(lane.queue) / lane.fastest.rate() for lane in self._lanes) / max(1, self.workers)
-
-    def _lane(self, floor: float) -> Lane:
-        return next((lane for lane in self._lanes if floor <= lane.floor), self._lanes[-1])
+        return sum(len(lane.queue) * lane.each_s for lane in self._lanes)
 
     def _collect(self, lane: Lane) -> None:
         self.dropped += lane.queue.dropped
@@ -224,5 +212,6 @@ class Dispatcher:
         name = choice.variant.name if choice.variant else ""
         lane.capacity = next((each.capacity for each in choice.considered if each.name == name), 0.0)
         lane.refresh()
+        self.load = sum(each.queue.rate * each.each_s for each in self._lanes)
         lane.checked_at, lane.checked_rate = now, lane.queue.rate
         return choice
