@@ -1,5 +1,9 @@
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from policies import Varied
 from simulator import arrivals, noisy, simulate
 
@@ -71,3 +75,43 @@ def test_retry_after_is_the_backlog_in_seconds(drain, load, draw, told):
 
 def test_clients_are_spread():
     assert len({retry_s(20, 1, draw) for draw in np.linspace(0, 0.99, 50)}) >= 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 0.05) | st.floats(allow_nan=True, allow_infinity=True),
+            st.floats(0, 0.5) | st.floats(allow_nan=True, allow_infinity=True),
+            st.sampled_from([-math.inf, 0.9, 0.96, 1.0, 2.0, math.nan]),
+            st.integers(-2, 5),
+            st.booleans(),
+        ),
+        max_size=80,
+    )
+)
+def test_each_request_ends_in_one_way_whatever_is_asked_and_whatever_the_clock_says(steps):
+    worse = Variant("int8", 0.95, 1, 1, {"server": Curve(0.0016, 0.00014)}, max_batch=3)
+    dispatcher = Dispatcher([*ONE, worse], BUILT_IN, max_waiting=20)
+    door, now, waiting, ended = Admission(dispatcher, lambda: 0.5), 0.0, set(), []
+    for id, (moved, slack, floor, priority, is_taken) in enumerate(steps):
+        now = now + moved
+        refusal = door.offer(id, now + slack, now, f"k{id % 3}", priority=priority, floor=floor)
+        if refusal is None:
+            waiting.add(id)
+        else:
+            error = refusal.raised()
+            assert error.status in (400, 503, 504) and error.what and error.hint
+        if is_taken and (batch := dispatcher.take(now)):
+            assert len(batch.requests) <= batch.variant.max_batch
+            ended += [one.id for one in batch.requests]
+        ended += [gone.waiting.id for gone in dispatcher.dropped]
+        dispatcher.dropped.clear()
+        assert len(ended) == len(set(ended)) and len(dispatcher) == len(waiting - set(ended))
+    later = now if math.isfinite(now) else 0.0
+    for _ in range(100):
+        later += 0.01
+        if batch := dispatcher.take(later):
+            ended += [one.id for one in batch.requests]
+    ended += [gone.waiting.id for gone in dispatcher.dropped]
+    assert sorted(ended) == sorted(waiting)

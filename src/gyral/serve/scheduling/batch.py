@@ -231,8 +231,9 @@ class Queue:
 
     def ahead(self, due: float, priority: int = 1) -> int:
         """How many wait that would be answered before a request with this deadline."""
-        before = sum(self._levels[level].waiting for level in range(priority))
-        level = self._levels[min(priority, len(self._levels) - 1)]
+        priority = min(max(priority, 0), len(self._levels) - 1)
+        level = self._levels[priority]
+        before = sum(urgent.waiting for urgent in self._levels[:priority])
         return before + bisect_left(level.pool, (due,)) + level.waiting - len(level.pool)
 
     def load(self, cost: Cost) -> float:

@@ -61,7 +61,8 @@ class Lane:
         queue = self.queue
         if not queue.push(id, deadline, now, key, priority, weight, size):
             return False
-        self.slack[self.seen % SEEN] = deadline - now
+        slack = deadline - now
+        self.slack[self.seen % SEEN] = slack if slack == slack else math.inf
         self.seen += 1
         return True
 

@@ -26,6 +26,7 @@ SPARE: Final = 0.1
 BACK: Final = 0.1
 HOLD_S: Final = 1.0
 DRAIN_S: Final = 0.1
+MAX_KEPT: Final = 1024
 
 
 class Variant(NamedTuple):
@@ -187,6 +188,9 @@ class Router:
         kept = self._kept.get(slot, "")
         choice = choose(found, tier=self.tier, kept=kept, is_held=bool(kept) and self._is_held(slot, kept, wish, found, now))
         if choice.variant is not None:
+            if len(self._kept) >= MAX_KEPT:  # floors are the clients'
+                self._kept.clear()
+                self._since.clear()
             if choice.variant.name != kept:
                 self._since.pop(slot, None)
             self._kept[slot] = choice.variant.name
