@@ -61,7 +61,7 @@ REQUEST = st.tuples(
     st.floats(0, 0.5) | st.just(math.inf) | st.floats(allow_nan=True, allow_infinity=True),
     st.integers(0, 5),
     st.integers(-1, 4),
-    st.floats(0, 40),
+    st.floats(0, 40) | st.floats(allow_nan=True, allow_infinity=True),
 )
 
 
@@ -74,7 +74,7 @@ def test_nothing_is_lost_or_answered_twice_whatever_the_clock_says(steps, max_ba
         now = now + moved
         if what == "push":
             ids += 1
-            if queue.push(ids, now + slack, now, f"key{key}", priority=priority, size=size):
+            if queue.push(ids, now + slack, now, f"key{key}", priority=priority, size=size, weight=size / 7):
                 waiting.add(ids)
             else:
                 assert len(waiting) == 40

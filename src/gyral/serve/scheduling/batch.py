@@ -12,7 +12,7 @@ almost nobody in time (research: .003 of a possible .667). Here each size that c
 where `share` rises from 0 to 1 while the measured rate rises from `CHEAP` to `DEAR` of what full batches sustain. So where
 there is time, small batches save the tight ones; where there is none, the tight ones are dropped early and batches are full.
 Simulated over loads from .5 to 2.5, Poisson and bursts, goodput changes by less than .005 on average between .3–1.3, .4–1.1
-and .5–1; a price that rises later is punished: .5–1.4 loses a quarter of the answers at .85 to 1. A charge for those who will
+and .5–1; a price that rises later is punished: .5–1.4 loses a fifth of the answers at .85 to 1. A charge for those who will
 come while a batch runs changes nothing (.001).
 
 Fairness: requests enter the list in order of arrival until it holds `POOL` batches; beyond, keys wait in queues of their own
@@ -35,6 +35,7 @@ PATIENCE_S: Final = 10.0
 """What a request without a deadline is ordered by: as if it had this one. It is never dropped for being late."""
 RATE_MEMORY_S: Final = 0.25
 RATED_S: Final = 0.02
+LARGEST: Final = 1e7
 CHEAP, DEAR = 0.4, 1.1
 """The price of a second rises from 0 to full between these loads."""
 
@@ -141,6 +142,8 @@ class Level:
                 self.turn.popleft()
             elif len(pool) < room:
                 self.turn.rotate(-1)
+        if not self.turn:
+            self._quantum = 1.0
 
 
 class Queue:
@@ -194,7 +197,7 @@ class Queue:
         Parameters
         ----------
         deadline : when an answer is worth nothing any more, on the same clock as `now`; inf: never.
-        weight, size : its key's share, and what it counts against it, for example tokens.
+        weight, size : its key's share, .01 to 100, and what it counts against it, for example tokens; what is neither is 1.
 
         Raises
         ------
@@ -209,11 +212,12 @@ class Queue:
         if id in self._by_id:
             raise ValueError(f"request {id} waits already")
         priority = min(max(priority, 0), len(self._levels) - 1)
-        one = Waiting(id, key, priority, now, deadline if deadline == deadline else math.inf, max(size, 1e-9))
+        size = size if 1e-9 <= size <= LARGEST else 1.0
+        one = Waiting(id, key, priority, now, deadline if deadline == deadline else math.inf, size)
         self._seq += 1
         one.seq = self._seq
         self._by_id[id] = one
-        self._levels[priority].push(one, max(weight, 0.01))
+        self._levels[priority].push(one, weight if 0.01 <= weight <= 100 else 1.0)
         return True
 
     def count(self, now: float) -> None:
