@@ -3,9 +3,9 @@
 Three things refuse a request before it waits: as many wait as may (503), a deadline that not even an empty server keeps (504),
 and, while more comes than can be computed, an estimate that its turn comes too late (503). The estimate counts those with an
 earlier deadline only, some of whom will be given up, so it has to be beyond the deadline by half before it counts. Simulated
-at 3x the capacity: of those who get no answer four in five are told at once, for .002 of goodput (one in three at 1.5x; with
-an estimate that is believed as it is nearly all at 3x, for .003, but .02 in bursts). Below capacity it never refuses: there,
-what it would refuse is often answered in time.
+at 3x the capacity nine of ten who get no answer are told at once, for .000 of goodput (in bursts six of ten, for .005); at a
+steady 1.5x nobody is: there the tight ones are given up, whom the queue finds within 20 ms. Below capacity it never refuses:
+there, what it would refuse is often answered in time.
 
 `retry-after` is when the backlog of now is gone, longer by as much as more comes than goes, spread by a quarter so that clients
 do not come back together; whole seconds, since the header knows no others.

@@ -150,7 +150,8 @@ def choose(found: Sequence[tuple[Variant, Considered]], *, tier: DeviceTier, kep
         best, why = stays, f"kept until `{best[0].name}` has kept up for {HOLD_S:g} s with {BACK:.0%} to spare"
     told = []
     for variant, each in ordered:
-        passed = f"as good as need be, but {best[0].name} was preferred"
+        rather = "smaller" if tier.is_on_battery and able else "more accurate" if able else "faster"
+        passed = f"would do, but {best[0].name} is {rather}" if best is not stays else f"would do, but {best[0].name} is kept"
         verdict = ("kept" if best is stays and is_held else "chosen") if variant is best[0] else each.verdict or passed
         told.append(each._replace(verdict=verdict))
     return Choice(best[0], why, tuple(told))
