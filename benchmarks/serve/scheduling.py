@@ -111,7 +111,7 @@ def main() -> None:
         "of the bound at 1.5x, at least .9": one["1.5x"]["of_bound"],
         "of the bound at 2.5x, at least .9": one["2.5x"]["of_bound"],
         "with variants at 2.5x, at least .95": all_three["2.5x"]["goodput"],
-        "most CPU a decision with variants, at most 5 µs": max(row["per_decision_us"] for row in all_three.values()),
+        "most CPU a decision, at most 5 µs": max(row["per_decision_us"] for row in (*one.values(), *all_three.values())),
     }
     if not is_quick:
         peak = max(row["per_s"] for row in one.values())

@@ -25,18 +25,32 @@ LONGEST_S: Final = 60
 
 
 class Refusal(NamedTuple):
-    """Why a request does not wait: the answer's status, and when to come back; 0: never, it would be the same."""
+    """Why a request does not wait: the answer's status, what stood against it, and when to come back; 0: it would be the same.
+
+    Words are made only when they are asked for, because in overload most requests end here.
+    """
 
     status: int
     what: str
-    why: str
-    retry_s: int
+    retry_s: int = 0
+    waiting: int = 0
+    left_s: float = 0.0
+    least_s: float = 0.0
+
+    @property
+    def why(self) -> str:
+        """The numbers that decided."""
+        if self.status == 503:
+            return f"{self.waiting:,} requests wait"
+        if self.status == 504:
+            return f"{1e3 * max(self.left_s, 0):.3g} ms are left, an answer takes {1e3 * self.least_s:.3g}"
+        return f"`min_quality` is {self.least_s:g}"
 
     def raised(self) -> Refused:
         """The error that the server answers."""
         headers: tuple[Header, ...] = ((b"retry-after", b"%d" % self.retry_s),) if self.retry_s else ()
-        hint = f"ask again in {self.retry_s} s" if self.retry_s else "allow more time: `x-deadline-ms`"
-        return Refused(self.status, self.what, self.why, hint, headers)
+        hints = {400: "ask for less, or leave `min_quality` out", 504: "allow more time: `x-deadline-ms`"}
+        return Refused(self.status, self.what, self.why, hints.get(self.status, f"ask again in {self.retry_s} s"), headers)
 
 
 def retry_s(drain_s: float, load: float, draw: float = 0.5) -> int:
@@ -80,22 +94,21 @@ class Admission:
         to = self._dispatcher
         lane = to.lane(floor)
         if lane is None:
-            return Refusal(400, "no variant is as good as that", f"`min_quality` is {floor:g}", 0)
+            return Refusal(400, "no variant is as good as that", least_s=floor)
         slack = deadline - now
         if slack < lane.least_s:
             self.refused["hopeless"] += 1
             lane.queue.count(now)
-            why = f"{1e3 * max(slack, 0):.3g} ms are left, an answer takes {1e3 * lane.least_s:.3g}"
-            return Refusal(504, "there is no answer in this time", why, 0)
+            return Refusal(504, "there is no answer in this time", left_s=slack, least_s=lane.least_s)
         if to.load > 1 and len(lane.queue) > to.max_batch and lane.wait_s(deadline, priority) > SLACK * slack:
             self.refused["late"] += 1
             lane.queue.count(now)
-            return self._busy("the deadline would pass first", f"{len(to):,} requests wait")
+            return self._busy("the deadline would pass first")
         if not lane.push(id, deadline, now, key, priority, weight, size):
             self.refused["full"] += 1
-            return self._busy("too many requests wait", f"{len(to):,} do")
+            return self._busy("too many requests wait")
         return None
 
-    def _busy(self, what: str, why: str) -> Refusal:
+    def _busy(self, what: str) -> Refusal:
         to = self._dispatcher
-        return Refusal(503, what, why, retry_s(to.drain_s(), to.load, self._draw()))
+        return Refusal(503, what, retry_s(to.drain_s(), to.load, self._draw()), len(to))

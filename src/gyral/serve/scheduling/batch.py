@@ -166,7 +166,7 @@ class Queue:
         self.dropped: list[Dropped] = []
         self.rate = 0.0
         self._levels = [Level(POOL * max_batch) for _ in range(priorities)]
-        self._by_id: dict[int, Waiting] = {}
+        self.by_id: dict[int, Waiting] = {}
         self._seq = 0
         self._now = -math.inf
         self._rated_at = -math.inf
@@ -175,7 +175,7 @@ class Queue:
         self._sizes = [size for size in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256) if size < max_batch]
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return len(self.by_id)
 
     def tick(self, now: float) -> float:
         """The moment, never earlier than one seen before; the rate is measured on the way."""
@@ -207,16 +207,16 @@ class Queue:
             now = self.tick(now)
         self._now = now
         self._came += 1
-        if len(self._by_id) >= self.max_waiting:
+        if len(self.by_id) >= self.max_waiting:
             return False
-        if id in self._by_id:
+        if id in self.by_id:
             raise ValueError(f"request {id} waits already")
         priority = min(max(priority, 0), len(self._levels) - 1)
         size = size if 1e-9 <= size <= LARGEST else 1.0
         one = Waiting(id, key, priority, now, deadline if deadline == deadline else math.inf, size)
         self._seq += 1
         one.seq = self._seq
-        self._by_id[id] = one
+        self.by_id[id] = one
         self._levels[priority].push(one, weight if 0.01 <= weight <= 100 else 1.0)
         return True
 
@@ -227,7 +227,7 @@ class Queue:
 
     def cancel(self, id: int) -> bool:
         """Forget a request; False when it does not wait (any more)."""
-        one = self._by_id.pop(id, None)
+        one = self.by_id.pop(id, None)
         if one is None:
             return False
         self._levels[one.priority].remove(one)
@@ -247,7 +247,7 @@ class Queue:
     def take(self, now: float, cost: Cost) -> Batch | None:
         """The next batch for a worker that is free, None when nobody waits; who was given up is in `dropped`."""
         now = self.tick(now)
-        if not self._by_id:
+        if not self.by_id:
             return None
         first_given_up = len(self.dropped)
         requests: list[Waiting] = []
@@ -264,7 +264,7 @@ class Queue:
                 self._join(level, now, cost, requests)
             if len(requests) >= most:
                 break
-        by_id = self._by_id
+        by_id = self.by_id
         for one, _ in self.dropped[first_given_up:]:
             del by_id[one.id]
         for one in requests:
@@ -285,7 +285,7 @@ class Queue:
         for level in self._levels:
             self._give_up(level, now, cost)
         for one, _ in self.dropped[start:]:
-            del self._by_id[one.id]
+            del self.by_id[one.id]
 
     def _order(self) -> list[Level]:
         """Levels by priority, but first one that was passed over too often."""

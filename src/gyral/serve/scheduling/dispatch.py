@@ -3,8 +3,8 @@
 Requests wait in lanes: one for each set of variants that their quality floor allows, so that a batch is of one variant and a
 floor is kept whatever the load. Lanes share the workers by start-time fair queueing over seconds of computing, weighted by
 their rates. The variant is chosen when a batch is taken, not when a request comes: in a burst those who wait already are
-answered by the faster variant too. A choice costs 30 µs, so it is made anew when the rate has moved, when more waits than two
-batches, or after a second.
+answered by the faster variant too. A choice costs 30 µs, so it is made anew when the rate has moved, every 10 ms while more than two
+batches wait, or after a second.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from gyral.serve.scheduling.router import Choice, Router, Variant, Wish
 CHECK_S: Final = 0.05
 """A choice holds at least this long, and a second while the rate stays within `MOVED` of what the variant sustains."""
 MOVED: Final = 0.05
+CROWDED_S: Final = 0.01
 TIGHT_SHARE: Final = 0.1
 """A variant has to keep the deadline that this share of the requests is tighter than."""
 SEEN: Final = 64
@@ -160,7 +161,7 @@ class Dispatcher:
 
     def take(self, now: float) -> Dispatched | None:
         """The next batch for a free worker; None when nobody waits. Who was given up is in `dropped`."""
-        waiting = [lane for lane in self._lanes if len(lane.queue)]
+        waiting = [lane for lane in self._lanes if lane.queue.by_id]
         if len(waiting) > 1:
             waiting.sort(key=lambda lane: lane.start)
         for lane in waiting:
@@ -203,7 +204,8 @@ class Dispatcher:
         now = queue.tick(now)
         past = now - lane.checked_at
         is_calm = past < CHECK_S or (past < 1 and abs(queue.rate - lane.checked_rate) < MOVED * lane.capacity)
-        if lane.choice is not None and is_calm and len(queue) <= 2 * queue.max_batch:
+        is_crowded = len(queue) > 2 * queue.max_batch and past >= CROWDED_S
+        if lane.choice is not None and is_calm and not is_crowded:
             return lane.choice
         others = sum(each.used(self.workers) for each in self._lanes if each is not lane)
         rate = self.rate
