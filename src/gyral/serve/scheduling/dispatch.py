@@ -3,8 +3,8 @@
 Requests wait in lanes: one for each set of variants that their quality floor allows, so that a batch is of one variant and a
 floor is kept whatever the load. Lanes share the workers by start-time fair queueing over seconds of computing, weighted by
 their rates. The variant is chosen when a batch is taken, not when a request comes: in a burst those who wait already are
-answered by the faster variant too. A choice costs 30 µs, so it is made anew when the rate has moved, every 10 ms while more than two
-batches wait, or after a second.
+answered by the faster variant too. A choice costs 30 µs, so it is made anew when the rate has moved, every 10 ms while more
+than two batches wait, or after a second.
 """
 
 from __future__ import annotations
