@@ -1,8 +1,9 @@
 """Which requests go together next, and which are told at once that nobody will answer them in time.
 
-Absolute deadlines, earliest first, in one sorted list a priority: taking and dropping are slices, which in Python is several
-times cheaper than a heap. There is no timer: a batch is taken when a worker is free, so it is of one request when nobody else
-waits, and grows with the backlog by itself.
+Absolute deadlines, earliest first, in one sorted list a priority: taking and dropping are slices and counting is bisection,
+which a heap cannot do; putting in and taking costs .3 µs a request with 32 waiting and .6 with 1,500 (a heap: .4 and .6).
+There is no timer: a batch is taken when a worker is free, so it is of one request when nobody else waits, and grows with the
+backlog by itself.
 
 The size is the one decision. Earliest deadline first lets the tightest request shrink every batch, and at 1.5x overload answers
 almost nobody in time (research: .003 of a possible .667). Here each size that could be taken is scored by
