@@ -21,7 +21,7 @@ from gyral.config import Config
 from gyral.config.sections import Key
 from gyral.errors import ServeError
 from gyral.files import write_atomic
-from gyral.ingest.keys import new_key
+from gyral.keys import new_key
 from gyral.model.card import FOLDER as MODELS
 from gyral.progress import Meter
 from gyral.run import Run

@@ -12,7 +12,7 @@ from gyral.config.sections import Key
 from gyral.event import scan
 from gyral.event.codec import decode_payload
 from gyral.ingest import collector as collectors
-from gyral.ingest.keys import new_key
+from gyral.keys import new_key
 from gyral.log.sqlite import LogError, SqliteLog
 
 

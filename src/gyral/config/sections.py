@@ -55,7 +55,7 @@ class Ingest(Section, frozen=True):
 
 
 class Key(Section, frozen=True):
-    """Somebody who may send events: `gyral.ingest.keys.newkey()` makes a key and its hash."""
+    """Somebody who may send events: `gyral.keys.new_key()` makes a key and its hash."""
 
     name: Annotated[str, Meta(pattern=rf"^{NAME}$", description="kept with what is quarantined")]
     sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$", description="of the key; the key itself is stored nowhere")]
@@ -103,6 +103,32 @@ class Compress(Section, frozen=True):
     max_loss: Annotated[float, Meta(ge=0, le=1, description="largest relative loss of the family's metric")] = 0.01
 
 
+class Caller(Section, frozen=True):
+    """Somebody who may ask models: `gyral.keys.new_key()` makes a key and its hash."""
+
+    name: Annotated[str, Meta(pattern=rf"^{NAME}$", description="kept with what is logged")]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$", description="of the key; the key itself is stored nowhere")]
+    requests_per_s: Annotated[float, Meta(ge=0, description="0: no limit")] = 0.0
+    tokens_per_s: Annotated[float, Meta(ge=0, description="of prompts and answers; 0: no limit")] = 0.0
+    bytes_per_s: Annotated[float, Meta(ge=0, description="as sent; 0: no limit")] = 0.0
+    burst_s: Annotated[float, Meta(gt=0, le=3600, description="how many seconds of its rates may be spent at once")] = 1.0
+    at_once: Annotated[int, Meta(ge=0, description="requests that may be under way; 0: no limit")] = 0
+    priority: Annotated[int, Meta(ge=0, le=2, description="0 is answered first, 2 last")] = 1
+    weight: Annotated[float, Meta(ge=0.01, le=100, description="share of what there is when there is too little")] = 1.0
+
+
+class DeviceTier(Section, frozen=True):
+    """What a class of devices can run: `[serve.tiers.NAME]`, beside the built-in `phone`, `laptop` and `server`."""
+
+    memory_bytes: Annotated[int, Meta(ge=1, description="that a model may take")]
+    flop_per_s: Annotated[float, Meta(gt=0, description="of one answer, as measured or from a sheet")] = 20e9
+    bytes_per_s: Annotated[float, Meta(gt=0, description="of memory: what reading weights is bound by")] = 10e9
+    network_bytes_per_s: Annotated[float, Meta(gt=0, description="down, for a bundle and its updates")] = 10e6
+    is_on_battery: Annotated[bool, Meta(description="joules count: the smallest variant that is good enough")] = False
+    runtimes: Annotated[list[str], Meta(description="formats it can run; empty: any")] = []
+    usd_per_hour: Annotated[float, Meta(ge=0, description="of the machine, for `max_usd` of a request")] = 0.0
+
+
 class Serve(Section, frozen=True):
     """Model → Lake: it appends the events it causes."""
 
@@ -111,6 +137,10 @@ class Serve(Section, frozen=True):
     max_k: Annotated[int, Meta(ge=1, le=10_000, description="most items a request may ask for")] = 1_000
     max_body_bytes: Annotated[int, Meta(ge=64, le=1 << 30, description="larger requests are refused with 413")] = 65_536
     impressions: Annotated[bool, Meta(description="append each answer to the log as an `impression` event")] = True
+    keys: Annotated[list[Caller], Meta(description="who may ask; empty, and no `keys_file`: everybody")] = []
+    keys_file: Annotated[str, Meta(description="further keys: a TOML file of `[[keys]]`; read again when it changes")] = ""
+    tiers: Annotated[dict[str, DeviceTier], Meta(description="classes of devices, beside the built-in ones")] = {}
+    max_waiting: Annotated[int, Meta(ge=1, le=1_000_000, description="requests that may wait; more get 503")] = 8_192
 
 
 class Loop(Section, frozen=True):

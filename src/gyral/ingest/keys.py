@@ -1,25 +1,21 @@
-"""API keys: only their hashes are stored, and each has its own rates.
-
-A key is 256 random bits, so a plain SHA-256 of it tells nothing and costs nothing. Rates are token buckets that hold a second.
-"""
+"""Who may send events: each key has its own rates, token buckets that hold a second."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import secrets
 import time
 from collections.abc import Sequence
 
 from gyral.config.sections import Key
 from gyral.http import Refused
+from gyral.keys import Ring
 
 
 class Keys:
     """The keys of one server. Without any, everybody may send."""
 
     def __init__(self, keys: Sequence[Key]) -> None:
-        self._by_hash = {key.sha256.lower(): Spender(key) for key in keys}
+        self._ring = Ring({key.sha256: Spender(key) for key in keys})
 
     def check(self, authorization: bytes) -> Spender | None:
         """The key of a request, None when none is asked for.
@@ -28,10 +24,9 @@ class Keys:
         ------
         Refused : 401 without a known key, 429 when it has spent more than its rates.
         """
-        if not self._by_hash:
+        if not len(self._ring):
             return None
-        scheme, _, secret = authorization.partition(b" ")
-        spender = self._by_hash.get(hashlib.sha256(secret.strip()).hexdigest()) if scheme.lower() == b"bearer" else None
+        spender = self._ring.find(authorization)
         if spender is None:
             headers = ((b"www-authenticate", b"Bearer"),)
             raise Refused(401, "this server wants a key", hint="send `authorization: Bearer KEY`", headers=headers)
@@ -66,9 +61,3 @@ class Spender:
                 headers = ((b"retry-after", b"%d" % wait),)
                 what = f"the key `{self.name}` has spent its {('bytes', 'events')[place]} a second"
                 raise Refused(429, what, hint=f"send it again in {wait} s or later", headers=headers)
-
-
-def new_key() -> tuple[str, str]:
-    """A fresh key and the hash to configure."""
-    secret = secrets.token_urlsafe(32)
-    return secret, hashlib.sha256(secret.encode()).hexdigest()

@@ -1,0 +1,145 @@
+"""What each key may ask: requests, tokens and bytes a second, requests at once; its priority and its share.
+
+Checked before a body is read, charged for the body when it is there, and for tokens when they were made: nobody knows before
+how long an answer gets, so a key may overdraw its tokens once and then waits. Without keys everybody is one caller without
+limits. Keys come from `[[serve.keys]]` and from `serve.keys_file`, which is read again when it changes; a broken file leaves
+those that were there. A request costs 3 µs, half of it the look-up.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from gyral.config.sections import Caller
+from gyral.errors import ConfigError
+from gyral.http import Refused
+from gyral.keys import Bucket, Ring
+
+UNITS = ("requests", "tokens", "bytes")
+LOOK_EVERY_S = 1.0
+
+
+class KeysFile(msgspec.Struct, forbid_unknown_fields=True):
+    """A file of keys: `[[keys]]`, each as in `[[serve.keys]]`."""
+
+    keys: list[Caller] = []
+
+
+class Account:
+    """A caller, what it may still spend, and how many of its requests are under way."""
+
+    __slots__ = ("_buckets", "caller", "under_way")
+
+    def __init__(self, caller: Caller, now: float) -> None:
+        self.caller, self.under_way = caller, 0
+        rates = (caller.requests_per_s, caller.tokens_per_s, caller.bytes_per_s)
+        self._buckets = [Bucket(rate, rate * caller.burst_s, now) if rate else None for rate in rates]
+
+    def begin(self, now: float) -> None:
+        """Count a request as under way.
+
+        Raises
+        ------
+        Refused : 429 with `retry-after`, when a rate is spent or too many are under way; then nothing was counted.
+        """
+        caller = self.caller
+        if caller.at_once and self.under_way >= caller.at_once:
+            what = f"`{caller.name}` has {self.under_way:,} requests under way"
+            raise Refused(429, what, hint=f"at most {caller.at_once:,} at once", headers=((b"retry-after", b"1"),))
+        for unit, bucket in zip(UNITS, self._buckets, strict=True):
+            if bucket is not None and (wait := bucket.wait_s(now)):
+                after = math.ceil(wait)
+                what = f"`{caller.name}` has spent its {unit} a second"
+                raise Refused(429, what, hint=f"ask again in {after} s", headers=((b"retry-after", b"%d" % after),))
+        self.spend(requests=1)
+        self.under_way += 1
+
+    def end(self) -> None:
+        """The request is answered, refused or gone; called once for each `begin`."""
+        self.under_way = max(0, self.under_way - 1)
+
+    def spend(self, *, requests: float = 0, tokens: float = 0, size_bytes: float = 0) -> None:
+        """Charge what is known by now; negative amounts are given back."""
+        for bucket, amount in zip(self._buckets, (requests, tokens, size_bytes), strict=True):
+            if bucket is not None and amount:
+                bucket.spend(amount)
+
+
+class Quotas:
+    """All callers of a server.
+
+    Raises
+    ------
+    ConfigError : two have one name or one key, or the file cannot be read at the start.
+    """
+
+    def __init__(self, callers: Sequence[Caller], now: float, *, file: str = "", note: Callable[[str], None] = print) -> None:
+        self._told, self._file, self._note = list(callers), Path(file) if file else None, note
+        self._accounts: dict[str, Account] = {}
+        self._stamp: tuple[int, int] | None = None
+        self._looked_at = now
+        self._anybody = Account(Caller(name="anybody", sha256="0" * 64), now)
+        more = []
+        if self._file is not None:
+            self._stamp, more = _stamp(self._file), _read(self._file)
+        self._use([*self._told, *more], now)
+
+    def find(self, authorization: bytes, now: float) -> Account:
+        """Whose request it is.
+
+        Raises
+        ------
+        Refused : 401 without a key that is known here.
+        """
+        if self._file is not None and not 0 <= now - self._looked_at < LOOK_EVERY_S:
+            self._looked_at = now
+            self._follow(self._file, now)
+        if not len(self._ring) and self._file is None:
+            return self._anybody
+        account = self._ring.find(authorization)
+        if account is None:
+            headers = ((b"www-authenticate", b"Bearer"),)
+            raise Refused(401, "this server wants a key", hint="send `authorization: Bearer KEY`", headers=headers)
+        return account
+
+    def _follow(self, file: Path, now: float) -> None:
+        stamp = _stamp(file)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._use([*self._told, *_read(file)], now)
+        except ConfigError as error:
+            self._note(f"serve    keys stay as they are: {error.what}: {error.why}")
+
+    def _use(self, callers: Sequence[Caller], now: float) -> None:
+        """Keep the accounts of those who are unchanged, so that a new file gives nobody a full bucket."""
+        names, hashes = {each.name for each in callers}, {each.sha256.lower() for each in callers}
+        if len(names) < len(callers) or len(hashes) < len(callers):
+            raise ConfigError("keys cannot be used", why="two have one name, or one hash", where="serve.keys, serve.keys_file")
+        kept = self._accounts
+        self._accounts = {
+            each.name: kept[each.name] if each.name in kept and kept[each.name].caller == each else Account(each, now)
+            for each in callers
+        }
+        self._ring = Ring({each.caller.sha256: each for each in self._accounts.values()})
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    try:
+        told = os.stat(file)
+    except OSError:
+        return None
+    return told.st_mtime_ns, told.st_size
+
+
+def _read(file: Path) -> list[Caller]:
+    try:
+        return msgspec.toml.decode(file.read_bytes(), type=KeysFile).keys
+    except (OSError, ValueError) as error:  # msgspec's, TOML's and Unicode's errors are ValueErrors
+        raise ConfigError(f"keys cannot be read from `{file}`", why=str(error), where="serve.keys_file") from None
