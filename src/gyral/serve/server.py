@@ -20,12 +20,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gyral.config.rerank import Rerank
 from gyral.config.sections import Serve
 from gyral.errors import MissingExtra, ServeError
 from gyral.http import AsgiApp
 from gyral.lake.table import Lake
 from gyral.serve.app import App
 from gyral.serve.feedback import Impressions
+from gyral.serve.recommend.pipeline import dressing
 from gyral.serve.slots import Slots
 
 READY_TIMEOUT_S = 20.0
@@ -49,6 +51,7 @@ def serve(
     config: Serve,
     lake: Lake,
     *,
+    rerank: Rerank | None = None,
     mounts: Mapping[str, AsgiApp] | None = None,
     on_ready: Callable[[str], None] | None = None,
     note: Callable[[str], None] = print,
@@ -59,6 +62,7 @@ def serve(
     ----------
     lake : answers go to its log.
     model : `name` follows its newest version, `name@n` is pinned.
+    rerank : rules between a recommender's scores and its answers.
     mounts : other applications by path prefix, for example the pages at `/`.
     on_ready : called with the address once requests are answered.
 
@@ -67,7 +71,7 @@ def serve(
     NotFound : there is no such model.  ServeError : the port is taken.
     """
     with _listening(config.host, config.port) as (address, port):
-        slots = Slots(root, model, note)
+        slots = Slots(root, model, note, dressing(rerank or Rerank(), root))
         impressions = None
         try:
             impressions = Impressions(lake, note) if config.impressions else None
