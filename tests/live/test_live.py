@@ -143,7 +143,9 @@ def test_somebody_new_is_known_within_a_second_and_learning_beats_what_is_frozen
     assert cold["asked"] >= 5 and cold["missed"] == 0 and cold["p50"] < 1
     assert fresh["p50"] < 1 and result["went_back"] == 0
     assert set(result["recall_at_10"]) == {"looped", "frozen", "frozen_recent", "popularity"}
-    quality = result["ndcg_at_10"]  # of four days: what learning adds to counting is less than the noise, to what is frozen it is much
+    quality = result[
+        "ndcg_at_10"
+    ]  # of four days: what learning adds to counting is less than the noise, to what is frozen it is much
     assert result["asked"] > 100 and quality["looped"] > max(quality["frozen_recent"], 0.9 * quality["popularity"])
     assert result["rows_per_s"] > 0 and result["staleness"]
     shown = page.page(tmp_path)

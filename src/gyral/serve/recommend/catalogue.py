@@ -15,6 +15,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from gyral.errors import ConfigError
+from gyral.event.clock import parse_times
 
 OBJECT, ADDED = "object", "added"
 MAX_BYTES = 4 << 30
@@ -64,12 +65,11 @@ class Catalogue:
         ------
         ConfigError : there is no column `added`, or it holds no times.
         """
-        try:
-            times = self._given(ADDED).cast(pa.timestamp("us", "UTC")).cast(pa.int64())
-        except pa.ArrowInvalid as error:
+        times = parse_times(self._given(ADDED).combine_chunks())
+        if len(times) and times.null_count == len(times):
             hint = "times such as 2026-05-01T12:00:00Z"
-            raise ConfigError(f"`{ADDED}` holds no times", where=str(self._path), why=str(error), hint=hint) from None
-        given = np.append(pc.fill_null(times.combine_chunks(), -1).to_numpy(), -1)
+            raise ConfigError(f"`{ADDED}` holds no times", where=str(self._path), hint=hint)
+        given = np.append(pc.fill_null(times.cast(pa.int64()), -1).to_numpy(), -1)
         return np.asarray(given[self._rows])
 
     def _given(self, name: str) -> pa.ChunkedArray:
