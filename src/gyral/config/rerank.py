@@ -68,7 +68,7 @@ class Rerank(Section, frozen=True):
     @property
     def sources(self) -> dict[str, int]:
         """Source → how many candidates it may bring."""
-        return dict(self.candidates) or {"model": 500}
+        return {str(name): most for name, most in self.candidates.items()} or {"model": 500}
 
     @property
     def is_on(self) -> bool:

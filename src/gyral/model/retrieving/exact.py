@@ -24,8 +24,9 @@ MANY = 64
 ROWS = 8_192
 """Rows a block: its scores with 64 queries are 2 MB and stay in the cache."""
 TINY = 1e-20
+MOST_TURNED = 2_048
 SLACK = 2e-6
-"""Relative rounding of a float32 product, which the bound allows for."""
+"""Relative rounding of float32 products and of the rotation, which the bound allows for."""
 
 Hits = tuple[np.ndarray, np.ndarray]
 """Places (int64 [B, k], −1: none) and scores (float32 [B, k], −inf: none), best first."""
@@ -94,17 +95,18 @@ class Int8:
     def __init__(self, vectors_ND: np.ndarray) -> None:
         self.vectors_ND = vectors_ND
         num, width = vectors_ND.shape
+        self._turn_DD = _turn(width)
         self._rows_ND = np.empty((num, width), np.int8)
         self._scale_N = np.empty(num, np.float32)
         self._error = self._length = 0.0
         for start in range(0, num, ROWS):
-            part = vectors_ND[start : start + ROWS]
+            part = vectors_ND[start : start + ROWS] @ self._turn_DD
             scale = np.maximum(np.abs(part).max(axis=1) / np.float32(127), np.float32(TINY))
             whole = np.clip(np.rint(part / scale[:, None]), -127, 127)
             self._rows_ND[start : start + ROWS], self._scale_N[start : start + ROWS] = whole, scale
             missed = np.linalg.norm(part.astype(np.float64) / scale[:, None] - whole, axis=1)
             self._error = max(self._error, float(missed.max()))
-            self._length = max(self._length, float(np.linalg.norm(whole, axis=1).max()))
+            self._length = max(self._length, float((scale * np.linalg.norm(whole, axis=1)).max()))
 
     def search(self, q_BD: np.ndarray, k: int, may_N: np.ndarray = EVERY) -> Hits:
         """The k best rows of each query; see `Flat.search`."""
@@ -119,7 +121,7 @@ class Int8:
         queries, num = len(q_BD), len(self.vectors_ND)
         torch = _torch() if queries >= FEW and q_BD.shape[1] > 1 else None  # of rows of one number it makes wrong sums
         most = 127.0 if torch is not None else min(32_767.0, 2.0**31 / (128.0 * q_BD.shape[1]))
-        whole_BD, margin_B = self._query(q_BD, most)
+        whole_BD, margin_B, more_B = self._query(q_BD, most)
         room = 8 * k + 1_024
         heap_Bk = np.empty((queries, k), np.float32)
         places_BC, uppers_BC = np.empty((queries, room), np.int64), np.empty((queries, room), np.float32)
@@ -130,28 +132,28 @@ class Int8:
             for start in range(0, num, ROWS):
                 products = torch._int_mm(asked, rows[start : start + ROWS].t()).numpy()
                 kernel.sift_many(
-                    products, self._scale_N, margin_B, start, may_N, heap_Bk, places_BC, uppers_BC, state_B3
+                    products, self._scale_N, margin_B, more_B, start, may_N, heap_Bk, places_BC, uppers_BC, state_B3
                 )  # fmt: skip
         else:
             whole_BD = whole_BD.astype(np.int16)
             for row in range(queries):
                 kernel.scan(
-                    self._rows_ND, whole_BD[row], self._scale_N, margin_B[row], may_N,
+                    self._rows_ND, whole_BD[row], self._scale_N, margin_B[row], more_B[row], may_N,
                     heap_Bk[row], places_BC[row], uppers_BC[row], state_B3[row],
                 )  # fmt: skip
         self._rank(q_BD, heap_Bk, places_BC, uppers_BC, state_B3, found, scores)
         for row in np.flatnonzero(state_B3[:, 2]).tolist():
             found[row : row + 1], scores[row : row + 1] = Flat(self.vectors_ND).search(q_BD[row : row + 1], k, may_N)
 
-    def _query(self, q_BD: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
-        """Queries in whole numbers up to `most`, and M of each (see `scan_kernel`)."""
-        exact = q_BD.astype(np.float64)
+    def _query(self, q_BD: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Queries in whole numbers up to `most`, and the two terms of their bounds (see `scan_kernel`)."""
+        exact = (q_BD @ self._turn_DD).astype(np.float64)
         scale_B = np.maximum(np.abs(exact).max(axis=1) / np.floor(most), TINY)
         whole = np.rint(exact / scale_B[:, None])
         length_B = np.linalg.norm(exact, axis=1) / scale_B
         missed_B = np.linalg.norm(exact / scale_B[:, None] - whole, axis=1)
-        margin_B = length_B * (self._error + SLACK * self._length) + missed_B * self._length
-        return whole, (margin_B * (1 + 1e-5) + 1).astype(np.float32)
+        more_B = (missed_B + SLACK * length_B) * self._length
+        return whole, *((each_B * (1 + 1e-5)).astype(np.float32) for each_B in (length_B * self._error, more_B))
 
     def _rank(
         self, q_BD: np.ndarray, heap_Bk: np.ndarray, places_BC: np.ndarray, uppers_BC: np.ndarray, state_B3: np.ndarray,
@@ -162,6 +164,12 @@ class Int8:
             kernel.best_of(
                 self.vectors_ND, q_BD[row], places_BC[row, :num], uppers_BC[row, :num], least, found_Bk[row], scores_Bk[row]
             )
+
+
+def _turn(width: int) -> np.ndarray:
+    """A random rotation, the same each time, float32 [D, D]; products are what they were."""
+    made = np.linalg.qr(np.random.default_rng(width).normal(size=(width, width)))[0] if width <= MOST_TURNED else np.eye(width)
+    return made.astype(np.float32)
 
 
 def none(queries: int, k: int) -> Hits:
