@@ -26,7 +26,7 @@ from gyral.model.retrieving.index import Index
 from gyral.model.retrieving.ivf import share_found
 
 NUM = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-WIDTH, K, RECALL, ASKED, ROUNDS = 64, 10, 0.95, 512, 5
+WIDTH, K, RECALL, ASKED, ROUNDS = 64, 10, 0.95, 1_024, 3
 
 
 def decaying(num: int, random: np.random.Generator) -> np.ndarray:
@@ -46,7 +46,7 @@ def timed(call, times: int = 1) -> tuple[object, float]:
 def main() -> None:
     faiss.omp_set_num_threads(1)
     random = np.random.default_rng(0)
-    vectors, queries, tuning = decaying(NUM, random), decaying(ASKED, random), decaying(1_000, random)
+    vectors, queries, tuning = decaying(NUM, random), decaying(ASKED, random), decaying(1_500, random)
     index = Index("ivf", recall=RECALL)
     index.build(vectors[:2_000], "0", queries_BD=tuning)  # compiles
     index.search(queries[:2], K)
@@ -66,8 +66,7 @@ def main() -> None:
         return made
 
     peer, peer_build = timed(by_hand)
-    refined = faiss.IndexRefineFlat(peer)
-    refined.refine_index.add(vectors)
+    refined = faiss.IndexRefineFlat(peer, faiss.swig_ptr(vectors))
     refined.k_factor = 4
 
     def plain(probes, some):

@@ -21,8 +21,8 @@ FEW = 3
 """Queries from which on one product of matrices is cheaper than a scan each."""
 MANY = 64
 """Queries that are answered together."""
-ROWS = 8_192
-"""Rows a block: its scores with 64 queries are 2 MB and stay in the cache."""
+ROWS, SCANNED = 8_192, 2_048
+"""Rows a block of float32 and of integer products: with 64 queries these are 512 kB and stay in the cache of a core."""
 TINY = 1e-20
 MOST_TURNED = 2_048
 SLACK = 2e-6
@@ -129,8 +129,8 @@ class Int8:
         if torch is not None:
             asked = torch.from_numpy(whole_BD.astype(np.int8))
             rows = torch.from_numpy(self._rows_ND)
-            for start in range(0, num, ROWS):
-                products = torch._int_mm(asked, rows[start : start + ROWS].t()).numpy()
+            for start in range(0, num, SCANNED):
+                products = torch._int_mm(asked, rows[start : start + SCANNED].t()).numpy()
                 kernel.sift_many(
                     products, self._scale_N, margin_B, more_B, start, may_N, heap_Bk, places_BC, uppers_BC, state_B3
                 )  # fmt: skip
