@@ -41,6 +41,7 @@ OPTIONAL = {
     "mlflow": "mlflow",
     "cryptography": "federated",
     "opacus": "federated",
+    "faiss": "index",
 }
 """Optional modules, and an extra that brings each."""
 

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from gyral.config.curation import Curate, Decontaminate, Dedup, Images, Language, Mix, Privacy, Quality, Tokens
+from gyral.config.rerank import Rerank
 from gyral.config.sections import (
     Collect,
     Compress,
@@ -72,6 +73,7 @@ class Config(Section, frozen=True):
     ablate: Ablate = Ablate()
     compress: Compress = Compress()
     serve: Serve = Serve()
+    rerank: Rerank = Rerank()
     loop: Loop = Loop()
     dash: Dash = Dash()
 

@@ -22,18 +22,20 @@ from gyral.model.sequences import without_sequence
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One recommended object; scores compare inside one answer only."""
+    """One recommended object; scores compare inside one answer only. `why`: what put it there, where that is asked for."""
 
     object: str
     score: float
     title: str = ""
+    why: dict[str, Any] = {}
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Best first; `known` says whether the subject has a history."""
+    """Best first; `known` says whether the subject has a history. `props`: what the log keeps beside the items."""
 
     known: bool
     items: list[Item]
+    props: dict[str, Any] = {}
 
 
 class Told(NamedTuple):

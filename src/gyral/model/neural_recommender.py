@@ -95,10 +95,11 @@ class NeuralRecommender(Recommender):
         """Score of every object, float32; −inf where it may not be recommended."""
         if self.best:
             return self._joined(None, subject, country, recent)
-        from_net = self._from_net(np.array([subject]), np.array([country]), [self._met(subject, recent)])
+        from_net = self._from_net(np.array([subject]), np.array([country]), [self.met(subject, recent)])
         return self._joined(from_net[0], subject, country, recent)
 
-    def _met(self, subject: int, recent: np.ndarray | None) -> Met:
+    def met(self, subject: int, recent: np.ndarray | None) -> Met:
+        """The last objects a subject met, with `recent` just now."""
         objects, times = self.sequences.last(subject, self.shape.length)
         if recent is not None and len(recent):  # just met: at the time of the newest event anybody had
             objects = np.concatenate([objects, recent])[-self.shape.length :]

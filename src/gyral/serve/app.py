@@ -150,7 +150,17 @@ class App:
             country, recent = context.get("country"), context.get("recent", ())
             self._impressions.add(
                 Impression(
-                    request_id, now_us(), request.subject, country, model.name, slot, request.k, shown, scores, len(recent)
+                    request_id,
+                    now_us(),
+                    request.subject,
+                    country,
+                    model.name,
+                    slot,
+                    request.k,
+                    shown,
+                    scores,
+                    len(recent),
+                    answer.props,
                 )
             )
         return Recommended(request_id, model.name, request.subject, answer.known, answer.items)

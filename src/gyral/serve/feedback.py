@@ -15,7 +15,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -46,6 +47,7 @@ class Impression(NamedTuple):
     objects: Sequence[str]
     scores: Sequence[float]
     num_recent: int = 0
+    more: Mapping[str, Any] = MappingProxyType({})
 
     def logged(self) -> Logged:
         """As it goes into the log."""
@@ -53,6 +55,7 @@ class Impression(NamedTuple):
         props = {"model": self.model, "slot": self.slot, "k": self.k, "items": list(self.objects), "scores": scores}
         if self.num_recent:
             props["num_recent"] = self.num_recent
+        props.update(self.more)
         first = self.objects[0] if self.objects else None
         return Logged(self.request_id, self.time_us, "impression", self.subject, first, self.country, props)
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from gyral.config.rerank import Rerank
 from gyral.config.sections import Serve
 from gyral.errors import MissingExtra
 from gyral.http import AsgiApp
@@ -31,6 +32,7 @@ from gyral.serve.http1.request import Route
 from gyral.serve.openai.app import OpenAi
 from gyral.serve.openai.writer import engine_of
 from gyral.serve.packaged import is_source, packaged
+from gyral.serve.recommend.pipeline import dressing
 from gyral.serve.slots import Slots
 
 STOP_TIMEOUT_S = 3.0
@@ -52,6 +54,7 @@ def serve(
     config: Serve,
     lake: Lake,
     *,
+    rerank: Rerank | None = None,
     mounts: Mapping[str, AsgiApp] | None = None,
     on_ready: Callable[[str], None] | None = None,
     note: Callable[[str], None] = print,
@@ -62,6 +65,7 @@ def serve(
     ----------
     lake : answers go to its log.
     model : `name` follows its newest version, `name@n` is pinned; or a package or a path that holds a language model.
+    rerank : rules between a recommender's scores and its answers.
     mounts : other applications by path prefix, for example the pages at `/`.
     on_ready : called with the address once requests are answered.
 
@@ -70,7 +74,8 @@ def serve(
     NotFound : there is no such model.  ServeError : the port is taken.
     """
     with _listening(config.host, config.port) as sock:
-        slots = packaged(model, note) if is_source(model) else Slots(root, model, note)
+        dress = dressing(rerank or Rerank(), root)
+        slots = packaged(model, note) if is_source(model) else Slots(root, model, note, dress)
         impressions = None
         try:
             impressions = Impressions(lake, note) if config.impressions else None

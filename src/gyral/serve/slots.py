@@ -44,13 +44,17 @@ class Slots:
     root : project folder.
     model : `name` to follow the newest version, `name@n` to pin one.
     note : told about every swap and every version that could not be loaded.
+    dress : puts something before a loaded model, such as rules of a shop; None: nothing.
 
     Raises
     ------
     NotFound : the model has no version.  GyralError : none of its versions can be loaded.
     """
 
-    def __init__(self, root: Path, model: str, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, root: Path, model: str, note: Callable[[str], None], dress: Callable[[Servable], Servable] | None = None
+    ) -> None:
+        self._dress = dress
         self._folder = root / cards.FOLDER
         self._note = note
         self._loaded: dict[str, _Loaded] = {}
@@ -148,6 +152,8 @@ class Slots:
         try:
             model: Servable = plugins.find("family", cards.read_card(folder).family).load(folder)
             model.warm()
+            if self._dress is not None:
+                model = self._dress(model)
         except GyralError:
             raise
         except Exception as error:  # whatever a family does to a damaged folder

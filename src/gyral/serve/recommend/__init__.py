@@ -1,0 +1,1 @@
+"""From candidates to an answer: sources, ranking, rules, diversity, exploration and reasons."""
