@@ -34,7 +34,7 @@ from gyral.params.spec import TableSpec
 
 SPEC, KEYS = TableSpec("items", 32), 2_000_000
 SPARE_S = 6.0
-"""Between two deaths: until a new spare is there. One that comes sooner waits for a new Python (1.4 s in all, before and now)."""
+"""Between two deaths: until a new spare is there. One that comes sooner waits for a new Python (1.4 s in all)."""
 
 
 def read(folder: Path) -> tuple[float, int]:
