@@ -156,8 +156,11 @@ def test_two_ranks_learn_from_a_teacher_what_one_learns(project, task, values, o
 
 
 BESIDE = (
-    "train.server.dense=allreduce", "train.optim.tables=rowwise_adagrad", "train.optim.clip=0.5", "train.optim.schedule=constant",
-)  # fmt: skip
+    "train.server.dense=allreduce",
+    "train.optim.tables=rowwise_adagrad",
+    "train.optim.clip=0.5",
+    "train.optim.schedule=constant",
+)
 
 
 @pytest.mark.slow

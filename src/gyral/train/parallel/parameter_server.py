@@ -106,7 +106,7 @@ class Pushing:
     """Stands for an optimizer: the server has the state, and steps when it is pushed to."""
 
     def __init__(self, strategy: ParameterServer, config: Optim, steps: int) -> None:
-        self.inner = torch.optim.SGD([torch.zeros(())], lr=0.0)
+        self.inner: torch.optim.Optimizer = torch.optim.SGD([torch.zeros(())], lr=0.0)
         self._strategy, self._config, self._steps = strategy, config, steps
         strategy.steps, strategy.factor = steps, self.factor
 
