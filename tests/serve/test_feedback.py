@@ -8,6 +8,7 @@ from gyral.event.codec import decode_payload
 from gyral.ingest.drain import Drain
 from gyral.lake.table import Lake
 from gyral.log.sqlite import LogError, SqliteLog
+from gyral.log.writer import Gone
 from gyral.serve import feedback
 from gyral.serve.feedback import Impression, Impressions, RequestIds
 
