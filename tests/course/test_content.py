@@ -62,7 +62,7 @@ def test_the_model_that_goes_on_learning_foretells_better(looped):
     first, last = (row["scores"] for row in result["turns"])
     assert first["looped"] == first["frozen"] and last["looped"] < last["frozen"] - 0.2
     assert 0 < last["xz"] < 8 and all(row["metric"] == "bits_per_byte" and row["num_asked"] > 5 for row in result["turns"])
-    assert result["turns"][0]["model"] == "pages@1" and result["model"] == "pages@2"
+    assert result["turns"][0]["model"] == "pages-int8@1" and result["model"] == "pages-int8@2"
 
 
 def test_only_what_was_foretold_is_in_the_lake_and_every_answer_is(looped):

@@ -16,12 +16,12 @@ from gyral.errors import NotFound
 MAX_POINTS = 240
 REFRESH_S = 2
 SLOTS = {
-    "looped": "learns while it is asked",
-    "frozen": "frozen at 20 %",
-    "frozen_recent": "frozen, with what they met since",
+    "looped": "learning",
+    "frozen": "frozen",
+    "frozen_recent": "frozen, told",
     "popularity": "popularity",
 }
-ROLES = {"looped": "looped", "frozen": "frozen", "frozen_recent": "one", "popularity": "popularity"}
+ROLES = {"looped": "looped", "frozen": "frozen", "frozen_recent": "told", "popularity": "popularity"}
 MAX_STALENESS = 8
 Data = dict[str, Any]
 
@@ -116,7 +116,7 @@ def recall_chart(live: Data) -> Markup:
         if any(point["recall"].get(slot) is not None for point in live["points"])
     ]
     return charts.line_chart(
-        series, title="recall@10, each visit foretold before it was learned", x_label="seconds", x_format="{:.0f}".format
+        series, title="recall@10, each visit foretold before it was learned", x_label="seconds", x_format="{:g}".format
     )
 
 
@@ -128,7 +128,7 @@ def freshness_chart(live: Data) -> Markup:
     ]
     return charts.line_chart(
         series, title="Freshness", y_label="seconds from stored to seen in what is served", x_label="seconds",
-        x_format="{:.0f}".format, y_format="{:.2f}".format, height=150,
+        x_format="{:g}".format, y_format="{:.2f}".format, height=150,
     )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def pace_charts(live: Data) -> list[Markup]:
         line = [Series(title, [(point["t"], point[field]) for point in live["points"]])]
         drawn.append(
             charts.line_chart(
-                line, title=title, y_label=note, x_label="seconds", x_format="{:.0f}".format, y_format=style, height=130
+                line, title=title, y_label=note, x_label="seconds", x_format="{:g}".format, y_format=style, height=130
             )
         )
     return drawn
