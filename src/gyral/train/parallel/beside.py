@@ -101,3 +101,8 @@ class Beside(Bsp):
         """As the tables' worker; the first one's values are there before anybody reads them."""
         super().follow(optimizer, position, parts)
         dist.barrier()
+
+    def _finish(self) -> None:
+        """All of this worker is on the server's disk; the others are in the same collectives, so nobody waits for them here."""
+        self._client.flush()
+        self.progress.write(self.rank, self.step)
