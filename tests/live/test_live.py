@@ -72,7 +72,8 @@ def processes(word, root):
         except OSError:
             continue
     mine = {pid for pid, command in commands.items() if str(root) in command}
-    return [pid for pid, command in commands.items() if word in command and (pid in mine or parents.get(pid) in mine)]
+    found = [pid for pid, command in commands.items() if word in command and (pid in mine or parents.get(pid) in mine)]
+    return [pid for pid in found if "--spare" not in commands[pid]]
 
 
 def run(root, source, speed, *more, while_it_runs=None):

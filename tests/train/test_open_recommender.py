@@ -20,7 +20,7 @@ from gyral.model import card as cards
 from gyral.model.family import RECOMMENDER
 from gyral.run import Run
 
-from ..verbs import result
+from ..verbs import gyral, result
 
 DAY_S = 86_400
 NUM_SUBJECTS, NUM_OBJECTS = 40, 30
@@ -153,3 +153,36 @@ def test_two_ranks_learn_from_a_teacher_what_one_learns(project, task, values, o
     assert max(abs(a - b) for a, b in zip(one["loss"], two["loss"], strict=True)) <= 2e-6
     model = RECOMMENDER.load(cards.find(project, one["model"]))
     assert model.model.shape.width < 32 and len(model.recommend("s0", 5, {}).items) == 5
+
+
+BESIDE = (
+    "train.server.dense=allreduce",
+    "train.optim.tables=rowwise_adagrad",
+    "train.optim.clip=0.5",
+    "train.optim.schedule=constant",
+)
+
+
+@pytest.mark.slow
+def test_tables_on_a_server_and_the_rest_by_all_reduce_learn_what_one_process_learns(project):
+    """Two towers compare rows of all workers, which a server alone does not have; norms are of both parts together."""
+    one = trained(project, "two_tower", "", *BESIDE[1:])
+    sizes = ["recommend.width=16", "recommend.length=8", "train.batch=16", "train.steps=12", "train.checkpoint_every=4"]
+    words = ["train", "walks", "--family", "recommender", *sets("train.task=two_tower", *sizes, *BESIDE)]
+    words += ["--sync", "bsp", "--parallel", "data=2", "--set", "train.server.at=proc://2", "--root", project]
+    two = result(*words)
+    assert two["ranks"] == 2 and two["server"]["sync"] == "bsp" and two["server"]["rows_pushed"] > 0
+    assert max(abs(a - b) for a, b in zip(one["loss"], two["loss"], strict=True)) <= 2e-6
+    assert one["metrics"] == pytest.approx(two["metrics"], abs=0.02)
+    assert gyral(*words, GYRAL_FAULT="checkpoint.publish:2").returncode != 0
+    run = max(int(each.name) for each in (project / "runs").iterdir() if each.name.isdigit())
+    again = result("train", "--resume", run, "--root", project)
+    assert again["loss"] == pytest.approx(two["loss"], abs=2e-6)
+
+
+def test_an_all_reduce_beside_a_server_that_waits_for_nobody_is_refused(project):
+    words = sets("train.task=two_tower", *BESIDE)
+    done = gyral(
+        "train", "walks", "--family", "recommender", *words, "--sync", "async", "--parallel", "data=2", "--root", project
+    )
+    assert done.returncode != 0 and "an all-reduce waits for everybody" in done.stderr

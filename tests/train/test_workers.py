@@ -44,7 +44,7 @@ def processes(parent, words):
     found = {}
     for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
         command = Path(f"/proc/{pid}/cmdline").read_text()
-        if words in command:
+        if words in command and "--spare" not in command:
             environment = dict(each.partition("=")[::2] for each in Path(f"/proc/{pid}/environ").read_text().split("\0"))
             found[int(environment.get("RANK", len(found)))] = int(pid)
     return found

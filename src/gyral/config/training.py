@@ -81,6 +81,12 @@ class Server(Section, frozen=True):
     ] = "proc://1"
     secret: Annotated[str, Meta(description="file with the secret of shards behind `tcp://`")] = ""
     wire: Annotated[Literal["f32", "bf16", "int8"], Meta(description="how rows travel over `tcp://`")] = "f32"
+    dense: Annotated[
+        Literal["server", "allreduce"],
+        Meta(
+            description="where parameters that are no tables are: with the tables, or (`bsp`) in each worker, summed among them"
+        ),
+    ] = "server"
     rate: Annotated[
         float,
         Meta(ge=0, description="of a worker's dense pushes, by `train.optim.rate`, where it does not wait; 0: 1 / √workers"),

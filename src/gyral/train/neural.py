@@ -38,7 +38,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     from gyral.train import held_out, loop
     from gyral.train.checkpoint import versions
     from gyral.train.parallel import limits, mesh
-    from gyral.train.rank import RESULT, Job, Result, publishable, work
+    from gyral.train.rank import MEET, RESULT, Job, Result, publishable, work
     from gyral.train.tasks import open_task
 
     axes = mesh.parse(config.train.parallel)
@@ -85,7 +85,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
                 if "elastic" in axes:
                     launch.supervised(command, num, folder, config, look, run.note, host=host, start=start)
                 else:
-                    ranks.launch(command, num, folder, {"GYRAL_MEET": f"file://{meet.resolve()}"}, look, start)
+                    ranks.launch(command, num, folder, {MEET: f"file://{meet.resolve()}"}, look, start)
                     meet.unlink(missing_ok=True)
             look()
             result = msgspec.json.decode((folder / RESULT).read_bytes(), type=Result)

@@ -48,11 +48,12 @@ class Optimizer:
     model : placed: its parameters are those that this rank holds.
     steps : of the whole run; the schedule ends there.
     roles : of the model; without them every matrix is treated alike.
+    has_rows : whether tables that are updated by row are this one's.
     """
 
-    def __init__(self, model: nn.Module, config: Optim, steps: int, roles: Roles | None = None) -> None:
+    def __init__(self, model: nn.Module, config: Optim, steps: int, roles: Roles | None = None, has_rows: bool = True) -> None:
         self.config, self.steps = config, steps
-        groups = groups_of(model, config, roles or Roles())
+        groups = [group for group in groups_of(model, config, roles or Roles()) if has_rows or group["by"] != "rows"]
         is_plain = all(group["by"] == "adamw" for group in groups)
         self.inner: torch.optim.Optimizer = torch.optim.AdamW(groups, fused=True) if is_plain else Several(groups)
 

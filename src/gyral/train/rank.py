@@ -8,10 +8,11 @@ back lies in the folder: the first rank's `metrics.jsonl`, `ledger.jsonl`, the c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -41,7 +42,7 @@ from gyral.train.start import begin_from
 from gyral.train.tasks import open_task
 
 TIMEOUT_S = 120.0
-RESULT = "result.json"
+RESULT, MEET = "result.json", "GYRAL_MEET"
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -247,6 +248,22 @@ def check_versions(asked: dict[str, str], here: dict[str, str]) -> None:
         raise UsageError("this rank has other versions than the run", why=told, where=sys.executable, hint=hint)
 
 
+@contextlib.contextmanager
+def grouped() -> Iterator[None]:
+    """A block in which all ranks of the run are one process group."""
+    dist.init_process_group(
+        device.backend(),
+        init_method=os.environ.get(MEET, "env://"),
+        timeout=timedelta(seconds=TIMEOUT_S),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
 def main(path: str) -> None:
     """Join the others, train, leave the result."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -260,22 +277,13 @@ def main(path: str) -> None:
         from gyral.train.workers import take_part as work_with_server
 
         return work_with_server(job)
-    dist.init_process_group(
-        device.backend(),
-        init_method=os.environ.get("GYRAL_MEET", "env://"),
-        timeout=timedelta(seconds=TIMEOUT_S),
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
-    )
-    try:
+    with grouped():
         trained = work(job)
         if dist.get_rank() == 0:
             folder = Path(job.folder)
             write_weights(folder, publishable(trained))
             write_atomic(folder / RESULT, msgspec.json.encode(trained.result))
         dist.barrier()
-    finally:
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -34,8 +34,9 @@ from gyral.params.shard import Settings
 from gyral.params.spec import TableSpec
 from gyral.train import device, loop, saved
 from gyral.train.parallel import mesh
+from gyral.train.parallel.beside import Beside
 from gyral.train.parallel.parameter_server import Bsp, ParameterServer, tables_of
-from gyral.train.rank import RESULT, Job, publishable, work
+from gyral.train.rank import MEET, RESULT, Job, grouped, publishable, work
 from gyral.train.saved import LEDGER
 
 SHARDS = "GYRAL_SHARDS"
@@ -57,6 +58,10 @@ def num_workers(train: Train) -> int:
     if set(axes) - {"data"} or train.tables != "replicate" or train.outer.every or train.wire != "f32":
         hint = "`--parallel data=N` alone; `train.tables`, `train.outer` and `train.wire` are of `--sync allreduce`"
         raise ConfigError(f"`--sync {train.sync}` is of workers that have the whole model", where="train.sync", hint=hint)
+    if train.server.dense == "allreduce" and train.sync != "bsp":
+        hint = "`--sync bsp`, or `train.server.dense = 'server'`"
+        raise ConfigError(f"an all-reduce waits for everybody, and `--sync {train.sync}` does not", where="train.server.dense",
+                          hint=hint)  # fmt: skip
     num = mesh.num_ranks(axes)
     if train.server.at.startswith("local://") and num > 1:
         hint = "`train.server.at = 'proc://1'`"
@@ -110,9 +115,10 @@ def launch(
     ------
     RankError : one stopped, under `bsp`; or died too often.
     """
-    command, given = ["-m", "gyral.train.rank", str(job)], {SHARDS: address}
+    command, given, meet = ["-m", "gyral.train.rank", str(job)], {SHARDS: address}, folder / "meet"
     if train.sync == "bsp":
-        ranks.launch(command, num, folder, given, look, start)
+        ranks.launch(command, num, folder, {**given, MEET: f"file://{meet.resolve()}"}, look, start)
+        meet.unlink(missing_ok=True)
     else:
         ranks.supervise(command, num, folder, given, look, restarts=train.elastic.restarts, note=note, start=start)
 
@@ -134,7 +140,9 @@ def strategy_of(train: Train, rank: int, num: int, folder: Path, address: str) -
             secret=secret,
         )
 
-    kind: Any = Bsp if train.sync == "bsp" else ParameterServer
+    kind: Any = ParameterServer
+    if train.sync == "bsp":
+        kind = Beside if train.server.dense == "allreduce" else Bsp
     strategy: ParameterServer = kind(train, rank, num, folder, connect)
     strategy.autocast = partial(device.autocast, train.precision)
     strategy.follows_rows = train.optim.tables == "rowwise_adagrad"
@@ -159,8 +167,9 @@ def take_part(job: Job) -> None:
     """One worker, from its start to the end of the run."""
     train, folder, rank = job.config.train, Path(job.folder), int(os.environ["RANK"])
     num = num_workers(train)
-    strategy = strategy_of(train, rank, num, folder, os.environ[SHARDS])
-    trained = work(job, strategy=strategy, keep=Ledger(folder / LEDGER) if rank == 0 else _nothing)
+    with grouped() if train.server.dense == "allreduce" else contextlib.nullcontext():
+        strategy = strategy_of(train, rank, num, folder, os.environ[SHARDS])
+        trained = work(job, strategy=strategy, keep=Ledger(folder / LEDGER) if rank == 0 else _nothing)
     if rank == 0:
         write_weights(folder, publishable(trained))
         losses = [msgspec.json.decode(line, type=loop.Step).loss for line in saved.ledger_until(folder / LEDGER, job.steps)]

@@ -58,7 +58,8 @@ def tables_of(model: nn.Module, roles: Roles, train: Train, workers: int) -> lis
     """The tables of a training; its verb and all workers come to the same."""
     waits, server = train.sync == "bsp", train.server
     betas = None if waits else betas_of(train.optim, workers, server.momentum_correction)
-    return kept_tables(model, roles, train.optim, train.seed, betas, 0.0 if waits else server.compensation)
+    found = kept_tables(model, roles, train.optim, train.seed, betas, 0.0 if waits else server.compensation)
+    return [table for table in found if server.dense == "server" or table.is_rows]
 
 
 class Progress:
@@ -105,7 +106,7 @@ class Pushing:
     """Stands for an optimizer: the server has the state, and steps when it is pushed to."""
 
     def __init__(self, strategy: ParameterServer, config: Optim, steps: int) -> None:
-        self.inner = torch.optim.SGD([torch.zeros(())], lr=0.0)
+        self.inner: torch.optim.Optimizer = torch.optim.SGD([torch.zeros(())], lr=0.0)
         self._strategy, self._config, self._steps = strategy, config, steps
         strategy.steps, strategy.factor = steps, self.factor
 
