@@ -18,39 +18,23 @@ calls to `exp`: its error is 1e-7 of the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
+
+from gyral.model.kernel import kernel, part
 
 PAGE = 16
 """Positions of a page."""
 
 Array = np.ndarray
-Function = TypeVar("Function", bound=Callable[..., Any])
-_OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "error_model": "numpy",
-    "_nrt": False,
-    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
-}
 _f: Any = np.float32
 _LOG2E, _LN2_HIGH, _LN2_LOW, _FLOOR = _f(1.44269504088896341), _f(0.693359375), _f(-2.12194440e-4), _f(-87)
 _C0, _C1, _C2 = _f(1.9875691500e-4), _f(1.3981999507e-3), _f(8.3334519073e-3)
 _C3, _C4, _C5 = _f(4.1665795894e-2), _f(1.6666665459e-1), _f(5.0000001201e-1)
 _HALF, _ONE, _BIAS, _MANTISSA = _f(0.5), _f(1), np.int32(127), np.int32(23)
-
-
-def _cached(function: Function) -> Function:
-    compiled: Function = njit(cache=True, **_OPTIONS)(function)
-    return compiled
-
-
-def _inlined(function: Function) -> Function:
-    compiled: Function = njit(forceinline=True, **_OPTIONS)(function)
-    return compiled
 
 
 def _scale_of(pages: Any, largest: Any) -> Any:
@@ -75,7 +59,7 @@ def _kept_as(pages: Any, value: Any) -> Any:
     return lambda pages, value: value
 
 
-@_inlined
+@part
 def _exp(x: Any) -> Any:
     """Of x ≤ 0."""
     x = max(x, _FLOOR)
@@ -85,7 +69,7 @@ def _exp(x: Any) -> Any:
     return (poly * rest * rest + rest + _ONE) * np.int32((power + _BIAS) << _MANTISSA).view(np.float32)
 
 
-@_cached
+@kernel
 def write(joined: Array, slots: Array, heads: int, keys: Array, values: Array, scales: Array) -> None:
     """Put keys and values of rows into pages.
 
@@ -110,7 +94,7 @@ def write(joined: Array, slots: Array, heads: int, keys: Array, values: Array, s
                 values[page, k, place, e] = _kept(values, joined[i, value + e] / of_value)
 
 
-@_inlined
+@part
 def _score(query: Array, at: int, keys_E16: Array, scale: Any, out: Array) -> None:
     """Products of one query with the 16 keys of a page, into `out` [16]."""
     for t in range(PAGE):
@@ -122,7 +106,7 @@ def _score(query: Array, at: int, keys_E16: Array, scale: Any, out: Array) -> No
             out[t] += first + (q2 * _f(keys_E16[e + 2, t]) + q3 * _f(keys_E16[e + 3, t]))
 
 
-@_cached
+@kernel
 def attend(
     joined: Array,
     rows: Array,
@@ -178,7 +162,7 @@ def attend(
                         out[i, at + e] += share * _f(values[page, k, t, e])
 
 
-@_cached
+@kernel
 def gather(table: Array, length: int, keys: Array, values: Array, scales: Array, key_KSE: Array, value_KSE: Array) -> None:
     """The first positions of one sequence side by side, float32 [K, S, E]."""
     kinds, width = keys.shape[1], keys.shape[2]

@@ -14,37 +14,21 @@ do not make vectors of calls to `exp`: errors are torch's, 1e-7 of the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
+from gyral.model.kernel import kernel, part
+
 Array = np.ndarray
-Function = TypeVar("Function", bound=Callable[..., Any])
-_OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "error_model": "numpy",
-    "_nrt": False,
-    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
-}
 _f: Any = np.float32
 _SIXTEEN, _LOW, _BIT = np.uint32(16), np.uint32(0x7FFF), np.uint32(1)
 _HALF, _ONE, _BOUND = _f(0.5), _f(1), _f(7.90531110763549805)
 _P0, _P1, _P2, _P3 = _f(4.89352455891786e-03), _f(6.37261928875436e-04), _f(1.48572235717979e-05), _f(5.12229709037114e-08)
 _P4, _P5, _P6 = _f(-8.60467152213735e-11), _f(2.00018790482477e-13), _f(-2.76076847742355e-16)
 _Q0, _Q1, _Q2, _Q3 = _f(4.89352518554385e-03), _f(2.26843463243900e-03), _f(1.18534705686654e-04), _f(1.19825839466702e-06)
-
-
-def _cached(function: Function) -> Function:
-    compiled: Function = njit(cache=True, **_OPTIONS)(function)
-    return compiled
-
-
-def _inlined(function: Function) -> Function:
-    compiled: Function = njit(forceinline=True, **_OPTIONS)(function)
-    return compiled
 
 
 def _value(number: Any) -> Any:
@@ -74,7 +58,7 @@ def _kept_as(like: Any, value: Any) -> Any:
     return rounded
 
 
-@_inlined
+@part
 def _sigmoid(x: Any) -> Any:
     half = min(max(_HALF * x, -_BOUND), _BOUND)
     z = half * half
@@ -82,7 +66,7 @@ def _sigmoid(x: Any) -> Any:
     return _HALF * (_ONE + above / (((_Q3 * z + _Q2) * z + _Q1) * z + _Q0))
 
 
-@_cached
+@kernel
 def gated(gate_up: Array, out: Array, first: int, last: int) -> None:
     """silu(gate) · up, [n, W], of both side by side, [n, 2W]."""
     width = out.shape[1]
@@ -92,7 +76,7 @@ def gated(gate_up: Array, out: Array, first: int, last: int) -> None:
             out[i, j] = _kept(out, gate * _sigmoid(gate) * _value(gate_up[i, width + j]))
 
 
-@_cached
+@kernel
 def gated_back(d_out: Array, gate_up: Array, d_gate_up: Array, first: int, last: int) -> None:
     """The gradient of both side by side."""
     width = gate_up.shape[1] // 2
@@ -105,7 +89,7 @@ def gated_back(d_out: Array, gate_up: Array, d_gate_up: Array, first: int, last:
             d_gate_up[i, width + j] = _kept(d_gate_up, d * gate * share)
 
 
-@_cached
+@kernel
 def normed(x: Array, gain: Array, eps: float, out: Array, scales: Array, first: int, last: int) -> None:
     """x · r · gain with r = (mean(x²) + eps)^-1/2, which is put into `scales` [n]."""
     width = x.shape[1]
@@ -120,7 +104,7 @@ def normed(x: Array, gain: Array, eps: float, out: Array, scales: Array, first: 
             out[i, j] = _kept(out, _value(x[i, j]) * r * gain[j])
 
 
-@_cached
+@kernel
 def normed_back(d_out: Array, x: Array, gain: Array, scales: Array, d_x: Array, d_gain: Array, first: int, last: int) -> None:
     """dx = r dy gain − x r³ mean(dy gain x); what these rows add to the gradient of the gain is added to `d_gain` [D]."""
     width = x.shape[1]
@@ -135,7 +119,7 @@ def normed_back(d_out: Array, x: Array, gain: Array, scales: Array, d_x: Array, 
             d_gain[j] += d * value * r
 
 
-@_cached
+@kernel
 def turn(x: Array, heads: int, cos: Array, sin: Array, first: int, last: int) -> None:
     """Turn the pairs of the first heads of [n, H, 2, E/2] in place; halves of cosines and sines, [n, E], are equal."""
     half = x.shape[3]
@@ -147,7 +131,7 @@ def turn(x: Array, heads: int, cos: Array, sin: Array, first: int, last: int) ->
                 x[i, head, 1, j] = _kept(x, high * c + low * s)
 
 
-@_cached
+@kernel
 def turned_back(x: Array, cos: Array, sin: Array, out: Array, to: int, first: int, last: int) -> None:
     """Turn pairs of heads [n, H, 2, E/2] back, into heads `to` and on of `out`."""
     half = x.shape[3]
