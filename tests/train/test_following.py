@@ -30,6 +30,9 @@ SIZES = ["lm.depth=1", "lm.width=32", f"lm.length={LENGTH}", f"train.batch={BATC
 SIZES += ["curate.stages=['extract', 'repair', 'digest']", "train.optim.schedule=constant"]
 SETS = [word for size in SIZES for word in ("--set", size)]
 WORDS = ["the", "gyre", "turns", "and", "what", "it", "carries", "comes", "back", "another", "day", "as", "many", "do"]
+ROUNDED = 1e-3
+"""Of two ranks' sums, in other orders than one's: a hundred steps of Muon made 2e-6 of it, once in twelve runs 6e-5. Batches that
+follow one another differ by 5e-2."""
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0", "GYRAL_NO_PROGRESS": "1"}
 
 
@@ -256,7 +259,7 @@ def test_random_kills_while_documents_come(wiki, tmp_path, parallel):
         running.wait(10)
         run = mine
     gyral(wiki, "train", "--resume", str(run), *SETS, "--set", "train.stream.idle_s=1", "--parallel", "")
-    there = check(wiki, newest(wiki), tmp_path, tolerance=1e-5)
+    there = check(wiki, newest(wiki), tmp_path, tolerance=ROUNDED if parallel else 1e-6)
     assert sum(each.events for each in there.ranges) == 30 + 8 * number
 
 
@@ -269,5 +272,5 @@ def test_members_that_die_go_on_with_the_same_examples(wiki, arrive, tmp_path):
     done = gyral(wiki, "train", "lake:wiki", "--family", "lm", *SETS, *words, fault="stream.written:2")
     told = json.loads(done.stdout.splitlines()[-1])
     assert "SIGKILL" in done.stderr and "is started again" in done.stderr
-    there = check(wiki, newest(wiki), tmp_path, tolerance=1e-5)
+    there = check(wiki, newest(wiki), tmp_path, tolerance=ROUNDED)
     assert told["stream"]["ended"] == "idle" and len(there.ranges) == 4
