@@ -31,7 +31,7 @@ SIZES += ["curate.stages=['extract', 'repair', 'digest']", "train.optim.schedule
 SETS = [word for size in SIZES for word in ("--set", size)]
 WORDS = ["the", "gyre", "turns", "and", "what", "it", "carries", "comes", "back", "another", "day", "as", "many", "do"]
 ROUNDED = 1e-3
-"""Of two ranks' sums, in other orders than one's: a hundred steps of Muon made 2e-6 of it, once in twelve runs 6e-5. Batches that
+"""Of two ranks' sums, in other orders than one's: a hundred steps of Muon make 2e-6 of it, once in 12 runs 6e-5. Batches that
 follow one another differ by 5e-2."""
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0", "GYRAL_NO_PROGRESS": "1"}
 
