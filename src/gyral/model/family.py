@@ -55,11 +55,15 @@ class Told(NamedTuple):
 
 
 class Route(NamedTuple):
-    """One way to ask a model: `POST` of a body that `request` describes (its field `model`, if any, names the slot)."""
+    """One way to ask a model: `POST` of a body that `request` describes (its field `model`, if any, names the slot).
+
+    `is_pure`: an answer depends on the body and the version alone, so it may be told again.
+    """
 
     request: type[msgspec.Struct]
     answer: Callable[[Any], Told]
     example: str
+    is_pure: bool = False
 
 
 class Servable(Protocol):

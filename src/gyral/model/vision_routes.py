@@ -119,7 +119,7 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> d
     return {
         "/v1/search": Route(Search, search, '{"text": "a hedgehog", "k": 5}'),
         "/v1/pictures": Route(Pictures, show, '{"pictures": [{"object": "a.png", "raw": "base64…"}]}'),
-        "/v1/embed": Route(Embed, embed, '{"texts": ["a hedgehog"]}'),
+        "/v1/embed": Route(Embed, embed, '{"texts": ["a hedgehog"]}', is_pure=True),
     }
 
 

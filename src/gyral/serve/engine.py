@@ -34,6 +34,7 @@ class Ask(NamedTuple):
     body : JSON as the client sent it, already validated by the gateway.
     deadline_s : seconds left when it was sent; inf: none.
     version : model version that must answer, "" for the newest.
+    variant : which of the models of that version, "" for the first.
     """
 
     id: int
@@ -42,6 +43,7 @@ class Ask(NamedTuple):
     deadline_s: float = math.inf
     version: str = ""
     is_stream: bool = False
+    variant: str = ""
 
 
 class Part(NamedTuple):

@@ -187,6 +187,11 @@ class Dispatcher:
             lane.queue.expire(now, lane.quickest)
             self._collect(lane)
 
+    def choice(self) -> Choice | None:
+        """The last choice of the lane that most ask for; None before the first."""
+        made = [lane for lane in self._lanes if lane.choice is not None]
+        return max(made, key=lambda lane: lane.queue.rate).choice if made else None
+
     def done(self, variant: str, size: int, seconds: float) -> None:
         """Learn from a batch that was measured."""
         self.cost(variant).observe(size, seconds)
