@@ -189,9 +189,8 @@ class Front:
             slot = self._decoder.decode(body).model or DEFAULT
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(400, "the body is not a request", why=str(error), hint=f"send {self._example(path)}") from None
-        if slot == POPULARITY:
-            slot = DEFAULT
-        elif slot != DEFAULT and f"{SLOT}{slot}" not in self._models:
+        lane = DEFAULT if slot == POPULARITY else slot
+        if lane != DEFAULT and f"{SLOT}{lane}" not in self._models:
             listed = ", ".join(f"`{name}`" for name in self._slots())
             raise Refused(404, f"there is no model `{slot[:200]}` here", hint=f"leave `model` out, or use one of {listed}")
         until = began + _number(header(b"x-deadline-ms"), self._config.deadline_ms, "x-deadline-ms") / 1e3
@@ -209,7 +208,7 @@ class Front:
             if asked is not None:
                 return self._wait(asked, client, key)
         asked = _Asked()
-        wanted = Wanted(path, body, slot, until, caller.name, caller.priority, caller.weight, floor)
+        wanted = Wanted(path, body, lane, until, caller.name, caller.priority, caller.weight, floor)
         asked.id = self._gateway.ask(wanted, lambda part: self._heard(asked, key, part))
         if key:
             self._asking[key] = asked

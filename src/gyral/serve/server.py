@@ -24,9 +24,10 @@ from typing import NamedTuple
 
 from gyral.config.rerank import Rerank
 from gyral.config.sections import Serve
-from gyral.errors import MissingExtra
+from gyral.errors import ConfigError, MissingExtra
 from gyral.http import AsgiApp
 from gyral.lake.table import Lake
+from gyral.model import card as cards
 from gyral.serve.app import App
 from gyral.serve.feedback import Impressions
 from gyral.serve.front import opened
@@ -67,6 +68,8 @@ def serve(
     mounts: Mapping[str, AsgiApp] | None = None,
     on_ready: Callable[[str], None] | None = None,
     note: Callable[[str], None] = print,
+    folder: Path | None = None,
+    on: str = "local",
 ) -> Served:
     """Serve a model until SIGINT or SIGTERM; says which, and how many answers were logged.
 
@@ -77,6 +80,7 @@ def serve(
     rerank : rules between a recommender's scores and its answers.
     mounts : other applications by path prefix, for example the pages at `/`.
     on_ready : called with the address once requests are answered.
+    folder, on : of the logs of workers, and where those are placed: here, or by Ray.
 
     Raises
     ------
@@ -85,8 +89,11 @@ def serve(
     with _listening(config.host, config.port) as sock:
         impressions = Impressions(lake, note) if config.impressions else None
         try:
-            opening = _workers if config.workers else _inline
-            opened = opening(root, model, config, rerank or Rerank(), impressions, mounts or {}, note)
+            opened = (
+                _workers(root, model, config, rerank or Rerank(), impressions, mounts or {}, note, folder, on)
+                if config.workers
+                else _inline(root, model, config, rerank or Rerank(), impressions, mounts or {}, note)
+            )
             was_interrupted = run_app(opened, sock, on_ready)
         finally:
             if impressions is not None:
@@ -129,10 +136,13 @@ async def _inline(
 @contextlib.asynccontextmanager
 async def _workers(
     root: Path, model: str, config: Serve, rerank: Rerank, impressions: Impressions | None, mounts: Mapping[str, AsgiApp],
-    note: Callable[[str], None],
+    note: Callable[[str], None], folder: Path | None, on: str,
 ) -> AsyncIterator[Opened]:  # fmt: skip
     """The models in processes of their own."""
-    async with opened(root, model, config, rerank, impressions, mounts, note) as front:
+    if is_source(model) or cards.read_card(cards.find(root, model)).family == "lm":
+        why = "what language models write together is one batch of one process"
+        raise ConfigError("a language model is not answered by workers", why=why, where="serve.workers", hint="leave it at 0")
+    async with opened(root, model, config, rerank, impressions, mounts, note, folder=folder, on=on) as front:
         yield Opened(front, front.hot())
 
 
