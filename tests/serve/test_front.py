@@ -14,9 +14,10 @@ from gyral.config.sections import Caller, Serve
 from gyral.http import Refused
 from gyral.serve.app import App
 from gyral.serve.feedback import Impression
-from gyral.serve.front import Front, opened
+from gyral.serve.front import Front
 from gyral.serve.gateway import Gateway
 from gyral.serve.http1.answer import Response
+from gyral.serve.opening import opened
 from gyral.serve.pool import Settings
 from gyral.serve.pooled import pooled
 from gyral.serve.scheduling.tiers import tiers

@@ -22,6 +22,8 @@ from gyral.serve.wire import POPULARITY
 
 SLOT = "slot:"
 """Before the name of a slot in a set."""
+CANARY = "canary"
+"""The slot of a model on trial."""
 GUESS = Curve(1e-3, 1e-3)
 """What a batch costs, until the first are measured: a model of a millisecond."""
 
@@ -34,18 +36,20 @@ class Following:
     root : project folder.
     model : `name` or `name@n`.
     others : its variants, in the same way.
+    canary : a model on trial, or nothing.
 
     Raises
     ------
     NotFound : one of them has no version.
     """
 
-    def __init__(self, root: Path, model: str, others: Sequence[str], note: Callable[[str], None]) -> None:
+    def __init__(self, root: Path, model: str, others: Sequence[str], note: Callable[[str], None], canary: str = "") -> None:
         self._root, self._folder, self._note = root, root / cards.FOLDER, note
         self._models = [model, *others]
         self._refused: dict[str, tuple[int, ...]] = {}
         self._told = ""
-        for each in self._models:
+        self._canary = canary
+        for each in [*self._models, *([canary] if canary else [])]:
             cards.find(root, each)
 
     def sets(self, current: str = "") -> list[str]:
@@ -85,6 +89,8 @@ class Following:
         for other in self._models[1:]:
             found[other.partition("@")[0]] = cards.find(self._root, other).name
         extra = self._extra(name)
+        if self._canary:
+            extra[CANARY] = self._canary
         return set_of(found | {f"{SLOT}{slot}": cards.find(self._root, model).name for slot, model in extra.items()})
 
     def _extra(self, name: str) -> dict[str, str]:

@@ -11,15 +11,13 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 import msgspec
 
-from gyral.config.rerank import Rerank
 from gyral.config.sections import Serve
 from gyral.errors import GyralError, ServeError
 from gyral.event.clock import now_us
@@ -27,19 +25,19 @@ from gyral.http import AsgiApp, Receive, Refused, Scope, Send, allow, read_body,
 from gyral.serve.cache import Cache
 from gyral.serve.engine import Ask, Part
 from gyral.serve.feedback import Impressions, Logged, RequestIds
-from gyral.serve.following import SLOT, Following
+from gyral.serve.following import CANARY, SLOT, Following
 from gyral.serve.gateway import Gateway, Wanted
 from gyral.serve.http1.answer import Response
 from gyral.serve.http1.request import Request
 from gyral.serve.http1.request import Route as Hot
-from gyral.serve.job import Job, in_set
+from gyral.serve.job import in_set
 from gyral.serve.metrics import Gauge, Metrics
 from gyral.serve.mounts import Mounts
-from gyral.serve.pool import Pool, Settings
-from gyral.serve.pooled import pooled
+from gyral.serve.pool import Pool
+from gyral.serve.scheduling.canary import Arm
 from gyral.serve.scheduling.quota import Account, Quotas
-from gyral.serve.scheduling.tiers import tiers
 from gyral.serve.slots import DEFAULT, POLL_S
+from gyral.serve.trial import Trial
 from gyral.serve.wire import MODEL, POPULARITY
 
 ASK_S = 60.0
@@ -49,9 +47,10 @@ Headers = Callable[[bytes], bytes]
 
 
 class _Named(msgspec.Struct):
-    """What a gateway reads of a body: the slot."""
+    """What a gateway reads of a body: the slot, and whose request it is."""
 
     model: str | None = None
+    subject: str | None = None
 
 
 class _Client(NamedTuple):
@@ -62,6 +61,8 @@ class _Client(NamedTuple):
     path: str
     slot: str
     began: float
+    subject: str
+    arm: Arm | None
 
 
 class _Asked:
@@ -102,6 +103,11 @@ class Front:
         self._told: dict[str, dict[str, Any]] = {}
         self._models: dict[str, str] = {}
         self._since = time.time()
+        self.trial: Trial | None = None
+        if config.canary:
+            models = in_set(pool.versions.current)
+            old, new = next(iter(models.values())), models[f"{SLOT}{CANARY}"]
+            self.trial = Trial(old, new, config.canary_share, config.shadow_share, note)
 
     async def learn(self) -> None:
         """Ask the workers what they answer with, and how that is asked; once they are ready, and after each swap."""
@@ -186,9 +192,13 @@ class Front:
         self, path: str, header: Headers, body: bytes, account: Account, began: float
     ) -> Response | asyncio.Future[Response]:
         try:
-            slot = self._decoder.decode(body).model or DEFAULT
+            named = self._decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(400, "the body is not a request", why=str(error), hint=f"send {self._example(path)}") from None
+        slot, subject = named.model or DEFAULT, named.subject or ""
+        arm = self.trial.arm(subject) if self.trial is not None and slot == DEFAULT else None
+        if arm is not None and arm.version == self.trial.canary.new:  # type: ignore[union-attr]
+            slot = CANARY
         lane = DEFAULT if slot == POPULARITY else slot
         if lane != DEFAULT and f"{SLOT}{lane}" not in self._models:
             listed = ", ".join(f"`{name}`" for name in self._slots())
@@ -196,10 +206,10 @@ class Front:
         until = began + _number(header(b"x-deadline-ms"), self._config.deadline_ms, "x-deadline-ms") / 1e3
         floor = _number(header(b"x-min-quality"), -math.inf, "x-min-quality")
         caller = account.caller
-        client = _Client(self._loop.create_future(), account, path, slot, began)
+        client = _Client(self._loop.create_future(), account, path, slot, began, subject, arm)
         key = b""
         if self._config.cache_bytes and self.routes[path]:
-            key = self._cache.key(path, f"{self._pool.versions.current} {floor}", body)
+            key = self._cache.key(path, f"{self._pool.versions.current} {slot} {floor}", body)
             kept = self._cache.get(key)
             if kept is not None:
                 told, props = msgspec.msgpack.decode(kept)
@@ -212,7 +222,26 @@ class Front:
         asked.id = self._gateway.ask(wanted, lambda part: self._heard(asked, key, part))
         if key:
             self._asking[key] = asked
+        if arm is not None and arm.shadow:
+            self._shadow(wanted, client)
         return self._wait(asked, client, key)
+
+    def _shadow(self, wanted: Wanted, client: _Client) -> None:
+        """Ask the model on trial as well; both answers are compared when both are there."""
+        parts: dict[str, Part] = {}
+
+        def heard(which: str, part: Part) -> None:
+            parts[which] = part
+            if len(parts) == 2 and self.trial is not None:
+                self.trial.shadowed(parts["old"], parts["new"])
+
+        def told(answer: asyncio.Future[Response]) -> None:
+            if not answer.cancelled():
+                heard("old", Part(0, answer.result().status, b""))
+
+        with contextlib.suppress(Refused):  # nobody waits for it: where there is no room, it is not asked
+            self._gateway.ask(wanted._replace(slot=CANARY, priority=2, weight=0.01), lambda part: heard("new", part))
+            client.answer.add_done_callback(told)
 
     def _wait(self, asked: _Asked, client: _Client, key: bytes) -> asyncio.Future[Response]:
         asked.clients.append(client)
@@ -243,14 +272,19 @@ class Front:
         """One client's answer: logged, counted, with a number of its own."""
         client.account.end()
         self.metrics.answered(client.path, part.status, time.monotonic() - client.began)
+        request_id = self._ids.next()
+        if self.trial is not None and client.arm is not None:
+            self.trial.answered(request_id, client.subject, part)
         if part.status != 200:
             headers = ((b"retry-after", b"1"),) if part.status == 503 else ()
             return Response(_located(part.body, client.path), part.status, headers)
-        request_id, props = self._ids.next(), part.props
+        props = part.props
         if self._impressions is not None:
             kind, subject, shown = props.get("kind", "answer"), props.get("subject"), props.get("object")
             kept = {name: value for name, value in props.items() if name not in _NOT_KEPT}
             kept["slot"] = client.slot
+            if client.arm is not None:
+                kept["propensity"] = client.arm.propensity
             self._impressions.add(Logged(request_id, now_us(), kind, subject, shown, props.get("country"), kept))
         version = str(props.get("model", "")).rpartition("@")[2].encode()
         body = b'{"request_id":"%b",%b' % (request_id.encode(), part.body[1:])
@@ -271,6 +305,7 @@ class Front:
             "slots": self._slots(),
             "variants": {each: self._models[each] for each in self._models if not each.startswith(SLOT)},
             "chosen": {each: choice.explain() for each, choice in self._gateway.choices().items()},
+            "trial": self.trial.canary.verdict()._asdict() if self.trial is not None else None,
             "workers": [each._asdict() for each in self._pool.loads()],
             "impressions": {"appended": impressions.appended, "dropped": impressions.dropped} if impressions else None,
             "card": told["card"],
@@ -307,55 +342,6 @@ class Front:
 
 
 _NOT_KEPT = frozenset(("kind", "subject", "object", "country", "version"))
-
-
-@contextlib.asynccontextmanager
-async def opened(
-    root: Path, model: str, config: Serve, rerank: Rerank, impressions: Impressions | None, mounts: Mapping[str, AsgiApp],
-    note: Callable[[str], None], *, folder: Path | None = None, on: str = "local",
-) -> AsyncIterator[Front]:  # fmt: skip
-    """A front with workers that are ready; they follow the newest versions until the block ends.
-
-    Raises
-    ------
-    NotFound : there is no such model.  ServeError : no version of it can be loaded.
-    """
-    following = Following(root, model, config.variants, note)
-    room: list[Gateway] = []
-    options = {"max_batch": config.max_batch, "max_k": config.max_k, "rerank": msgspec.to_builtins(rerank)}
-    settings = Settings(workers=config.workers, max_waiting=config.max_waiting)
-    async with contextlib.AsyncExitStack() as stack:
-        pool: Pool | None = None
-        last: GyralError | None = None
-        for version in following.sets():
-            job = Job(source=str(root.absolute()), version=version, options=options)
-            opening = pooled(job, settings, folder, on=on, note=note, on_room=lambda: room[0].pump() if room else None)
-            try:
-                pool = await stack.enter_async_context(opening)
-                break
-            except ServeError as error:
-                following.refuse(version, error)
-                last = error
-        if pool is None:
-            raise last or ServeError(f"no version of `{model}` can be served")
-        slots = following.slots(pool.versions.current)
-        front_metrics: list[Metrics] = []
-        gateway = Gateway(
-            pool, slots, tiers(config.tiers), max_waiting=config.max_waiting, max_batch=config.max_batch,
-            on_batch=lambda *batch: front_metrics[0].batch(*batch) if front_metrics else None,
-        )  # fmt: skip
-        room.append(gateway)
-        front = Front(pool, gateway, following, config, impressions, mounts, note)
-        front_metrics.append(front.metrics)
-        await front.learn()
-        note(f"serve    {' '.join(in_set(pool.versions.current).values())} answers, by {config.workers} workers")
-        task = asyncio.get_running_loop().create_task(front.follow())
-        try:
-            yield front
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            gateway.close()
 
 
 def _number(value: bytes, default: float, name: str) -> float:

@@ -47,6 +47,14 @@ class Wanted(NamedTuple):
     floor: float = -math.inf
 
 
+class Demand(NamedTuple):
+    """Requests a second, those that wait, and requests a second of one worker within their deadlines."""
+
+    rate: float
+    waiting: int
+    capacity: float
+
+
 class _Batch:
     """What one worker has been given."""
 
@@ -180,6 +188,12 @@ class Gateway:
             if choice is not None:
                 found[name] = choice
         return found
+
+    def demand(self) -> Demand:
+        """What comes, what waits, and what one worker carries of it."""
+        rate = sum(each.rate for each in self._dispatchers.values())
+        busiest = max(self._dispatchers.values(), key=lambda each: each.rate)
+        return Demand(rate, self.waiting, busiest.capacity())
 
     def close(self) -> None:
         """Refuse who still waits."""

@@ -30,10 +30,10 @@ from gyral.lake.table import Lake
 from gyral.model import card as cards
 from gyral.serve.app import App
 from gyral.serve.feedback import Impressions
-from gyral.serve.front import opened
 from gyral.serve.http1.request import Route
 from gyral.serve.openai.app import OpenAi
 from gyral.serve.openai.writer import engine_of
+from gyral.serve.opening import opened
 from gyral.serve.packaged import is_source, packaged
 from gyral.serve.recommend.pipeline import dressing
 from gyral.serve.slots import Slots
