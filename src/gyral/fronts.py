@@ -49,7 +49,7 @@ def serve(root: Path, model: str, config: Config, run: Run, is_child: bool, read
         }
         told = server.serve(
             root, model, config.serve, lake, rerank=config.rerank, mounts=mounts, on_ready=on_ready, note=run.note,
-            folder=run.folder / "workers", on=config.on,
+            folder=run.folder / "workers", on=config.on, record=lambda line: run.metric("serving", **line),
         )  # fmt: skip
     run.summarize(**told.counts)
     if told.was_interrupted:

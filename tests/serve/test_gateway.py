@@ -77,7 +77,7 @@ def test_who_would_be_too_late_is_told_before_the_worker_is_free():
         with pytest.raises(Refused, match="as good") as refused:
             answer(gateway, floor=2.0)
         assert refused.value.status == 400
-        assert gateway.given_up["hopeless"] == 1 and gateway.refused()["hopeless"] == 1
+        assert gateway.not_answered() == {"full": 0, "late": 0, "hopeless": 2, "crowded": 0}
 
     with_gateway(test)
 

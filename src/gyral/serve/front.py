@@ -27,6 +27,7 @@ from gyral.serve.engine import Ask, Part
 from gyral.serve.feedback import Impressions, Logged, RequestIds
 from gyral.serve.following import CANARY, SLOT, Following
 from gyral.serve.gateway import Gateway, Wanted
+from gyral.serve.guard import GONE, Guard
 from gyral.serve.http1.answer import Response
 from gyral.serve.http1.request import Request
 from gyral.serve.http1.request import Route as Hot
@@ -35,7 +36,7 @@ from gyral.serve.metrics import Gauge, Metrics
 from gyral.serve.mounts import Mounts
 from gyral.serve.pool import Pool
 from gyral.serve.scheduling.canary import Arm
-from gyral.serve.scheduling.quota import Account, Quotas
+from gyral.serve.scheduling.quota import Account
 from gyral.serve.slots import DEFAULT, POLL_S
 from gyral.serve.trial import Trial
 from gyral.serve.wire import MODEL, POPULARITY
@@ -93,7 +94,7 @@ class Front:
         self._impressions = impressions
         self.metrics = Metrics(self._gauges)
         self._mounts = Mounts({**(mounts or {}), "/metrics": self.metrics})
-        self._quotas = Quotas(config.keys, time.monotonic(), file=config.keys_file, note=note)
+        self._guard = Guard(config, self.metrics, note)
         self._cache = Cache(config.cache_bytes)
         self._asking: dict[bytes, _Asked] = {}
         self._ids, self._own = RequestIds(), FIRST_OWN_ID
@@ -161,6 +162,7 @@ class Front:
             await reply(send, told.status, told.body, *told.headers)
         elif path == MODEL:
             allow(scope, "GET")
+            self._guard.check(dict(scope["headers"]).get(b"authorization", b""))
             await reply(send, 200, self._encoder.encode(self._describe(scope)))
         else:
             routes = ", ".join(f"POST {each}" for each in self.routes)
@@ -174,18 +176,11 @@ class Front:
         Refused : the request is not answered.
         """
         began = time.monotonic()
+        account = self._guard.begin(path, header(b"authorization"), len(body), began)
         try:
-            account = self._quotas.find(header(b"authorization"), began)
-            account.begin(began)
-        except Refused as refused:
-            self.metrics.answered(path, refused.status, 0.0)
-            raise
-        try:
-            account.spend(size_bytes=len(body))
             return self._begin(path, header, body, account, began)
         except BaseException as error:
-            account.end()
-            self.metrics.answered(path, error.status if isinstance(error, Refused) else 500, time.monotonic() - began)
+            self._guard.end(account, path, error.status if isinstance(error, Refused) else 500, began)
             raise
 
     def _begin(
@@ -249,8 +244,7 @@ class Front:
         def gone(answer: asyncio.Future[Response]) -> None:
             if not answer.cancelled():
                 return
-            client.account.end()
-            self.metrics.answered(client.path, 499, time.monotonic() - client.began)
+            self._guard.end(client.account, client.path, GONE, client.began)
             asked.clients.remove(client)
             if not asked.clients:
                 self._asking.pop(key, None)
@@ -270,8 +264,7 @@ class Front:
 
     def _answer(self, client: _Client, part: Part) -> Response:
         """One client's answer: logged, counted, with a number of its own."""
-        client.account.end()
-        self.metrics.answered(client.path, part.status, time.monotonic() - client.began)
+        self._guard.end(client.account, client.path, part.status, client.began)
         request_id = self._ids.next()
         if self.trial is not None and client.arm is not None:
             self.trial.answered(request_id, client.subject, part)
@@ -304,9 +297,7 @@ class Front:
             "loaded_at": loaded_at,
             "slots": self._slots(),
             "variants": {each: self._models[each] for each in self._models if not each.startswith(SLOT)},
-            "chosen": {each: choice.explain() for each, choice in self._gateway.choices().items()},
-            "trial": self.trial.canary.verdict()._asdict() if self.trial is not None else None,
-            "workers": [each._asdict() for each in self._pool.loads()],
+            **{name: value for name, value in self.state().items() if name in ("workers", "chosen", "trial")},
             "impressions": {"appended": impressions.appended, "dropped": impressions.dropped} if impressions else None,
             "card": told["card"],
         }
@@ -320,6 +311,19 @@ class Front:
     def _example(self, path: str) -> str:
         return str(next(iter(self._told.values()))["routes"][path][0])
 
+    def state(self) -> dict[str, Any]:
+        """How it is now, for the run's record."""
+        cache, gateway = self._cache.counts(), self._gateway
+        return {
+            "waiting": gateway.waiting,
+            "in_flight": gateway.in_flight,
+            "not_answered": gateway.not_answered(),
+            "cache": {"hits": cache.hits + cache.shared, "misses": cache.misses, "bytes": cache.num_bytes},
+            "workers": [each._asdict() for each in self._pool.loads()],
+            "chosen": {each: choice.explain() for each, choice in gateway.choices().items()},
+            "trial": self.trial.canary.verdict()._asdict() if self.trial is not None else None,
+        }
+
     def _gauges(self) -> dict[str, Gauge]:
         loads, cache, gateway = self._pool.loads(), self._cache.counts(), self._gateway
         versions = {name: float(each.rpartition("@")[2]) for name, each in self._models.items()}
@@ -330,7 +334,7 @@ class Front:
         return {
             "gyral_waiting": Gauge("requests that wait for a worker", "", {"": gateway.waiting}),
             "gyral_in_flight": Gauge("requests that have no answer yet", "", {"": gateway.in_flight}),
-            "gyral_not_answered": Gauge("refused or given up, by why", "why", {**gateway.refused(), **gateway.given_up}, True),
+            "gyral_not_answered": Gauge("refused or given up, by why", "why", gateway.not_answered(), True),
             "gyral_worker_resident_bytes": Gauge("memory", "worker", of_workers("resident_bytes")),
             "gyral_worker_busy": Gauge("share of the time that it computes", "worker", of_workers("busy")),
             "gyral_worker_deaths": Gauge("how often it was replaced", "worker", of_workers("deaths"), True),

@@ -172,9 +172,9 @@ class Gateway:
         """Requests that have no answer yet."""
         return len(self._requests)
 
-    def refused(self) -> dict[str, int]:
-        """Why requests were not let in, and how many."""
-        total = {"full": 0, "hopeless": 0, "late": 0}
+    def not_answered(self) -> dict[str, int]:
+        """Requests that were not let in, or given up, by why."""
+        total = {"full": 0, "late": 0, **self.given_up}
         for admission in self._admissions.values():
             for why, count in admission.refused.items():
                 total[why] += count

@@ -20,7 +20,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gyral.config.rerank import Rerank
 from gyral.config.sections import Serve
@@ -37,6 +37,7 @@ from gyral.serve.opening import opened
 from gyral.serve.packaged import is_source, packaged
 from gyral.serve.recommend.pipeline import dressing
 from gyral.serve.slots import Slots
+from gyral.serve.stats import Stats
 
 STOP_TIMEOUT_S = 3.0
 """How long a stop waits for requests in flight; a client that sent half of one would hold the server forever."""
@@ -44,11 +45,18 @@ SWITCH_INTERVAL_S = 0.0005
 """How long the thread that encodes impressions may hold the interpreter while requests wait; Python's default is 5 ms."""
 
 
+Record = Callable[[dict[str, Any]], None]
+
+
 class Opened(NamedTuple):
-    """What a server answers with: an application, and path → fast handler; all other paths are the application's."""
+    """What a server answers with: an application, and path → fast handler; all other paths are the application's.
+
+    `stats`: what it did, where that is recorded.
+    """
 
     app: AsgiApp
     hot: Mapping[str, Route]
+    stats: Stats | None = None
 
 
 class Served(NamedTuple):
@@ -70,6 +78,7 @@ def serve(
     note: Callable[[str], None] = print,
     folder: Path | None = None,
     on: str = "local",
+    record: Record | None = None,
 ) -> Served:
     """Serve a model until SIGINT or SIGTERM; says which, and how many answers were logged.
 
@@ -81,6 +90,7 @@ def serve(
     mounts : other applications by path prefix, for example the pages at `/`.
     on_ready : called with the address once requests are answered.
     folder, on : of the logs of workers, and where those are placed: here, or by Ray.
+    record : takes a line of what was done, every few seconds.
 
     Raises
     ------
@@ -94,7 +104,7 @@ def serve(
                 if config.workers
                 else _inline(root, model, config, rerank or Rerank(), impressions, mounts or {}, note)
             )
-            was_interrupted = run_app(opened, sock, on_ready)
+            was_interrupted = run_app(opened, sock, on_ready, record)
         finally:
             if impressions is not None:
                 impressions.close()
@@ -123,9 +133,9 @@ async def _inline(
     slots = packaged(model, note) if is_source(model) else Slots(root, model, note, dress)
     try:
         openai = OpenAi(slots, config.max_body_bytes, engine_of, impressions, note)
-        app = App(slots, config, impressions, {**mounts, **openai.mounts}, note)
+        app = App(slots, config, impressions, mounts, note, openai.mounts)
         try:
-            yield Opened(app, app.hot())
+            yield Opened(app, app.hot(), Stats(app.metrics))
         finally:
             openai.close()
             app.close()
@@ -143,7 +153,7 @@ async def _workers(
         why = "what language models write together is one batch of one process"
         raise ConfigError("a language model is not answered by workers", why=why, where="serve.workers", hint="leave it at 0")
     async with opened(root, model, config, rerank, impressions, mounts, note, folder=folder, on=on) as front:
-        yield Opened(front, front.hot())
+        yield Opened(front, front.hot(), Stats(front.metrics, front.state))
 
 
 def _listening(host: str, port: int) -> contextlib.closing[socket.socket]:
@@ -154,22 +164,33 @@ def _listening(host: str, port: int) -> contextlib.closing[socket.socket]:
     return contextlib.closing(listen(host, port))
 
 
-def run_app(opening: AbstractAsyncContextManager[Opened], sock: socket.socket, on_ready: Callable[[str], None] | None) -> bool:
+def run_app(
+    opening: AbstractAsyncContextManager[Opened], sock: socket.socket, on_ready: Callable[[str], None] | None,
+    record: Record | None = None,
+) -> bool:  # fmt: skip
     """Run on a socket that listens until SIGINT (True) or SIGTERM (False); the address is told once requests are answered."""
     from gyral.serve.http1.server import new_loop
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(_run(opening, sock, on_ready))
+        return runner.run(_run(opening, sock, on_ready, record))
 
 
 async def _run(
-    opening: AbstractAsyncContextManager[Opened], sock: socket.socket, on_ready: Callable[[str], None] | None
-) -> bool:
+    opening: AbstractAsyncContextManager[Opened], sock: socket.socket, on_ready: Callable[[str], None] | None,
+    record: Record | None,
+) -> bool:  # fmt: skip
     async with opening as opened:
         gc.collect()
         gc.freeze()  # what is loaded by now stays: a full collection of it stops requests for 50 ms
-        return await _serve(opened, sock, on_ready)
+        if record is None or opened.stats is None:
+            return await _serve(opened, sock, on_ready)
+        recording = asyncio.create_task(opened.stats.keep(record))
+        try:
+            return await _serve(opened, sock, on_ready)
+        finally:
+            recording.cancel()
+            record(opened.stats.line())
 
 
 async def _serve(opened: Opened, sock: socket.socket, on_ready: Callable[[str], None] | None) -> bool:
