@@ -21,6 +21,7 @@ WHY = {
     "late": "its turn would have come too late",
     "crowded": "given up for others",
 }
+EDGES_MS = [float(f"{10 ** (power / 5):.3g}") for power in range(-5, 26, 2)]
 Data = dict[str, Any]
 
 
@@ -99,7 +100,14 @@ def pace_charts(serving: Data) -> list[Markup]:
     if any(each["waiting"] for each in points):
         line = [Series("waiting", [(each["t"], each["waiting"]) for each in points])]
         drawn.append(
-            charts.line_chart(line, title="Waiting for a worker", x_label="seconds", x_format="{:g}".format, height=150)
+            charts.line_chart(
+                line,
+                title="Waiting for a worker",
+                x_label="seconds",
+                x_format="{:g}".format,
+                y_format=formats.compact,
+                height=150,
+            )
         )
     return drawn
 
@@ -109,9 +117,18 @@ def latency_chart(serving: Data) -> Markup:
     total = sum(count for _, count in serving["latency_ms"]) or 1
     bars = [
         Bar(f"to {edge:g} ms" if edge is not None else "longer", count, f"{count:,} ({count / total:.1%})")
-        for edge, count in serving["latency_ms"]
+        for edge, count in _coarser(serving["latency_ms"])
     ]
     return charts.bar_chart(bars, title="Latency of all answers", series="latency", note="in the server")
+
+
+def _coarser(rows: Sequence[tuple[float | None, int]]) -> list[tuple[float | None, int]]:
+    """Two buckets a bar: five bars are two decades."""
+    found: dict[float | None, int] = {}
+    for edge, count in rows:
+        wider = next((each for each in EDGES_MS if edge is not None and edge <= each * 1.01), None)
+        found[wider] = found.get(wider, 0) + count
+    return list(found.items())
 
 
 def batch_chart(serving: Data) -> Markup:
