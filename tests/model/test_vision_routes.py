@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gyral.errors import InputError
-from gyral.model.vision_routes import Embed, Search, Shown, routes_of
+from gyral.model.vision_routes import Embed, Label, Search, Shown, routes_of
 
 
 class Encoder:
@@ -26,6 +26,11 @@ class Encoder:
     def embed_images(self, raws):
         self.passes += 1
         return np.array([[sum(each), len(each), 0, 1] for each in raws], np.float32)
+
+    scale = 2.0
+
+    def named(self, language):
+        return ["x", "yy"], self.embed_texts(["x", "yy"])
 
     def name_of(self, place, language):
         return f"{self.objects[place]}-{language}"
@@ -58,11 +63,36 @@ def test_embeddings_together_are_those_of_each_and_take_a_pass_of_each_kind(mode
 
 def test_searches_together_find_what_each_finds_also_among_what_was_shown(model, routes):
     routes["/v1/pictures"].answer(msgspec.convert({"pictures": [{"object": "new", "raw": encoded(b"ab")[0]}]}, _Pictures))
-    requests = [Search("ab", 2), Search("b", 4, "en"), Search("bbb", 1, among="shown"), Search("a", among="learned")]
+    requests = [
+        Search("ab", k=2),
+        Search("b", k=4, language="en"),
+        Search("bbb", k=1, among="shown"),
+        Search("a", among="learned"),
+    ]
     alone = [routes["/v1/search"].answer(each) for each in requests]
     model.passes = 0
     assert routes["/v1/search"].together(requests) == alone and model.passes == 1
     assert alone[2].object == "new" and len(alone[3].body["items"]) == 3 and alone[1].body["items"][1]["title"] == "a-en"
+
+
+def test_a_picture_is_looked_for_like_words(model, routes):
+    raw = encoded(b"\x01\x00")[0]
+    requests = [Search(picture=raw, k=1), Search("bbbbbb", k=1), Search(picture=encoded(b"abc")[0], k=3)]
+    told = routes["/v1/search"].together(requests)
+    assert told == [routes["/v1/search"].answer(each) for each in requests]
+    assert told[0].body == {"items": [{"object": "b", "score": 2.0, "title": "b-"}]}
+    for bad in (Search(), Search("a", picture=raw)):
+        with pytest.raises(InputError, match="words or for a picture"):
+            routes["/v1/search"].answer(bad)
+
+
+def test_labels_are_told_with_their_share_of_what_was_asked_or_known(model, routes):
+    picture = encoded(b"\x01")[0]  # its vector is 1, 1, 0, 1
+    told = routes["/v1/label"].answer(Label(picture, ["a", "b"], k=2)).body["labels"]
+    assert [each["label"] for each in told] == ["a", "b"] and [each["score"] for each in told] == [3.0, 2.0]
+    assert [each["share"] for each in told] == pytest.approx([1 / (1 + np.exp(-2)), 1 / (1 + np.exp(2))], abs=1e-6)
+    known = routes["/v1/label"].answer(Label(picture, k=1))
+    assert known.body["labels"][0]["label"] == "yy" and known.kind == "label" and known.props["labels"] == ["yy"]
 
 
 class _Pictures(msgspec.Struct):
