@@ -62,7 +62,7 @@ class ServableVision:
             self.embedder = Embedder.of(weights)
             self.known = msgspec.json.decode((folder / PICTURES).read_bytes(), type=Known)
             self.gallery = weights.arrays[GALLERY]
-            self.scale = float(np.exp(weights.arrays["scale"])) if "scale" in weights.arrays else DEFAULT_SCALE
+            self.scale = float(np.exp(weights.arrays["scale"].reshape(-1)[0])) if "scale" in weights.arrays else DEFAULT_SCALE
             if len(self.gallery) != len(self.known.ids):
                 raise ValueError(f"{len(self.gallery)} vectors and {len(self.known.ids)} names")
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:

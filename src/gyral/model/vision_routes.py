@@ -98,9 +98,8 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> d
 
     def search_together(requests: Sequence[Search]) -> list[Told]:
         if any(bool(each.text) == bool(each.picture) for each in requests):
-            raise InputError(
-                "a search is for words or for a picture", hint='send `{"text": "a hedgehog"}`, or `{"picture": "…"}`'
-            )
+            hint = 'send `{"text": "a hedgehog"}`, or `{"picture": "base64…"}`'
+            raise InputError("a search is for words or for a picture", hint=hint)
         raws = [decoded(each.picture) for each in requests if each.picture]
         texts = iter(model.embed_texts([each.text for each in requests if each.text]) if len(raws) < len(requests) else ())
         pictures = iter(model.embed_images(raws) if raws else ())
@@ -123,9 +122,11 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> d
 
     def label(request: Label) -> Told:
         vector = model.embed_images([decoded(request.picture)])[0]
-        names, vectors = (
-            (request.labels, model.embed_texts(request.labels)) if request.labels else model.named(request.language)
-        )
+        names = request.labels
+        if names:
+            vectors = model.embed_texts(names)
+        else:
+            names, vectors = model.named(request.language)
         scores = vectors @ vector
         shares = np.exp(model.scale * (scores - scores.max()))
         shares /= shares.sum()

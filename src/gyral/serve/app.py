@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from gyral.config.sections import Serve
-from gyral.errors import InputError
+from gyral.errors import InputError, UsageError
 from gyral.event.clock import now_us
 from gyral.http import AsgiApp, Header, Receive, Refused, Scope, Send, allow, header, read_body, reply, routed
 from gyral.model.family import Answer, Item, Recommends, Route, Servable
@@ -124,7 +124,7 @@ class App:
             raise Refused(404, f"`{model.name}` is not asked at `{path}`", hint=_asked_at(model))
         try:
             told = await asyncio.get_running_loop().run_in_executor(self._worker, model.routes[path].answer, request)
-        except InputError as error:  # what the client sent
+        except (InputError, UsageError) as error:  # what the client sent, or this model is not asked
             raise Refused(400, error.what, why=error.why, hint=error.hint) from None
         except Exception as error:  # a family's fault, not the client's
             raise self._failed(error) from None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
-from gyral.errors import GyralError, InputError
+from gyral.errors import GyralError, InputError, UsageError
 
 if TYPE_CHECKING:
     from gyral.model.family import Route, Servable, Told
@@ -174,14 +174,14 @@ class OneShot:
                     raise ValueError(f"{len(told)} answers to {len(asks)} requests")
                 return [self._part(ask, each) for ask, each in zip(asks, told, strict=True)]
             except Exception as error:  # which of them did it comes out one by one
-                if not isinstance(error, InputError):
+                if not isinstance(error, InputError | UsageError):
                     self._note(f"serve    a batch of {len(asks)} at `{path}` failed: {type(error).__name__}: {error}")
         return [self._alone(path, ask, request) for ask, request in zip(asks, requests, strict=True)]
 
     def _alone(self, path: str, ask: Ask, request: Any) -> Part:
         try:
             return self._part(ask, self._routes[path][1].answer(request))
-        except InputError as error:  # what the client sent
+        except (InputError, UsageError) as error:  # what the client sent, or this model is not asked
             return failed(ask.id, 400, error.what, why=error.why, hint=error.hint)
         except Exception as error:  # the model's fault, not the client's
             said = str(error) if not isinstance(error, GyralError) else error.what
