@@ -38,6 +38,7 @@ from gyral.console import (
     turns_and_pages,
 )
 from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, UsageError, render
+from gyral.tools import bench
 
 
 def main() -> None:
@@ -294,3 +295,6 @@ def doctor(root: Path, sets: tuple[str, ...], as_json: bool, **_: Any) -> None:
     print_result(as_json, {"findings": [plain(each) for each in findings]}, lambda: table_of(findings))
     if any(each.state == "bad" for each in findings):
         sys.exit(1)
+
+
+commands.add_command(bench)
