@@ -90,7 +90,7 @@ def spread(samples_ms: np.ndarray) -> Spread:
     ordered = np.sort(samples_ms)
 
     def rank(place: float) -> float:
-        return round(float(ordered[min(max(math.ceil(place) - 1, 0), count - 1)]), 4)
+        return round(float(ordered[min(max(math.ceil(place - 1e-9) - 1, 0), count - 1)]), 4)
 
     told = {name: rank(share * count) for name, share in QUANTILES.items() if count >= needed(share)}
     interval = None
@@ -197,7 +197,7 @@ def curve(samples_ms: np.ndarray, per_decade: int = 8) -> list[tuple[float, floa
         return []
     ordered = np.sort(samples_ms)
     nines = np.arange(0.0, math.log10(count) + 1e-9, 1 / per_decade)
-    places = np.clip(np.ceil(count * (1 - 10.0**-nines)).astype(int) - 1, 0, count - 1)
+    places = np.clip(np.ceil(count * (1 - 10.0**-nines) - 1e-9).astype(int) - 1, 0, count - 1)
     points = [(round(float(at), 4), round(float(ordered[place]), 4)) for at, place in zip(nines, places, strict=True)]
     return [*points, (round(math.log10(count), 4), round(float(ordered[-1]), 4))]
 
