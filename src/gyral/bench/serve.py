@@ -258,8 +258,10 @@ def _shown(found: list[OperatingPoint]) -> OperatingPoint:
 
 def _figures(point: OperatingPoint) -> dict[str, Any]:
     """What the lists and the facts of a run show."""
-    names = ("offered_per_s", "achieved_per_s", "goodput", "num_requests", "num_ok", "cpu_s_per_request", "usd_per_1000")
+    names = ("offered_per_s", "achieved_per_s", "goodput", "num_requests", "num_ok", "usd_per_1000")
     told: dict[str, Any] = {name: getattr(point, name) for name in names if getattr(point, name) is not None}
+    if point.cpu_s_per_request is not None:
+        told["cpu_us_per_request"] = round(1e6 * point.cpu_s_per_request, 1)
     told |= {name: getattr(point.latency, name) for name in points.QUANTILES}
     return {**told, "is_valid": point.is_valid, **({"why": point.why} if point.why else {})}
 
