@@ -2,15 +2,15 @@
 
 - `agree`: a server whose answers take 5 ms each (gyral's HTTP server, a timer), asked at 200/s by `gyral bench serve` and by
   `h2load --rps`, and by `wrk` with 8 connections as fast as it may. Figures in ms; h2load's are of its log of requests.
-- `stall`: the same, and the server is stopped (SIGSTOP) for one second of four. A quarter of the requests is due while it is, so
-  the p99 of constant arrivals is .96 s. `closed` is a pool of 8 workers (`gyral.serve.client.ask_many`) that tells what it saw.
+- `stall`: the same, and the server is stopped (SIGSTOP) for one second of four. A quarter of the requests is due while it is,
+  so the p99 of constant arrivals is .96 s. `closed` is a pool of 8 workers (`gyral.serve.client.ask_many`); it tells what it saw.
 - `cost`: CPU µs a request that each takes itself, at 4,000/s of echoes (wrk: as fast as it may), by the system's accounting.
 Rounds in turn; `p50_over_h2load` compares the best rounds, all else medians. On a busy machine latencies are of the machine.
 
 Predicted before measuring: p50 within 10 % of h2load's; under the stall p99 .9 s or more by gyral and below .1 s by wrk, and
 h2load, whose rate waits for answers, between the two; 30 µs a request, 5 to 10 times h2load's and wrk's, which are C.
-Found: wrk 4.1 adds afterwards the samples that its own pace would have made (the correction of HDR histograms), so its p99 shows
-the stall as ours does; a plain closed loop and h2load's rate do not.
+Found: wrk 4.1 adds afterwards the samples that its own pace would have made (as HDR histograms can), so its p99 shows the stall
+as ours does; a plain closed loop and h2load's rate do not.
 Command: .venv/bin/python benchmarks/serve/load.py (two minutes; Debian's nghttp2-client and wrk)
 """
 
@@ -151,7 +151,9 @@ def main() -> None:
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
         agree = in_turn(runs("/work", RATE, SECONDS), ROUNDS)
-        stall = {tool: (lambda run=run: stalled(run, pid, served)) for tool, run in runs("/work", RATE, STALL_SECONDS).items()}
+        asked = runs("/work", RATE, STALL_SECONDS)
+        asked["closed"] = lambda: by_closed(folder, url, "/work", RATE, STALL_SECONDS)
+        stall = {tool: (lambda run=run: stalled(run, pid, served)) for tool, run in asked.items()}
         result: dict[str, Any] = {
             "agree": agree,
             "stall": in_turn(stall, ROUNDS, 0),

@@ -16,7 +16,7 @@ def made(rows, due_s=None, deadline_s=None):
     zeros = np.zeros(count, np.uint32)
     record = Record(count)
     for at, (outcome, taken_ms, status) in enumerate(rows):
-        record.reached_s[at], record.sent_s[at] = due_s[at], due_s[at]
+        record.reached_s[at], record.sent_s[at] = due_s[at], due_s[at] + 5e-4  # what was due waited half a millisecond
         record.done_s[at] = due_s[at] + taken_ms / 1e3
         record.outcome[at], record.status[at] = outcome, status
     return Traffic(due_s, zeros, zeros, deadline_s, [b""], [b""]), record
@@ -46,11 +46,12 @@ def test_a_percentile_that_too_few_samples_bound_is_not_told():
 
 def test_what_failed_is_counted_by_kind_and_a_timeout_counts_as_what_it_waited():
     rows = [(OK, 10, 200)] * 6 + [(REFUSED, 1, 503)] * 2 + [(REFUSED, 1, 404), (CUT, 5, 200), (TIMEOUT, 2_000, 0)]
-    traffic, record = made(rows, deadline_s=np.array([0.005, 0.005] + [1.0] * 9))
+    traffic, record = made(rows, deadline_s=np.array([0.005, 0.0098] + [1.0] * 9))
     point = points.operating_point(traffic, record, 10.0, late_ms=1, max_late=0.01, cpu_s=0.3, usd_per_core_hour=0.036)
     assert point.errors == {"status 503": 2, "status 404": 1, "cut": 1, "timeout": 1}
     assert point.num_ok == 6 and point.goodput == pytest.approx(4 / 11, abs=1e-6) and point.latency.num_samples == 7
-    assert point.latency.max_ms == 2_000 and point.latency.p50_ms == 10
+    assert point.latency.max_ms == 2_000 and point.latency.p50_ms == 10 and point.since_sent.p50_ms == 9.5
+    assert point.waited_share == 1
     assert point.seconds == 12.0 and point.achieved_per_s == 0.5  # the last outcome came after 12 s
     assert point.cpu_s_per_request == pytest.approx(0.05) and point.usd_per_1000 == pytest.approx(0.0005)
     assert point.is_valid and not points.holds(point)
