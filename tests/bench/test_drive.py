@@ -123,6 +123,9 @@ def test_addresses():
     for url in ("ftp://x", "http://", "http://x:99999999", ""):
         with pytest.raises(UsageError, match="no address"):
             Target.of(url)
+    with pytest.raises(UsageError, match="password") as refused:
+        Target.of("http://me:secret@127.0.0.1:80")
+    assert "secret" not in str(refused.value)
 
 
 def test_a_drive_costs_little(drive):

@@ -53,6 +53,8 @@ class Target(NamedTuple):
             parts, port = urlsplit("x:"), None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"`{url}` is no address of a server", hint="write `http://127.0.0.1:8000`")
+        if parts.username or parts.password:
+            raise UsageError("an address with a password is kept in the run's record", hint="`--key-env NAME` reads a key")
         is_tls = parts.scheme == "https"
         return cls(parts.hostname, port or (443 if is_tls else 80), is_tls, parts.path.rstrip("/"))
 
@@ -104,10 +106,10 @@ class Drive:
         loop = asyncio.get_running_loop()
         self._loop, self._ended = loop, asyncio.Event()
         self._alarm = Alarm(loop, self._dispatch)
-        before_s = time.process_time()
         gc.collect()
         gc.freeze()
         gc.disable()  # a full collection would be lateness, and nothing here makes cycles
+        before_s = time.process_time()
         try:
             self.start_s = time.monotonic() + LEAD_S
             self._alarm.at(self.start_s + self._due[0])
