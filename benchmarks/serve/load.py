@@ -10,8 +10,8 @@ Rounds in turn; `p50_over_h2load` compares the best rounds, all else medians. On
 
 Predicted before measuring: p50 within 10 % of h2load's; under the stall p99 .9 s or more by gyral and below .1 s by wrk, and
 h2load, whose rate waits for answers, between the two; 30 µs a request, 5 to 10 times h2load's and wrk's, which are C.
-Found: wrk 4.1 adds afterwards the samples that its own pace would have made (as HDR histograms can), so its percentiles show the
-stall; in a plain closed loop and in h2load's log it is one request a connection.
+Found: wrk 4.1 adds afterwards the samples that its own pace would have made (as HDR histograms can), so its percentiles
+show the stall; in a plain closed loop and in h2load's log it is one request a connection.
 Command: .venv/bin/python benchmarks/serve/load.py (two minutes; Debian's nghttp2-client and wrk)
 """
 
