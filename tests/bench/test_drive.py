@@ -1,9 +1,13 @@
 """The generator against a server whose times are known, and against a server that stands still."""
 
 import asyncio
+import contextlib
 import os
+import shutil
 import signal
 import socket
+import ssl
+import subprocess
 import threading
 import time
 
@@ -11,10 +15,15 @@ import numpy as np
 import pytest
 
 from gyral.bench import arrivals, points
-from gyral.bench.drive import Target
+from gyral.bench.drive import Drive, Target
 from gyral.bench.record import CUT, MALFORMED, OK, REFUSED, RESET, TIMEOUT, UNREACHED
-from gyral.errors import UsageError
+from gyral.bench.serve import _probe
+from gyral.bench.traffic import Heads, assembled
+from gyral.errors import ServeError, UsageError
 from gyral.serve.client import ask_many
+from gyral.serve.http1.answer import Response
+from gyral.serve.http1.request import Route
+from gyral.serve.http1.server import Server, listen, new_loop
 
 
 def taken_s(made, record):
@@ -132,3 +141,36 @@ def test_a_drive_costs_little(drive):
     due_s = arrivals.due("poisson", 2_000, 1.0, 6)
     _, record = drive("/work?0", due_s)
     assert record.cpu_s / len(record) < 500e-6  # 30 µs on an idle machine: 33,000 requests/s on a core
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no `openssl` to make a certificate with")
+def test_a_server_is_asked_over_tls_and_its_certificate_is_checked(tmp_path, monkeypatch):
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=here", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", tmp_path / "key", "-out", tmp_path / "cert"], check=True, capture_output=True)
+    own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    own.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+
+    async def run(is_known):
+        if is_known:
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert"))
+        with contextlib.closing(listen("127.0.0.1", 0)) as sock:
+            server = Server(None, {"/echo": Route(lambda asked: Response(asked.body), ("POST",))}, tls=own)
+            await server.start(sock)
+            due_s, zeros = np.arange(20) / 200, np.zeros(20, np.uint32)
+            rng = np.random.default_rng(0)
+            made = assembled(due_s, ["/echo"], zeros, [b"{}"], zeros, Heads("x", {}), "", "", rng)
+            target = Target.of(f"https://127.0.0.1:{sock.getsockname()[1]}")
+            try:
+                if is_known:
+                    await asyncio.to_thread(_probe, target, made)
+                else:
+                    with pytest.raises(ServeError, match="certificate"):
+                        await asyncio.to_thread(_probe, target, made)
+                return await Drive(made, target).run()
+            finally:
+                await server.stop(1)
+
+    for is_known, outcome in ((False, UNREACHED), (True, OK)):
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            assert list(runner.run(run(is_known)).outcome) == [outcome] * 20
