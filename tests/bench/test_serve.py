@@ -11,10 +11,12 @@ from collections import Counter
 import httpx
 import pytest
 
+from gyral import config as configs
 from gyral.bench import cpu
 from gyral.bench.replay import events
+from gyral.bench.serve import serve
 from gyral.lake.table import Lake
-from gyral.run import read_lineage, read_metrics
+from gyral.run import Run, read_lineage, read_metrics
 
 
 def gyral(*words, code=0):
@@ -118,3 +120,20 @@ def test_cpu_seconds_that_a_server_tells(known):
     assert cpu.of_metrics(known.url) == 3.5 and cpu.of_metrics("http://127.0.0.1:9") is None
     assert cpu.meter(known.url, 0)[1] == "/metrics" and cpu.meter(known.url, known.pid)[1] == f"process {known.pid}"
     assert cpu.is_same("http://127.0.0.1:80/a", "127.0.0.1:80") and not cpu.is_same("http://a:1", "http://a:2")
+
+
+@pytest.mark.slow
+def test_a_ramp_finds_what_a_server_can_do(known, tmp_path):
+    """One after the other for 5 ms each is 200/s; a busy machine only takes from it, so of three ramps the best counts."""
+    (tmp_path / "bodies").write_text("{}")
+    flags = {"url": known.url, "route": "bodies", "bodies": str(tmp_path / "bodies"), "path": "/work?5", "arrivals": "ramp"}
+    flags |= {"rate": 50.0, "seconds": 2.0, "deadlines": "300ms", "warmup_s": 0.0, "late_ms": 1e3}
+    config = configs.load(tmp_path, [], {f"bench.{name}": value for name, value in flags.items()})
+    knees = []
+    while len(knees) < 3 and max(knees, default=0) < 110:
+        with Run.start(tmp_path, "bench", config) as run:
+            told = serve(tmp_path, config, run)
+        knees.append(told["knee_per_s"] or 0)
+        assert told["limited_by"] == "server" and max(each["offered_per_s"] for each in told["steps"]) > 200
+        assert all(each["achieved_per_s"] < 201 for each in told["steps"])
+    assert 110 <= max(knees) < 212

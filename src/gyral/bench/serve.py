@@ -79,7 +79,7 @@ def serve(root: Path, config: Config, run: Run) -> dict[str, Any]:
         "arrivals": "logged" if bench.route == "replay" else bench.arrivals,
     }
     if bench.arrivals == "ramp":
-        told["knee_per_s"] = shown.offered_per_s if points.holds(shown) and shown.is_valid else None
+        told |= _knee(found, shown)
     run.summarize(**told, **_figures(shown))
     if not shown.is_valid:
         run.note(f"bench    not valid: {shown.why}")
@@ -254,6 +254,14 @@ def _shown(found: list[OperatingPoint]) -> OperatingPoint:
     """The point that a run is known by: of a ramp the highest that was held, or the lowest there is."""
     held = [each for each in found if points.holds(each) and each.is_valid]
     return held[-1] if held and len(found) > 1 else found[0]
+
+
+def _knee(found: list[OperatingPoint], shown: OperatingPoint) -> dict[str, Any]:
+    """The highest rate that was held, None when none was; and what ended the ramp: the server, the generator, or its last step."""
+    is_held = points.holds(shown) and shown.is_valid
+    above = [each for each in found if each.offered_per_s > shown.offered_per_s or not is_held]
+    limit = ("server" if above[0].is_valid else "generator") if above else "steps"
+    return {"knee_per_s": shown.offered_per_s if is_held else None, "limited_by": limit}
 
 
 def _figures(point: OperatingPoint) -> dict[str, Any]:

@@ -21,7 +21,8 @@ def table_of(told: dict[str, Any]) -> str:
     rows = [f"{told['url']}, {told['route']}, {told['arrivals']}"]
     if "knee_per_s" in told:
         knee = told["knee_per_s"]
-        rows.append(f"knee          {knee:,.0f}/s is held" if knee else "knee          no rate was held, not the lowest either")
+        limit = "" if told["limited_by"] == "server" else f"; the {told['limited_by']} ended the ramp, not the server"
+        rows.append(f"knee          {f'{knee:,.0f}/s is held' if knee else 'no rate was held, not the lowest either'}{limit}")
     rows.append(f"offered       {point.offered_per_s:,.1f}/s, {point.num_requests:,} requests in {point.seconds:,.1f} s")
     rows.append(f"answered      {point.achieved_per_s:,.1f}/s; in time {point.good_per_s:,.1f}/s, goodput {point.goodput:.4f}")
     rows.append(f"latency       {_spoken(point.latency)}")
