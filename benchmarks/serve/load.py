@@ -36,7 +36,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measure import GYRAL, PYTHON, in_turn, timed, write
 
-ROUNDS, RATE, FAST, SECONDS, STALL_SECONDS, CONNECTIONS = 3, 200, 4_000, 3, 4, 16
+ROUNDS, RATE, FAST, SECONDS, STALL_SECONDS, CONNECTIONS = 5, 200, 4_000, 3, 4, 16
 BODY = '{"subject": "17850", "k": 10}'
 SERVER = """
 import asyncio
@@ -126,9 +126,9 @@ def stalled(run: Callable[[], dict[str, float]], pid: int, served: Callable[[], 
 
     def stop() -> None:
         before = served()
-        while served() < before + 0.005:  # one tick of CPU time: the load has begun
+        while served() < before + 0.015:  # two ticks of CPU time: the load has begun, some 200 requests ago
             time.sleep(0.01)
-        time.sleep(0.5)
+        time.sleep(0.2)
         os.kill(pid, signal.SIGSTOP)
         time.sleep(1.0)
         os.kill(pid, signal.SIGCONT)

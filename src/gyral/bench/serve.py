@@ -257,7 +257,7 @@ def _shown(found: list[OperatingPoint]) -> OperatingPoint:
 
 
 def _knee(found: list[OperatingPoint], shown: OperatingPoint) -> dict[str, Any]:
-    """The highest rate that was held, None when none was; and what ended the ramp: the server, the generator, or its last step."""
+    """The highest rate that was held, None when none was; what ended the ramp: server, generator, or its last step."""
     is_held = points.holds(shown) and shown.is_valid
     above = [each for each in found if each.offered_per_s > shown.offered_per_s or not is_held]
     limit = ("server" if above[0].is_valid else "generator") if above else "steps"
