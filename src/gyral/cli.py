@@ -71,7 +71,7 @@ def main() -> None:
         fail(fault(error), 1)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(commands=[bench], context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="gyral")
 def commands() -> None:
     """gyral closes the loop of machine learning: events in, models out, and what people do next comes back.
@@ -210,6 +210,7 @@ def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, **fla
 @click.argument("model")
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port; 0 takes a free one.")
+@click.option("--workers", type=int, help="Processes that answer; 0: the server itself does.")
 @click.option("--child-of", type=int, hidden=True, help="Run this belongs to; stop when its process goes.")
 @common
 def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of: int | None, **flags: Any) -> None:
@@ -295,6 +296,3 @@ def doctor(root: Path, sets: tuple[str, ...], as_json: bool, **_: Any) -> None:
     print_result(as_json, {"findings": [plain(each) for each in findings]}, lambda: table_of(findings))
     if any(each.state == "bad" for each in findings):
         sys.exit(1)
-
-
-commands.add_command(bench)
