@@ -38,6 +38,7 @@ from gyral.console import (
     turns_and_pages,
 )
 from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, UsageError, render
+from gyral.tools import bench
 
 
 def main() -> None:
@@ -70,7 +71,7 @@ def main() -> None:
         fail(fault(error), 1)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(commands=[bench], context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="gyral")
 def commands() -> None:
     """gyral closes the loop of machine learning: events in, models out, and what people do next comes back.

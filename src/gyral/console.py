@@ -179,7 +179,7 @@ def configure(
     from gyral import plugins
 
     verb = click.get_current_context().info_name
-    named = {_FLAGS.get(key, f"{verb}.{key}"): value for key, value in flags.items()}
+    named = {key if "." in key else _FLAGS.get(key, f"{verb}.{key}"): value for key, value in flags.items()}
     if mapping is not None:
         named["ingest.map"] = _mapping(mapping)
     config = configs.load(root, sets, named, base)

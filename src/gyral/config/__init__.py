@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from gyral.config.bench import Bench
 from gyral.config.curation import Curate, Decontaminate, Dedup, Images, Language, Mix, Privacy, Quality, Tokens
 from gyral.config.rerank import Rerank
 from gyral.config.sections import (
@@ -76,6 +77,7 @@ class Config(Section, frozen=True):
     rerank: Rerank = Rerank()
     loop: Loop = Loop()
     dash: Dash = Dash()
+    bench: Bench = Bench()
 
 
 def load(

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from gyral.dash import documents, formats, live, serving
+from gyral.dash import documents, formats, live, load, serving
 from gyral.dash.curves import MAX_POINTS, curves
 from gyral.dash.records import (
     UNRECORDED,
@@ -119,6 +119,7 @@ def run(root: Path, number: int) -> Data:
         "candidates": [line for line in lines if line.get("type") == "metric" and "candidate" in line],
         "curves": curves(lines),
         "live": live.of_lines(lines),
+        "load": load.of_lines(lines),
         "serving": serving.of_lines(lines),
         "rates": _rates(progress),
         "children": [_row(child) for child in _children(root, number)] if lineage.verb == "loop" else [],
@@ -254,6 +255,8 @@ def headline(verb: str, summary: Mapping[str, Any]) -> str:
         return f"{get('to', '')} {get('bytes_before', 0) / get('bytes_after', 1):.1f}× smaller".strip()
     if verb == "serve" and _is_number(get("p99_ms")):
         return f"p99 {formats.milliseconds(get('p99_ms'))}"
+    if verb == "bench" and _is_number(get("achieved_per_s")):
+        return f"{formats.count(get('achieved_per_s'))}/s, p99 {formats.milliseconds(get('p99_ms'))}"
     if verb == "eval" and isinstance(get("ndcg_at_10"), dict) and _is_number(get("ndcg_at_10", {}).get("model")):
         return f"NDCG@10 {formats.metric(get('ndcg_at_10', {})['model'])}"
     if verb == "loop" and isinstance(get("turns"), list):
@@ -360,7 +363,7 @@ def _rates(progress: list[Data]) -> list[Data]:
 
 
 def _verb_order(verb: str) -> tuple[int, str]:
-    order = ("loop", *VERBS, "eval")
+    order = ("loop", *VERBS, "eval", "bench")
     return (order.index(verb) if verb in order else len(order), verb)
 
 

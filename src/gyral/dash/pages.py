@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from gyral import __version__
-from gyral.dash import figures, formats, gather, live, serving
+from gyral.dash import figures, formats, gather, live, load, serving
 from gyral.dash.gather import Data, LakeOverview
 from gyral.dash.records import NAME, NUMBER
 from gyral.errors import NotFound
@@ -86,7 +86,7 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "plural",
     ):
         environment.filters[name] = getattr(formats, name)
-    environment.globals.update(live=live, serving=serving)
+    environment.globals.update(live=live, load=load, serving=serving)
     environment.globals.update(figures=figures, rate=formats.rate, value_of=formats.value_of, version=__version__, tabs=TABS)
     site = Site(root, lake_overview, as_files, environment)
 

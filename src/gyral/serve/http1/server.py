@@ -76,7 +76,7 @@ class Server:
         tls: dict[str, Any] = {"ssl": self._tls}
         if self._tls is not None:
             tls |= {"ssl_handshake_timeout": HANDSHAKE_TIMEOUT_S, "ssl_shutdown_timeout": self._limits.linger_s}
-        _more_files()
+        more_files()
         for sock in listening:
             server = await site.loop.create_server(lambda: Connection(site), sock=sock, backlog=BACKLOG, **tls)
             self._servers.append(server)
@@ -141,7 +141,7 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _more_files() -> None:
+def more_files() -> None:
     """Each connection is an open file, and most systems allow 1,024 unless asked."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

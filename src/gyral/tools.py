@@ -1,0 +1,49 @@
+"""The command line of tools that are groups: each measures, none makes a noun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gyral.console import common, configure, print_result, start_run
+
+
+@click.group()
+def bench() -> None:
+    """Put a load on what runs here, and say what it did."""
+
+
+@bench.command()
+@click.argument("url", required=False)
+@click.option("--route", help="recommend, chat, completions, search, embed, bodies; replay: logged traffic.")
+@click.option("--rate", type=float, metavar="PER_S", help="Requests a second, on average.")
+@click.option("--seconds", type=float, help="How long requests are due.")
+@click.option("--arrivals", help="poisson, constant, bursts, day; ramp: raise the rate until it is not held.")
+@click.option("--bodies", metavar="FILE", help="A JSON body a line, sent to `--path`.")
+@click.option("--path", help="Path that is asked, if not the route's own.")
+@click.option("--speed", type=float, metavar="TIMES", help="With `--route replay`: as many times as fast as it came.")
+@click.option("--users", type=int, help="Subjects or prompts that are asked for, by Zipf's law.")
+@click.option("--zipf", type=float, metavar="EXPONENT", help="How unequally often; 0: all alike.")
+@click.option("--model", help="Model that requests name.")
+@click.option("--max-tokens", type=int, help="Of an answer.")
+@click.option("--stream", is_flag=True, default=None, help="Answers as server-sent events, each token timed.")
+@click.option("--devices", metavar="MIX", help="Tiers: phone:.6,laptop:.4.")
+@click.option("--deadlines", metavar="MIX", help="`x-deadline-ms`: 50ms:.8,500ms:.2; goodput counts them.")
+@click.option("--connections", type=int, help="Open at once at most.")
+@click.option("--timeout-s", type=float, help="From the moment a request is due.")
+@click.option("--pid", type=int, help="The server's process, for its CPU time.")
+@click.option("--usd-per-core-hour", type=float, help="Price of a core, for the cost of 1,000 answers.")
+@click.option("--key-env", metavar="NAME", help="Environment variable that holds the server's key.")
+@click.option("--seed", type=int, help="Of arrivals and of what is asked for.")
+@common
+def serve(root: Path, sets: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+    """Load the server at URL, or the one of this project, and count latency from when each request was due."""
+    config = configure(root, sets, {f"bench.{name}": value for name, value in flags.items()})
+    from gyral.bench.serve import serve as run_serve
+    from gyral.bench.table import table_of
+
+    with start_run(root, "bench", config, as_json, seed=config.bench.seed) as run:
+        told = run_serve(root, config, run)
+    print_result(as_json, told, lambda: f"{table_of(told)}\n\nrun {run.number}")
