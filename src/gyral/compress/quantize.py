@@ -7,21 +7,21 @@ number, and above the limit nothing is published.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from gyral import plugins
+from gyral.compress import chain
 from gyral.config import Config
 from gyral.errors import QualityError, UsageError
 from gyral.lake import dataset as datasets
 from gyral.model import card as cards
 from gyral.model import inputs as model_inputs
 from gyral.model.card import Card, Compression, Weights
-from gyral.model.family import Family, Twin
+from gyral.model.family import Family
 from gyral.model.metrics import SMALLER_IS_BETTER
-from gyral.model.quant import packing
 from gyral.run import Run
 
 
@@ -53,7 +53,7 @@ def compress(root: Path, name: str, config: Config, run: Run) -> Card:
     QualityError : the relative loss is above `compress.max_loss`; nothing is published.
     """
     to, max_loss = config.compress.to, config.compress.max_loss
-    shrink = plugins.find("compressor", to)
+    chain.parts_of(to)
     folder = cards.find(root, name)
     card = cards.read_card(folder)
     run.reads("model", card.model)
@@ -66,7 +66,7 @@ def compress(root: Path, name: str, config: Config, run: Run) -> Card:
     meter = run.meter("steps", 3)
     twin = family.twin(data, weights, card.seed, folder)
     meter.update(1)
-    shrunk = _shrunk(shrink, twin, twin.weights, family)
+    shrunk = chain.shrunk(to, twin, twin.weights, family)
     before, after = twin.measure(twin.weights), twin.measure(shrunk)
     meter.update(2)
     loss = relative_loss(card.metric, before, after)
@@ -77,7 +77,7 @@ def compress(root: Path, name: str, config: Config, run: Run) -> Card:
             why=f"the limit is {100 * max_loss:.2f} %",
             hint=f"allow it with `--max-loss {loss:.3f}`, or serve `{card.model}` as it is",
         )
-    smaller = shrunk if twin.weights is weights else _shrunk(shrink, twin, weights, family)
+    smaller = chain.finished(twin, shrunk if twin.weights is weights else chain.shrunk(to, twin, weights, family))
     card.compression = Compression(
         to=to,
         from_model=card.model,
@@ -90,7 +90,7 @@ def compress(root: Path, name: str, config: Config, run: Run) -> Card:
         measured_on=f"{card.measured_on}, by a twin that had not learned it",
     )
     card.run = run.number
-    base = f"{card.model.partition('@')[0]}-{to}"
+    base = f"{card.model.partition('@')[0]}-{chain.folder_part(to)}"
     inputs = model_inputs.load(folder) if (folder / model_inputs.FILE).exists() else None
     cards.publish(root, base, smaller, inputs, card, _further_files(folder))
     meter.update(3)
@@ -102,16 +102,6 @@ def compress(root: Path, name: str, config: Config, run: Run) -> Card:
         f"{card.metric} {before:.4f} → {after:.4f}"
     )
     return card
-
-
-def _shrunk(shrink: Callable[..., Weights], twin: Twin, weights: Weights, family: Family) -> Weights:
-    """By a compressor, told what layers see where it wants to know."""
-    matrices = packing.chosen(weights, family.matrices)
-    if not getattr(shrink, "needs_calibration", False):
-        return shrink(weights, matrices)
-    if not hasattr(twin, "calibration"):
-        raise UsageError(f"a {family.name} has no net that could be calibrated", hint="`--to int8`")
-    return shrink(weights, matrices, twin.calibration())
 
 
 def _further_files(folder: Path) -> dict[str, bytes]:

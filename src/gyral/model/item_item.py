@@ -94,6 +94,50 @@ def add_rows(
 
 
 @njit(cache=True, nogil=True)
+def add_rows_int4(
+    out: np.ndarray, head: np.ndarray, values: np.ndarray, scale: np.ndarray, offset: np.ndarray, group: int,
+    rows: np.ndarray, by: np.ndarray,
+) -> None:  # fmt: skip
+    """The same of numbers two a byte, (q − 8) · scale + offset in groups of columns: uint8 [M, ⌈N / 2⌉], float32 [M, g]."""
+    size = len(head)
+    total = np.zeros(size, dtype=np.float32)
+    for number in range(len(rows)):
+        row = rows[number]
+        if row < 0:
+            continue
+        line = values[row]
+        for at in range(scale.shape[1]):
+            factor = np.float32(by[number] * scale[row, at])
+            middle = np.float32(by[number] * offset[row, at]) - np.float32(8) * factor
+            for column in range(at * group, min((at + 1) * group, size)):
+                level = (line[column >> 1] >> (4 * (column & 1))) & 15
+                total[column] += factor * np.float32(level) + middle
+    for column in range(size):
+        out[head[column]] += total[column]
+
+
+@njit(cache=True, nogil=True)
+def add_rows_coded(
+    out: np.ndarray, head: np.ndarray, codes: np.ndarray, book: np.ndarray, size: int, rows: np.ndarray, by: np.ndarray
+) -> None:
+    """The same of rows that are codes, uint8 [M, S], into a book, float32 [S, 256, d]."""
+    total = np.zeros(size, dtype=np.float32)
+    width = book.shape[2]
+    for number in range(len(rows)):
+        row = rows[number]
+        if row < 0:
+            continue
+        factor = np.float32(by[number])
+        for part in range(codes.shape[1]):
+            word = book[part, codes[row, part]]
+            first = part * width
+            for at in range(min(width, size - first)):
+                total[first + at] += factor * word[at]
+    for column in range(size):
+        out[head[column]] += total[column]
+
+
+@njit(cache=True, nogil=True)
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     """Codes of the k best scores above −inf, best first, ties to the lower code, int32."""
     codes = np.empty(k, dtype=np.int32)
