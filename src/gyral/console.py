@@ -193,6 +193,11 @@ def configure(
     return config
 
 
+def names(context: click.Context, option: click.Parameter, text: str | None) -> list[str] | None:
+    """What an option lists: `phone,laptop`."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
 def _mapping(text: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if not pairs or any(not equals for _, equals, _ in pairs):

@@ -7,7 +7,8 @@
 | `2:4-wanda`, `2:4-magnitude` | the same by Wanda, and by size alone | the same |
 | `rank-0.5` | singular vectors, to .5 of a matrix's numbers (by what inputs are) | bytes, memory and time |
 
-What `prune` leaves is a smaller dense net. All are calibrated. What they cost is measured by whoever compresses; measured before: `benchmarks/compress/fewer.py`.
+What `prune` leaves is a smaller dense net. All are calibrated. What they cost is measured each time; measured before:
+`benchmarks/compress/fewer.py`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from gyral.model.card import Weights
 from gyral.model.quant import packing
 
 TABLES = ("item_item", "transition", "objects.weight", "subjects.weight", "words.weight")
-WORDS, ROUNDS = 256, 12
+WORDS, ROUNDS = 256, 8
 Compressor = Callable[[Weights, Sequence[str]], Weights]
 
 
@@ -76,7 +76,7 @@ def rows_hash(times: str) -> Compressor:
 
 
 def coded(matrix: np.ndarray, width: int, seed: int = 0) -> tables.Coded:
-    """A matrix [M, N]: each part of `width` columns by the nearest of at most 256 words, those of k-means from rows drawn by the seed."""
+    """A matrix [M, N]: each part of `width` columns by the nearest of at most 256 words, by k-means from rows drawn."""
     rows, columns = matrix.shape
     parts = -(-columns // width)
     padded = np.zeros((rows, parts * width), np.float32)
@@ -96,7 +96,7 @@ def coded(matrix: np.ndarray, width: int, seed: int = 0) -> tables.Coded:
 
 
 def hashed(matrix: np.ndarray, fewer: int, rounds: int = 20) -> tables.Hashed:
-    """Of a matrix [M, N] two tables of M / (2 · fewer) rows whose sums are nearest to the rows: least squares, one table after the other."""
+    """Of a matrix [M, N] two tables of M / (2 · fewer) rows whose sums are nearest to its rows: least squares, in turn."""
     rows = len(matrix)
     num = max(1, rows // (2 * fewer))
     one, two = tables.places(np.arange(rows), num)
@@ -132,7 +132,8 @@ def _means(points: np.ndarray, groups: np.ndarray, otherwise: np.ndarray) -> np.
 
 def _nearest(points: np.ndarray, words: np.ndarray) -> np.ndarray:
     """Number of each point's nearest word, of equals the first."""
-    return np.argmin((words**2).sum(1) - 2 * points @ words.T, axis=1)
+    nearest: np.ndarray = np.argmin((words**2).sum(1) - 2 * points @ words.T, axis=1)
+    return nearest
 
 
 def _tables(matrices: Sequence[str]) -> list[str]:

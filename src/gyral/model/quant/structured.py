@@ -70,7 +70,8 @@ def fitted(weight_MN: Tensor, gram_NN: Tensor, kept_K: Tensor) -> Tensor:
     lost = torch.ones(len(gram), dtype=torch.bool)
     lost[kept_K] = False
     change = torch.linalg.solve(inner, gram[kept_K][:, lost] @ weight_MN[:, lost].double().t()).t()
-    return (weight_MN[:, kept_K].double() + change).to(weight_MN.dtype)
+    found: Tensor = (weight_MN[:, kept_K].double() + change).to(weight_MN.dtype)
+    return found
 
 
 def _prune_channels(block: nn.Module, seen: dict[str, Seen], share: float) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def _prune_heads(block: nn.Module, seen: dict[str, Seen], share: float) -> dict[
     out, key = parts["attention.out"], parts["attention.key"]
     if not isinstance(out, nn.Linear) or not isinstance(key, nn.Linear) or "attention.out" not in seen:
         return {}
-    width: int = attention.head_width  # type: ignore[assignment]
+    width: int = attention.head_width
     groups = key.out_features // width
     kept = kept_groups(groups, share)
     if kept == groups:
