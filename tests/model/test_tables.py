@@ -74,7 +74,7 @@ def test_files_are_of_the_size_that_theory_says(kind, tmp_path):
 def test_rows_that_are_sums_of_shared_ones_are_found_again():
     random = np.random.default_rng(0)
     one, two = places(np.arange(400), 50)
-    assert len(set(zip(one.tolist(), two.tolist(), strict=True))) > 380 and two.max() < 50 and len(set(two.tolist())) == 50
+    assert len(set(zip(one.tolist(), two.tolist(), strict=True))) > 360 and two.max() < 50 and len(set(two.tolist())) == 50
     matrix = (random.standard_normal((50, 8))[one] + random.standard_normal((50, 8))[two]).astype(np.float32)
     found = compressors.hashed(matrix, 4, rounds=200)
     assert np.abs(found.dense() - matrix).max() < 0.02

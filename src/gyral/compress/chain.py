@@ -23,6 +23,10 @@ def parts_of(to: str) -> list[str]:
     found = to.split("+")
     for each in found:
         plugins.check("compressor", each)
+        if each.endswith("*"):
+            raise UsageError(
+                f"`{each}` stands for a family of targets", hint=f"write a number: `{each[:-1]}0.3`, `{each[:-1]}8`"
+            )
     return found
 
 

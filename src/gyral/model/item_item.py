@@ -98,7 +98,7 @@ def add_rows_int4(
     out: np.ndarray, head: np.ndarray, values: np.ndarray, scale: np.ndarray, offset: np.ndarray, group: int,
     rows: np.ndarray, by: np.ndarray,
 ) -> None:  # fmt: skip
-    """The same of numbers two a byte, (q − 8) · scale + offset in groups of columns: uint8 [M, ⌈N / 2⌉], float32 [M, g]."""
+    """The same of numbers two a byte, (q − 8) · scale + offset in even groups: uint8 [M, ⌈N / 2⌉], float32 [M, g]."""
     size = len(head)
     total = np.zeros(size, dtype=np.float32)
     for number in range(len(rows)):
@@ -109,9 +109,12 @@ def add_rows_int4(
         for at in range(scale.shape[1]):
             factor = np.float32(by[number] * scale[row, at])
             middle = np.float32(by[number] * offset[row, at]) - np.float32(8) * factor
-            for column in range(at * group, min((at + 1) * group, size)):
-                level = (line[column >> 1] >> (4 * (column & 1))) & 15
-                total[column] += factor * np.float32(level) + middle
+            first, end = at * group // 2, min((at + 1) * group, size) // 2
+            for byte in range(first, end):
+                total[2 * byte] += factor * np.float32(line[byte] & 15) + middle
+                total[2 * byte + 1] += factor * np.float32(line[byte] >> 4) + middle
+            if (at + 1) * group > size and size % 2:
+                total[size - 1] += factor * np.float32(line[size >> 1] & 15) + middle
     for column in range(size):
         out[head[column]] += total[column]
 

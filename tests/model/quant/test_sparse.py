@@ -63,7 +63,7 @@ def test_choosing_by_inputs_costs_less_and_making_up_for_it_least():
         found = two_of_four(weight, x.t() @ x / len(x), method)
         assert int((found != 0).sum()) == weight.numel() // 2
         lost[method] = float(((weight - found) @ x.t()).square().mean())
-    assert lost["sparsegpt"] < 0.7 * lost["wanda"] < 0.7 * lost["magnitude"]
+    assert lost["sparsegpt"] < 0.8 * lost["wanda"] < 0.8 * lost["magnitude"]
     whole = two_of_four(weight[:, :30], torch.eye(30), "sparsegpt")  # nothing to make up with: the two largest stay as they are
     kept = sparse.best_two(weight[:, :30].abs().numpy())
     np.testing.assert_allclose(whole.numpy(), np.where(kept, weight[:, :30], 0), atol=1e-5)
