@@ -90,7 +90,7 @@ def test_every_variant_of_a_language_model_answers_as_its_card_says(pages, tmp_p
     assert losses["2:4"] < losses["2:4-magnitude"] and sizes["rank-0.8+int4"] < 0.3 * sizes["rank-0.8"]
     losses = {to: loss for to, loss in losses.items() if to not in fewer}
     assert losses["bf16"] < 0.003 and losses["int8"] < 0.02 and max(losses.values()) < 0.1
-    with pytest.raises(UsageError, match="filled"):
+    with pytest.raises(UsageError, match="no zero"):
         project.compress("pages", compress__to="2:4+int4", compress__max_loss=1.0)
     with pytest.raises(UsageError, match="compressed already"):
         project.compress("pages-int4")

@@ -41,9 +41,10 @@ def pruned_net(weights: Weights, calibration: Calibration, share: float) -> Weig
     """
     model = calibration.build(weights)
     settings = dict(weights.settings)
-    for place, block, seen in blocks_fed(model, calibration):
-        key = place.rpartition(".")[0].rpartition(".")[0] or "shape"
-        settings[key] = {**settings[key], **_prune_heads(block, seen, share), **_prune_channels(block, seen, share)}
+    for prune in (_prune_heads, _prune_channels):  # channels are judged by what the heads that are left give
+        for place, block, seen in blocks_fed(model, calibration):
+            key = place.rpartition(".")[0].rpartition(".")[0] or "shape"
+            settings[key] = {**settings[key], **prune(block, seen, share)}
     if settings == weights.settings:
         return weights
     state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
