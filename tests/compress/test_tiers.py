@@ -25,7 +25,7 @@ def tried(project, name="shop", **flags):
 @pytest.mark.slow
 def test_each_tier_gets_a_variant_and_the_card_says_what_was_tried(shop):
     targets = ["rows-int4", "rows-hash-16", "int8+rows-int4", "int4"]
-    card = tried(shop, compress__tiers=["phone", "server"], compress__tried=targets, compress__max_loss=0.05)
+    card = tried(shop, compress__tiers=["phone", "server"], compress__tried=targets, compress__max_loss=0.02)
     rows = {each.to: each for each in cards.read_card(cards.find(shop.root, "shop")).variants}
     assert list(rows) == ["", "rows-int4", "rows-hash-16", "int8+rows-int4", "int4"] and card.variants == list(rows.values())
     assert "comes after" in rows["int8+rows-int4"].why and "calibrated" in rows["int4"].why

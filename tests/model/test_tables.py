@@ -61,7 +61,7 @@ def test_files_are_of_the_size_that_theory_says(kind, tmp_path):
     size = sum(array.nbytes for name, array in read.arrays.items() if name != "other")
     theory = {
         "rows-int8": 512 * (96 + 4),
-        "rows-int4": 512 * 96 * 4.625 / 8,
+        "rows-int4": 512 * (96 / 2 + 2.5),
         "rows-pq3": 512 * 32 + 2 * 256 * 96,
         "rows-pq8": 512 * 12 + 2 * 256 * 96,
         "rows-hash-2": 512 * 96 * 2 / 2,

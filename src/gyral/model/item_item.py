@@ -99,24 +99,25 @@ def add_rows_int4(
     rows: np.ndarray, by: np.ndarray,
 ) -> None:  # fmt: skip
     """The same of numbers two a byte, (q − 8) · scale + offset in even groups: uint8 [M, ⌈N / 2⌉], float32 [M, g]."""
-    size = len(head)
-    total = np.zeros(size, dtype=np.float32)
+    size, half, num = len(head), values.shape[1], scale.shape[1]
+    even, odd = np.zeros(half, dtype=np.float32), np.zeros(half, dtype=np.float32)  # apart, so that loops become vectors
+    middle = np.zeros(num, dtype=np.float32)
     for number in range(len(rows)):
         row = rows[number]
         if row < 0:
             continue
         line = values[row]
-        for at in range(scale.shape[1]):
+        for at in range(num):
             factor = np.float32(by[number] * scale[row, at])
-            middle = np.float32(by[number] * offset[row, at]) - np.float32(8) * factor
-            first, end = at * group // 2, min((at + 1) * group, size) // 2
-            for byte in range(first, end):
-                total[2 * byte] += factor * np.float32(line[byte] & 15) + middle
-                total[2 * byte + 1] += factor * np.float32(line[byte] >> 4) + middle
-            if (at + 1) * group > size and size % 2:
-                total[size - 1] += factor * np.float32(line[size >> 1] & 15) + middle
+            middle[at] += np.float32(by[number] * offset[row, at]) - np.float32(8) * factor
+            first, end = at * group // 2, min((at + 1) * group // 2, half)
+            some, low, high = line[first:end], even[first:end], odd[first:end]
+            for byte in range(len(some)):  # no index can be negative, or nothing is made a vector
+                low[byte] += factor * np.float32(some[byte] & 15)
+                high[byte] += factor * np.float32(some[byte] >> 4)
     for column in range(size):
-        out[head[column]] += total[column]
+        found = odd[column >> 1] if column & 1 else even[column >> 1]
+        out[head[column]] += found + middle[column // group]
 
 
 @njit(cache=True, nogil=True)

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | as it is | float32 [M, N] | | 4 |
 | `int8` | int8 [M, N] | `NAME_scale` float32 [M] | 1 |
-| `int4` | uint8 [M, ⌈N / 2⌉] | `NAME_scale`, `NAME_zero` (`gyral.model.quant.packing`) | .58 |
+| `int4` | uint8 [M, ⌈N / 2⌉] | `NAME_scale`, `NAME_zero` (`gyral.model.quant.packing`) | .52 |
 | `pq` | codes, uint8 [M, S] | `NAME_book` float16 [S, 256, d] | 1 / d, and the book |
 | `hash` | float16 [b, N] | `NAME_second` float16 [b, N] | 4 b / M: a row is the sum of two that others have, too |
 
