@@ -61,7 +61,11 @@ class Texts:
     """The documents of the repository, a tenth of them kept aside."""
 
     def __init__(self) -> None:
-        found = [path for path in sorted(ROOT.rglob("*.md")) if ".venv" not in path.parts and path.stat().st_size > 500]
+        found = [
+            path
+            for path in sorted(ROOT.rglob("*.md"))
+            if not {".venv", "fragments"} & {*path.parts} and path.stat().st_size > 500
+        ]
         bodies = [path.read_bytes() for path in found]
         self.held_out, self.trained = Text(bodies[::10]), Text([each for at, each in enumerate(bodies) if at % 10])
 

@@ -34,8 +34,8 @@ def test_each_tier_gets_a_variant_and_the_card_says_what_was_tried(shop):
     assert small.tiers[0] == "phone" and small.model == "shop-rows-int4@1" and small.is_front
     assert small.relative_loss == pytest.approx(max(0, 1 - small.quality / whole.quality), abs=1e-5)
     assert small.size_bytes < whole.size_bytes and 0 < small.memory_bytes < whole.memory_bytes
-    for each in (whole, small):
-        folder = cards.find(shop.root, each.model)
+    for each, name in ((whole, "shop"), (small, small.model)):
+        folder = cards.find(shop.root, name)
         size = sum(path.stat().st_size for path in folder.iterdir() if path.name != "card.json")
         assert each.size_bytes == size and each.unit == "answers" and each.per_s > 100
         assert 0 < each.p50_ms["1"] <= each.p99_ms["1"] and each.p50_ms["1"] < each.p50_ms["8"] <= each.p99_ms["8"]

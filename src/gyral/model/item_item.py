@@ -125,18 +125,17 @@ def add_rows_coded(
     out: np.ndarray, head: np.ndarray, codes: np.ndarray, book: np.ndarray, size: int, rows: np.ndarray, by: np.ndarray
 ) -> None:
     """The same of rows that are codes, uint8 [M, S], into a book, float32 [S, 256, d]."""
-    total = np.zeros(size, dtype=np.float32)
-    width = book.shape[2]
+    total = np.zeros(book.shape[0] * book.shape[2], dtype=np.float32)
+    by_part = total.reshape(book.shape[0], book.shape[2])
     for number in range(len(rows)):
         row = rows[number]
         if row < 0:
             continue
-        factor = np.float32(by[number])
-        for part in range(codes.shape[1]):
-            word = book[part, codes[row, part]]
-            first = part * width
-            for at in range(min(width, size - first)):
-                total[first + at] += factor * word[at]
+        factor, line = np.float32(by[number]), codes[row]
+        for part in range(len(line)):
+            word, some = book[part, line[part]], by_part[part]
+            for at in range(len(word)):
+                some[at] += factor * word[at]
     for column in range(size):
         out[head[column]] += total[column]
 
