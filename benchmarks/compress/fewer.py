@@ -271,6 +271,6 @@ if __name__ == "__main__":
     asked = sys.argv[1:] or ["lm", "tables", "exit"]
     texts = Texts()
     parts: dict[str, Callable[[], Any]] = {"lm": lambda: of_lm(texts), "exit": lambda: of_exit(texts), "tables": of_tables}
-    write(
-        "compress_fewer", {"steps": STEPS, "bytes_trained": texts.trained.num_bytes, **{name: parts[name]() for name in asked}}
-    )
+    told = {name: parts[name]() for name in asked}
+    name = "compress_tables" if asked == ["tables"] else "compress_fewer"
+    write(name, {"steps": STEPS, "bytes_trained": texts.trained.num_bytes, **told})
