@@ -197,7 +197,7 @@ class LmFamily:
     )  # fmt: skip
 
     tried = (
-        "bf16", "int8", "int4", "int4-mixed", "prune-0.2", "prune-0.2+int8", "prune-0.4+int8", "2:4+int8", "rank-0.7+int8",
+        "bf16", "int8", "int4", "int4-mixed", "prune-0.2", "prune-0.2+int8", "prune-0.2+int4", "2:4+int8", "rank-0.7+int8",
     )  # fmt: skip
 
     def trial(self, servable: ServableLm) -> Trial:
