@@ -41,6 +41,16 @@ def learned(project, task, name, family, steps, batch):
     return cards.publish(project.root, name, weights, None, card, task.files())
 
 
+def timed(project, name, to):
+    """The rows of the card once a variant was tried for a server."""
+    from gyral.compress.tiers import run_verb
+
+    told = {"compress__tiers": ["server"], "compress__tried": [to], "compress__max_loss": 1.0}
+    config = project.config(**told)
+    with Run.start(project.root, "compress", config) as run:
+        return run_verb(project.root, name, config, run).variants
+
+
 def curated(project, folder, stages):
     from gyral.curate.verb import curate
 
@@ -97,6 +107,9 @@ def test_every_variant_of_a_language_model_answers_as_its_card_says(pages, tmp_p
     with pytest.raises(QualityError, match="bits_per_byte"):
         project.compress("pages", compress__to="int4-rtn", compress__max_loss=1e-7)
     assert len(versions(project.root / "models", "pages-int4-rtn")) == 1
+    rows = timed(project, "pages", "prune-0.5")
+    assert [each.unit for each in rows] == ["tokens", "tokens"] and rows[1].p50_ms["8"] < 1.2 * rows[0].p50_ms["8"]
+    assert sum("server" in each.tiers for each in rows) == 1 and rows[1].size_bytes < rows[0].size_bytes
     from gyral.model import hf
 
     hf.write(hf.read(cards.find(project.root, "pages-int4")), tmp_path / "out")  # other tools get dense weights
@@ -115,6 +128,7 @@ def test_what_has_no_net_is_not_calibrated(shop):
         shop.compress("shop", compress__to="int4")
 
 
+@pytest.mark.slow
 def test_variants_of_a_model_of_pictures_answer_as_their_cards_say(project, tmp_path):
     folder = tmp_path / "drawings"
     folder.mkdir()
@@ -145,6 +159,8 @@ def test_variants_of_a_model_of_pictures_answer_as_their_cards_say(project, tmp_
         assert made.bytes_after < 0.65 * made.bytes_before
         whole = VISION.load(cards.find(project.root, "drawings")).embedder.pictures(held_out.pixels)
         assert (whole * pictures).sum(1).min() > 0.97  # cosine
+    rows = timed(project, "drawings", "prune-0.5")
+    assert [each.unit for each in rows] == ["pictures", "pictures"] and min(each.per_s for each in rows) > 10
     weights = cards.read_weights(cards.find(project.root, "drawings"))
     with pytest.raises(InputError, match="masked"):
         VisionTwin(data, Weights({}, {**weights.settings, "task": "masked"}), 0)
