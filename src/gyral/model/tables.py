@@ -171,10 +171,10 @@ def _plain(arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any], name: 
     packed = settings.get("packed", {})
     if name in packed:
         from gyral.model.card import Weights  # which knows recommenders
-        from gyral.model.quant.packing import divided, halves
+        from gyral.model.quant.packing import divided
 
         own = {key: array for key, array in arrays.items() if key.startswith(name)}
         found = divided(Weights(own, {"packed": {name: packed[name]}}))[1][name]
-        return Int4(halves(found.values), found.scale, found.offset(), found.group, found.shape[1])
+        return Int4(values, found.scale, found.offset(), found.group, found.shape[1])  # the bytes that are there, no copy
     scale = arrays[name + SCALE] if name + SCALE in arrays else np.ones(len(values), np.float32)
     return Plain(values, scale)
