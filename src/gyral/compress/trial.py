@@ -8,7 +8,6 @@ passes, and on a busy one they do not count the others.
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 import msgspec
 
 from gyral.errors import InputError
+from gyral.model.memory import resident_bytes
 
 BATCHES = (1, 8)
 ROUND_S = 0.12
@@ -98,21 +98,6 @@ def trying(folder: Path) -> Iterator[Tried]:
         yield tried
     finally:
         tried.close()
-
-
-def resident_bytes() -> int:
-    """Of this process, in memory now; what was freed is given back first where the C library can."""
-    import resource
-
-    gc.collect()
-    if "torch" in sys.modules:
-        from gyral.model.quant.linear import give_back
-
-        give_back()
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def main(folder: Path) -> None:
