@@ -26,6 +26,7 @@ from gyral.console import (
     into_option,
     loop_options,
     mesh_options,
+    names,
     on_option,
     plain,
     print_result,
@@ -193,17 +194,20 @@ def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str | None,
 
 @commands.command()
 @click.argument("model")
-@click.option("--to", help="Target format.")
+@click.option("--to", help="Target format: int8, int4, prune-0.3, 2:4, rank-0.5, rows-int4, …; `+` joins several.")
+@click.option("--tiers", metavar="TIER,…", callback=names, help="Try many, and choose one each for phone, laptop, server.")
 @click.option("--max-loss", type=float, help="Largest relative loss of quality; above it the result is refused.")
 @common
 def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, **flags: Any) -> None:
     """Make MODEL smaller and measure what that costs."""
     config = configure(root, sets, flags)
-    from gyral.compress.quantize import compress as run_compress
+    from gyral.compress.tiers import run_verb
+    from gyral.show import told_compression
 
     with start_run(root, "compress", config, as_json) as run:
-        card = run_compress(root, model, config, run)
-    print_result(as_json, {"model": card.model, "compression": plain(card.compression)})
+        card = run_verb(root, model, config, run)
+    data, text = told_compression(plain(card))
+    print_result(as_json, data, text)
 
 
 @commands.command()

@@ -186,10 +186,16 @@ def configure(
     configs.budget_seconds(config.train.budget)
     plugins.check("engine", config.on.partition("://")[0])
     plugins.check("family", config.train.family)
-    plugins.check("compressor", config.compress.to)
+    for each in (*config.compress.to.split("+"), *(part for one in config.compress.tried for part in one.split("+"))):
+        plugins.check("compressor", each)
     if need_source and not config.ingest.source:
         raise UsageError("no source is named", hint="gyral loop --source FILE")
     return config
+
+
+def names(context: click.Context, option: click.Parameter, text: str | None) -> list[str] | None:
+    """What an option lists: `phone,laptop`."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _mapping(text: str) -> dict[str, str]:

@@ -13,7 +13,8 @@
 | `stage` | a function `(config) -> Stage`, or None where it has nothing to do: signals of documents |
 | `engine` | an `Engine`: where a map of pure functions runs |
 
-A compressor with an attribute `needs_calibration` is given a `gyral.model.quant.calibration.Calibration` as well.
+A compressor with an attribute `needs_calibration` is given a `gyral.model.quant.calibration.Calibration` as well. A name that
+ends in `*`, `prune-*`, stands for all that begin so: its object is called with the rest, and gives what is meant.
 
 A package adds one by an entry point in the group `gyral.<kind>`; a script by `register(kind, name, object)`. Built-in objects
 are named by import path, so looking up a source loads no trainer.
@@ -82,6 +83,15 @@ _BUILTIN: dict[str, dict[str, str]] = {
         "int4-rtn": "gyral.compress.nets:int4_rtn",
         "int4-awq": "gyral.compress.nets:INT4_AWQ",
         "bf16": "gyral.compress.nets:bf16",
+        "prune-*": "gyral.compress.prune:prune",
+        "2:4": "gyral.compress.prune:TWO_OF_FOUR",
+        "2:4-wanda": "gyral.compress.prune:TWO_OF_FOUR_WANDA",
+        "2:4-magnitude": "gyral.compress.prune:TWO_OF_FOUR_MAGNITUDE",
+        "rank-*": "gyral.compress.prune:rank",
+        "rows-int8": "gyral.compress.rows:rows_int8",
+        "rows-int4": "gyral.compress.rows:rows_int4",
+        "rows-pq*": "gyral.compress.rows:rows_pq",
+        "rows-hash-*": "gyral.compress.rows:rows_hash",
     },
     "texts": {"document": "gyral.curate.arriving:texts"},
     "stage": {
@@ -129,7 +139,7 @@ def check(kind: str, name: str) -> None:
     UsageError : nothing has this name; the hint lists those that exist.
     """
     known = names(kind)
-    if name not in known:
+    if name not in known and not _family_of(name, known):
         raise UsageError(f"unknown {kind} `{name}`", hint=did_you_mean(name, known))
 
 
@@ -145,7 +155,16 @@ def find(kind: str, name: str) -> Any:
     for point in entry_points(group=f"gyral.{kind}", name=name):
         return point.load()
     check(kind, name)
-    return _imported(_BUILTIN[kind][name])
+    if name in _BUILTIN[kind]:
+        return _imported(_BUILTIN[kind][name])
+    family = _family_of(name, names(kind))
+    return find(kind, family)(name[len(family) - 1 :])
+
+
+def _family_of(name: str, known: list[str]) -> str:
+    """The longest name ending in `*` that a name begins with; empty: none."""
+    fit = (each for each in known if each.endswith("*") and name.startswith(each[:-1]) and not name.endswith("*"))
+    return max(fit, key=len, default="")
 
 
 def load(path: str, setting: str) -> Callable[..., Any]:

@@ -286,7 +286,37 @@ def _model(root: Path, name: str) -> tuple[dict[str, Any], str]:
             f"  {made['to']} of {made['from']}: {made['metric_before']:.4f} → {made['metric_after']:.4f}, "
             f"{made['bytes_before']:,} → {made['bytes_after']:,} bytes"
         )
+    if card["variants"]:
+        lines += ["", variants_table(card), "", "*: nothing tried is as good, as small and as fast, and better in one of these"]
     return card, "\n".join(lines)
+
+
+def told_compression(card: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], str] | None]:
+    """What `gyral compress` prints: of a variant what it cost; of tiers what was tried, and what is for whom."""
+    if card["compression"]:
+        return {"model": card["model"], "compression": card["compression"]}, None
+    variants = card["variants"]
+    chosen = {tier: each["model"] for each in variants for tier in each.get("tiers", ())}
+    data = {"model": card["model"], "metric": card["metric"], "tiers": chosen, "variants": variants}
+    return data, lambda: "\n".join([variants_table(card), "", *(f"{tier}: {name}" for tier, name in chosen.items())])
+
+
+def variants_table(card: dict[str, Any]) -> str:
+    """All that was tried of a model; `*`: on the Pareto front of quality, bytes on disk and time."""
+    rows = []
+    for each in sorted(card["variants"], key=lambda one: -one.get("size_bytes", 0)):
+        lost = f"{100 * each.get('relative_loss', 0):.2f} %"
+        told = [", ".join(each.get("tiers", ())) or each.get("why", "")]
+        if "p50_ms" not in each:
+            rows.append([" ", each["to"], *["—"] * 7, *told])
+            continue
+        times = [f"{each['p50_ms'][size]:.2f} / {each['p99_ms'][size]:.2f}" for size in ("1", "8")]
+        sizes = [f"{each[key] / 1e6:.2f}" for key in ("size_bytes", "memory_bytes")]
+        mark = "*" if each.get("is_front") else " "
+        work = f"{each['per_s']:,.0f} {each['unit']}"
+        rows.append([mark, each["to"] or "as it is", fixed(each["quality"]), lost, *sizes, *times, work, *told])
+    heads = ["", "variant", card["metric"], "lost", "MB", "MB in memory", "ms for 1: p50 / p99", "for 8", "a CPU-second", "for"]
+    return table(heads, rows)
 
 
 def _why(root: Path, lake: Lake, dataset: str, event_id: str) -> tuple[dict[str, Any], str]:

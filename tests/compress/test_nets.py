@@ -41,6 +41,16 @@ def learned(project, task, name, family, steps, batch):
     return cards.publish(project.root, name, weights, None, card, task.files())
 
 
+def timed(project, name, to):
+    """The rows of the card once a variant was tried for a server."""
+    from gyral.compress.tiers import run_verb
+
+    told = {"compress__tiers": ["server"], "compress__tried": [to], "compress__max_loss": 1.0}
+    config = project.config(**told)
+    with Run.start(project.root, "compress", config) as run:
+        return run_verb(project.root, name, config, run).variants
+
+
 def curated(project, folder, stages):
     from gyral.curate.verb import curate
 
@@ -71,10 +81,11 @@ def test_every_variant_of_a_language_model_answers_as_its_card_says(pages, tmp_p
     before = whole.bits_per_byte(texts)
     assert before < 4
     sizes, losses = {}, {}
-    for to in ("bf16", "int8", "int8-smooth", "int4", "int4-mixed", "int4-rtn", "int4-awq"):
+    fewer = ("prune-0", "prune-0.5", "prune-0.5+int8", "2:4", "2:4+int8", "2:4-magnitude", "rank-0.8", "rank-0.8+int4")
+    for to in ("bf16", "int8", "int8-smooth", "int4", "int4-mixed", "int4-rtn", "int4-awq", *fewer):
         card = project.compress("pages", compress__to=to, compress__max_loss=1.0)
         made = card.compression
-        assert card.model == f"pages-{to}@1" and abs(made.metric_before - before) < 1e-5
+        assert card.model == f"pages-{to.replace(':', 'of')}@1" and abs(made.metric_before - before) < 1e-5
         served = LM.load(cards.find(project.root, card.model))
         assert abs(served.bits_per_byte(texts) - made.metric_after) < 1e-5
         assert made.relative_loss == pytest.approx(max(0.0, made.metric_after / made.metric_before - 1), abs=1e-5)
@@ -83,12 +94,22 @@ def test_every_variant_of_a_language_model_answers_as_its_card_says(pages, tmp_p
     assert sizes["bf16"] < 0.52 * made.bytes_before and sizes["int8"] < 0.28 * made.bytes_before
     assert sizes["int4"] == sizes["int4-rtn"] == sizes["int4-awq"] < sizes["int4-mixed"] < sizes["int8"]
     assert sizes["int4"] < 0.85 * sizes["int8"]
+    assert sizes["prune-0"] == made.bytes_before and losses["prune-0"] == 0
+    assert sizes["prune-0.5+int8"] < 0.6 * sizes["int8"] and sizes["prune-0.5"] < 0.6 * made.bytes_before
+    assert sizes["2:4+int8"] < 0.75 * sizes["int8"] and sizes["2:4"] == sizes["2:4-magnitude"] < 0.65 * made.bytes_before
+    assert losses["2:4"] < losses["2:4-magnitude"] and sizes["rank-0.8+int4"] < 0.3 * sizes["rank-0.8"]
+    losses = {to: loss for to, loss in losses.items() if to not in fewer}
     assert losses["bf16"] < 0.003 and losses["int8"] < 0.02 and max(losses.values()) < 0.1
+    with pytest.raises(UsageError, match="no zero"):
+        project.compress("pages", compress__to="2:4+int4", compress__max_loss=1.0)
     with pytest.raises(UsageError, match="compressed already"):
         project.compress("pages-int4")
     with pytest.raises(QualityError, match="bits_per_byte"):
         project.compress("pages", compress__to="int4-rtn", compress__max_loss=1e-7)
     assert len(versions(project.root / "models", "pages-int4-rtn")) == 1
+    rows = timed(project, "pages", "prune-0.5")
+    assert [each.unit for each in rows] == ["tokens", "tokens"] and rows[1].p50_ms["8"] < 1.2 * rows[0].p50_ms["8"]
+    assert sum("server" in each.tiers for each in rows) == 1 and rows[1].size_bytes < rows[0].size_bytes
     from gyral.model import hf
 
     hf.write(hf.read(cards.find(project.root, "pages-int4")), tmp_path / "out")  # other tools get dense weights
@@ -107,6 +128,7 @@ def test_what_has_no_net_is_not_calibrated(shop):
         shop.compress("shop", compress__to="int4")
 
 
+@pytest.mark.slow
 def test_variants_of_a_model_of_pictures_answer_as_their_cards_say(project, tmp_path):
     folder = tmp_path / "drawings"
     folder.mkdir()
@@ -124,14 +146,21 @@ def test_variants_of_a_model_of_pictures_answer_as_their_cards_say(project, tmp_
     task = open_task(project.root, "drawings", project.config(**sizes))
     learned(project, task, "drawings", "vision", 20, 16)
     data, held_out = datasets.find(project.root, "drawings"), task.held_out
-    for to in ("int8", "int4", "bf16"):
+    for to in ("int8", "int4", "bf16", "prune-0.5", "2:4+int8", "rank-0.9"):
         made = project.compress("drawings", compress__to=to, compress__max_loss=1.0).compression
-        served = VISION.load(cards.find(project.root, f"drawings-{to}"))
+        served = VISION.load(cards.find(project.root, f"drawings-{to.replace(':', 'of')}"))
         pictures, texts = served.embedder.pictures(held_out.pixels), served.embed_texts(list(held_out.texts))
         told = recall(texts, held_out.caption_concept, pictures, held_out.concept)
-        assert abs(told - made.metric_after) < 1e-6 and made.bytes_after < 0.65 * made.bytes_before
+        assert abs(told - made.metric_after) < 1e-6 and made.bytes_after < made.bytes_before
+        every = np.concatenate([task.trained.pixels, held_out.pixels])
+        np.testing.assert_allclose(served.gallery, served.embedder.pictures(every), atol=1e-4)  # compared with their own kind
+        if to not in ("int8", "int4", "bf16"):
+            continue
+        assert made.bytes_after < 0.65 * made.bytes_before
         whole = VISION.load(cards.find(project.root, "drawings")).embedder.pictures(held_out.pixels)
         assert (whole * pictures).sum(1).min() > 0.97  # cosine
+    rows = timed(project, "drawings", "prune-0.5")
+    assert [each.unit for each in rows] == ["pictures", "pictures"] and min(each.per_s for each in rows) > 10
     weights = cards.read_weights(cards.find(project.root, "drawings"))
     with pytest.raises(InputError, match="masked"):
         VisionTwin(data, Weights({}, {**weights.settings, "task": "masked"}), 0)

@@ -7,12 +7,16 @@ number, and above the limit nothing is published.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from gyral import plugins
+from gyral.compress import chain
 from gyral.config import Config
 from gyral.errors import QualityError, UsageError
 from gyral.lake import dataset as datasets
@@ -20,8 +24,8 @@ from gyral.model import card as cards
 from gyral.model import inputs as model_inputs
 from gyral.model.card import Card, Compression, Weights
 from gyral.model.family import Family, Twin
+from gyral.model.inputs import Inputs
 from gyral.model.metrics import SMALLER_IS_BETTER
-from gyral.model.quant import packing
 from gyral.run import Run
 
 
@@ -43,17 +47,31 @@ def relative_loss(metric: str, before: float, after: float) -> float:
     return max(0.0, lost / before) if before > 0 else 0.0
 
 
-def compress(root: Path, name: str, config: Config, run: Run) -> Card:
-    """Make `<name>-<to>@n` of a model and measure what that costs.
+class Source(NamedTuple):
+    """A model that is to be compressed, and what stands in for it where quality is measured."""
+
+    folder: Path
+    card: Card
+    weights: Weights
+    family: Family
+    twin: Twin
+
+    def made(self, to: str) -> tuple[Weights, float]:
+        """What is published, and the metric of the twin in the same form."""
+        shrunk = chain.shrunk(to, self.twin, self.twin.weights, self.family)
+        after = self.twin.measure(shrunk)
+        same = self.twin.weights is self.weights
+        return chain.finished(self.twin, shrunk if same else chain.shrunk(to, self.twin, self.weights, self.family)), after
+
+
+def opened(root: Path, name: str, run: Run) -> Source:
+    """Read a model and its data.
 
     Raises
     ------
     NotFound : no such model, or its dataset is gone.
-    UsageError : the model is compressed already.
-    QualityError : the relative loss is above `compress.max_loss`; nothing is published.
+    UsageError : it is compressed already.
     """
-    to, max_loss = config.compress.to, config.compress.max_loss
-    shrink = plugins.find("compressor", to)
     folder = cards.find(root, name)
     card = cards.read_card(folder)
     run.reads("model", card.model)
@@ -63,38 +81,59 @@ def compress(root: Path, name: str, config: Config, run: Run) -> Card:
     weights = cards.read_weights(folder)
     data = datasets.find(root, card.dataset)
     run.reads("dataset", data.name)
+    return Source(folder, card, weights, family, family.twin(data, weights, card.seed, folder))
+
+
+def compress(root: Path, name: str, config: Config, run: Run) -> Card:
+    """Make `<name>-<to>@n` of a model and measure what that costs.
+
+    Raises
+    ------
+    NotFound : no such model, or its dataset is gone.
+    UsageError : the model is compressed already, or the target is not for it.
+    QualityError : the relative loss is above `compress.max_loss`; nothing is published.
+    """
+    to, max_loss = config.compress.to, config.compress.max_loss
+    chain.parts_of(to)
     meter = run.meter("steps", 3)
-    twin = family.twin(data, weights, card.seed, folder)
+    source = opened(root, name, run)
     meter.update(1)
-    shrunk = _shrunk(shrink, twin, twin.weights, family)
-    before, after = twin.measure(twin.weights), twin.measure(shrunk)
+    before = source.twin.measure(source.twin.weights)
+    smaller, after = source.made(to)
     meter.update(2)
-    loss = relative_loss(card.metric, before, after)
+    metric, model = source.card.metric, source.card.model
+    loss = relative_loss(metric, before, after)
     if loss > max_loss:
         raise QualityError(
-            f"{to} would lose {100 * loss:.2f} % of {card.metric} ({before:.4f} → {after:.4f})",
-            where=card.model,
+            f"{to} would lose {100 * loss:.2f} % of {metric} ({before:.4f} → {after:.4f})",
+            where=model,
             why=f"the limit is {100 * max_loss:.2f} %",
-            hint=f"allow it with `--max-loss {loss:.3f}`, or serve `{card.model}` as it is",
+            hint=f"allow it with `--max-loss {math.ceil(1000 * loss) / 1000:.3f}`, or serve `{model}` as it is",
         )
-    smaller = shrunk if twin.weights is weights else _shrunk(shrink, twin, weights, family)
-    card.compression = Compression(
+    card = published(root, source, to, smaller, (before, after), max_loss, run)
+    meter.update(3)
+    return card
+
+
+def published(
+    root: Path, source: Source, to: str, smaller: Weights, measured: tuple[float, float], max_loss: float, run: Run
+) -> Card:
+    """Publish a variant, whose metric was measured before and after."""
+    before, after = measured
+    card = msgspec.structs.replace(source.card)
+    made = card.compression = Compression(
         to=to,
-        from_model=card.model,
+        from_model=source.card.model,
         metric_before=round(before, 6),
         metric_after=round(after, 6),
-        relative_loss=round(loss, 6),
+        relative_loss=round(relative_loss(card.metric, before, after), 6),
         max_loss=max_loss,
-        bytes_before=sum(each.nbytes for each in weights.arrays.values()),
+        bytes_before=sum(each.nbytes for each in source.weights.arrays.values()),
         bytes_after=sum(each.nbytes for each in smaller.arrays.values()),
         measured_on=f"{card.measured_on}, by a twin that had not learned it",
     )
     card.run = run.number
-    base = f"{card.model.partition('@')[0]}-{to}"
-    inputs = model_inputs.load(folder) if (folder / model_inputs.FILE).exists() else None
-    cards.publish(root, base, smaller, inputs, card, _further_files(folder))
-    meter.update(3)
-    made = card.compression
+    cards.publish(root, variant_name(source.card, to), smaller, *further(source.folder, card))
     run.writes("model", card.model)
     run.summarize(to=to, bytes_before=made.bytes_before, bytes_after=made.bytes_after, relative_loss=made.relative_loss)
     run.note(
@@ -104,17 +143,14 @@ def compress(root: Path, name: str, config: Config, run: Run) -> Card:
     return card
 
 
-def _shrunk(shrink: Callable[..., Weights], twin: Twin, weights: Weights, family: Family) -> Weights:
-    """By a compressor, told what layers see where it wants to know."""
-    matrices = packing.chosen(weights, family.matrices)
-    if not getattr(shrink, "needs_calibration", False):
-        return shrink(weights, matrices)
-    if not hasattr(twin, "calibration"):
-        raise UsageError(f"a {family.name} has no net that could be calibrated", hint="`--to int8`")
-    return shrink(weights, matrices, twin.calibration())
+def variant_name(card: Card, to: str) -> str:
+    """What a variant of a model is called."""
+    return f"{card.model.partition('@')[0]}-{chain.folder_part(to)}"
 
 
-def _further_files(folder: Path) -> dict[str, bytes]:
-    """A tokenizer, names of pictures: what lies beside the weights and is the same for any of them."""
+def further(folder: Path, card: Card) -> tuple[Inputs | None, Card, dict[str, bytes]]:
+    """What lies beside the weights and is the same for any of them: the vocabulary, the card, a tokenizer, names."""
+    inputs = model_inputs.load(folder) if (folder / model_inputs.FILE).exists() else None
     own = {cards.WEIGHTS, "card.json", model_inputs.FILE}
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and path.name not in own}
+    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file() and path.name not in own}
+    return inputs, card, files

@@ -99,8 +99,12 @@ class Kafka(Section, frozen=True):
 class Compress(Section, frozen=True):
     """Model → Model."""
 
-    to: Annotated[str, Meta(min_length=1, description="target format")] = "int8"
+    to: Annotated[str, Meta(min_length=1, description="target format; `+` joins several: `prune-0.3+int8`")] = "int8"
     max_loss: Annotated[float, Meta(ge=0, le=1, description="largest relative loss of the family's metric")] = 0.01
+    tiers: Annotated[
+        list[str], Meta(description="classes of devices that get a variant each: `phone`, `laptop`, `server`, own ones")
+    ] = []
+    tried: Annotated[list[str], Meta(description="targets that are tried for tiers; empty: what the family is known for")] = []
 
 
 class Caller(Section, frozen=True):

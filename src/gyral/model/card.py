@@ -46,6 +46,36 @@ class Compression(msgspec.Struct, frozen=True):
     measured_on: str = ""
 
 
+class Variant(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One of the forms that a model was tried in, as measured on one machine.
+
+    Attributes
+    ----------
+    to : how it was made; empty: the model as it is.
+    model : what it was published as; empty: it was not.
+    size_bytes, memory_bytes : of its folder, and what a process gained by loading it and answering once.
+    p50_ms, p99_ms : batch → milliseconds of this process's CPU time in one thread.
+    per_s, unit : tokens, pictures or answers a CPU-second.
+    is_front : nothing tried is as good, as small and as fast, and better in one of them.
+    why : it is refused; empty: it is not.
+    tiers : classes of devices that it was chosen for.
+    """
+
+    to: str
+    quality: float | None = None
+    relative_loss: float = 0.0
+    size_bytes: int = 0
+    memory_bytes: int = 0
+    p50_ms: dict[str, float] = {}
+    p99_ms: dict[str, float] = {}
+    per_s: float = 0.0
+    unit: str = ""
+    is_front: bool = False
+    why: str = ""
+    tiers: list[str] = []
+    model: str = ""
+
+
 class Card(msgspec.Struct):
     """What `card.json` holds; `format` is raised when an older reader would misread a newer card."""
 
@@ -67,6 +97,7 @@ class Card(msgspec.Struct):
     candidates: list[dict[str, Any]] = []
     training: dict[str, Any] = {}
     compression: Compression | None = None
+    variants: list[Variant] = []
 
     @property
     def quality(self) -> float | None:
@@ -95,8 +126,13 @@ def publish(
             model_inputs.save(inputs, folder)
         for file, body in (files or {}).items():
             write_atomic(folder / file, body)
-        write_atomic(folder / "card.json", msgspec.json.format(msgspec.json.encode(card)))
+        write_card(folder, card)
     return card
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write `card.json` in one step."""
+    write_atomic(folder / "card.json", msgspec.json.format(msgspec.json.encode(card)))
 
 
 def write_weights(folder: Path, weights: Weights) -> int:

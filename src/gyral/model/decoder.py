@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gyral.errors import InputError
 from gyral.model import card as cards
 from gyral.model.nets.llama import Shape
+from gyral.model.quant import low_rank
 from gyral.model.quant.linear import fill, installed
 from gyral.model.quant.packing import Packed, divided
 from gyral.model.stream import Text
@@ -29,6 +30,7 @@ class Decoder(NamedTuple):
     tokenizer : a `tokenizer.json`; empty for bytes.
     end : the token that ends a document.
     packed : matrices in few bits, by the same names; they are not in `state`.
+    ranks : linears that are two thin ones, with the rank of each (`gyral.model.quant.low_rank`).
     """
 
     shape: Shape
@@ -39,6 +41,7 @@ class Decoder(NamedTuple):
     tokenizer: bytes
     end: int
     packed: dict[str, Packed] = {}
+    ranks: dict[str, int] = {}
 
     def build(self) -> nn.Module:
         """The module, ready to answer.
@@ -48,19 +51,21 @@ class Decoder(NamedTuple):
         InputError : the values are not those of this shape.
         """
         if not self.packed:
-            model = build_net(self.layout, self.shape, self.length)
+            model = low_rank.make_room(build_net(self.layout, self.shape, self.length), self.ranks)
             fill(model, self.state)
             return model.eval()
         with torch.device("meta"):  # the dense matrices are never made
-            model = build_net(self.layout, self.shape, self.length)
+            model = low_rank.make_room(build_net(self.layout, self.shape, self.length), self.ranks)
         left = installed(model, self.packed, {name: tensor.numpy() for name, tensor in self.state.items()})
         fill(model, {name: torch.from_numpy(array) for name, array in left.items()}, assign=True)
         return model.eval()
 
     def dense(self) -> Decoder:
         """The same in float32, to train on and for other tools."""
-        unpacked = {name: torch.from_numpy(each.dense()) for name, each in self.packed.items()}
-        return self._replace(state=self.state | unpacked, packed={})
+        unpacked = {name: each.dense() for name, each in self.packed.items()}
+        plain = {name: tensor.numpy() for name, tensor in self.state.items()} | unpacked
+        whole = low_rank.merged(plain, self.ranks)
+        return self._replace(state={name: torch.from_numpy(each) for name, each in whole.items()}, packed={}, ranks={})
 
 
 def read(folder: Path) -> Decoder:
@@ -91,6 +96,7 @@ def of_weights(weights: cards.Weights, tokenizer: bytes = b"") -> Decoder:
         tokenizer,
         int(settings.get("end", Text.END)),
         packed,
+        settings.get(low_rank.SETTING, {}),
     )
 
 

@@ -20,6 +20,7 @@ from gyral.model.augment import scaled
 from gyral.model.card import Weights
 from gyral.model.nets import captions, distilled, masked, towers, vit
 from gyral.model.quant.linear import fill, installed
+from gyral.model.quant.low_rank import SETTING, make_room
 from gyral.model.quant.packing import divided
 
 ROWS = 256
@@ -29,12 +30,16 @@ GALLERY = "gallery"
 
 
 def model_of(settings: dict[str, Any]) -> nn.Module:
-    """The module that settings describe, with its initial values.
+    """The module that settings describe, with its initial values; linears that were factored are two thin ones.
 
     Raises
     ------
     InputError : they are of no task that is known.
     """
+    return make_room(_plain(settings), settings.get(SETTING, {}))
+
+
+def _plain(settings: dict[str, Any]) -> nn.Module:
     shape = vit.Shape(**settings["picture"])
     task = settings.get("task")
     if task == "contrastive":

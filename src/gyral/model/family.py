@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -100,6 +101,21 @@ class Twin(Protocol):
     def measure(self, weights: Weights) -> float: ...
 
 
+class Trial(NamedTuple):
+    """What a loaded model is timed by.
+
+    Attributes
+    ----------
+    answer : answers so many typical requests at once.
+    work : does some of what is counted, and says how much.
+    unit : what is counted.
+    """
+
+    answer: Callable[[int], object]
+    work: Callable[[], int]
+    unit: str
+
+
 class Family(Protocol):
     """One kind of model: the hook behind `--family`.
 
@@ -108,7 +124,9 @@ class Family(Protocol):
     metric : name of what `Twin.measure` gives and cards compare.
     matrices : names of the arrays that are large and may be quantized; `*` in a name stands for anything.
 
-    `twin` is given the weights of `folder`; a twin of a net has `calibration()`, too (`gyral.model.quant.calibration`).
+    `twin` is given the weights of `folder`; a twin of a net has `calibration()`, too (`gyral.model.quant.calibration`), and one
+    whose model keeps what it made of its data has `finish(weights)`. A family that may be tried in several forms (`gyral
+    compress --tiers`) has `tried`, the targets that are worth it, and `trial(servable)`, what they are timed by.
     """
 
     name: str
@@ -210,6 +228,18 @@ class RecommenderFamily:
     name = "recommender"
     metric = "ndcg_at_10"
     matrices = ("item_item", "transition", "objects.weight", "subjects.weight", "words.weight")
+    tried = ("int8", "rows-int4", "rows-pq8", "rows-hash-4")
+
+    def trial(self, servable: ServableRecommender) -> Trial:
+        """Subjects that are known, one after the other."""
+        model, num = servable.model, max(1, len(servable.codes.inputs.subjects))
+        turn = itertools.count()
+
+        def answer(size: int) -> int:
+            ranked = model.recommend_many([next(turn) % num for _ in range(size)], 10)
+            return len(ranked)
+
+        return Trial(answer, lambda: answer(8), "answers")
 
     def load(self, folder: Path) -> ServableRecommender:
         """Read a model folder."""

@@ -117,6 +117,9 @@ def _config_of(model: Decoder) -> dict[str, Any]:
         "tie_word_embeddings": shape.tied, "bos_token_id": model.end, "eos_token_id": model.end, "torch_dtype": "float32",
     }  # fmt: skip
     if model.layout == "gpt2":
+        if shape.head and shape.head * shape.heads != shape.width:
+            why, hint = "transformers' GPT-2 has heads of the width by their number", "export the model that was pruned"
+            raise InputError("a GPT-2 whose heads were pruned cannot be exported", why=why, hint=hint)
         return told | {
             "n_positions": model.length, "n_ctx": model.length, "n_embd": shape.width, "n_layer": shape.depth,
             "n_head": shape.heads, "n_inner": shape.hidden, "activation_function": "gelu_new",
@@ -152,12 +155,14 @@ def _shape_of(config: Mapping[str, Any], folder: Path) -> tuple[Layout, Shape, i
         if rope.get("rope_type", rope.get("type", "default")) != "default":
             raise refuse(f"its rotary embedding is scaled: {rope}")
         width, heads = config["hidden_size"], config["num_attention_heads"]
-        if config.get("head_dim") not in (None, width // heads) or config.get("attention_bias") or config.get("mlp_bias"):
-            raise refuse("heads of another width, and biases, are not known")
+        if config.get("attention_bias") or config.get("mlp_bias"):
+            raise refuse("biases are not known")
+        head = config.get("head_dim") or width // heads
         shape = Shape(
             config["vocab_size"], width, config["num_hidden_layers"], heads, config.get("num_key_value_heads") or heads,
             config["intermediate_size"], config.get("tie_word_embeddings", False),
             config.get("rope_theta") or rope.get("rope_theta", 10_000.0), config.get("rms_norm_eps", 1e-6),
+            head=0 if head == width // heads else head,
         )  # fmt: skip
         return "llama", shape, int(config.get("max_position_embeddings", 2048))
     except KeyError as error:

@@ -94,6 +94,53 @@ def add_rows(
 
 
 @njit(cache=True, nogil=True)
+def add_rows_int4(
+    out: np.ndarray, head: np.ndarray, values: np.ndarray, scale: np.ndarray, offset: np.ndarray, group: int,
+    rows: np.ndarray, by: np.ndarray,
+) -> None:  # fmt: skip
+    """The same of numbers two a byte, (q − 8) · scale + offset in even groups: uint8 [M, ⌈N / 2⌉], float32 [M, g]."""
+    size, half, num = len(head), values.shape[1], scale.shape[1]
+    even, odd = np.zeros(half, dtype=np.float32), np.zeros(half, dtype=np.float32)  # apart, so that loops become vectors
+    middle = np.zeros(num, dtype=np.float32)
+    for number in range(len(rows)):
+        row = rows[number]
+        if row < 0:
+            continue
+        line = values[row]
+        for at in range(num):
+            factor = np.float32(by[number] * scale[row, at])
+            middle[at] += np.float32(by[number] * offset[row, at]) - np.float32(8) * factor
+            first, end = at * group // 2, min((at + 1) * group // 2, half)
+            some, low, high = line[first:end], even[first:end], odd[first:end]
+            for byte in range(len(some)):  # no index can be negative, or nothing is made a vector
+                low[byte] += factor * np.float32(some[byte] & 15)
+                high[byte] += factor * np.float32(some[byte] >> 4)
+    for column in range(size):
+        found = odd[column >> 1] if column & 1 else even[column >> 1]
+        out[head[column]] += found + middle[column // group]
+
+
+@njit(cache=True, nogil=True)
+def add_rows_coded(
+    out: np.ndarray, head: np.ndarray, codes: np.ndarray, book: np.ndarray, size: int, rows: np.ndarray, by: np.ndarray
+) -> None:
+    """The same of rows that are codes, uint8 [M, S], into a book, float32 [S, 256, d]."""
+    total = np.zeros(book.shape[0] * book.shape[2], dtype=np.float32)
+    by_part = total.reshape(book.shape[0], book.shape[2])
+    for number in range(len(rows)):
+        row = rows[number]
+        if row < 0:
+            continue
+        factor, line = np.float32(by[number]), codes[row]
+        for part in range(len(line)):
+            word, some = book[part, line[part]], by_part[part]
+            for at in range(len(word)):
+                some[at] += factor * word[at]
+    for column in range(size):
+        out[head[column]] += total[column]
+
+
+@njit(cache=True, nogil=True)
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     """Codes of the k best scores above −inf, best first, ties to the lower code, int32."""
     codes = np.empty(k, dtype=np.int32)

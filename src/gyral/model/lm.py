@@ -21,6 +21,7 @@ from gyral.model import card as cards
 from gyral.model import decoder
 from gyral.model.chat import PLAIN, Chat, chat_of
 from gyral.model.decoder import Decoder
+from gyral.model.family import Trial
 from gyral.model.generate import Completion, Sampler, Utf8, generate
 from gyral.model.lm_routes import routes_of
 from gyral.model.lm_twin import LmTwin
@@ -29,6 +30,7 @@ from gyral.model.stream import Stream, Text, rows_of
 from gyral.model.tasks.next_token import bits_of, inputs_of
 from gyral.model.tokenizer import Tokenizer
 
+TRIAL_TOKENS = 64
 MAX_TOKENS = 65_536
 """Of one completion."""
 
@@ -193,6 +195,23 @@ class LmFamily:
         "blocks.*.attention.out.weight", "blocks.*.gate.weight", "blocks.*.up.weight", "blocks.*.down.weight",
         "embed.weight", "logits.weight",
     )  # fmt: skip
+
+    tried = (
+        "bf16", "int8", "int4", "int4-mixed", "prune-0.2", "prune-0.2+int8", "prune-0.2+int4", "2:4+int8", "rank-0.7+int8",
+    )  # fmt: skip
+
+    def trial(self, servable: ServableLm) -> Trial:
+        """Prompts of `TRIAL_TOKENS` tokens are read; tokens are drawn for one text after the other."""
+        length = min(servable.length, TRIAL_TOKENS)
+        shown = np.random.default_rng(0).integers(0, servable.shape.vocab, (8, length))
+
+        @torch.inference_mode()
+        def answer(size: int) -> Tensor:
+            places = torch.arange(length)[None].expand(size, -1)
+            logits: Tensor = servable.model(torch.from_numpy(shown[:size]), places)
+            return logits
+
+        return Trial(answer, lambda: len(servable.complete("", TRIAL_TOKENS, seed=0).tokens), "tokens")
 
     def load(self, folder: Path) -> ServableLm:
         """Read a model folder."""

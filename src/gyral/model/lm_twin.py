@@ -70,7 +70,7 @@ class LmTwin:
     def _build(self, weights: Weights) -> nn.Module:
         """In float32, with values of its own: those of `weights` stay."""
         copied = Weights({name: array.copy() for name, array in weights.arrays.items()}, weights.settings)
-        return decoder.of_weights(copied, self._tokenizer).dense().build()
+        return decoder.of_weights(copied, self._tokenizer).build()
 
 
 def feed_of(batch: Batch) -> Callable[[nn.Module], Any]:

@@ -34,9 +34,9 @@ from gyral.model.nets import history, interaction, sequence, two_tower
 from gyral.model.nets.asked import Asked
 from gyral.model.recommender import Interactions, Recommender
 from gyral.model.sequences import Sequences
+from gyral.model.tables import SETTING, table_of
 
 ASKED_AT_ONCE = 128
-SCALE = "_scale"
 TWIN = "twin."
 FLOOR = 1e-6
 """Added to scores of the closed form before their logarithm."""
@@ -189,7 +189,7 @@ class NeuralRecommender(Recommender):
 
 
 def net_of(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> nn.Module:
-    """The net with its weights; a matrix in int8 is made float again by its scales.
+    """The net with its weights; tables in fewer bits are made float again.
 
     Raises
     ------
@@ -198,7 +198,7 @@ def net_of(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> nn.Module:
     with torch.device("meta"):
         net = _built(meta, arrays)
     try:
-        state = {name: torch.from_numpy(_whole(arrays, name)) for name in net.state_dict()}
+        state = {name: torch.from_numpy(_whole(arrays, meta, name)) for name in net.state_dict()}
         net.load_state_dict(state, assign=True)
     except (KeyError, RuntimeError) as error:
         raise InputError("the net's weights do not fit its settings", why=str(error), hint="train the model again") from None
@@ -230,8 +230,7 @@ def _built(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> nn.Module:
     return build(shape_type(**meta["shape"]), arrays)
 
 
-def _whole(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
+def _whole(arrays: dict[str, np.ndarray], meta: dict[str, Any], name: str) -> np.ndarray:
     values = arrays[name]
-    if values.dtype != np.int8:
-        return values
-    return np.asarray(values * arrays[name + SCALE][:, None], dtype=np.float32)
+    is_kept = not any(name in meta.get(kind, {}) for kind in ("packed", SETTING)) and values.dtype != np.int8
+    return values if is_kept else table_of(arrays, meta, name).dense()

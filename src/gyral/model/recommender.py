@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from gyral.model import item_item
+from gyral.model.tables import table_of
 
 DAY_US = 86_400_000_000
 MAX_SCORED_HISTORY = 256
@@ -97,10 +98,10 @@ class Recommender:
     Parameters
     ----------
     arrays : what `fit` made: `indptr`, `history`, `weight` (one CSR row a subject, strongest first), `popular`, `count`,
-        `country_indptr`, `country_object`, `country_share`, `head`, and for item–item kinds `item_item` (float32 or int8) with
-        `item_item_scale`, `transition` with `transition_scale` when the Markov term is on, `newcomer` (what somebody new is
-        answered by) when that term is, `last` (each subject's newest object) with counted histories, and `popular_max` (what
-        1 in `popular` stands for) when popularity is a factor.
+        `country_indptr`, `country_object`, `country_share`, `head`, and for item–item kinds `item_item` (float32 with
+        `item_item_scale`, or as `gyral.model.tables` has it), `transition` likewise when the Markov term is on, `newcomer`
+        (what somebody new is answered by) when that term is, `last` (each subject's newest object) with counted histories, and
+        `popular_max` (what 1 in `popular` stands for) when popularity is a factor.
     meta : the hyper-parameters under `spec`.
     """
 
@@ -114,6 +115,7 @@ class Recommender:
         smooth = LIFT_SMOOTHING / max(float(arrays["popular_max"][0]), LIFT_SMOOTHING) if self.spec.popular_power else 0.0
         lift = (arrays["popular"].astype(np.float64) + smooth) / (1 + smooth) if self.spec.popular_power else None
         self._lift = None if lift is None else (lift**self.spec.popular_power).astype(np.float32)
+        self.tables = {name: table_of(arrays, meta, name) for name in ("item_item", "transition") if name in arrays}
         self._by_count = np.argsort(-arrays["count"], kind="stable").astype(np.int32)
 
     @property
@@ -159,14 +161,14 @@ class Recommender:
         rows = self._row_of[strongest]
         arrays, head = self.arrays, self.arrays["head"]
         if "item_item" in arrays:
-            item_item.add_rows(out, head, arrays["item_item"], arrays["item_item_scale"], rows, weights[:MAX_SCORED_HISTORY])
+            self.tables["item_item"].add(out, head, rows, weights[:MAX_SCORED_HISTORY])
         if "transition" in arrays:
             if recent is not None and len(recent):
                 last = self._row_of[recent[-1:]]
             else:
                 last = self._row_of[arrays["last"][subject : subject + 1]] if "last" in arrays else rows[:1]
             by = np.array([self.spec.markov], dtype=np.float32)
-            item_item.add_rows(out, head, arrays["transition"], arrays["transition_scale"], last, by)
+            self.tables["transition"].add(out, head, last, by)
         if self.spec.repeats and self.spec.repeat:
             out[items] += np.float32(self.spec.repeat) * weights
         if self._lift is not None:

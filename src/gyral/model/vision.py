@@ -16,6 +16,7 @@ from gyral.errors import InputError, UsageError
 from gyral.lake.dataset import Dataset
 from gyral.model import card as cards
 from gyral.model.embedder import GALLERY, Embedder
+from gyral.model.family import Trial
 from gyral.model.pictures import decoded
 from gyral.model.tasks.pictures import PICTURES
 from gyral.model.vision_routes import routes_of
@@ -157,6 +158,17 @@ class VisionFamily:
         "*blocks.*.attention.*.weight", "*blocks.*.feed.*.weight", "of_picture.weight", "of_caption.weight",
         "caption.embed.weight",
     )  # fmt: skip
+
+    tried = ("bf16", "int8", "int4", "prune-0.25", "prune-0.25+int8", "2:4+int8", "rank-0.7+int8")
+
+    def trial(self, servable: ServableVision) -> Trial:
+        """Pictures of noise."""
+        shape = servable.embedder.shape
+        sizes = (8, shape.side, shape.side, shape.channels)
+        shown = np.random.default_rng(0).integers(0, 256, sizes, dtype=np.uint8)
+        return Trial(
+            lambda size: servable.embedder.pictures(shown[:size]), lambda: len(servable.embedder.pictures(shown)), "pictures"
+        )
 
     def load(self, folder: Path) -> ServableVision:
         """Read a model folder."""

@@ -33,13 +33,14 @@ _WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]{1,2}|[^\s\u3040-
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the tower of captions; `buckets` rows for n-grams."""
+    """Sizes of the tower of captions; `buckets` rows for n-grams, `head` as in `vit.Shape`."""
 
     buckets: int
     width: int
     depth: int
     heads: int
     hidden: int
+    head: int = 0
 
 
 class Bags(nn.Embedding):
@@ -57,7 +58,7 @@ class Captions(nn.Module):
         self.shape = shape
         self.embed = Bags(shape.buckets, shape.width)
         self.place = nn.Embedding(LENGTH, shape.width)
-        self.blocks = blocks_of(shape.depth, shape.width, shape.heads, shape.hidden)
+        self.blocks = blocks_of(shape.depth, shape.width, shape.heads, shape.hidden, head=shape.head)
         self.norm = nn.LayerNorm(shape.width, eps=1e-6)
         self.apply(initial)
 

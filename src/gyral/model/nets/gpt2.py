@@ -50,7 +50,9 @@ class Attention(CausalAttention):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.head_width = shape.head_width
-        self.query, self.key, self.value, self.out = (nn.Linear(shape.width, shape.width) for _ in range(4))
+        seen = shape.heads * shape.head_width
+        self.query, self.key, self.value = (nn.Linear(shape.width, seen) for _ in range(3))
+        self.out = nn.Linear(seen, shape.width)
 
 
 class FeedForward(nn.Module):

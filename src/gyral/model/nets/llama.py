@@ -65,7 +65,10 @@ ROLES = Roles(
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model; `hidden` is the width inside the feed-forward part, or inside each of its `experts` where there are."""
+    """Sizes of a model; `hidden` is the width inside the feed-forward part, or inside each of its `experts` where there are.
+
+    `head` is the width of a head where that is not the width by the heads: some were pruned.
+    """
 
     vocab: int
     width: int
@@ -78,10 +81,11 @@ class Shape:
     eps: float = 1e-5
     experts: int = 0
     experts_used: int = 2
+    head: int = 0
 
     @property
     def head_width(self) -> int:
-        return self.width // self.heads
+        return self.head or self.width // self.heads
 
 
 class CausalAttention(nn.Module):

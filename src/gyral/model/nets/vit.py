@@ -69,7 +69,10 @@ ROLES = Roles(
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a tower; `side` and `patch` in pixels, `hidden` is the width inside the feed-forward part."""
+    """Sizes of a tower; `side` and `patch` in pixels, `hidden` is the width inside the feed-forward part.
+
+    `head` is the width of a head where that is not the width by the heads: some were pruned.
+    """
 
     side: int
     patch: int
@@ -81,6 +84,7 @@ class Shape:
     learned: bool = False
     classes: int = 0
     eps: float = 1e-6
+    head: int = 0
 
     @property
     def grid(self) -> int:
@@ -94,13 +98,14 @@ class Shape:
 class Attention(nn.Module):
     """Every position sees every other one that is there."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, head: int = 0) -> None:
         super().__init__()
-        self.head_width = width // heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.head_width = head or width // heads
+        seen = heads * head if head else width
+        self.query = nn.Linear(width, seen)
+        self.key = nn.Linear(width, seen)
+        self.value = nn.Linear(width, seen)
+        self.out = nn.Linear(seen, width)
 
     def forward(self, x_BTD: Tensor, is_there_BT: Tensor | None = None) -> Tensor:
         """Heads are counted by what the projections give, so a rank may hold some of them."""
@@ -131,10 +136,10 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward part, each added to the stream."""
 
-    def __init__(self, width: int, heads: int, hidden: int, eps: float = 1e-6) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, eps: float = 1e-6, head: int = 0) -> None:
         super().__init__()
         self.before_attention = nn.LayerNorm(width, eps=eps)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, heads, head)
         self.before_feed = nn.LayerNorm(width, eps=eps)
         self.feed = FeedForward(width, hidden)
 
@@ -143,9 +148,9 @@ class Block(nn.Module):
         return x_BTD + self.feed(self.before_feed(x_BTD))
 
 
-def blocks_of(depth: int, width: int, heads: int, hidden: int, eps: float = 1e-6) -> nn.ModuleDict:
+def blocks_of(depth: int, width: int, heads: int, hidden: int, eps: float = 1e-6, head: int = 0) -> nn.ModuleDict:
     """The container of repeated blocks."""
-    return nn.ModuleDict({str(number): Block(width, heads, hidden, eps) for number in range(depth)})
+    return nn.ModuleDict({str(number): Block(width, heads, hidden, eps, head) for number in range(depth)})
 
 
 class Embed(nn.Module):
@@ -191,7 +196,7 @@ class Vit(nn.Module):
         super().__init__()
         self.shape = shape
         self.embed = Embed(shape)
-        self.blocks = blocks_of(shape.depth, shape.width, shape.heads, shape.hidden, shape.eps)
+        self.blocks = blocks_of(shape.depth, shape.width, shape.heads, shape.hidden, shape.eps, shape.head)
         self.norm = nn.LayerNorm(shape.width, eps=shape.eps)
         self.logits = nn.Linear(shape.width, shape.classes) if shape.classes else None
         self.apply(initial)

@@ -38,7 +38,9 @@ def gptq_int4(weight_MN: Tensor, gram_NN: Tensor, group: int = GROUP, *, is_orde
     offset = torch.from_numpy(rounded_bf16((MIDDLE - zero.astype(np.float32)) * scale))
     of_column = order // group
     scale_MN, offset_MN = torch.from_numpy(scale)[:, of_column], offset[:, of_column]
-    levels_MN = _rounded(weight_MN.detach().float()[:, order].clone(), _factor(gram_NN[order][:, order]), scale_MN, offset_MN)
+    levels_MN = _rounded(
+        weight_MN.detach().float()[:, order].clone(), inverse_factor(gram_NN[order][:, order]), scale_MN, offset_MN
+    )
     values = torch.empty_like(levels_MN)
     values[:, order] = levels_MN
     return Packed("int4", values.to(torch.int8).numpy(), scale, zero, group)
@@ -82,7 +84,7 @@ def searched_range(matrix: np.ndarray, size_N: np.ndarray, group: int) -> tuple[
     return scale.numpy(), zero.to(torch.uint8).numpy()
 
 
-def _factor(gram_NN: Tensor) -> Tensor:
+def inverse_factor(gram_NN: Tensor) -> Tensor:
     """The upper Cholesky factor of the inverse of the damped Hessian."""
     gram = gram_NN.double()
     diagonal = gram.diagonal()

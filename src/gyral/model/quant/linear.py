@@ -9,8 +9,6 @@ Shapes: B rows, T positions, N inputs, M outputs.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from collections import Counter
 from collections.abc import Mapping
 
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gyral.errors import InputError
+from gyral.model.memory import give_back
 from gyral.model.nets.captions import Bags
 from gyral.model.quant.kernels import KERNELS, Kernel, choose
 from gyral.model.quant.packing import Packed
@@ -103,14 +102,8 @@ def installed(model: nn.Module, packed: Mapping[str, Packed], arrays: Mapping[st
             new = _new(_module(model, place), matrix, left.pop(f"{place}.bias", None))
             owner, _, own = place.rpartition(".")
             setattr(model.get_submodule(owner), own, new)
-    _give_back()
+    give_back()
     return left
-
-
-def _give_back() -> None:
-    """Give freed memory back to the system where the C library can: 432 MB resident become 249 (135 million, int4)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], assign: bool = False) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 
 from gyral.errors import InputError
 from gyral.model.card import Weights
+from gyral.model.quant import sparse
 
 Kind = Literal["int8", "int4", "bf16"]
 GROUP = 32
@@ -155,8 +156,11 @@ def divided(weights: Weights) -> tuple[dict[str, np.ndarray], dict[str, Packed]]
     InputError : a packed one is not as the settings say.
     """
     told: dict[str, Any] = dict(weights.settings.get("packed", {}))
-    arrays = dict(weights.arrays)
-    for name, array in weights.arrays.items():
+    try:
+        arrays = dict(sparse.whole(weights).arrays)
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError("the weights are not packed as their settings say", why=str(error)) from None
+    for name, array in list(arrays.items()):
         if name not in told and array.dtype == np.int8 and array.ndim == 2 and f"{name}_scale" in arrays:
             told[name] = ["int8", array.shape[1], 0]
     packed = {}
@@ -172,13 +176,18 @@ def divided(weights: Weights) -> tuple[dict[str, np.ndarray], dict[str, Packed]]
 
 
 def chosen(weights: Weights, patterns: Iterable[str]) -> list[str]:
-    """Names of float matrices that match one of some patterns; `*` stands for anything."""
-    every = list(patterns)
+    """Names of float matrices that match one of some patterns, or are factors of one that did; `*` stands for anything."""
+    every = [each for name in patterns for each in (name, *_thin(name))]
     return [
         name
         for name, array in weights.arrays.items()
         if array.ndim == 2 and array.dtype.kind == "f" and any(fnmatchcase(name, pattern) for pattern in every)
     ]
+
+
+def _thin(pattern: str) -> list[str]:
+    """Where a linear was made of two thin ones."""
+    return [pattern.removesuffix("weight") + f"{at}.weight" for at in (0, 1)] if pattern.endswith(".weight") else []
 
 
 def bits_of_bf16(values: np.ndarray) -> np.ndarray:

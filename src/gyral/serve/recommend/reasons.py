@@ -57,9 +57,8 @@ class Reasons:
         arrays, spec = self._model.arrays, self._model.spec
         rows_H, rows_K = self._row_of[met], self._row_of[shown]
         inside_HK = (rows_H >= 0)[:, None] & (rows_K >= 0)[None]
-        at_HK = np.ix_(np.maximum(rows_H, 0), np.maximum(rows_K, 0))
-        by_H1 = (weights * arrays["item_item_scale"][np.maximum(rows_H, 0)])[:, None]
-        parts_HK = np.where(inside_HK, by_H1 * arrays["item_item"][at_HK].astype(np.float64), 0)
+        said_HK = self._model.tables["item_item"].dense(np.maximum(rows_H, 0))[:, np.maximum(rows_K, 0)]
+        parts_HK = np.where(inside_HK, weights[:, None] * said_HK.astype(np.float64), 0)
         if "transition" in arrays:
             if recent is not None and len(recent):
                 last = int(recent[-1])
@@ -67,7 +66,7 @@ class Reasons:
                 last = int(arrays["last"][subject]) if "last" in arrays else int(met[0])
             for at in np.flatnonzero((met == last) & (rows_H >= 0)):
                 row = rows_H[at]
-                moved_K = spec.markov * arrays["transition_scale"][row] * arrays["transition"][row, np.maximum(rows_K, 0)]
+                moved_K = spec.markov * self._model.tables["transition"].dense(np.array([row]))[0, np.maximum(rows_K, 0)]
                 parts_HK[at] += np.where(rows_K >= 0, moved_K, 0)
         if spec.repeats and spec.repeat:
             parts_HK += spec.repeat * weights[:, None] * (met[:, None] == shown[None])

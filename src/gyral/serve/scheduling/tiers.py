@@ -1,8 +1,7 @@
-"""Classes of devices as data: what each can hold and run, and how a request is put into one.
+"""How a request is put into a class of devices (`gyral.model.tiers`).
 
 A request may name its tier (`x-gyral-tier`); else client hints say (`sec-ch-ua-mobile`, `device-memory`), else the name of the
-browser, and what is no browser is a program on a server. The figures of the built-in tiers are round values to be replaced by
-one's own (`[serve.tiers]`), not measured ones: a phone of the middle class, a laptop without a GPU, four cores of a server.
+browser, and what is no browser is a program on a server.
 """
 
 from __future__ import annotations
@@ -12,20 +11,10 @@ from typing import Final, NamedTuple
 
 from gyral.config.sections import DeviceTier
 from gyral.errors import InputError, did_you_mean
+from gyral.model.tiers import BUILT_IN, tiers
 
-BUILT_IN: Final[Mapping[str, DeviceTier]] = {
-    "phone": DeviceTier(
-        memory_bytes=500 << 20, flop_per_s=10e9, bytes_per_s=8e9, network_bytes_per_s=2e6, is_on_battery=True,
-        runtimes=["executorch", "onnx", "gguf"],
-    ),
-    "laptop": DeviceTier(
-        memory_bytes=4 << 30, flop_per_s=50e9, bytes_per_s=20e9, network_bytes_per_s=10e6, is_on_battery=True,
-        runtimes=["torch", "onnx", "gguf", "openvino"],
-    ),
-    "server": DeviceTier(
-        memory_bytes=16 << 30, flop_per_s=100e9, bytes_per_s=20e9, network_bytes_per_s=100e6, usd_per_hour=0.2
-    ),
-}  # fmt: skip
+__all__ = ["BUILT_IN", "PHONES", "Classified", "classify", "tiers"]
+
 PHONES: Final = (b"iphone", b"android", b"mobile")
 
 
@@ -35,11 +24,6 @@ class Classified(NamedTuple):
     name: str
     tier: DeviceTier
     why: str
-
-
-def tiers(own: Mapping[str, DeviceTier]) -> dict[str, DeviceTier]:
-    """The built-in tiers and one's own, which win."""
-    return {**BUILT_IN, **own}
 
 
 def classify(headers: Mapping[bytes, bytes], known: Mapping[str, DeviceTier]) -> Classified:
