@@ -192,17 +192,18 @@ def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str | None,
 
 @commands.command()
 @click.argument("model")
-@click.option("--to", help="Target format.")
+@click.option("--to", help="Target: int8, bf16, int4, …; for other programs: gguf-q8_0, hf, onnx, torch, …")
 @click.option("--max-loss", type=float, help="Largest relative loss of quality; above it the result is refused.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Of an export; default: in the model's folder.")
 @common
-def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, **flags: Any) -> None:
-    """Make MODEL smaller and measure what that costs."""
+def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, out: Path | None, **flags: Any) -> None:
+    """Make MODEL smaller, or write it for other programs, and measure what that costs."""
     config = configure(root, sets, flags)
-    from gyral.compress.quantize import compress as run_compress
+    from gyral.compress.verb import run_verb
 
     with start_run(root, "compress", config, as_json) as run:
-        card = run_compress(root, model, config, run)
-    print_result(as_json, {"model": card.model, "compression": plain(card.compression)})
+        result = run_verb(root, model, config, run, out)
+    print_result(as_json, result)
 
 
 @commands.command()

@@ -186,7 +186,7 @@ def configure(
     configs.budget_seconds(config.train.budget)
     plugins.check("engine", config.on.partition("://")[0])
     plugins.check("family", config.train.family)
-    plugins.check("compressor", config.compress.to)
+    plugins.check("compressor", config.compress.to, *(["format"] if verb == "compress" else []))
     if need_source and not config.ingest.source:
         raise UsageError("no source is named", hint="gyral loop --source FILE")
     return config

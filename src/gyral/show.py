@@ -264,8 +264,10 @@ def _documents(manifest: dict[str, Any]) -> str:
 
 def _model(root: Path, name: str) -> tuple[dict[str, Any], str]:
     from gyral.model import card as cards
+    from gyral.model import exported
 
-    card = msgspec.to_builtins(cards.read_card(cards.find(root, name)))
+    folder = cards.find(root, name)
+    card = msgspec.to_builtins(cards.read_card(folder))
     learned = f"{card['num_interactions']:,} documents"
     if card["learned_until"]:
         learned = (
@@ -286,6 +288,10 @@ def _model(root: Path, name: str) -> tuple[dict[str, Any], str]:
             f"  {made['to']} of {made['from']}: {made['metric_before']:.4f} → {made['metric_after']:.4f}, "
             f"{made['bytes_before']:,} → {made['bytes_after']:,} bytes"
         )
+    for each in exported.all_of(folder):
+        worst = f"outputs differ by {each.compared.max_abs_diff:.2g} at most"
+        lines.append(f"  {each.format} in {folder / exported.FOLDER / each.format}: {each.size_bytes:,} bytes, {worst}")
+        card.setdefault("exports", []).append(exported.plain(each))
     return card, "\n".join(lines)
 
 
