@@ -6,9 +6,9 @@
 | `vision` | `pixels` [B, S, S, C], 0 to 255 | `vector` [B, E] of length one |
 | `recommender` | what its net wants of `subjects`, `countries`, `objects`, `times`, `sizes` | `scores` [B, V] of all objects |
 
-The function holds what the family does around its net (positions, scaling of pixels), so that whoever runs it elsewhere gives it
-what this project would give. A language model is the whole sequence at once, without a cache. Inputs are text and pictures of
-the model's dataset, and histories that lie in a recommender; where the dataset is gone they are drawn by a seed, and the
+The function holds what the family does around its net (positions, scaling of pixels), so that whoever runs it elsewhere gives
+it what this project would give. A language model is the whole sequence at once, without a cache. Inputs are text and pictures
+of the model's dataset, and histories that lie in a recommender; where the dataset is gone they are drawn by a seed, and the
 comparison says so.
 
 Shapes: B rows, T positions, V vocabulary or objects, S side in pixels, C channels, E width of a vector.
@@ -190,10 +190,8 @@ def _of_vision(root: Path, folder: Path, card: Card) -> Program:
     shape = embedder.shape
     try:
         data = datasets.find(root, card.dataset)
-        pixels, on = (
-            picture_rows.read(data, shape.side, shape.channels)[0].pixels[:MOST_PICTURES],
-            f"pictures of `{card.dataset}`",
-        )
+        pixels = picture_rows.read(data, shape.side, shape.channels)[0].pixels[:MOST_PICTURES]
+        on = f"pictures of `{card.dataset}`"
     except GyralError:
         size = (MOST_PICTURES, shape.side, shape.side, shape.channels)
         pixels = np.random.default_rng(card.seed).integers(256, size=size).astype(np.uint8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from gyral.model.decoder import Decoder
-    from gyral.model.programs import Program, Sample
+    from gyral.model.programs import Program
 
 
 class Source(NamedTuple):
@@ -34,24 +34,22 @@ class Source(NamedTuple):
         from gyral.model import decoder
 
         if self.card.family != "lm":
-            hint = "`--to onnx` and `--to torch` write any family's net"
-            raise UsageError(
-                f"`{format_name}` is for language models, and `{self.card.model}` is a {self.card.family}", hint=hint
-            )
+            what = f"`{format_name}` is for language models, and `{self.card.model}` is a {self.card.family}"
+            raise UsageError(what, hint="`--to onnx` and `--to torch` write any family's net")
         return decoder.read(self.folder).dense()
 
 
 class Reading(NamedTuple):
-    """A written export, opened by a reader.
+    """What a reader of the written files answered.
 
     Attributes
     ----------
     by : its name and version.
-    run : inputs of a batch → outputs, float32.
+    answers : to each sample of the program, float32.
     """
 
     by: str
-    run: Callable[[Sample], np.ndarray]
+    answers: list[np.ndarray]
 
 
 class Format(Protocol):
@@ -69,8 +67,8 @@ class Format(Protocol):
         """Write into an empty folder; notes on what differs from what one would expect."""
         ...
 
-    def open(self, source: Source, folder: Path) -> Reading:
-        """Open what was written, from its files alone."""
+    def read(self, program: Program, folder: Path) -> Reading:
+        """Ask what was written, from its files alone."""
         ...
 
     def versions(self) -> Mapping[str, str]:

@@ -17,15 +17,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from gyral.compress.export import gguf_file
 from gyral.compress.export.base import Reading, Source, versions_of
+from gyral.compress.export.gguf_file import Kind
 from gyral.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from gyral.compress.export.gguf_file import Kind
     from gyral.model.decoder import Decoder
-    from gyral.model.programs import Sample
+    from gyral.model.programs import Program
 
 FILE = "model.gguf"
 _BY_FORMAT = {"gguf-f16": (1, "F16", "F16"), "gguf-q8_0": (7, "Q8_0", "Q8_0"), "gguf-q4_0": (2, "Q4_0", "Q8_0")}
@@ -40,8 +41,6 @@ class Gguf(NamedTuple):
 
     def write(self, source: Source, folder: Path) -> list[str]:
         """`model.gguf`."""
-        from gyral.compress.export import gguf_file
-
         found = source.decoder(self.name)
         if found.layout != "llama":
             why = f"it has the layout of `{found.layout}`, and these files are for the Llama layout"
@@ -62,29 +61,19 @@ class Gguf(NamedTuple):
         gguf_file.write(folder / FILE, keys, tensors)
         return notes
 
-    def open(self, source: Source, folder: Path) -> Reading:
+    def read(self, program: Program, folder: Path) -> Reading:
         """By this project's reader."""
-        import torch
-
         from gyral import __version__
         from gyral.model import gguf
         from gyral.model.programs import Foretold
 
-        module = Foretold(gguf.read(folder / FILE)[0].build())
-
-        def run(sample: Sample) -> np.ndarray:
-            with torch.no_grad():
-                found: np.ndarray = module(torch.from_numpy(sample[0])).numpy()
-            return found
-
-        return Reading(f"gyral {__version__}", run)
+        again = program._replace(module=Foretold(gguf.read(folder / FILE)[0].build()))
+        return Reading(f"gyral {__version__}", [again.run(sample) for sample in program.samples])
 
     def versions(self) -> Mapping[str, str]:
         return versions_of("gyral", "torch")
 
     def _kind(self, name: str, array: np.ndarray) -> Kind:
-        from gyral.compress.export import gguf_file
-
         if array.ndim == 1:
             return gguf_file.F32
         _, block, vocabulary = _BY_FORMAT[self.name]

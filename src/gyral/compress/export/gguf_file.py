@@ -1,8 +1,8 @@
 """A file of llama.cpp: keys, then tensors in blocks, written one tensor after the other.
 
-The layout is that of GGUF 3, little-endian; blocks are rounded as ggml rounds them, so a block has the bits that llama.cpp's own
-`quantize` gives it (the package `gguf` is the oracle of `tests/compress/test_gguf.py`). A tensor is packed when it is written:
-more than the largest one is never held twice.
+The layout is that of GGUF 3, little-endian; blocks are rounded as ggml rounds them, so a block has the bits that llama.cpp's
+own `quantize` gives it (the package `gguf` is the oracle of `tests/compress/test_gguf.py`). A tensor is packed when it is
+written: more than the largest one is never held twice.
 
 Source: `docs/gguf.md` of ggml (version 3), the block layouts of `ggml-common.h`, `quantize_row_q4_0_ref` and
 `quantize_row_q8_0_ref` of `ggml-quants.c`.
@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gyral.errors import InputError
-from gyral.model.gguf import MAGIC
 
+MAGIC = b"GGUF"
 VERSION, ALIGNMENT, BLOCK = 3, 32, 32
 Value = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
 _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
@@ -39,7 +39,7 @@ class Kind(NamedTuple):
 
     def takes(self, array: np.ndarray) -> bool:
         """Whether rows are whole blocks."""
-        return array.shape[-1] % self.values == 0
+        return bool(array.shape[-1] % self.values == 0)
 
 
 def _f16(array: np.ndarray) -> bytes:
@@ -71,7 +71,8 @@ def _q4_0(array: np.ndarray) -> bytes:
 
 def _inverse(scale: np.ndarray) -> np.ndarray:
     """1 / scale, 0 for a block of zeros."""
-    return np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+    found: np.ndarray = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+    return found
 
 
 def _joined(*parts: np.ndarray) -> bytes:

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 from gyral.compress.export.base import Reading, Source, versions_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from gyral.model.programs import Sample
+    from gyral.model.programs import Program
 
 
 class Hf:
@@ -30,22 +28,14 @@ class Hf:
             write_atomic(folder / chat.TEMPLATE, found.template)
         return []
 
-    def open(self, source: Source, folder: Path) -> Reading:
+    def read(self, program: Program, folder: Path) -> Reading:
         """By this project's reader of such folders."""
-        import torch
-
         from gyral import __version__
         from gyral.model import hf
         from gyral.model.programs import Foretold
 
-        module = Foretold(hf.read(folder).build())
-
-        def run(sample: Sample) -> np.ndarray:
-            with torch.no_grad():
-                found: np.ndarray = module(torch.from_numpy(sample[0])).numpy()
-            return found
-
-        return Reading(f"gyral {__version__}", run)
+        again = program._replace(module=Foretold(hf.read(folder).build()))
+        return Reading(f"gyral {__version__}", [again.run(sample) for sample in program.samples])
 
     def versions(self) -> Mapping[str, str]:
         return versions_of("gyral", "torch", "safetensors")

@@ -8,6 +8,7 @@ onnxruntime, `torch` in a process of its own that imports torch alone. ONNX is o
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import subprocess
 import sys
@@ -23,18 +24,20 @@ from gyral.compress.export.base import Reading, Source, versions_of
 from gyral.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
-    from gyral.model.programs import Program, Sample
+    from gyral.model.programs import Program
 
 PROGRAM, GRAPH = "program.pt2", "model.onnx"
 OPSET = 20
 _TIMEOUT_S = 600
 _ALONE = """
-import sys, numpy, torch
+import json, sys, numpy, torch
 program = torch.export.load(sys.argv[1]).module()
 given = numpy.load(sys.argv[2])
+found = []
 with torch.no_grad():
-    found = program(*(torch.from_numpy(given[str(at)]) for at in range(len(given.files))))
-numpy.save(sys.argv[3], found.float().numpy())
+    for names in json.loads(sys.argv[4]):
+        found.append(program(*(torch.from_numpy(given[name]) for name in names)).float().numpy())
+numpy.savez(sys.argv[3], *found)
 """
 
 
@@ -52,9 +55,13 @@ def traced(program: Program) -> Any:
     given = tuple(torch.from_numpy(each) for each in program.samples[1])
     try:
         with torch.no_grad(), _quiet():
-            return torch.export.export(program.module, given, dynamic_shapes=free)
+            found = torch.export.export(program.module, given, dynamic_shapes=free)
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError("the net cannot be written as a graph", why=str(error).strip().splitlines()[0][:300]) from None
+    found.example_inputs = None  # text and pictures of somebody, which would be saved with the program
+    for node in found.graph.nodes:
+        node.meta.pop("stack_trace", None)  # and so would be folders of this machine
+    return found
 
 
 class TorchProgram:
@@ -69,23 +76,26 @@ class TorchProgram:
             torch.export.save(traced(source.program), folder / PROGRAM)
         return []
 
-    def open(self, source: Source, folder: Path) -> Reading:
+    def read(self, program: Program, folder: Path) -> Reading:
         """By another process, which knows nothing of this project."""
         import torch
 
-        def run(sample: Sample) -> np.ndarray:
-            with tempfile.TemporaryDirectory() as place:
-                given, found = Path(place, "given.npz"), Path(place, "found.npy")
-                np.savez(given, **{str(at): each for at, each in enumerate(sample)})
-                command = [sys.executable, "-I", "-W", "ignore", "-c", _ALONE, str(folder / PROGRAM), str(given), str(found)]
-                done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
-                if done.returncode:
-                    why = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
-                    raise InputError("the program does not run alone", why=why, where=str(folder / PROGRAM))
-                answer: np.ndarray = np.load(found)
-            return answer
-
-        return Reading(f"torch {torch.__version__} in a process of its own", run)
+        names = [[f"{at}_{number}" for number in range(len(each))] for at, each in enumerate(program.samples)]
+        arrays: dict[str, Any] = {}
+        for row, sample in zip(names, program.samples, strict=True):
+            arrays.update(zip(row, sample, strict=True))
+        with tempfile.TemporaryDirectory() as place:
+            given, found = Path(place, "given.npz"), Path(place, "found.npz")
+            np.savez(given, **arrays)
+            words = [str(folder / PROGRAM), str(given), str(found), json.dumps(names)]
+            command = [sys.executable, "-I", "-W", "ignore", "-c", _ALONE, *words]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
+            if done.returncode:
+                why = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+                raise InputError("the program does not run alone", why=why, where=str(folder / PROGRAM))
+            with np.load(found) as told:
+                answers = [told[f"arr_{at}"] for at in range(len(names))]
+        return Reading(f"torch {torch.__version__} in a process of its own", answers)
 
     def versions(self) -> Mapping[str, str]:
         return versions_of("torch")
@@ -110,24 +120,31 @@ class Onnx:
             )
             if made is None:
                 raise InputError("the net cannot be written as a graph", why="torch made none")
+            _forget(made.model)
             made.save(folder / GRAPH)
         return []
 
-    def open(self, source: Source, folder: Path) -> Reading:
+    def read(self, program: Program, folder: Path) -> Reading:
         """By onnxruntime, on the processor."""
         import onnxruntime
 
         session = onnxruntime.InferenceSession(str(folder / GRAPH), providers=["CPUExecutionProvider"])
-        names = [each.name for each in session.get_inputs()]
-
-        def run(sample: Sample) -> np.ndarray:
-            found: np.ndarray = session.run(None, dict(zip(names, sample, strict=True)))[0]
-            return found
-
-        return Reading(f"onnxruntime {onnxruntime.__version__}", run)
+        names = [port.name for port in program.inputs]
+        answers = [session.run(None, dict(zip(names, sample, strict=True)))[0] for sample in program.samples]
+        return Reading(f"onnxruntime {onnxruntime.__version__}", answers)
 
     def versions(self) -> Mapping[str, str]:
         return versions_of("torch", "onnx", "onnxscript", "onnxruntime")
+
+
+def _forget(made: Any) -> None:
+    """Take out what the exporter keeps of each node: lines of source with the folders of this machine."""
+    for node in made.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for each in (made, made.graph, *made.graph.inputs):
+        each.metadata_props.clear()
 
 
 @contextlib.contextmanager
