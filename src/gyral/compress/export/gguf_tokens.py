@@ -1,9 +1,10 @@
 """A tokenizer as llama.cpp has it: pieces, their kinds, merges, and the *name* of how text is cut before merges.
 
 The cut is a regular expression that llama.cpp knows by name, and there is no way to bring another. So each name is tried on
-text of the model's dataset and on lines of many scripts, and the one that makes most of the same tokens is taken; where it
-makes less than the share `ENOUGH`, the model is refused. A tokenizer that `gyral curate` trained is cut like `llama-bpe`, but
-for combining marks, a slash after punctuation, and a quotation mark before a word that begins like `'s`.
+text of the model's dataset and on lines of many scripts, and the one that makes most of the same tokens is taken (the one of
+the very same steps, where there is one); where it makes less than the share `ENOUGH`, the model is refused. A tokenizer that
+`gyral curate` trained is cut like `llama-bpe`, but for combining marks, a slash after punctuation, and a quotation mark before
+a word that begins like `'s`.
 """
 
 from __future__ import annotations
@@ -76,8 +77,10 @@ def keys_of(body: bytes, vocab: int, end: int, texts: Sequence[str]) -> Tokens:
     }
     source = Tokenizer(body)
     asked = [*texts, *LINES]
-    shares = {cut: same_tokens(source, _read({**keys, "tokenizer.ggml.pre": cut}), asked) for cut in CUTS}
-    cut = max(CUTS, key=lambda each: shares[each])
+    readers = {cut: _read({**keys, "tokenizer.ggml.pre": cut}) for cut in CUTS}
+    shares = {cut: same_tokens(source, reader, asked) for cut, reader in readers.items()}
+    own = _steps(body)
+    cut = max(CUTS, key=lambda each: (_steps(readers[each].body) == own, shares[each]))
     if shares[cut] < ENOUGH:
         why = f"cut like `{cut}`, the nearest that llama.cpp knows, {100 * shares[cut]:.1f} % of tokens are the same"
         hint = "`--to hf` keeps the tokenizer as it is"
@@ -99,6 +102,13 @@ def _spans(tokenizer: Tokenizer, text: str) -> set[tuple[int, int]]:
     tokens = tokenizer.encode([text]).tokens.tolist()
     ends = list(accumulate(len(tokenizer.bytes_of(token)) for token in tokens))
     return set(zip([0, *ends], ends, strict=False))
+
+
+def _steps(body: bytes) -> list[dict[str, Any]]:
+    """How a `tokenizer.json` cuts text, step by step, without what does not change tokens."""
+    told = msgspec.json.decode(body)["pre_tokenizer"]
+    steps = told["pretokenizers"] if told["type"] == "Sequence" else [told]
+    return [{name: value for name, value in each.items() if name != "trim_offsets"} for each in steps]
 
 
 def _read(keys: dict[str, Any]) -> Tokenizer:
