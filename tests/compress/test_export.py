@@ -232,6 +232,28 @@ def test_a_model_with_exports_is_served_and_compressed_as_before(project):
     assert LM.load(cards.find(project.root, "pages")).complete("a", 5, temperature=0).tokens == before
 
 
+def test_a_compressed_model_is_written_as_the_numbers_it_stands_for(project):
+    from gyral.compress.quantize import int8
+    from gyral.model import decoder
+    from gyral.model.card import Compression
+    from gyral.model.lm import LM
+    from gyral.model.quant.packing import chosen
+
+    language_model(project)
+    weights = cards.read_weights(cards.find(project.root, "pages"))
+    made = Compression("int8", "pages@1", 1.0, 1.0, 0.0, 0.01, 2, 1)
+    small = int8(weights, chosen(weights, LM.matrices))
+    cards.publish(project.root, "pages-int8", small, None, Card(family="lm", dataset="gone@1", compression=made))
+    told, folder = exported_as(project, "hf", "pages-int8")
+    state = decoder.read(project.root / "models/pages-int8@1").dense().state
+    from safetensors.numpy import load_file
+
+    found = load_file(folder / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+    scale = small.arrays["blocks.0.feed.up.weight_scale"]
+    np.testing.assert_allclose(found, small.arrays["blocks.0.feed.up.weight"] * scale[:, None], rtol=1e-6)
+    assert found.dtype == state["embed.weight"].numpy().dtype and "int8" in told.notes[0]
+
+
 def test_outputs_that_differ_publish_nothing(project, monkeypatch):
     from gyral.model import hf
 

@@ -63,6 +63,8 @@ def export(root: Path, name: str, config: Config, run: Run, out: Path | None = N
     meter.update(1)
     with _new(target) as staging:
         notes = writer.write(source, staging)
+        if card.compression is not None:
+            notes.append(f"matrices of {card.compression.to} were written, and are compared, as the numbers they stand for")
         meter.update(2)
         compared = compare(source.program, writer.read(source.program, staging))
         _refuse(to, card.model, compared, writer.tolerance, config.compress.max_loss)
