@@ -100,7 +100,7 @@ def measured(folder: Path, python: str, original: Path | None) -> dict[str, Any]
     with tempfile.TemporaryDirectory() as place:
         Path(place, "asked.json").write_text(json.dumps(asked))
         files = {"original": original} if original is not None else {}
-        for to in ("gguf-f16", "gguf-q8_0", "gguf-q4_0"):
+        for to in ("gguf-f16", "gguf-q8_0", "gguf-q4_1", "gguf-q4_0"):
             begin = time.process_time()
             config = configs.load(folder.parents[1], [], {"compress.to": to, "compress.max_loss": 1.0})
             with Run.start(Path(place), "compress", config) as run:

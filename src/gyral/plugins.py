@@ -88,6 +88,7 @@ _BUILTIN: dict[str, dict[str, str]] = {
         "gguf-f16": "gyral.compress.export.gguf:F16",
         "gguf-q8_0": "gyral.compress.export.gguf:Q8_0",
         "gguf-q4_0": "gyral.compress.export.gguf:Q4_0",
+        "gguf-q4_1": "gyral.compress.export.gguf:Q4_1",
         "hf": "gyral.compress.export.hf:HF",
         "onnx": "gyral.compress.export.traced:ONNX",
         "torch": "gyral.compress.export.traced:TORCH",

@@ -1,9 +1,10 @@
-"""Language models for llama.cpp: `gguf-f16`, `gguf-q8_0`, `gguf-q4_0`.
+"""Language models for llama.cpp: `gguf-f16`, `gguf-q8_0`, `gguf-q4_1`, `gguf-q4_0`.
 
 | format | bits a weight | what is stored otherwise |
 |---|---|---|
 | `gguf-f16` | 16 | norms in float32 |
 | `gguf-q8_0` | 8.5 | rows that are not whole blocks of 32, in float16 |
+| `gguf-q4_1` | 5 in blocks | the same; 16 levels between the least and the largest of a block, as `--to int4` has them |
 | `gguf-q4_0` | 4.5 in blocks | embedding and output matrix in Q8_0, as `--to int4` keeps them in int8 |
 
 The name of a tensor is llama.cpp's; rows of query and key are turned so that the two halves of a rotated pair lie side by side.
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
     from gyral.model.programs import Program
 
 FILE = "model.gguf"
-_BY_FORMAT = {"gguf-f16": (1, "F16", "F16"), "gguf-q8_0": (7, "Q8_0", "Q8_0"), "gguf-q4_0": (2, "Q4_0", "Q8_0")}
+_BY_FORMAT = {
+    "gguf-f16": (1, "F16", "F16"),
+    "gguf-q8_0": (7, "Q8_0", "Q8_0"),
+    "gguf-q4_1": (3, "Q4_1", "Q8_0"),
+    "gguf-q4_0": (2, "Q4_0", "Q8_0"),
+}
 """Number of the format in llama.cpp, how matrices of blocks are stored, how those of the vocabulary are."""
 
 
@@ -159,4 +165,5 @@ def _turned(name: str, array: np.ndarray, found: Decoder) -> np.ndarray:
 
 F16 = Gguf("gguf-f16", 1e-2)
 Q8_0 = Gguf("gguf-q8_0", 0.25)
+Q4_1 = Gguf("gguf-q4_1", 1.0)
 Q4_0 = Gguf("gguf-q4_0", 1.0)

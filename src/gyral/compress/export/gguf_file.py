@@ -4,8 +4,8 @@ The layout is that of GGUF 3, little-endian; blocks are rounded as ggml rounds t
 own `quantize` gives it (the package `gguf` is the oracle of `tests/compress/test_gguf.py`). A tensor is packed when it is
 written: more than the largest one is never held twice.
 
-Source: `docs/gguf.md` of ggml (version 3), the block layouts of `ggml-common.h`, `quantize_row_q4_0_ref` and
-`quantize_row_q8_0_ref` of `ggml-quants.c`.
+Source: `docs/gguf.md` of ggml (version 3), the block layouts of `ggml-common.h`, `quantize_row_q4_0_ref`,
+`…_q4_1_ref` and `…_q8_0_ref` of `ggml-quants.c`.
 """
 
 from __future__ import annotations
@@ -69,6 +69,17 @@ def _q4_0(array: np.ndarray) -> bytes:
     return _joined(scale.astype("<f2").view(np.uint8), levels[:, :half] | (levels[:, half:] << 4))
 
 
+def _q4_1(array: np.ndarray) -> bytes:
+    """32 values: a fifteenth of their range and the smallest, in float16 each, then four bits each as above."""
+    blocks = array.reshape(-1, BLOCK).astype(np.float32)
+    least = blocks.min(axis=1, keepdims=True)
+    scale = (blocks.max(axis=1, keepdims=True) - least) / np.float32(15)
+    levels = np.minimum(np.trunc((blocks - least) * _inverse(scale) + np.float32(0.5)), 15).astype(np.uint8)
+    half = BLOCK // 2
+    heads = (each.astype("<f2").view(np.uint8) for each in (scale, least))
+    return _joined(*heads, levels[:, :half] | (levels[:, half:] << 4))
+
+
 def _inverse(scale: np.ndarray) -> np.ndarray:
     """1 / scale, 0 for a block of zeros."""
     found: np.ndarray = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
@@ -80,7 +91,7 @@ def _joined(*parts: np.ndarray) -> bytes:
 
 
 F32, F16 = Kind(0, 1, 4, _f32), Kind(1, 1, 2, _f16)
-Q4_0, Q8_0 = Kind(2, BLOCK, 18, _q4_0), Kind(8, BLOCK, 34, _q8_0)
+Q4_0, Q4_1, Q8_0 = Kind(2, BLOCK, 18, _q4_0), Kind(3, BLOCK, 20, _q4_1), Kind(8, BLOCK, 34, _q8_0)
 
 
 def write(path: Path, keys: Mapping[str, Value], tensors: Mapping[str, tuple[np.ndarray, Kind]]) -> None:
