@@ -229,3 +229,20 @@ def test_too_much_loss_is_refused_and_told(project, monkeypatch):
         exported_as(project, "gguf-q4_0", max_loss=0.1)
     assert "--max-loss 0.201" in caught.value.hint
     assert exported_as(project, "gguf-q4_0", max_loss=0.21)[0].compared.relative_loss == pytest.approx(0.2)
+
+
+def test_what_int4_made_keeps_nearly_all_in_blocks_with_an_offset():
+    from gyral.compress.nets import int4_rtn
+    from gyral.model.card import Weights
+    from gyral.model.quant.packing import divided
+
+    matrix = (np.random.default_rng(0).standard_normal((64, 128)) * 0.05).astype(np.float32)
+    name = "blocks.0.attention.query.weight"  # outside of blocks it would be int8
+    packed = divided(int4_rtn(Weights({name: matrix}, {}), [name]))[1][name].dense()
+
+    def again(kind):
+        blocks = np.frombuffer(getattr(gguf_file, kind).pack(packed), np.uint8).reshape(64, -1)
+        return oracle.quants.dequantize(blocks, KINDS[kind])
+
+    lost = float(np.square(packed - matrix).mean())
+    assert np.square(again("Q4_1") - packed).mean() < 0.03 * lost < np.square(again("Q4_0") - packed).mean()
