@@ -16,15 +16,15 @@ from gyral.run import Run
 SHAPE = Shape(257, 64, 2, 4, 2, 96)
 
 
-def language_model(project, shape=SHAPE, layout="llama", tokenizer=b"", dataset="gone@1", spread=4.0, **settings):
-    """A decoder with random weights, wide enough that its answers differ; returns its module."""
+def language_model(project, shape=SHAPE, layout="llama", tokenizer=b"", dataset="gone@1", spread=4.0, twice=False, **settings):
+    """A decoder with random weights, wide enough that its answers differ; returns its module. `twice`: a tied matrix is."""
     net = seeded(3, lambda: build_net(layout, shape, 64)).eval()
     with torch.no_grad():
         for param in net.parameters():
             if param.dim() == 2:
                 param.mul_(spread)
     state = {name: value.detach().numpy() for name, value in net.state_dict().items()}
-    arrays = {name: value for name, value in state.items() if not (shape.tied and name == "logits.weight")}
+    arrays = {name: value for name, value in state.items() if twice or not (shape.tied and name == "logits.weight")}
     told = {"shape": asdict(shape), "length": 64, "layout": layout, "tokens": "bytes", **settings}
     files = {"tokenizer.json": tokenizer} if tokenizer else {}
     cards.publish(project.root, "pages", Weights(arrays, told), None, Card(family="lm", dataset=dataset), files)

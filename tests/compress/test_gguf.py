@@ -84,7 +84,7 @@ def test_blocks_have_the_bits_that_llama_cpp_gives_them(seed, scale, kind):
 
 @pytest.mark.parametrize(("to", "vocabulary"), [("f16", "F16"), ("q8_0", "Q8_0"), ("q4_0", "Q8_0"), ("q4_1", "Q8_0")])
 def test_a_file_holds_the_model_as_the_package_of_llama_cpp_reads_it(project, to, vocabulary):
-    net = language_model(project)
+    net = language_model(project, twice=True)
     made, folder = exported_as(project, f"gguf-{to}")
     file = oracle.GGUFReader(folder / "model.gguf")
     tensors = {each.name: each for each in file.tensors}
