@@ -39,7 +39,7 @@ from gyral.console import (
     turns_and_pages,
 )
 from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, UsageError, render
-from gyral.tools import bench
+from gyral.tools import bench, doctor
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
         fail(fault(error), 1)
 
 
-@click.group(commands=[bench], context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(commands=[bench, doctor], context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="gyral")
 def commands() -> None:
     """gyral closes the loop of machine learning: events in, models out, and what people do next comes back.
@@ -194,19 +194,23 @@ def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str | None,
 
 @commands.command()
 @click.argument("model")
-@click.option("--to", help="Target format: int8, int4, prune-0.3, 2:4, rank-0.5, rows-int4, …; `+` joins several.")
+@click.option(
+    "--to",
+    help="Target format: int8, int4, prune-0.3, 2:4, rank-0.5, rows-int4, …, joined by `+`; or gguf-q8_0, onnx, hf, torch.",
+)
 @click.option("--tiers", metavar="TIER,…", callback=names, help="Try many, and choose one each for phone, laptop, server.")
 @click.option("--max-loss", type=float, help="Largest relative loss of quality; above it the result is refused.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Of an export; default: in the model's folder.")
 @common
-def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, **flags: Any) -> None:
-    """Make MODEL smaller and measure what that costs."""
+def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, out: Path | None, **flags: Any) -> None:
+    """Make MODEL smaller, or write it for other programs, and measure what that costs."""
     config = configure(root, sets, flags)
-    from gyral.compress.tiers import run_verb
+    from gyral.compress.verb import run_verb
     from gyral.show import told_compression
 
     with start_run(root, "compress", config, as_json) as run:
-        card = run_verb(root, model, config, run)
-    data, text = told_compression(plain(card))
+        result = run_verb(root, model, config, run, out)
+    data, text = told_compression(result)
     print_result(as_json, data, text)
 
 
@@ -288,15 +292,3 @@ def evaluate(root: Path, sets: tuple[str, ...], as_json: bool, model: str, datas
     from gyral.show import eval_table
 
     print_result(as_json, result, lambda: eval_table(result))
-
-
-@commands.command()
-@common
-def doctor(root: Path, sets: tuple[str, ...], as_json: bool, **_: Any) -> None:
-    """Check this machine and this project, and say what to mend."""
-    from gyral.doctor import examine, table_of
-
-    findings = examine(root)
-    print_result(as_json, {"findings": [plain(each) for each in findings]}, lambda: table_of(findings))
-    if any(each.state == "bad" for each in findings):
-        sys.exit(1)

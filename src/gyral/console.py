@@ -186,8 +186,9 @@ def configure(
     configs.budget_seconds(config.train.budget)
     plugins.check("engine", config.on.partition("://")[0])
     plugins.check("family", config.train.family)
+    others = ["format"] if verb == "compress" else []
     for each in (*config.compress.to.split("+"), *(part for one in config.compress.tried for part in one.split("+"))):
-        plugins.check("compressor", each)
+        plugins.check("compressor", each, *others)
     if need_source and not config.ingest.source:
         raise UsageError("no source is named", hint="gyral loop --source FILE")
     return config

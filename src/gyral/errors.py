@@ -42,6 +42,9 @@ OPTIONAL = {
     "cryptography": "federated",
     "opacus": "federated",
     "faiss": "index",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export",
 }
 """Optional modules, and an extra that brings each."""
 

@@ -9,6 +9,7 @@
 | `task` | a function `(dataset, config) -> Task`: what a neural model is to learn; its name is `FAMILY` or `FAMILY/TASK` |
 | `lesson` | a function `(task, teacher, temperature) -> Lesson`: how a model teaches the task `FAMILY/TASK` |
 | `compressor` | a function `(weights, matrices) -> weights` that makes the named matrices smaller |
+| `format` | a `gyral.compress.export.base.Format`: how a model is written for other programs, and read back to compare |
 | `texts` | a function `(rows, config, note) -> texts`: what is learned from events of this kind that have just come in |
 | `stage` | a function `(config) -> Stage`, or None where it has nothing to do: signals of documents |
 | `engine` | an `Engine`: where a map of pure functions runs |
@@ -29,7 +30,7 @@ from typing import Any
 
 from gyral.errors import ConfigError, UsageError, did_you_mean
 
-KINDS = ("source", "layout", "family", "trainer", "task", "lesson", "compressor", "texts", "stage", "engine")
+KINDS = ("source", "layout", "family", "trainer", "task", "lesson", "compressor", "format", "texts", "stage", "engine")
 
 _BUILTIN: dict[str, dict[str, str]] = {
     "source": {
@@ -93,6 +94,15 @@ _BUILTIN: dict[str, dict[str, str]] = {
         "rows-pq*": "gyral.compress.rows:rows_pq",
         "rows-hash-*": "gyral.compress.rows:rows_hash",
     },
+    "format": {
+        "gguf-f16": "gyral.compress.export.gguf:F16",
+        "gguf-q8_0": "gyral.compress.export.gguf:Q8_0",
+        "gguf-q4_0": "gyral.compress.export.gguf:Q4_0",
+        "gguf-q4_1": "gyral.compress.export.gguf:Q4_1",
+        "hf": "gyral.compress.export.hf:HF",
+        "onnx": "gyral.compress.export.traced:ONNX",
+        "torch": "gyral.compress.export.traced:TORCH",
+    },
     "texts": {"document": "gyral.curate.arriving:texts"},
     "stage": {
         name: f"gyral.curate.recipe:{name}"
@@ -131,14 +141,18 @@ def names(kind: str) -> list[str]:
     return sorted({*_BUILTIN[kind], *installed, *registered})
 
 
-def check(kind: str, name: str) -> None:
+def check(kind: str, name: str, *others: str) -> None:
     """Refuse a name nobody registered, without loading anything.
+
+    Parameters
+    ----------
+    others : further kinds that it may be of.
 
     Raises
     ------
     UsageError : nothing has this name; the hint lists those that exist.
     """
-    known = names(kind)
+    known = sorted(each for every in (kind, *others) for each in names(every))
     if name not in known and not _family_of(name, known):
         raise UsageError(f"unknown {kind} `{name}`", hint=did_you_mean(name, known))
 

@@ -264,8 +264,10 @@ def _documents(manifest: dict[str, Any]) -> str:
 
 def _model(root: Path, name: str) -> tuple[dict[str, Any], str]:
     from gyral.model import card as cards
+    from gyral.model import exported
 
-    card = msgspec.to_builtins(cards.read_card(cards.find(root, name)))
+    folder = cards.find(root, name)
+    card = msgspec.to_builtins(cards.read_card(folder))
     learned = f"{card['num_interactions']:,} documents"
     if card["learned_until"]:
         learned = (
@@ -288,11 +290,17 @@ def _model(root: Path, name: str) -> tuple[dict[str, Any], str]:
         )
     if card["variants"]:
         lines += ["", variants_table(card), "", "*: nothing tried is as good, as small and as fast, and better in one of these"]
+    for each in exported.all_of(folder):
+        worst = f"outputs differ by {each.compared.max_abs_diff:.2g} at most"
+        lines.append(f"  {each.format} in {folder / exported.FOLDER / each.format}: {each.size_bytes:,} bytes, {worst}")
+        card.setdefault("exports", []).append(exported.plain(each))
     return card, "\n".join(lines)
 
 
 def told_compression(card: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], str] | None]:
-    """What `gyral compress` prints: of a variant what it cost; of tiers what was tried, and what is for whom."""
+    """What `gyral compress` prints: of a variant what it cost; of tiers what was tried, and for whom; of an export all."""
+    if "export" in card:
+        return card, None
     if card["compression"]:
         return {"model": card["model"], "compression": card["compression"]}, None
     variants = card["variants"]

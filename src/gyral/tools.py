@@ -1,13 +1,14 @@
-"""The command line of tools that are groups: each measures, none makes a noun."""
+"""The command line of tools that measure and make no noun."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gyral.console import common, configure, print_result, start_run
+from gyral.console import common, configure, plain, print_result, start_run
 
 
 @click.group()
@@ -47,3 +48,15 @@ def serve(root: Path, sets: tuple[str, ...], as_json: bool, **flags: Any) -> Non
     with start_run(root, "bench", config, as_json, seed=config.bench.seed) as run:
         told = run_serve(root, config, run)
     print_result(as_json, told, lambda: f"{table_of(told)}\n\nrun {run.number}")
+
+
+@click.command()
+@common
+def doctor(root: Path, sets: tuple[str, ...], as_json: bool, **_: Any) -> None:
+    """Check this machine and this project, and say what to mend."""
+    from gyral.doctor import examine, table_of
+
+    findings = examine(root)
+    print_result(as_json, {"findings": [plain(each) for each in findings]}, lambda: table_of(findings))
+    if any(each.state == "bad" for each in findings):
+        sys.exit(1)

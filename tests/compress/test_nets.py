@@ -43,12 +43,12 @@ def learned(project, task, name, family, steps, batch):
 
 def timed(project, name, to):
     """The rows of the card once a variant was tried for a server."""
-    from gyral.compress.tiers import run_verb
+    from gyral.compress.tiers import compress_for_tiers
 
     told = {"compress__tiers": ["server"], "compress__tried": [to], "compress__max_loss": 1.0}
     config = project.config(**told)
     with Run.start(project.root, "compress", config) as run:
-        return run_verb(project.root, name, config, run).variants
+        return compress_for_tiers(project.root, name, config, run).variants
 
 
 def curated(project, folder, stages):

@@ -15,11 +15,11 @@ from gyral.run import Run
 
 
 def tried(project, name="shop", **flags):
-    from gyral.compress.tiers import run_verb
+    from gyral.compress.tiers import compress_for_tiers
 
     config = load(project.root, [], {key.replace("__", "."): value for key, value in flags.items()})
     with Run.start(project.root, "compress", config) as run:
-        return run_verb(project.root, name, config, run)
+        return compress_for_tiers(project.root, name, config, run)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from gyral.compress import front
-from gyral.compress.quantize import Source, compress, further, opened, published, relative_loss, variant_name
+from gyral.compress.quantize import Source, further, opened, published, relative_loss, variant_name
 from gyral.compress.trial import BATCHES, Tried, trying
 from gyral.config import Config
 from gyral.config.sections import DeviceTier
@@ -39,13 +39,6 @@ class Made(NamedTuple):
     row: Variant
     folder: Path
     quality: float
-
-
-def run_verb(root: Path, name: str, config: Config, run: Run) -> Card:
-    """Make the variant that `--to` names, or, where tiers are named, try many; the card of what was made or tried."""
-    if config.compress.tiers:
-        return compress_for_tiers(root, name, config, run)
-    return compress(root, name, config, run)
 
 
 def compress_for_tiers(root: Path, name: str, config: Config, run: Run) -> Card:

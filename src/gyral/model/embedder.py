@@ -90,7 +90,15 @@ class Embedder:
     @torch.no_grad()
     def pictures(self, pixels_NSSC: np.ndarray) -> np.ndarray:
         """Vectors of length one, float32 [N, E]."""
-        return self._joined(self._picture(scaled(pixels_NSSC[at : at + ROWS])) for at in range(0, len(pixels_NSSC), ROWS))
+        return self._joined(self.vectors(scaled(pixels_NSSC[at : at + ROWS])) for at in range(0, len(pixels_NSSC), ROWS))
+
+    def vectors(self, pixels_BCSS: Tensor) -> Tensor:
+        """Vectors of length one of pixels in [−1, 1], [B, E]."""
+        if isinstance(self.model, towers.Towers):
+            return self.model.pictures(pixels_BCSS)
+        hidden = self.tower(pixels_BCSS)
+        vector = hidden[:, 0] if isinstance(self.model, distilled.StudentTeacher) else hidden[:, 1:].mean(dim=1)
+        return F.normalize(vector, dim=-1)
 
     @torch.no_grad()
     def captions(self, texts: Sequence[str]) -> np.ndarray:
@@ -122,13 +130,6 @@ class Embedder:
             raise UsageError(f"{skip} of {depth} blocks cannot be left out", hint=f"leave out {depth - 1} at most")
         starts = range(0, len(pixels_NSSC), ROWS)
         return np.concatenate([self.tower(scaled(pixels_NSSC[at : at + ROWS]), skip=skip).numpy() for at in starts])
-
-    def _picture(self, pixels: Tensor) -> Tensor:
-        if isinstance(self.model, towers.Towers):
-            return self.model.pictures(pixels)
-        hidden = self.tower(pixels)
-        vector = hidden[:, 0] if isinstance(self.model, distilled.StudentTeacher) else hidden[:, 1:].mean(dim=1)
-        return F.normalize(vector, dim=-1)
 
     @staticmethod
     def _joined(parts: Any) -> np.ndarray:

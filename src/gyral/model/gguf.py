@@ -30,12 +30,12 @@ MAGIC = b"GGUF"
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY, _CONTROL = 8, 9, 3
 _MAX_ITEMS = 1 << 24
-_NAMES = {
+NAMES = {
     "attn_q": "attention.query", "attn_k": "attention.key", "attn_v": "attention.value", "attn_output": "attention.out",
     "ffn_gate": "feed.gate", "ffn_up": "feed.up", "ffn_down": "feed.down", "attn_norm": "before_attention",
     "ffn_norm": "before_feed",
 }  # fmt: skip
-_WHOLE = {"token_embd.weight": "embed.weight", "output_norm.weight": "norm.weight", "output.weight": "logits.weight"}
+WHOLE = {"token_embd.weight": "embed.weight", "output_norm.weight": "norm.weight", "output.weight": "logits.weight"}
 _LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
@@ -150,7 +150,7 @@ def read(path: Path) -> tuple[Decoder, Chat]:
     try:
         shape, length = _shape_of(file)
         state = {_renamed(name): torch.from_numpy(_turned(name, file.tensor(name), shape)) for name in file.names}
-        body = _tokenizer_of(meta)
+        body = tokenizer_of(meta)
         pieces, end = meta["tokenizer.ggml.tokens"], int(meta["tokenizer.ggml.eos_token_id"])
         start = int(meta.get("tokenizer.ggml.bos_token_id", end))
         specials = (("bos_token", str(pieces[start])), ("eos_token", str(pieces[end])))
@@ -178,10 +178,10 @@ def _shape_of(file: File) -> tuple[Shape, int]:
 
 
 def _renamed(name: str) -> str:
-    if name in _WHOLE:
-        return _WHOLE[name]
+    if name in WHOLE:
+        return WHOLE[name]
     _, block, part, kind = (*name.split("."), "", "", "")[:4]
-    return f"blocks.{block}.{_NAMES[part]}.{kind}"
+    return f"blocks.{block}.{NAMES[part]}.{kind}"
 
 
 def _turned(name: str, array: np.ndarray, shape: Shape) -> np.ndarray:
@@ -193,7 +193,7 @@ def _turned(name: str, array: np.ndarray, shape: Shape) -> np.ndarray:
     return np.ascontiguousarray(array.reshape(heads, -1, 2, array.shape[1]).swapaxes(1, 2)).reshape(array.shape)
 
 
-def _tokenizer_of(meta: dict[str, Any]) -> bytes:
+def tokenizer_of(meta: dict[str, Any]) -> bytes:
     """The `tokenizer.json` that the file's vocabulary and merges were made from, as far as it changes tokens."""
     kind, cut = meta["tokenizer.ggml.model"], meta.get("tokenizer.ggml.pre", "default")
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": cut != "llama-bpe"}

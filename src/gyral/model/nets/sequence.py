@@ -151,7 +151,7 @@ class Sequence(nn.Module):
     def score(self, asked: Asked) -> Tensor:
         """Logits of what each subject meets next, [B, V]."""
         x_BTD = self.encode(asked.objects, asked.times, None)
-        at = torch.arange(len(asked.sizes), device=asked.sizes.device)
+        at = torch.arange(asked.sizes.shape[0], device=asked.sizes.device)
         return self.logits(x_BTD[at, asked.sizes - 1])
 
     def logits(self, x_ND: Tensor) -> Tensor:
