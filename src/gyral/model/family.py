@@ -17,6 +17,7 @@ from gyral.model import inputs as model_inputs
 from gyral.model.card import Weights
 from gyral.model.holdout import hold_out, measure
 from gyral.model.inputs import Codes
+from gyral.model.portable import Portable, without_subjects
 from gyral.model.recommender import Interactions, Recommender, Spec, fit_with, without_history
 from gyral.model.sequences import without_sequence
 
@@ -103,6 +104,7 @@ class Family(Protocol):
     matrices : names of the arrays that are large and may be quantized; `*` in a name stands for anything.
 
     `twin` is given the weights of `folder`; a twin of a net has `calibration()`, too (`gyral.model.quant.calibration`).
+    A family whose models may go to devices has `portable(folder)`, too (`gyral.model.portable`).
     """
 
     name: str
@@ -225,6 +227,13 @@ class RecommenderFamily:
         names = [*inputs.subjects[:code], "", *inputs.subjects[code + 1 :]]
         model_inputs.save(msgspec.structs.replace(inputs, subjects=names), folder)
         return True
+
+    def portable(self, folder: Path) -> Portable:
+        """What everybody taught it together; the device knows its own subject and sends along nothing."""
+        inputs = msgspec.json.encode(msgspec.structs.replace(model_inputs.load(folder), subjects=[]))
+        weights = cards.read_weights(folder)
+        runtimes = () if "net" not in weights.settings else ("torch",)
+        return Portable({cards.WEIGHTS: cards.weights_bytes(without_subjects(weights)), model_inputs.FILE: inputs}, runtimes)
 
 
 RECOMMENDER = RecommenderFamily()

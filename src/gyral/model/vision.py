@@ -17,6 +17,7 @@ from gyral.lake.dataset import Dataset
 from gyral.model import card as cards
 from gyral.model.embedder import GALLERY, Embedder
 from gyral.model.pictures import decoded
+from gyral.model.portable import Portable
 from gyral.model.tasks.pictures import PICTURES
 from gyral.model.vision_routes import routes_of
 from gyral.model.vision_twin import VisionTwin
@@ -158,6 +159,10 @@ class VisionFamily:
     def erase(self, folder: Path, subject: str) -> bool:
         """It holds nobody's name."""
         return False
+
+    def portable(self, folder: Path) -> Portable:
+        """All of it."""
+        return Portable({}, ("torch",))
 
 
 VISION = VisionFamily()

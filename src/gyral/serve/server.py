@@ -27,12 +27,14 @@ from gyral.errors import MissingExtra
 from gyral.http import AsgiApp
 from gyral.lake.table import Lake
 from gyral.serve.app import App
+from gyral.serve.bundles.app import Bundles
 from gyral.serve.feedback import Impressions
 from gyral.serve.http1.request import Route
 from gyral.serve.openai.app import OpenAi
 from gyral.serve.openai.writer import engine_of
 from gyral.serve.packaged import is_source, packaged
 from gyral.serve.recommend.pipeline import dressing
+from gyral.serve.scheduling.tiers import tiers
 from gyral.serve.slots import Slots
 
 STOP_TIMEOUT_S = 3.0
@@ -80,10 +82,13 @@ def serve(
         try:
             impressions = Impressions(lake, note) if config.impressions else None
             openai = OpenAi(slots, config.max_body_bytes, engine_of, impressions, note)
-            app = App(slots, config, impressions, {**(mounts or {}), **openai.mounts}, note)
+            bundles = Bundles(root, slots.names, tiers(config.tiers))
+            further = {**(bundles.mounts if config.bundles and not is_source(model) else {}), **openai.mounts}
+            app = App(slots, config, impressions, {**(mounts or {}), **further}, note)
             try:
                 was_interrupted = run_app(app, sock, on_ready, app.hot())
             finally:
+                bundles.close()
                 openai.close()
                 app.close()
         finally:
