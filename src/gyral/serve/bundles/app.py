@@ -99,7 +99,8 @@ class Bundles:
                 503, "the bundle could not be made", why=error.strerror or "", hint="ask again", headers=retry
             ) from None
         body = msgspec.json.encode(_manifest_of(asked, chosen, tier))
-        etag = b'"%b"' % digest(body)[:32].encode()
+        same = msgspec.json.encode([chosen.content.version, *(each.digest for each in chosen.content.files)])
+        etag = b'W/"%b"' % digest(same)[:32].encode()  # weak: patches to the same files may be told or not
         headers = ((b"etag", etag), (b"cache-control", b"no-cache"), _VARY)
         if _is_known(scope, etag):
             await _answer(send, 304, b"", *headers)
@@ -186,7 +187,7 @@ def _ends(wanted: bytes, size: int) -> tuple[int, int] | None:
 def _is_known(scope: Scope, etag: bytes) -> bool:
     """Whether the device has it already."""
     known = [each.strip().removeprefix(b"W/") for each in header(scope, b"if-none-match").split(b",")]
-    return etag in known or b"*" in known
+    return etag.removeprefix(b"W/") in known or b"*" in known
 
 
 async def _answer(send: Send, status: int, body: bytes, *headers: Header) -> None:

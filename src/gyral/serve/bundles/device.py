@@ -334,9 +334,9 @@ def _refused(status: int, body: bytes) -> GyralError:
 
 def main() -> None:
     """`URL MODEL FOLDER [TIER]`: one update."""
-    url, model, folder, *tier = sys.argv[1:5]
+    url, model, folder, tier = [*sys.argv[1:5], ""][:4]
     try:
-        told = Device(url, model, Path(folder), *tier).update()
+        told = Device(url, model, Path(folder), tier).update()
     except GyralError as error:
         sys.exit(f"error: {error}")
     print(json.dumps(told._asdict()))
