@@ -56,11 +56,15 @@ class Told(NamedTuple):
 
 
 class Route(NamedTuple):
-    """One way to ask a model: `POST` of a body that `request` describes (its field `model`, if any, names the slot)."""
+    """One way to ask a model: `POST` of a body that `request` describes (its field `model`, if any, names the slot).
+
+    `response` describes what goes back: the body of `Told`, with `request_id` and `model`, which the server adds.
+    """
 
     request: type[msgspec.Struct]
     answer: Callable[[Any], Told]
     example: str
+    response: Any = dict[str, Any]
 
 
 class Servable(Protocol):

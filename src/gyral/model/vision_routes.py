@@ -57,6 +57,39 @@ class Embed(msgspec.Struct, frozen=True):
     model: Annotated[str, Meta(max_length=256)] | None = None
 
 
+class Hit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A picture that was found; `title` where it has a name in the language asked for."""
+
+    object: str
+    score: float
+    title: str = ""
+
+
+class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Answer of a search, best first."""
+
+    request_id: str
+    model: str
+    items: list[Hit]
+
+
+class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many pictures were shown by now."""
+
+    request_id: str
+    model: str
+    shown: int
+
+
+class Embedded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Vectors of length one, of what was sent."""
+
+    request_id: str
+    model: str
+    texts: list[list[float]] = []
+    pictures: list[list[float]] = []
+
+
 class Encoder(Protocol):
     """Makes vectors of length one, and has those of what it learned."""
 
@@ -117,9 +150,9 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> d
         return Told(body, "embedding", None, None, {"texts": len(request.texts), "pictures": len(request.pictures)})
 
     return {
-        "/v1/search": Route(Search, search, '{"text": "a hedgehog", "k": 5}'),
-        "/v1/pictures": Route(Pictures, show, '{"pictures": [{"object": "a.png", "raw": "base64…"}]}'),
-        "/v1/embed": Route(Embed, embed, '{"texts": ["a hedgehog"]}'),
+        "/v1/search": Route(Search, search, '{"text": "a hedgehog", "k": 5}', Found),
+        "/v1/pictures": Route(Pictures, show, '{"pictures": [{"object": "a.png", "raw": "base64…"}]}', Seen),
+        "/v1/embed": Route(Embed, embed, '{"texts": ["a hedgehog"]}', Embedded),
     }
 
 

@@ -17,7 +17,7 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,9 +25,11 @@ from gyral.config.rerank import Rerank
 from gyral.config.sections import Serve
 from gyral.errors import MissingExtra
 from gyral.http import AsgiApp
+from gyral.http.operations import Documented, Operation
 from gyral.lake.table import Lake
 from gyral.serve.app import App
 from gyral.serve.bundles.app import Bundles
+from gyral.serve.described import operations
 from gyral.serve.feedback import Impressions
 from gyral.serve.http1.request import Route
 from gyral.serve.openai.app import OpenAi
@@ -58,6 +60,7 @@ def serve(
     *,
     rerank: Rerank | None = None,
     mounts: Mapping[str, AsgiApp] | None = None,
+    described: Sequence[Operation] = (),
     on_ready: Callable[[str], None] | None = None,
     note: Callable[[str], None] = print,
 ) -> Served:
@@ -69,6 +72,7 @@ def serve(
     model : `name` follows its newest version, `name@n` is pinned; or a package or a path that holds a language model.
     rerank : rules between a recommender's scores and its answers.
     mounts : other applications by path prefix, for example the pages at `/`.
+    described : what they answer to programs, for `/openapi.json`.
     on_ready : called with the address once requests are answered.
 
     Raises
@@ -83,7 +87,9 @@ def serve(
             impressions = Impressions(lake, note) if config.impressions else None
             openai = OpenAi(slots, config.max_body_bytes, engine_of, impressions, note)
             bundles = Bundles(root, slots.names, tiers(config.tiers))
-            further = {**(bundles.mounts if config.bundles and not is_source(model) else {}), **openai.mounts}
+            has_bundles = config.bundles and not is_source(model)
+            told = Documented("gyral serve", lambda: [*operations(slots.default, has_bundles), *described])
+            further = {**(bundles.mounts if has_bundles else {}), **openai.mounts, **told.mounts}
             app = App(slots, config, impressions, {**(mounts or {}), **further}, note)
             try:
                 was_interrupted = run_app(app, sock, on_ready, app.hot())

@@ -98,13 +98,14 @@ class Wire:
             server.shutdown(socket.SHUT_WR)
 
     def _down(self, server, client):
-        with suppress(OSError), server, client:
-            while data := server.recv(65_536):
-                data = self.through(data, self.total)
-                if data is None:
-                    return
+        with suppress(OSError):
+            while (data := server.recv(65_536)) and (data := self.through(data, self.total)) is not None:
                 self.total += len(data)
                 client.sendall(data)
+        for each in (server, client):  # closing alone would leave a thread that reads, and the other side in the dark
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
 
     def close(self):
         self._listening.close()

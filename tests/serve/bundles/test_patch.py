@@ -17,7 +17,9 @@ RNG = np.random.default_rng(0)
 
 
 @settings(max_examples=60)
-@given(st.binary(max_size=400), st.lists(st.tuples(st.integers(0, 399), st.integers(0, 60), st.binary(max_size=60)), max_size=4))
+@given(
+    st.binary(max_size=400), st.lists(st.tuples(st.integers(0, 399), st.integers(0, 60), st.binary(max_size=60)), max_size=4)
+)
 def test_edited_bytes_come_out_as_they_are(old, edits):
     old *= 3
     new = old
@@ -114,7 +116,9 @@ HOSTILE = {
     "writes beyond the new file": written(OLD, 8, [["runs", 1]], runs((0, 64, 0))),
     "more runs than there are": written(OLD, 8, [["runs", 1 << 40]], b""),
     "rows outside the old file": written(OLD, 64, [["rows", 32, 16, 4, 4, 16, 0]], bytes(16 * 4 + 2)),
-    "a row outside its table": written(OLD, 4, [["rows", 0, 16, 4, 4, 1, 0]], planes(np.array([99], np.uint32)).tobytes() + b"\0"),
+    "a row outside its table": written(
+        OLD, 4, [["rows", 0, 16, 4, 4, 1, 0]], planes(np.array([99], np.uint32)).tobytes() + b"\0"
+    ),
     "rows that are no items": written(OLD, 9, [["rows", 0, 3, 3, 2, 3, 0]], bytes(13)),
     "negative": written(OLD, 8, [["rows", 0, -1, 4, 4, 2, 0]], bytes(9)),
     "unknown step": written(OLD, 8, [["exec", 1]], b""),

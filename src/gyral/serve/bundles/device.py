@@ -14,6 +14,7 @@ gyral.serve.bundles.device URL MODEL FOLDER` is one update.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -96,12 +97,13 @@ class Device:
         """
         with alone(self._folder / "update", "another process updates this model"):
             before = self._wire.received
-            for _ in range(MAX_CHANGES):
-                try:
-                    model, is_new, whole = self._update()
-                    return Update(model, is_new, self._wire.received - before, whole)
-                except _Gone:
-                    continue
+            try:
+                for _ in range(MAX_CHANGES):
+                    with contextlib.suppress(_Gone):
+                        model, is_new, whole = self._update()
+                        return Update(model, is_new, self._wire.received - before, whole)
+            finally:
+                self._wire.close()
             raise ServeError("the server changes the model faster than it can be fetched", hint="try again later")
 
     def roll_back(self) -> str:
@@ -257,7 +259,7 @@ class _Wire:
                 body = answer.read(max_bytes + 1 if answer.status in (200, 206) else 65_536)
                 self.received += len(body)
                 if len(body) > max_bytes and answer.status in (200, 206):
-                    self._close()
+                    self.close()
                     raise InputError(f"`{path[:200]}` is longer than it should be", why=f"more than {max_bytes:,} bytes came")
                 if answer.length:  # it broke off
                     raise http.client.IncompleteRead(body, answer.length)
@@ -266,10 +268,11 @@ class _Wire:
                 error = f"it answers {answer.status}"
             except (OSError, http.client.HTTPException) as broken:
                 error = broken or type(broken).__name__
-                self._close()
+                self.close()
         raise ServeError(f"the server at {self._url} does not answer", why=str(error), hint="update again: what came is kept")
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the connection; the next request makes another."""
         self._connection.close()
         self._connection = self._new()
 
