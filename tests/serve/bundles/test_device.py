@@ -2,7 +2,6 @@
 
 import http.server
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -110,11 +109,16 @@ def test_a_download_that_is_killed_goes_on_where_it_was(copy, start, wire, tmp_p
     assert files(device.current) == whole(url, "shop@1", tmp_path / "other")
 
 
-def killed_at(count, device):
-    """Update in a forked process that is ended before its n-th step towards the disk; whether it got that far."""
+FORKS = """
+import os, shutil, signal, sys
+from pathlib import Path
+from gyral.serve.bundles.device import Device
+
+url, model, folder = sys.argv[1:]
+for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
-        left = [count]
+        left = [int(line)]
 
         def counted(real):
             def step(*args, **named):
@@ -125,14 +129,16 @@ def killed_at(count, device):
 
             return step
 
-        for name in ("replace", "rename", "fsync", "unlink", "mkdir", "rmdir", "ftruncate"):
+        for name in ("replace", "rename", "fsync", "unlink", "mkdir", "rmdir"):
             setattr(os, name, counted(getattr(os, name)))
         shutil.copyfile = counted(shutil.copyfile)
         try:
-            device()
+            Device(url, model, Path(folder)).update()
         finally:
             os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+"""Updates in a process of its own that is killed before its n-th step towards the disk."""
 
 
 def test_killed_at_any_step_the_device_has_one_model_or_the_other(copy, start, learn, tmp_path):
@@ -141,12 +147,14 @@ def test_killed_at_any_step_the_device_has_one_model_or_the_other(copy, start, l
     learn(copy, "shop-int8")
     expected = {"shop-int8@1": files(Device(url, "", tmp_path / "before").current)}
     expected["shop-int8@2"] = whole(url, "shop-int8@2", tmp_path / "after")
-    seen = []
+    seen, folder = [], tmp_path / "device"
+    command = [sys.executable, "-c", FORKS, url, "shop-int8@2", str(folder)]
+    forks = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     for count in range(1, 100):
-        folder = tmp_path / "device"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(tmp_path / "before", folder)
-        was_killed = killed_at(count, lambda: Device(url, "shop-int8@2", tmp_path / "device").update())
+        print(count, file=forks.stdin, flush=True)
+        was_killed = int(forks.stdout.readline()) == -signal.SIGKILL
         device = Device(url, "shop-int8@2", folder)
         model = device.current.name.rpartition("-")[0]
         assert device.verify() and files(device.current) == expected[model]
@@ -155,6 +163,7 @@ def test_killed_at_any_step_the_device_has_one_model_or_the_other(copy, start, l
             break
         assert device.update().model == "shop-int8@2" and files(device.current) == expected["shop-int8@2"]
         assert not list(folder.glob(".parts*"))
+    forks.communicate(timeout=20)
     assert seen == sorted(seen) and set(seen) == set(expected) and 15 < len(seen) < 99
 
 

@@ -71,8 +71,8 @@ class Bundles:
         self._reading.shutdown(wait=False, cancel_futures=True)
 
     async def _route(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        parts = path.removeprefix(PATH).strip("/").split("/")
-        if len(parts) == 1 and parts[0]:
+        parts = path.removeprefix(f"{PATH}/").split("/")
+        if len(parts) == 1 and path != PATH:
             allow(scope, "GET")
             await self._manifest(unquote(parts[0]), scope, send)
         elif len(parts) == 3 and parts[1] == "files":
@@ -84,7 +84,7 @@ class Bundles:
             )
 
     async def _manifest(self, asked: str, scope: Scope, send: Send) -> None:
-        query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), max_num_fields=8)
+        query = parse_qsl(scope.get("query_string", b"").decode("latin-1"))
         since = next((value for name, value in query if name == "from"), "")
         if since and not VERSION.fullmatch(since):
             raise Refused(400, f"`from={since[:100]}` is no version", hint="send `name@number`, the `model` of a manifest")

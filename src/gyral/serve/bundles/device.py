@@ -52,6 +52,14 @@ class Update(NamedTuple):
     whole_bytes: int
 
 
+class _Cut(Exception):
+    """A part of a body came, then the connection broke."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__()
+        self.body = body
+
+
 class _Gone(Exception):
     """The server has this file no longer: it serves another version by now."""
 
@@ -190,7 +198,7 @@ class Device:
             have = 0
             while have < len(pieces) and digest(out.read(min(piece_bytes, size - have * piece_bytes))) == pieces[have]:
                 have += 1
-            out.seek(have * piece_bytes)
+            out.seek(min(have * piece_bytes, size))
             out.truncate()
             for number in range(have, len(pieces)):
                 first = number * piece_bytes
@@ -204,17 +212,25 @@ class Device:
         fsync_path(path.parent)
 
     def _piece(self, out: IO[bytes], name: str, first: int, end: int, wanted: str) -> None:
-        for _ in range(TRIES):
-            headers = {"range": f"bytes={first}-{end - 1}"}
-            status, body, _ = self._wire.get(f"{self._path}/files/{name}", headers, end - first)
+        came = b""
+        tries = 0
+        while tries < TRIES:
+            headers = {"range": f"bytes={first + len(came)}-{end - 1}"}
+            try:
+                status, body, _ = self._wire.get(f"{self._path}/files/{name}", headers, end - first - len(came))
+            except _Cut as cut:
+                came += cut.body
+                continue
             if status == 404:
                 raise _Gone
-            if status not in (200, 206):
+            if status != 206:
                 raise _refused(status, body)
-            if digest(body) == wanted:
-                out.write(body)
+            came += body
+            if digest(came) == wanted:
+                out.write(came)
                 out.flush()
                 return
+            came, tries = b"", tries + 1
         why = f"{TRIES} times its digest was another"
         raise ServeError("a piece of the bundle comes damaged", why=why, hint="update again: what came is kept")
 
@@ -262,6 +278,9 @@ class _Wire:
                     self.close()
                     raise InputError(f"`{path[:200]}` is longer than it should be", why=f"more than {max_bytes:,} bytes came")
                 if answer.length:  # it broke off
+                    self.close()
+                    if body and answer.status == 206:
+                        raise _Cut(body)
                     raise http.client.IncompleteRead(body, answer.length)
                 if answer.status not in (429, 503):
                     return answer.status, body, answer.getheader("etag") or ""

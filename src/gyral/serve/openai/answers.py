@@ -162,9 +162,16 @@ class Models(_Told, frozen=True):
     data: list[Listed]
 
 
+class ServerSentEvent(_Told, frozen=True):
+    """One event of a stream: `data` is an answer as far as it has grown, as JSON, and in the end `[DONE]`."""
+
+    data: str
+    event: str = "message"
+
+
 _DEADLINE = Parameter("x-deadline-ms", "header", str, "milliseconds after which the answer is of no use; digits")
 _HEADERS = ("x-model-version", "x-request-id")
-_EVENTS = Answer(str, "text/event-stream; charset=utf-8", _HEADERS)
+_EVENTS = Answer(ServerSentEvent, "text/event-stream; charset=utf-8", _HEADERS)
 _REFUSALS = (404, 429, 500, 504)
 
 
