@@ -135,6 +135,7 @@ class Device:
             query, headers = f"?from={quote(told['model'])}", {"if-none-match": told["etag"]}
         status, body, etag = self._wire.get(self._path + query, headers, MAX_MANIFEST_BYTES)
         if status == 304 and here is not None:
+            self._tidy(here.name, str(told.get("previous", "")))  # whatever was killed before it could
             return told["model"], False, sum(each["size_bytes"] for each in _manifest_in(here)["files"])
         if status != 200:
             raise _refused(status, body)
@@ -238,6 +239,9 @@ class Device:
         """Put a folder to use, and let go of all but it and the one before."""
         told = {"model": name.rpartition("-")[0], "folder": name, "etag": etag, "previous": previous}
         write_atomic(self._folder / CURRENT, json.dumps(told))
+        self._tidy(name, previous)
+
+    def _tidy(self, name: str, previous: str) -> None:
         for path in self._folder.iterdir():
             if path.is_dir() and path.name not in (name, previous):
                 shutil.rmtree(path, ignore_errors=True)

@@ -30,6 +30,8 @@ from gyral.serve.bundles.patch import ITEMS, digest, pack, planes
 WINDOW = 32
 MAX_RUNS_BYTES = 24 << 20
 """Beyond it bytes are not looked for everywhere: a window's hash takes 8 bytes for each byte."""
+SMALL = 0.25
+"""A table of which less than this share changed needs no other way."""
 _PRIME = 0x9E3779B97F4A7C15
 _ITEM = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 
@@ -89,9 +91,11 @@ def _of_tensors(old: bytes, new: bytes, tensors: dict[str, Tensor]) -> list[Step
         there = before.get(name)
         values = new[tensor.at : tensor.at + tensor.size]
         was = there if there is not None and there.kind == tensor.kind and there.width == tensor.width else None
-        options = [_rows_step(old, was, values, tensor), _rows_step(old, None, values, tensor)]
-        if there is not None:
-            options += _bytes_steps(old[there.at : there.at + there.size], values, there.at)
+        options = [_rows_step(old, was, values, tensor)]
+        if len(options[0].payload) > SMALL * tensor.size:
+            options.append(_rows_step(old, None, values, tensor))
+            if there is not None:
+                options += _bytes_steps(old[there.at : there.at + there.size], values, there.at)
         steps.append(_smallest(options))
     return steps
 
