@@ -16,10 +16,6 @@ from gyral.http.page import page
 
 from .openai.conftest import publish_lm
 
-CHECKS = (
-    "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance",
-    "response_headers_conformance", "unsupported_method", "negative_data_rejection",
-)  # fmt: skip
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
 
 
@@ -53,25 +49,28 @@ def fits(url, examples):
     if not SCHEMATHESIS.exists():
         pytest.skip("schemathesis is not installed: pip install 'gyral[dev]'")
     command = [SCHEMATHESIS, "--config-file", Path(__file__).with_name("schemathesis.toml"), "run", f"{url}/openapi.json"]
-    command += ["--max-examples", str(examples), "--phases", "coverage,fuzzing", "--checks", ",".join(CHECKS), "--no-color"]
+    command += ["--max-examples", str(examples), "--phases", "coverage,fuzzing", "--no-color"]
     command += ["--generation-deterministic", "--no-shrink", "--continue-on-failure", "--request-timeout", "60"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=280)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=540)
     assert done.returncode == 0, done.stdout[-6_000:] + done.stderr[-2_000:]
     return int(re.search(r"([\d,]+) generated", done.stdout)[1].replace(",", ""))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_server_of_a_language_model_is_as_it_says(tmp_path, start):
     publish_lm(tmp_path)
     assert fits(start("serve", "tiny", "--root", tmp_path, "--port", "0"), 3) > 300
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_server_of_a_recommender_is_as_it_says(shop, start):
     assert fits(start("serve", "shop-int8", "--root", shop.root, "--port", "0"), 10) > 200
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_collector_is_as_it_says(tmp_path, start):
     assert fits(start("ingest", "--listen", "127.0.0.1:0", "--root", tmp_path), 20) > 50
 
