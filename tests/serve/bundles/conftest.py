@@ -46,16 +46,19 @@ def learn():
 
 
 @pytest.fixture
-def start():
+def start(tmp_path):
     """Start `gyral serve`; its address."""
     children = []
 
     def run(root, model, *args):
         command = [sys.executable, "-P", "-m", "gyral", "serve", model, "--root", str(root), "--port", "0", "--json"]
         command += ["--set", "serve.impressions=false", *args]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        with open(tmp_path / "serve.log", "ab") as log:
+            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         children.append(child)
-        return json.loads(child.stdout.readline())["url"]
+        line = child.stdout.readline()
+        assert line, (tmp_path / "serve.log").read_text()
+        return json.loads(line)["url"]
 
     yield run
     for child in children:
