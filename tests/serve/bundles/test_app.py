@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from gyral.serve.bundles.device import Device
+from gyral.serve.bundles.shelf import KEPT_VERSIONS, Shelf
 
 CLAIM = {"x-device-tier": "server"}
 
@@ -205,15 +206,33 @@ def test_a_file_that_is_changed_is_known_no_longer(copy, start, tmp_path):
     assert now["digest"] != card["digest"] and ask(f"/v1/bundles/shop-int8/files/{now['digest']}")[2] == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_bundles_can_be_switched_off(copy, start):
     assert Asking(start(copy, "shop-int8", "--set", "serve.bundles=false"))("/v1/bundles/shop-int8")[0] == 404
 
 
+@pytest.mark.slow
 def test_a_restarted_server_knows_what_it_gave_out(copy, start):
     manifest, _ = Asking(start(copy, "shop-int8")).manifest("shop-int8")
     again = Asking(start(copy, "shop-int8"))
     for each in manifest["files"]:
         assert again(f"/v1/bundles/shop-int8/files/{each['digest']}")[0] == 200
+
+
+def test_what_was_made_for_old_versions_goes(copy, publish):
+    models = copy / "models"
+    shelf = Shelf(models)
+    first = shelf.content("shop-int8@1")
+    (models / ".bundles" / "patches").mkdir()
+    for name in (f"{'a' * 64}-{first.files[0].digest}.none", f"{'a' * 64}-{'b' * 64}.none"):
+        (models / ".bundles" / "patches" / name).write_bytes(b"")
+    for number in range(2, KEPT_VERSIONS + 2):
+        assert (models / ".bundles" / "shop-int8@1").is_dir()
+        assert shelf.content(publish(copy, "shop-int8")).version == f"shop-int8@{number}"
+    left = {path.name for path in (models / ".bundles").iterdir()}
+    assert left == {"patches", *(f"shop-int8@{number}" for number in range(2, KEPT_VERSIONS + 2))}
+    assert not list((models / ".bundles" / "patches").iterdir())
+    assert shelf.content("shop-int8@1").files == first.files
 
 
 @pytest.mark.slow

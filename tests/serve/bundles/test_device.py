@@ -79,6 +79,7 @@ def test_a_device_answers_as_the_server_and_gets_only_what_changed(copy, start, 
     assert len([path for path in (tmp_path / "device").iterdir() if path.is_dir()]) == 2
 
 
+@pytest.mark.slow
 def test_what_is_damaged_on_the_device_is_noticed_and_replaced(copy, start, learn, tmp_path):
     url = start(copy, "shop-int8")
     device = Device(url, "shop-int8", tmp_path / "device", "phone")
@@ -152,6 +153,7 @@ for line in sys.stdin:
 """Updates in a process of its own that is killed before its n-th step towards the disk."""
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_the_device_has_one_model_or_the_other(copy, start, learn, tmp_path):
     url = start(copy, "shop-int8")
     Device(url, "shop-int8@1", tmp_path / "before").update()
@@ -178,6 +180,7 @@ def test_killed_at_any_step_the_device_has_one_model_or_the_other(copy, start, l
     assert seen == sorted(seen) and set(seen) == set(expected) and 15 < len(seen) < 99
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_costs_a_piece_and_no_more(copy, start, wire, tmp_path, quick):
     url = start(copy, "shop")
     between = wire(url)
@@ -202,6 +205,7 @@ def test_a_flipped_bit_costs_a_piece_and_no_more(copy, start, wire, tmp_path, qu
     assert device.verify() and device.current.name.startswith("shop@1-")
 
 
+@pytest.mark.slow
 def test_a_connection_that_breaks_is_made_again(copy, start, wire, tmp_path, quick):
     between = wire(start(copy, "shop"))
     cuts = []
@@ -222,6 +226,7 @@ def test_a_connection_that_breaks_is_made_again(copy, start, wire, tmp_path, qui
     assert device.verify()
 
 
+@pytest.mark.slow
 def test_a_server_that_swaps_meanwhile_gives_one_version_whole(copy, start, learn, wire, tmp_path):
     url = start(copy, "shop")
     between = wire(url)

@@ -55,6 +55,7 @@ class Bundles:
         self._shelf = Shelf(root / "models")
         self._offers = Offers(root / "models", served, self._shelf)
         self._making = ThreadPoolExecutor(1, thread_name_prefix="bundles")
+        self._patching = ThreadPoolExecutor(1, thread_name_prefix="patches")
         self._reading = ThreadPoolExecutor(4, thread_name_prefix="files")
 
     @property
@@ -67,8 +68,9 @@ class Bundles:
 
     def close(self) -> None:
         """End its threads; may be called twice."""
-        self._making.shutdown(wait=False, cancel_futures=True)
-        self._reading.shutdown(wait=False, cancel_futures=True)
+        self._shelf.close()
+        for each in (self._making, self._patching, self._reading):
+            each.shutdown(wait=False, cancel_futures=True)
 
     async def _route(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         parts = path.removeprefix(f"{PATH}/").split("/")
@@ -111,7 +113,11 @@ class Bundles:
         """With patches from a version, if they are made in time; else the device takes the files whole."""
         if not await self._made(lambda: self._offers.may_have(since)):
             return content
-        work = self._made(lambda: self._shelf.patches(content, since))
+        if (found := await self._made(lambda: self._shelf.patches(content, since, False))) is not None:
+            return found
+        work = asyncio.get_running_loop().run_in_executor(
+            self._patching, lambda: self._shelf.patches(content, since, True) or content
+        )
         try:
             return await asyncio.wait_for(asyncio.shield(work), PATCH_WAIT_S)
         except TimeoutError:

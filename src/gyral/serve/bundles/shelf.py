@@ -74,6 +74,8 @@ class Shelf:
         self._contents: dict[str, Content] = {}
         self._is_listed = False
         self._lock = threading.Lock()
+        self._running: subprocess.Popen[bytes] | None = None
+        self._is_closed = False
 
     def content(self, version: str) -> Content:
         """What the bundle of a version holds; made where it is not there yet.
@@ -85,22 +87,32 @@ class Shelf:
         with self._lock:
             return self._content(version)
 
-    def patches(self, new: Content, since: str) -> Content:
-        """The same with patches from another version's files, where there are some that are worth it."""
-        with self._lock:
-            name, _, number = since.partition("@")
-            if int(number) not in versions(self._models, name)[-KEPT_VERSIONS:] or since == new.version:
-                return new
-            try:
-                before = {each.name: each for each in self._content(since).files}
-            except (NotFound, InputError):
-                return new
-            files = []
-            for each in new.files:
-                old = before.get(each.name)
-                patch = self._patch(old, each) if old is not None and old.digest != each.digest else None
-                files.append(msgspec.structs.replace(each, patch=patch))
-            return msgspec.structs.replace(new, files=files)
+    def patches(self, new: Content, since: str, is_made: bool) -> Content | None:
+        """The same with patches from another version's files, where there are some that are worth it.
+
+        Parameters
+        ----------
+        is_made : whether those that are not there yet are made, which may take long; else None says that some are not.
+        """
+        name, _, number = since.partition("@")
+        if int(number) not in versions(self._models, name)[-KEPT_VERSIONS:] or since == new.version:
+            return new
+        try:
+            before = {each.name: each for each in self.content(since).files}
+        except (NotFound, InputError):
+            return new
+        files = []
+        for each in new.files:
+            old = before.get(each.name)
+            is_other = old is not None and old.digest != each.digest
+            patch = None
+            if old is not None and is_other and max(old.size_bytes, each.size_bytes) <= MAX_PATCHED_BYTES:
+                path = self._known_patch(old, each) or (self._difference(old, each) if is_made else None)
+                if path is None and not is_made:
+                    return None
+                patch = self._as_patch(old, path) if path is not None else None
+            files.append(msgspec.structs.replace(each, patch=patch))
+        return msgspec.structs.replace(new, files=files)
 
     def open(self, name: str) -> tuple[IO[bytes], int] | None:
         """A file by its digest, and its size; None when there is none, or no longer."""
@@ -120,6 +132,12 @@ class Shelf:
             self._places.pop(name, None)
             return None
         return file, place.size_bytes
+
+    def close(self) -> None:
+        """Make no more patches; may be called twice."""
+        self._is_closed = True
+        if self._running is not None:
+            self._running.kill()
 
     def _content(self, version: str) -> Content:
         folder = find_version(self._models, "model", version, "make one: `gyral train DATASET`")
@@ -154,6 +172,7 @@ class Shelf:
         if _seen(folder) != seen:
             raise InputError(f"`{folder.name}` was changed meanwhile", hint="ask again")
         self._keep(content)
+        self._prune(content.version)
         return content
 
     def _keep(self, content: Content) -> bool:
@@ -185,20 +204,18 @@ class Shelf:
             now = path.stat()
             self._places[told[3]] = Place(path, now.st_size, now.st_mtime_ns)
 
-    def _patch(self, old: File, new: File) -> Patch | None:
-        """The patch between two files; a file of the name `….none` says that it is not worth it."""
-        if max(old.size_bytes, new.size_bytes) > MAX_PATCHED_BYTES:
-            return None
-        folder = self._folder / PATCHES
-        found = sorted(folder.glob(f"{old.digest}-{new.digest}.*"))
-        path = found[0] if found else self._difference(folder, old, new)
-        if path is None or path.suffix == ".none":
+    def _known_patch(self, old: File, new: File) -> Path | None:
+        """A patch that is there; one of the name `….none` says that it is not worth it."""
+        return next(iter(sorted((self._folder / PATCHES).glob(f"{old.digest}-{new.digest}.*"))), None)
+
+    def _as_patch(self, old: File, path: Path) -> Patch | None:
+        if path.suffix == ".none":
             return None
         self._keep_patch(path)
         made, pieces = measured(path)
         return Patch(old.digest, made, path.stat().st_size, pieces)
 
-    def _difference(self, folder: Path, old: File, new: File) -> Path | None:
+    def _difference(self, old: File, new: File) -> Path | None:
         """Make a patch in a process of its own, which takes no time from the threads that serve."""
         there = (self._places.get(old.digest), self._places.get(new.digest))
         if there[0] is None or there[1] is None:
@@ -207,16 +224,30 @@ class Shelf:
             made = staging / "made"
             program = [sys.executable, "-P", "-m", "gyral.serve.bundles.difference"]
             paths = [there[0].path, there[1].path, made]
-            done = subprocess.run([*program, *paths], stdin=subprocess.DEVNULL, capture_output=True)
-            if done.returncode != 0 or not made.exists():
+            quiet = subprocess.DEVNULL
+            with subprocess.Popen([*program, *paths], stdin=quiet, stdout=quiet, stderr=quiet) as self._running:
+                if self._is_closed:
+                    self._running.kill()
+            if self._is_closed:
                 return None
-            data = made.read_bytes()
-        pair = folder / f"{old.digest}-{new.digest}"
-        if len(data) > WORTH * new.size_bytes:
-            write_atomic(pair.with_suffix(".none"), b"")
-            return None
-        write_atomic(pair.with_suffix(f".{digest(data)}"), data)
-        return pair.with_suffix(f".{digest(data)}")
+            data = made.read_bytes() if self._running.returncode == 0 else b""
+        is_worth = 0 < len(data) <= WORTH * new.size_bytes  # one that cannot be made is not tried again
+        name = f"{old.digest}-{new.digest}.{digest(data) if is_worth else 'none'}"
+        write_atomic(self._folder / PATCHES / name, data if is_worth else b"")
+        return self._folder / PATCHES / name
+
+    def _prune(self, newest: str) -> None:
+        """Let go of what was made for versions that no device will ask for, and of patches to their files."""
+        for path in self._folder.glob("*@*"):
+            name, _, number = path.name.partition("@")
+            if path.name != newest and number.isdecimal() and int(number) not in versions(self._models, name)[-KEPT_VERSIONS:]:
+                shutil.rmtree(path, ignore_errors=True)
+        contents = [_read(path.parent) for path in self._folder.glob("*/content.json")]
+        kept = {each.digest for content in contents if content is not None for each in content.files}
+        for path in (self._folder / PATCHES).glob("*-*.*"):
+            told = _PATCH.fullmatch(path.name)
+            if told is not None and told[2] not in kept:
+                path.unlink(missing_ok=True)
 
 
 def measured(path: Path) -> tuple[str, list[str]]:
