@@ -60,6 +60,15 @@ def test_of_a_table_only_changed_rows_are_sent_wherever_they_are():
         assert changed_bytes < len(patch) < 1.2 * changed_bytes + 1_200 + more
 
 
+def test_a_row_that_changed_a_little_is_held_against_the_one_it_was_wherever_it_is_now():
+    old = RNG.normal(0, 0.02, (2_000, 32)).astype(np.float32)
+    new = old.copy()
+    new[500:1_500] *= np.float32(1 + 2e-6)
+    before, after = save({"w": old}), save({"w": np.insert(new, [3, 9, 800], 1.0, axis=0)})
+    patch = difference(before, after)
+    assert apply(before, patch) == after and len(patch) < 0.45 * old[500:1_500].nbytes
+
+
 def test_values_that_changed_a_little_take_a_part_of_what_they_are():
     old = RNG.normal(0, 0.02, (300, 256)).astype(np.float32)
     new = (old * (1 + RNG.normal(0, 1e-5, old.shape))).astype(np.float32)

@@ -214,13 +214,24 @@ def _sources(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     candidate = order[place]
     same = (old[candidate] == new).all(axis=1)
     source[same] = candidate[same]
-    if not same.any():
-        return np.where(np.arange(len(new)) < len(old), np.arange(len(new)), -1)
-    last = -1
-    for row in np.flatnonzero(~same).tolist():  # one that changed follows the one it followed before
-        last = int(source[row - 1]) if row else -1
-        source[row] = last + 1 if last + 1 < len(old) else -1
+    rows, found = np.arange(len(new)), np.flatnonzero(same)
+    if not len(found):
+        return np.where(rows < len(old), rows, -1)
+    ways = ((np.searchsorted(found, rows, "right") - 1, -1), (np.searchsorted(found, rows), len(found)))
+    for places, nowhere in ways:
+        beside = found[np.clip(places, 0, len(found) - 1)]  # the nearest row before, or after, that did not change
+        guess = np.where(places == nowhere, -1, source[beside] + rows - beside)
+        guess[(guess < 0) | (guess >= len(old))] = -1
+        better = ~same & (_differs(old, new, guess) < _differs(old, new, source))
+        source[better] = guess[better]
     return source
+
+
+def _differs(old: np.ndarray, new: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Bytes in which each row differs from the one it would be made of."""
+    base = np.where((source >= 0)[:, None], old[source], 0)
+    found: np.ndarray = (base ^ new).view(np.uint8).astype(bool).sum(axis=1)
+    return found
 
 
 def main() -> None:
