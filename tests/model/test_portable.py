@@ -60,11 +60,13 @@ def test_a_net_without_its_subjects_answers_somebody_new_as_before(net):
     torch.manual_seed(0)
     made = build(kind(**shape), arrays)
     arrays |= {name: value.numpy() for name, value in made.state_dict().items() if name != "words_VW"}
+    arrays["twin.objects.weight"] = np.ones((objects, 8), np.float32)  # to measure on, here and nowhere else
     weights = Weights(arrays, meta_of(net, shape, closed, 0.5))
     lean = without_subjects(weights)
     one, other = recommender_of(weights), recommender_of(lean)
     for recent in (None, np.array([3, 5, 1], np.int32)):
         assert np.array_equal(one.scores(-1, -1, recent), other.scores(-1, -1, recent))
+    assert not [name for name in lean.arrays if name.startswith("twin.")]
     assert sum(each.nbytes for each in lean.arrays.values()) < sum(each.nbytes for each in arrays.values()) - 4 * num
 
 
