@@ -44,14 +44,14 @@ def fetched(url, **headers):
         return answer.headers, answer.read()
 
 
-def fits(url, examples):
+def fits(url, examples, folder):
     """Let schemathesis ask; the number of requests it made."""
     if not SCHEMATHESIS.exists():
         pytest.skip("schemathesis is not installed: pip install 'gyral[dev]'")
     command = [SCHEMATHESIS, "--config-file", Path(__file__).with_name("schemathesis.toml"), "run", f"{url}/openapi.json"]
     command += ["--max-examples", str(examples), "--phases", "coverage,fuzzing", "--no-color"]
     command += ["--generation-deterministic", "--no-shrink", "--continue-on-failure", "--request-timeout", "60"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=540)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=540, cwd=folder)
     assert done.returncode == 0, done.stdout[-6_000:] + done.stderr[-2_000:]
     return int(re.search(r"([\d,]+) generated", done.stdout)[1].replace(",", ""))
 
@@ -60,19 +60,19 @@ def fits(url, examples):
 @pytest.mark.timeout(600)
 def test_a_server_of_a_language_model_is_as_it_says(tmp_path, start):
     publish_lm(tmp_path)
-    assert fits(start("serve", "tiny", "--root", tmp_path, "--port", "0"), 3) > 300
+    assert fits(start("serve", "tiny", "--root", tmp_path, "--port", "0"), 3, tmp_path) > 300
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_server_of_a_recommender_is_as_it_says(shop, start):
-    assert fits(start("serve", "shop-int8", "--root", shop.root, "--port", "0"), 10) > 200
+def test_a_server_of_a_recommender_is_as_it_says(shop, start, tmp_path):
+    assert fits(start("serve", "shop-int8", "--root", shop.root, "--port", "0"), 10, tmp_path) > 200
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_collector_is_as_it_says(tmp_path, start):
-    assert fits(start("ingest", "--listen", "127.0.0.1:0", "--root", tmp_path), 20) > 50
+    assert fits(start("ingest", "--listen", "127.0.0.1:0", "--root", tmp_path), 20, tmp_path) > 50
 
 
 PATHS = {"/healthz", "/openapi.json", "/docs", "/v1/events", "/v1/feedback", "/v1/model", "/v1/bundles/{model}"}

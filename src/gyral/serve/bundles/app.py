@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TypeVar
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -76,7 +76,7 @@ class Bundles:
         parts = path.removeprefix(f"{PATH}/").split("/")
         if len(parts) == 1 and path != PATH:
             allow(scope, "GET")
-            await self._manifest(unquote(parts[0]), scope, send)
+            await self._manifest(parts[0], scope, send)
         elif len(parts) == 3 and parts[1] == "files":
             allow(scope, "GET")
             await self._file(parts[2], scope, send)
