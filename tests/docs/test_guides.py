@@ -115,7 +115,7 @@ def test_the_readme_loops_of_pages_and_pictures_run(shell):
 def test_every_option_the_documents_name_exists():
     text = "\n".join(
         (ROOT / name).read_text()
-        for name in ("README.md", *(f"docs/guides/{verb}.md" for verb in ("loop", "ingest", "curate", "train")))
+        for name in ("README.md", *(f"docs/guides/{verb}.md" for verb in ("loop", "ingest", "curate", "train", "serve")))
     )
     helps = {}
     for verb in set(re.findall(r"gyral (\w+)", text)) & {

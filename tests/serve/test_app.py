@@ -59,6 +59,7 @@ def ask(app, **request):
 def test_the_fast_handler_answers_as_the_application_does(app):
     class Asked:
         body = json.dumps({"subject": "17850", "k": 5}).encode()
+        header = staticmethod(lambda name: b"")
 
     route = app.hot()["/v1/recommend"]
     answer = route.handle(Asked)

@@ -76,7 +76,7 @@ def test_a_collector_is_as_it_says(tmp_path, start):
 
 
 PATHS = {"/healthz", "/openapi.json", "/docs", "/v1/events", "/v1/feedback", "/v1/model", "/v1/bundles/{model}"}
-PATHS |= {"/v1/bundles/{model}/files/{digest}"}
+PATHS |= {"/v1/bundles/{model}/files/{digest}", "/metrics"}
 
 
 def test_the_document_has_what_the_family_has_and_nothing_else(shop, start):

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from gyral.dash import documents, formats, live
+from gyral.dash import documents, formats, live, serving
 from gyral.dash.curves import MAX_POINTS, curves
 from gyral.dash.records import (
     UNRECORDED,
@@ -119,6 +119,7 @@ def run(root: Path, number: int) -> Data:
         "candidates": [line for line in lines if line.get("type") == "metric" and "candidate" in line],
         "curves": curves(lines),
         "live": live.of_lines(lines),
+        "serving": serving.of_lines(lines),
         "rates": _rates(progress),
         "children": [_row(child) for child in _children(root, number)] if lineage.verb == "loop" else [],
         "config": read_text(root, number, "config.toml"),

@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from gyral import __version__
-from gyral.dash import figures, formats, gather, live
+from gyral.dash import figures, formats, gather, live, serving
 from gyral.dash.gather import Data, LakeOverview
 from gyral.dash.records import NAME, NUMBER
 from gyral.errors import NotFound
@@ -86,7 +86,7 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "plural",
     ):
         environment.filters[name] = getattr(formats, name)
-    environment.globals.update(live=live)
+    environment.globals.update(live=live, serving=serving)
     environment.globals.update(figures=figures, rate=formats.rate, value_of=formats.value_of, version=__version__, tabs=TABS)
     site = Site(root, lake_overview, as_files, environment)
 
@@ -99,6 +99,7 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "models": page("models.html", lambda _: gather.models(root)),
         "datasets": page("datasets.html", lambda _: gather.datasets(root)),
         "live": page("live.html", lambda _: live.page(root)),
+        "serving": page("serving.html", lambda _: serving.page(root)),
         "lake": page("lake.html", lambda _: gather.lake(root, lake_overview)),
     }
     run, runs = (

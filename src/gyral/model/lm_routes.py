@@ -85,6 +85,6 @@ def routes_of(model: Answers) -> dict[str, Route]:
         return Told(body, "completion", None, None, props)
 
     return {
-        "/v1/score": Route(Score, score, '{"texts": ["What comes next?"]}', Scored),
-        "/v1/complete": Route(Complete, complete, '{"prompt": "What comes", "max_tokens": 32}', Completed),
+        "/v1/score": Route(Score, score, '{"texts": ["What comes next?"]}', is_pure=True, response=Scored),
+        "/v1/complete": Route(Complete, complete, '{"prompt": "What comes", "max_tokens": 32}', response=Completed),
     }

@@ -25,6 +25,10 @@ from gyral.model.vision_twin import VisionTwin
 MOST_ANSWERS = 1_000
 
 
+DEFAULT_SCALE = 10.0
+"""Of scores before they become shares, where a model has learned none."""
+
+
 class Known(msgspec.Struct, frozen=True):
     """What `pictures.json` holds: names of pictures in the order of the gallery, captions by language and number."""
 
@@ -59,6 +63,7 @@ class ServableVision:
             self.embedder = Embedder.of(weights)
             self.known = msgspec.json.decode((folder / PICTURES).read_bytes(), type=Known)
             self.gallery = weights.arrays[GALLERY]
+            self.scale = float(np.exp(weights.arrays["scale"].reshape(-1)[0])) if "scale" in weights.arrays else DEFAULT_SCALE
             if len(self.gallery) != len(self.known.ids):
                 raise ValueError(f"{len(self.gallery)} vectors and {len(self.known.ids)} names")
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -96,7 +101,7 @@ class ServableVision:
         ------
         InputError : it cannot be decoded.  UsageError : there are no names in this language.
         """
-        texts, vectors = self._named(lang)
+        texts, vectors = self.named(lang)
         scores = (self.embed_images([raw]) @ vectors.T)[0]
         return [Name(texts[at], round(float(scores[at]), 6)) for at in best(scores, k)]
 
@@ -121,7 +126,13 @@ class ServableVision:
         names = self.known.names.get(lang, {})
         return [Picture(self.known.ids[at], round(float(scores[at]), 6), names.get(str(at), "")) for at in best(scores, k)]
 
-    def _named(self, lang: str) -> tuple[list[str], np.ndarray]:
+    def named(self, lang: str) -> tuple[list[str], np.ndarray]:
+        """All names in a language, and their vectors, float32 [M, E].
+
+        Raises
+        ------
+        UsageError : there are none.
+        """
         if lang not in self._names:
             texts = sorted(set(self.known.names.get(lang, {}).values()))
             if not texts:

@@ -25,12 +25,25 @@ MAX_PICTURES, MAX_TEXTS = 256, 256
 
 
 class Search(msgspec.Struct, frozen=True):
-    """Body of `POST /v1/search`: words in any language; among all pictures, those of the model, or those shown since."""
+    """Body of `POST /v1/search`: words in any language, or a picture in base64; among all pictures, those of the model, or
+    those shown since."""
 
-    text: Annotated[str, Meta(min_length=1, max_length=4_096)]
+    text: Annotated[str, Meta(max_length=4_096)] = ""
+    picture: str = ""
     k: Annotated[int, Meta(ge=1, le=1_000)] = 10
     language: Annotated[str, Meta(max_length=64)] = ""
     among: Literal["all", "learned", "shown"] = "all"
+    subject: Annotated[str, Meta(max_length=1024)] | None = None
+    model: Annotated[str, Meta(max_length=256)] | None = None
+
+
+class Label(msgspec.Struct, frozen=True):
+    """Body of `POST /v1/label`: a picture in base64, and what it may be; without labels, all names that the model knows."""
+
+    picture: Annotated[str, Meta(min_length=1)]
+    labels: Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=MAX_TEXTS)] = []
+    k: Annotated[int, Meta(ge=1, le=1_000)] = 5
+    language: Annotated[str, Meta(max_length=64)] = "en"
     subject: Annotated[str, Meta(max_length=1024)] | None = None
     model: Annotated[str, Meta(max_length=256)] | None = None
 
@@ -73,6 +86,25 @@ class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     items: list[Hit]
 
 
+class Likely(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A label, how near it is, and its share among all."""
+
+    label: str
+    score: float
+    share: float
+
+
+class Labelled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Labels of a picture, best first."""
+
+    request_id: str
+    model: str
+    labels: list[Likely]
+
+
+_LABEL = '{"picture": "base64…", "labels": ["a hedgehog", "a kite"]}'
+
+
 class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many pictures were shown by now."""
 
@@ -94,6 +126,7 @@ class Encoder(Protocol):
     """Makes vectors of length one, and has those of what it learned."""
 
     gallery: np.ndarray
+    scale: float
 
     @property
     def objects(self) -> Sequence[str]: ...
@@ -104,6 +137,8 @@ class Encoder(Protocol):
 
     def name_of(self, place: int, language: str) -> str: ...
 
+    def named(self, language: str) -> tuple[list[str], np.ndarray]: ...
+
 
 def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> dict[str, Route]:
     """Routes of one loaded model; `best` ranks scores."""
@@ -111,10 +146,22 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> d
     vectors = np.zeros((0, model.gallery.shape[1]), np.float32)
 
     def search(request: Search) -> Told:
+        return search_together([request])[0]
+
+    def search_together(requests: Sequence[Search]) -> list[Told]:
+        if any(bool(each.text) == bool(each.picture) for each in requests):
+            hint = 'send `{"text": "a hedgehog"}`, or `{"picture": "base64…"}`'
+            raise InputError("a search is for words or for a picture", hint=hint)
+        raws = [decoded(each.picture) for each in requests if each.picture]
+        texts = iter(model.embed_texts([each.text for each in requests if each.text]) if len(raws) < len(requests) else ())
+        pictures = iter(model.embed_images(raws) if raws else ())
+        return [found(each, next(texts) if each.text else next(pictures)) for each in requests]
+
+    def found(request: Search, vector: np.ndarray) -> Told:
         learned = model.objects if request.among != "shown" else []
         gallery = model.gallery if request.among != "shown" else model.gallery[:0]
         extra, names = (vectors, list(shown)) if request.among != "learned" else (vectors[:0], [])
-        scores = np.concatenate([gallery, extra]) @ model.embed_texts([request.text])[0]
+        scores = np.concatenate([gallery, extra]) @ vector
         items: list[dict[str, Any]] = []
         for place in best(scores, request.k):
             is_learned = place < len(learned)
@@ -124,6 +171,23 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> d
         objects = [item["object"] for item in items]
         props = {"query": request.text, "language": request.language, "k": request.k, "items": objects}
         return Told({"items": items}, "search", request.subject, objects[0] if objects else None, props)
+
+    def label(request: Label) -> Told:
+        vector = model.embed_images([decoded(request.picture)])[0]
+        names = request.labels
+        if names:
+            vectors = model.embed_texts(names)
+        else:
+            names, vectors = model.named(request.language)
+        scores = vectors @ vector
+        shares = np.exp(model.scale * (scores - scores.max()))
+        shares /= shares.sum()
+        told = [
+            {"label": names[at], "score": round(float(scores[at]), 6), "share": round(float(shares[at]), 6)}
+            for at in best(scores, request.k)
+        ]
+        props = {"labels": [each["label"] for each in told], "k": request.k, "language": request.language}
+        return Told({"labels": told}, "label", request.subject, None, props)
 
     def show(request: Pictures) -> Told:
         nonlocal vectors
@@ -140,20 +204,32 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> d
         return Told({"shown": len(shown)}, "shown", None, None, {"objects": [each.object for each in request.pictures]})
 
     def embed(request: Embed) -> Told:
-        body: dict[str, Any] = {}
-        if request.texts:
-            body["texts"] = model.embed_texts(request.texts).round(6).tolist()
-        if request.pictures:
-            body["pictures"] = model.embed_images([decoded(each) for each in request.pictures]).round(6).tolist()
-        if not body:
+        return embed_together([request])[0]
+
+    def embed_together(requests: Sequence[Embed]) -> list[Told]:
+        if any(not each.texts and not each.pictures for each in requests):
             raise InputError("there is nothing to embed", hint='send `{"texts": ["a hedgehog"]}`')
-        return Told(body, "embedding", None, None, {"texts": len(request.texts), "pictures": len(request.pictures)})
+        raws = [[decoded(each) for each in request.pictures] for request in requests]
+        texts = iter(_vectors(model.embed_texts, [text for request in requests for text in request.texts]))
+        pictures = iter(_vectors(model.embed_images, [raw for each in raws for raw in each]))
+        told = []
+        for request in requests:
+            body = {"texts": [next(texts) for _ in request.texts], "pictures": [next(pictures) for _ in request.pictures]}
+            props = {name: len(each) for name, each in body.items()}
+            told.append(Told({name: each for name, each in body.items() if each}, "embedding", None, None, props))
+        return told
 
     return {
-        "/v1/search": Route(Search, search, '{"text": "a hedgehog", "k": 5}', Found),
-        "/v1/pictures": Route(Pictures, show, '{"pictures": [{"object": "a.png", "raw": "base64…"}]}', Seen),
-        "/v1/embed": Route(Embed, embed, '{"texts": ["a hedgehog"]}', Embedded),
+        "/v1/search": Route(Search, search, '{"text": "a hedgehog", "k": 5}', together=search_together, response=Found),
+        "/v1/label": Route(Label, label, _LABEL, is_pure=True, response=Labelled),
+        "/v1/pictures": Route(Pictures, show, '{"pictures": [{"object": "a.png", "raw": "base64…"}]}', response=Seen),
+        "/v1/embed": Route(Embed, embed, '{"texts": ["a hedgehog"]}', True, embed_together, Embedded),
     }
+
+
+def _vectors(embed: Callable[[list[Any]], np.ndarray], of: list[Any]) -> list[list[float]]:
+    vectors: list[list[float]] = embed(of).round(6).tolist() if of else []
+    return vectors
 
 
 def decoded(text: str) -> bytes:

@@ -8,42 +8,30 @@ in four parts; no input makes a 500. What a family raises does, without its trac
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Annotated, Any, cast
+from typing import Any, cast
 from urllib.parse import parse_qs
 
 import msgspec
-from msgspec import Meta
 
 from gyral.config.sections import Serve
-from gyral.errors import InputError
+from gyral.errors import InputError, UsageError
 from gyral.event.clock import now_us
-from gyral.http import AsgiApp, Header, Receive, Refused, Scope, Send, allow, read_body, reply, routed
+from gyral.http import AsgiApp, Header, Receive, Refused, Scope, Send, allow, header, read_body, reply, routed
 from gyral.model.family import Answer, Item, Recommends, Route, Servable
 from gyral.serve.feedback import Impression, Impressions, Logged, RequestIds
+from gyral.serve.guard import GONE, Guard
 from gyral.serve.http1.answer import Response
 from gyral.serve.http1.request import Request
 from gyral.serve.http1.request import Route as Hot
+from gyral.serve.metrics import Metrics
+from gyral.serve.mounts import Mounts
 from gyral.serve.packaged import Packaged
-from gyral.serve.slots import DEFAULT, POPULARITY, Slots
-
-
-class Context(msgspec.Struct):
-    """What is known at the moment of the request; anything else in it is ignored."""
-
-    country: Annotated[str, Meta(max_length=256)] | None = None
-    recent: Annotated[list[Annotated[str, Meta(max_length=1024)]], Meta(max_length=1_000)] = []
-
-
-class Recommend(msgspec.Struct):
-    """Body of `POST /v1/recommend`."""
-
-    subject: Annotated[str, Meta(max_length=1024)]
-    k: Annotated[int, Meta(ge=1)] = 10
-    context: Context | None = None
-    model: Annotated[str, Meta(max_length=256)] | None = None
+from gyral.serve.slots import DEFAULT, Slots
+from gyral.serve.wire import POPULARITY, Recommend
 
 
 class Recommended(msgspec.Struct):
@@ -65,6 +53,7 @@ class App:
     impressions : where answers are logged, None to log nothing.
     mounts : path prefix → ASGI application for all other paths; the longest prefix wins. It sees the whole path.
     note : told when a model raises instead of answering.
+    models : further mounts, that ask models: whoever may not ask the server's routes may not ask them.
     """
 
     def __init__(
@@ -74,13 +63,15 @@ class App:
         impressions: Impressions | None = None,
         mounts: Mapping[str, AsgiApp] | None = None,
         note: Callable[[str], None] | None = None,
+        models: Mapping[str, AsgiApp] | None = None,
     ) -> None:
         self._slots = slots
         self._config = config
         self._impressions = impressions
-        self._mounts = sorted(
-            ((prefix.rstrip("/"), app) for prefix, app in (mounts or {}).items()), key=lambda pair: -len(pair[0])
-        )
+        self.metrics = Metrics()
+        self.guard = Guard(config, self.metrics, note or (lambda _: None))
+        guarded = {prefix: self.guard.around(each) for prefix, each in (models or {}).items()}
+        self._mounts = Mounts({**(mounts or {}), **guarded, "/metrics": self.metrics})
         self._note = note
         self._noted = ""
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="answers")
@@ -94,16 +85,32 @@ class App:
     async def _route(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         if path == "/v1/recommend":
             allow(scope, "POST")
-            body, version = self._recommend(await read_body(scope, receive, self._config.max_body_bytes))
+            asked = await read_body(scope, receive, self._config.max_body_bytes)
+            body, version = self._recommend(asked, header(scope, b"authorization"))
             await reply(send, 200, body, version)
         elif path == "/v1/model":
             allow(scope, "GET")
+            self.guard.check(header(scope, b"authorization"))
             await reply(send, 200, self._encoder.encode(self._describe(scope)))
         elif (route := self._slots.default.routes.get(path)) is not None:
             allow(scope, "POST")
-            await self._ask(path, route, await read_body(scope, receive, self._config.max_body_bytes), send)
+            body = await read_body(scope, receive, self._config.max_body_bytes)
+            await self._guarded(path, route, body, header(scope, b"authorization"), send)
         else:
-            await self._mounted(path)(scope, receive, send)
+            routes = ", ".join(f"POST {each}" for each in self._slots.default.routes) or "POST /v1/recommend"
+            await self._mounts.find(path, f"{routes}, GET /v1/model, GET /healthz")(scope, receive, send)
+
+    async def _guarded(self, path: str, route: Route, body: bytes, authorization: bytes, send: Send) -> None:
+        began, status = time.monotonic(), GONE
+        account = self.guard.begin(path, authorization, len(body), began)
+        try:
+            await self._ask(path, route, body, send)
+            status = 200
+        except Refused as refused:
+            status = refused.status
+            raise
+        finally:
+            self.guard.end(account, path, status, began)
 
     async def _ask(self, path: str, route: Route, body: bytes, send: Send) -> None:
         """A route that the family has: decoded here, answered in a thread of its own, so that the others go on."""
@@ -117,7 +124,7 @@ class App:
             raise Refused(404, f"`{model.name}` is not asked at `{path}`", hint=_asked_at(model))
         try:
             told = await asyncio.get_running_loop().run_in_executor(self._worker, model.routes[path].answer, request)
-        except InputError as error:  # what the client sent
+        except (InputError, UsageError) as error:  # what the client sent, or this model is not asked
             raise Refused(400, error.what, why=error.why, hint=error.hint) from None
         except Exception as error:  # a family's fault, not the client's
             raise self._failed(error) from None
@@ -169,12 +176,23 @@ class App:
         """The fast handlers, by path; the application answers these paths as well."""
 
         def recommend(request: Request) -> Response:
-            body, version = self._recommend(request.body)
+            body, version = self._recommend(request.body, request.header(b"authorization"))
             return Response(body, headers=(version,))
 
         return {"/v1/recommend": Hot(recommend, ("POST",), self._config.max_body_bytes)}
 
-    def _recommend(self, body: bytes) -> tuple[bytes, Header]:
+    def _recommend(self, body: bytes, authorization: bytes) -> tuple[bytes, Header]:
+        began, status = time.monotonic(), 200
+        account = self.guard.begin("/v1/recommend", authorization, len(body), began)
+        try:
+            return self._recommended(body)
+        except Refused as refused:
+            status = refused.status
+            raise
+        finally:
+            self.guard.end(account, "/v1/recommend", status, began)
+
+    def _recommended(self, body: bytes) -> tuple[bytes, Header]:
         try:
             request = self._decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -221,14 +239,6 @@ class App:
     def close(self) -> None:
         """End the thread; may be called twice."""
         self._worker.shutdown(cancel_futures=True)
-
-    def _mounted(self, path: str) -> AsgiApp:
-        is_asked = path.startswith("/v1/")  # a program's, which gets no page
-        for prefix, app in self._mounts:
-            if (path == prefix or path.startswith(prefix + "/")) and (prefix or not is_asked):
-                return app
-        routes = ", ".join(f"POST {each}" for each in self._slots.default.routes) or "POST /v1/recommend"
-        raise Refused(404, f"there is nothing at `{path[:200]}`", hint=f"{routes}, GET /v1/model, GET /healthz")
 
 
 def _asked_at(model: Servable) -> str:

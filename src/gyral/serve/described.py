@@ -8,10 +8,11 @@ import msgspec
 
 from gyral.http.operations import Answer, Operation, Parameter
 from gyral.model.family import Route, Servable
-from gyral.serve.app import Recommend, Recommended
+from gyral.serve.app import Recommended
 from gyral.serve.bundles.app import PATH as BUNDLES
 from gyral.serve.bundles.wire import Manifest
 from gyral.serve.openai import answers as openai
+from gyral.serve.wire import Recommend
 
 _VERSION = ("x-model-version",)
 
@@ -41,14 +42,17 @@ def operations(model: Servable, has_bundles: bool) -> list[Operation]:
     if model.card.get("family") == "lm":
         found += openai.operations()
     slot = Parameter("slot", "query", str, "which of the models; `default`")
-    found.append(Operation("get", "/v1/model", "Which model answers", {200: Answer(Model)}, None, None, (slot,), (404,)))
+    found.append(Operation("get", "/v1/model", "Which model answers", {200: Answer(Model)}, None, None, (slot,), (401, 404)))
+    found.append(Operation("get", "/metrics", "What the server did, for Prometheus", {200: Answer(str, "text/plain")}))
     return found + (_bundles() if has_bundles else [])
 
 
 def _recommend() -> Operation:
     answers = {200: Answer(Recommended, headers=_VERSION)}
     example = {"subject": "17850", "k": 10, "context": {"country": "France"}}
-    return Operation("post", "/v1/recommend", "What a subject will meet next", answers, Recommend, example, refusals=(404, 500))
+    return Operation(
+        "post", "/v1/recommend", "What a subject will meet next", answers, Recommend, example, refusals=(401, 404, 429, 500)
+    )
 
 
 def _own(path: str, route: Route) -> Operation:
@@ -56,7 +60,7 @@ def _own(path: str, route: Route) -> Operation:
     summary = (route.request.__doc__ or path).partition(":")[2].strip() or f"`{path}` of this family"
     answers = {200: Answer(route.response, headers=_VERSION)}
     example = msgspec.json.decode(route.example)
-    return Operation("post", path, summary.rstrip("."), answers, route.request, example, refusals=(404, 500))
+    return Operation("post", path, summary.rstrip("."), answers, route.request, example, refusals=(401, 404, 429, 500))
 
 
 def _bundles() -> list[Operation]:
@@ -72,10 +76,10 @@ def _bundles() -> list[Operation]:
     return [
         Operation(
             "get", f"{BUNDLES}/{{model}}", "What a device needs to run a model", manifest,
-            parameters=(model, tier, since, known), refusals=(404, 409),
+            parameters=(model, tier, since, known), refusals=(401, 404, 409),
         ),
         Operation(
             "get", f"{BUNDLES}/{{model}}/files/{{digest}}", "A file of it", files,
-            parameters=(model, digest, part, known), refusals=(404, 416),
+            parameters=(model, digest, part, known), refusals=(401, 404, 416),
         ),
     ]  # fmt: skip

@@ -17,16 +17,18 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gyral.config.rerank import Rerank
 from gyral.config.sections import Serve
-from gyral.errors import MissingExtra
+from gyral.errors import ConfigError, MissingExtra
 from gyral.http import AsgiApp
 from gyral.http.operations import Documented, Operation
 from gyral.lake.table import Lake
+from gyral.model import card as cards
 from gyral.serve.app import App
 from gyral.serve.bundles.app import Bundles
 from gyral.serve.described import operations
@@ -34,15 +36,31 @@ from gyral.serve.feedback import Impressions
 from gyral.serve.http1.request import Route
 from gyral.serve.openai.app import OpenAi
 from gyral.serve.openai.writer import engine_of
+from gyral.serve.opening import opened
 from gyral.serve.packaged import is_source, packaged
 from gyral.serve.recommend.pipeline import dressing
 from gyral.serve.scheduling.tiers import tiers
 from gyral.serve.slots import Slots
+from gyral.serve.stats import Stats
 
 STOP_TIMEOUT_S = 3.0
 """How long a stop waits for requests in flight; a client that sent half of one would hold the server forever."""
 SWITCH_INTERVAL_S = 0.0005
 """How long the thread that encodes impressions may hold the interpreter while requests wait; Python's default is 5 ms."""
+
+
+Record = Callable[[dict[str, Any]], None]
+
+
+class Opened(NamedTuple):
+    """What a server answers with: an application, and path → fast handler; all other paths are the application's.
+
+    `stats`: what it did, where that is recorded.
+    """
+
+    app: AsgiApp
+    hot: Mapping[str, Route]
+    stats: Stats | None = None
 
 
 class Served(NamedTuple):
@@ -63,6 +81,9 @@ def serve(
     described: Sequence[Operation] = (),
     on_ready: Callable[[str], None] | None = None,
     note: Callable[[str], None] = print,
+    folder: Path | None = None,
+    on: str = "local",
+    record: Record | None = None,
 ) -> Served:
     """Serve a model until SIGINT or SIGTERM; says which, and how many answers were logged.
 
@@ -74,31 +95,23 @@ def serve(
     mounts : other applications by path prefix, for example the pages at `/`.
     described : what they answer to programs, for `/openapi.json`.
     on_ready : called with the address once requests are answered.
+    folder, on : of the logs of workers, and where those are placed: here, or by Ray.
+    record : takes a line of what was done, every few seconds.
 
     Raises
     ------
     NotFound : there is no such model.  ServeError : the port is taken.
     """
     with _listening(config.host, config.port) as sock:
-        dress = dressing(rerank or Rerank(), root)
-        slots = packaged(model, note) if is_source(model) else Slots(root, model, note, dress)
-        impressions = None
+        impressions = Impressions(lake, note) if config.impressions else None
         try:
-            impressions = Impressions(lake, note) if config.impressions else None
-            openai = OpenAi(slots, config.max_body_bytes, engine_of, impressions, note)
-            bundles = Bundles(root, slots.names, tiers(config.tiers))
-            has_bundles = config.bundles and not is_source(model)
-            told = Documented("gyral serve", lambda: [*operations(slots.default, has_bundles), *described])
-            further = {**(bundles.mounts if has_bundles else {}), **openai.mounts, **told.mounts}
-            app = App(slots, config, impressions, {**(mounts or {}), **further}, note)
-            try:
-                was_interrupted = run_app(app, sock, on_ready, app.hot())
-            finally:
-                bundles.close()
-                openai.close()
-                app.close()
+            opened = (
+                _workers(root, model, config, rerank or Rerank(), impressions, mounts or {}, note, folder, on)
+                if config.workers
+                else _inline(root, model, config, rerank or Rerank(), impressions, mounts or {}, described, note)
+            )
+            was_interrupted = run_app(opened, sock, on_ready, record)
         finally:
-            slots.close()
             if impressions is not None:
                 impressions.close()
     counts = (impressions.appended, impressions.dropped) if impressions is not None else (0, 0)
@@ -108,7 +121,50 @@ def serve(
 def serve_app(app: AsgiApp, host: str, port: int, on_ready: Callable[[str], None] | None = None) -> bool:
     """Serve any ASGI application until SIGINT (True) or SIGTERM (False)."""
     with _listening(host, port) as sock:
-        return run_app(app, sock, on_ready)
+        return run_app(_opened(app), sock, on_ready)
+
+
+@contextlib.asynccontextmanager
+async def _opened(app: AsgiApp) -> AsyncIterator[Opened]:
+    yield Opened(app, {})
+
+
+@contextlib.asynccontextmanager
+async def _inline(
+    root: Path, model: str, config: Serve, rerank: Rerank, impressions: Impressions | None, mounts: Mapping[str, AsgiApp],
+    described: Sequence[Operation], note: Callable[[str], None],
+) -> AsyncIterator[Opened]:  # fmt: skip
+    """The models in this process."""
+    dress = dressing(rerank, root)
+    slots = packaged(model, note) if is_source(model) else Slots(root, model, note, dress)
+    try:
+        openai = OpenAi(slots, config.max_body_bytes, engine_of, impressions, note)
+        has_bundles = config.bundles and not is_source(model)
+        bundles = Bundles(root, slots.names, tiers(config.tiers), lambda key: app.guard.check(key))
+        told = Documented("gyral serve", lambda: [*operations(slots.default, has_bundles), *described])
+        further = {**(bundles.mounts if has_bundles else {}), **told.mounts}
+        app = App(slots, config, impressions, {**mounts, **further}, note, openai.mounts)
+        try:
+            yield Opened(app, app.hot(), Stats(app.metrics))
+        finally:
+            bundles.close()
+            openai.close()
+            app.close()
+    finally:
+        slots.close()
+
+
+@contextlib.asynccontextmanager
+async def _workers(
+    root: Path, model: str, config: Serve, rerank: Rerank, impressions: Impressions | None, mounts: Mapping[str, AsgiApp],
+    note: Callable[[str], None], folder: Path | None, on: str,
+) -> AsyncIterator[Opened]:  # fmt: skip
+    """The models in processes of their own."""
+    if is_source(model) or cards.read_card(cards.find(root, model)).family == "lm":
+        why = "what language models write together is one batch of one process"
+        raise ConfigError("a language model is not answered by workers", why=why, where="serve.workers", hint="leave it at 0")
+    async with opened(root, model, config, rerank, impressions, mounts, note, folder=folder, on=on) as front:
+        yield Opened(front, front.hot(), Stats(front.metrics, front.state))
 
 
 def _listening(host: str, port: int) -> contextlib.closing[socket.socket]:
@@ -120,29 +176,35 @@ def _listening(host: str, port: int) -> contextlib.closing[socket.socket]:
 
 
 def run_app(
-    app: AsgiApp,
-    sock: socket.socket,
-    on_ready: Callable[[str], None] | None,
-    hot: Mapping[str, Route] | None = None,
-) -> bool:
-    """Run on a socket that listens until SIGINT (True) or SIGTERM (False); the address is told once requests are answered.
-
-    Parameters
-    ----------
-    hot : path → fast handler; all other paths are the application's.
-    """
+    opening: AbstractAsyncContextManager[Opened], sock: socket.socket, on_ready: Callable[[str], None] | None,
+    record: Record | None = None,
+) -> bool:  # fmt: skip
+    """Run on a socket that listens until SIGINT (True) or SIGTERM (False); the address is told once requests are answered."""
     from gyral.serve.http1.server import new_loop
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.collect()
-    gc.freeze()  # what is loaded by now stays: a full collection of it stops requests for 50 ms
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(_run(app, sock, on_ready, hot))
+        return runner.run(_run(opening, sock, on_ready, record))
 
 
 async def _run(
-    app: AsgiApp, sock: socket.socket, on_ready: Callable[[str], None] | None, hot: Mapping[str, Route] | None
-) -> bool:
+    opening: AbstractAsyncContextManager[Opened], sock: socket.socket, on_ready: Callable[[str], None] | None,
+    record: Record | None,
+) -> bool:  # fmt: skip
+    async with opening as opened:
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: a full collection of it stops requests for 50 ms
+        if record is None or opened.stats is None:
+            return await _serve(opened, sock, on_ready)
+        recording = asyncio.create_task(opened.stats.keep(record))
+        try:
+            return await _serve(opened, sock, on_ready)
+        finally:
+            recording.cancel()
+            record(opened.stats.line())
+
+
+async def _serve(opened: Opened, sock: socket.socket, on_ready: Callable[[str], None] | None) -> bool:
     from gyral.serve.http1.server import Server
 
     loop = asyncio.get_running_loop()
@@ -157,7 +219,7 @@ async def _run(
         with contextlib.suppress(NotImplementedError, ValueError):  # not in the main thread, or not on this system
             loop.add_signal_handler(which, stop_by, which)
     host, port = sock.getsockname()[:2]
-    server = Server(app, hot)
+    server = Server(opened.app, opened.hot)
     try:
         await server.start(sock)
         if on_ready is not None:

@@ -48,10 +48,13 @@ class Bundles:
     root : project folder.
     served : slot → model `name@n`; only they and their variants can be had.
     tiers : classes of devices by name.
+    check : given the `authorization` of each request; refuses who may not ask.
     """
 
-    def __init__(self, root: Path, served: Callable[[], dict[str, str]], tiers: Mapping[str, DeviceTier]) -> None:
-        self._tiers = tiers
+    def __init__(
+        self, root: Path, served: Callable[[], dict[str, str]], tiers: Mapping[str, DeviceTier], check: Callable[[bytes], None]
+    ) -> None:
+        self._tiers, self._check = tiers, check
         self._shelf = Shelf(root / "models")
         self._offers = Offers(root / "models", served, self._shelf)
         self._making = ThreadPoolExecutor(1, thread_name_prefix="bundles")
@@ -73,6 +76,7 @@ class Bundles:
             each.shutdown(wait=False, cancel_futures=True)
 
     async def _route(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        self._check(header(scope, b"authorization"))
         parts = path.removeprefix(f"{PATH}/").split("/")
         if len(parts) == 1 and path != PATH:
             allow(scope, "GET")

@@ -172,7 +172,7 @@ class ServerSentEvent(_Told, frozen=True):
 _DEADLINE = Parameter("x-deadline-ms", "header", str, "milliseconds after which the answer is of no use; digits")
 _HEADERS = ("x-model-version", "x-request-id")
 _EVENTS = Answer(ServerSentEvent, "text/event-stream; charset=utf-8", _HEADERS)
-_REFUSALS = (404, 429, 500, 504)
+_REFUSALS = (401, 404, 429, 500, 504)
 
 
 def operations() -> list[Operation]:
@@ -188,10 +188,11 @@ def operations() -> list[Operation]:
     embed = {"model": "default", "input": ["What comes next?"]}
     name = Parameter("model", "path", str, "its id")
     one = Operation("get", f"{MODELS}/{{model}}", "One of them", {200: Answer(Listed)}, error=OpenAiRefusal)
+    names = Operation("get", MODELS, "Names that requests may use", {200: Answer(Models)}, error=OpenAiRefusal)
     return [
         written(COMPLETIONS, "Go on writing after a prompt", Complete, Completion, prompt),
         written(CHAT, "Go on with a conversation", ChatComplete, ChatCompletion, chat),
         Operation("post", EMBEDDINGS, "A vector a text", vectors, Embed, embed, (_DEADLINE,), _REFUSALS, OpenAiRefusal),
-        Operation("get", MODELS, "The names that requests may use", {200: Answer(Models)}, error=OpenAiRefusal),
-        one._replace(parameters=(name,), refusals=(404,)),
+        names._replace(refusals=(401, 429)),
+        one._replace(parameters=(name,), refusals=(401, 404, 429)),
     ]

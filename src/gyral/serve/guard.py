@@ -1,0 +1,81 @@
+"""Who may ask, and what is counted of every request that is asked of a model, whoever answers it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+from gyral.config.sections import Serve
+from gyral.http import AsgiApp, Receive, Refused, Scope, Send, header
+from gyral.serve.metrics import Metrics
+from gyral.serve.scheduling.quota import Account, Quotas
+
+GONE = 499
+"""The status that is counted where a client went before its answer."""
+
+
+class Guard:
+    """Keys, quotas and counts of one server.
+
+    Raises
+    ------
+    ConfigError : the keys cannot be used.
+    """
+
+    def __init__(self, config: Serve, metrics: Metrics, note: Callable[[str], None]) -> None:
+        self._quotas, self._metrics = Quotas(config.keys, time.monotonic(), file=config.keys_file, note=note), metrics
+
+    def begin(self, path: str, authorization: bytes, size_bytes: int, now: float) -> Account:
+        """Let a request in; `end` is called once for each.
+
+        Raises
+        ------
+        Refused : 401 or 429, which is counted.
+        """
+        try:
+            account = self._quotas.find(authorization, now)
+            account.begin(now)
+        except Refused as refused:
+            self._metrics.answered(path, refused.status, 0.0)
+            raise
+        account.spend(size_bytes=size_bytes)
+        return account
+
+    def end(self, account: Account, path: str, status: int, began: float) -> None:
+        """It is answered, refused or gone."""
+        account.end()
+        self._metrics.answered(path, status, time.monotonic() - began)
+
+    def check(self, authorization: bytes) -> None:
+        """Whether somebody is known, for what costs nothing.
+
+        Raises
+        ------
+        Refused : 401.
+        """
+        self._quotas.find(authorization, time.monotonic())
+
+    def around(self, app: AsgiApp) -> AsgiApp:
+        """An application of models that is let in and counted like the server's own routes; bytes are those it announces."""
+
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                await app(scope, receive, send)
+                return
+            path, began, status = scope["path"], time.monotonic(), GONE
+            length = header(scope, b"content-length")
+            account = self.begin(path, header(scope, b"authorization"), int(length) if length[:18].isdigit() else 0, began)
+
+            async def counted(message: MutableMapping[str, Any]) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                await send(message)
+
+            try:
+                await app(scope, receive, counted)
+            finally:
+                self.end(account, path, status, began)
+
+        return guarded
