@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from gyral.errors import ServeError
+from gyral.keys import new_key
 from gyral.serve.bundles.device import Device
 from gyral.serve.bundles.shelf import KEPT_VERSIONS, Shelf
 
@@ -204,6 +206,21 @@ def test_a_file_that_is_changed_is_known_no_longer(copy, start, tmp_path):
     assert ask.error(f"/v1/bundles/shop-int8/files/{card['digest']}")[0] == 404
     (now,) = [each for each in ask.manifest("shop-int8@1")[0]["files"] if each["role"] == "card"]
     assert now["digest"] != card["digest"] and ask(f"/v1/bundles/shop-int8/files/{now['digest']}")[2] == path.read_bytes()
+
+
+@pytest.mark.slow
+def test_where_there_are_keys_one_is_needed(copy, start):
+    secret, sha256 = new_key()
+    ask = Asking(start(copy, "shop-int8", "--set", f'serve.keys=[{{name="device", sha256="{sha256}"}}]'))
+    assert ask.error("/v1/bundles/shop-int8")[0] == 401
+    manifest, _ = ask.manifest("shop-int8", authorization=f"Bearer {secret}")
+    path = f"/v1/bundles/shop-int8/files/{manifest['files'][0]['digest']}"
+    assert ask.error(path, authorization="Bearer other")[0] == 401
+    assert ask(path, authorization=f"Bearer {secret}")[0] == 200
+    url = f"http://{ask.netloc}"
+    with pytest.raises(ServeError, match="key"):
+        Device(url, "shop-int8", copy / "device").update()
+    assert Device(url, "shop-int8", copy / "device", key=secret).update().is_new
 
 
 @pytest.mark.slow

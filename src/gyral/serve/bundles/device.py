@@ -72,11 +72,15 @@ class Device:
     url : of the server.  model : `name` follows what is served, `name@n` is pinned.
     folder : the device's own; nothing else writes there.
     tier : of the device; empty: the server judges by what it knows.
+    key : where the server wants one.
     max_bytes : most that the files of a model may take.
     """
 
-    def __init__(self, url: str, model: str, folder: Path, tier: str = "", max_bytes: int = 8 << 30) -> None:
-        self._wire = _Wire(url, {"x-device-tier": tier} if tier else {})
+    def __init__(
+        self, url: str, model: str, folder: Path, tier: str = "", key: str = "", max_bytes: int = 8 << 30
+    ) -> None:  # fmt: skip
+        headers = {"x-device-tier": tier} if tier else {}
+        self._wire = _Wire(url, headers | ({"authorization": f"Bearer {key}"} if key else {}))
         self._path = f"/v1/bundles/{quote(model, safe='')}"
         self._folder, self._max_bytes = folder, max_bytes
 
