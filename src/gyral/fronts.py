@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from gyral.config import Config
 from gyral.dash.app import app as pages
 from gyral.errors import Interrupted
+from gyral.http.operations import Documented
+from gyral.ingest import described
 from gyral.ingest import listen as ingest
 from gyral.lake.table import Lake
 from gyral.run import Run
-from gyral.serve import server
+from gyral.serve import said, server
 from gyral.serve.said import FeedbackRoute
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def serve(root: Path, model: str, config: Config, run: Run, is_child: bool, read
         run.summarize(url=url)
         ready({"url": url, "pid": os.getpid()}, f"{model} answers at {url}; pages at {url}/")
 
+    events = [*described.operations(), *map(said.operation, described.operations())]
     run.reads("model", model)
     lake = Lake.of(root, config)
     with ingest.collecting(root, config, run, drains="never" if is_child else "once used") as collector:
@@ -48,8 +51,8 @@ def serve(root: Path, model: str, config: Config, run: Run, is_child: bool, read
             FeedbackRoute.path: FeedbackRoute(collector, collector.path, config.serve.max_body_bytes),
         }
         told = server.serve(
-            root, model, config.serve, lake, rerank=config.rerank, mounts=mounts, on_ready=on_ready, note=run.note,
-            folder=run.folder / "workers", on=config.on, record=lambda line: run.metric("serving", **line),
+            root, model, config.serve, lake, rerank=config.rerank, mounts=mounts, described=events, on_ready=on_ready,
+            note=run.note, folder=run.folder / "workers", on=config.on, record=lambda line: run.metric("serving", **line),
         )  # fmt: skip
     run.summarize(**told.counts)
     if told.was_interrupted:
@@ -70,9 +73,10 @@ def listen(root: Path, config: Config, run: Run, host: str, port: int, ready: Re
         run.summarize(url=url)
         ready({"url": url, "pid": os.getpid()}, f"POST events to {url}/v1/events (Ctrl-C stops)")
 
-    told = ingest.listen(root, config, run, lambda app: server.serve_app(app, host, port, on_ready))
-    if told["was_interrupted"]:
-        raise Interrupted(f"stopped after {told['accepted']:,} events")
+    told = Documented("gyral ingest --listen", described.operations)
+    summary = ingest.listen(root, config, run, lambda app: server.serve_app(told.before(app), host, port, on_ready))
+    if summary["was_interrupted"]:
+        raise Interrupted(f"stopped after {summary['accepted']:,} events")
 
 
 def dash(root: Path, config: Config, ready: Ready) -> None:

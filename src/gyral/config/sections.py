@@ -144,6 +144,7 @@ class Serve(Section, frozen=True):
     keys: Annotated[list[Caller], Meta(description="who may ask; empty, and no `keys_file`: everybody")] = []
     keys_file: Annotated[str, Meta(description="further keys: a TOML file of `[[keys]]`; read again when it changes")] = ""
     tiers: Annotated[dict[str, DeviceTier], Meta(description="classes of devices, beside the built-in ones")] = {}
+    bundles: Annotated[bool, Meta(description="devices may download what is served, without what is its subjects'")] = True
     max_waiting: Annotated[int, Meta(ge=1, le=1_000_000, description="requests that may wait; more get 503")] = 8_192
     workers: Annotated[int, Meta(ge=0, le=256, description="processes that answer; 0: the server itself does")] = 0
     max_workers: Annotated[int, Meta(ge=0, le=256, description="as many as the load asks for, up to these; 0: `workers`")] = 0

@@ -137,15 +137,21 @@ def write_card(folder: Path, card: Card) -> None:
 
 def write_weights(folder: Path, weights: Weights) -> int:
     """Write arrays and the family's settings in one step; returns the bytes they take."""
+    body = weights_bytes(weights)
+    write_atomic(folder / WEIGHTS, body)
+    return len(body)
+
+
+def weights_bytes(weights: Weights) -> bytes:
+    """Arrays and the family's settings as the bytes of a safetensors file; the same for the same weights."""
     try:
         from safetensors.numpy import save
     except ImportError:
         raise MissingExtra("safetensors", "train", "storing a model") from None
     settings_text = msgspec.json.encode(weights.settings, order="deterministic").decode()
     contiguous = {key: np.ascontiguousarray(value) for key, value in sorted(weights.arrays.items())}
-    body = save(contiguous, metadata={"gyral": settings_text})
-    write_atomic(folder / WEIGHTS, body)
-    return len(body)
+    body: bytes = save(contiguous, metadata={"gyral": settings_text})
+    return body
 
 
 def read_card(folder: Path) -> Card:

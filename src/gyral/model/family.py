@@ -18,6 +18,7 @@ from gyral.model import inputs as model_inputs
 from gyral.model.card import Weights
 from gyral.model.holdout import hold_out, measure
 from gyral.model.inputs import Codes
+from gyral.model.portable import Portable, without_subjects
 from gyral.model.recommender import Interactions, Recommender, Spec, fit_with, without_history
 from gyral.model.sequences import without_sequence
 
@@ -60,6 +61,7 @@ class Route(NamedTuple):
 
     `is_pure`: an answer depends on the body and the version alone, so it may be told again. `together` answers several
     requests at once, in their order, where that is cheaper; what it raises is found out by asking one by one.
+    `response` describes what goes back: the body of `Told`, with `request_id` and `model`, which the server adds.
     """
 
     request: type[msgspec.Struct]
@@ -67,6 +69,7 @@ class Route(NamedTuple):
     example: str
     is_pure: bool = False
     together: Callable[[list[Any]], Sequence[Told]] | None = None
+    response: Any = dict[str, Any]
 
 
 class Servable(Protocol):
@@ -126,7 +129,8 @@ class Family(Protocol):
 
     `twin` is given the weights of `folder`; a twin of a net has `calibration()`, too (`gyral.model.quant.calibration`), and one
     whose model keeps what it made of its data has `finish(weights)`. A family that may be tried in several forms (`gyral
-    compress --tiers`) has `tried`, the targets that are worth it, and `trial(servable)`, what they are timed by.
+    compress --tiers`) has `tried`, the targets that are worth it, and `trial(servable)`, what they are timed by. A
+    family whose models may go to devices has `portable(folder)` (`gyral.model.portable`).
     """
 
     name: str
@@ -261,6 +265,13 @@ class RecommenderFamily:
         names = [*inputs.subjects[:code], "", *inputs.subjects[code + 1 :]]
         model_inputs.save(msgspec.structs.replace(inputs, subjects=names), folder)
         return True
+
+    def portable(self, folder: Path) -> Portable:
+        """What everybody taught it together; the device knows its own subject and sends along nothing."""
+        inputs = msgspec.json.encode(msgspec.structs.replace(model_inputs.load(folder), subjects=[]))
+        weights = cards.read_weights(folder)
+        runtimes = () if "net" not in weights.settings else ("torch",)
+        return Portable({cards.WEIGHTS: cards.weights_bytes(without_subjects(weights)), model_inputs.FILE: inputs}, runtimes)
 
 
 RECOMMENDER = RecommenderFamily()

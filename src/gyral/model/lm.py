@@ -25,6 +25,7 @@ from gyral.model.family import Trial
 from gyral.model.generate import Completion, Sampler, Utf8, generate
 from gyral.model.lm_routes import routes_of
 from gyral.model.lm_twin import LmTwin
+from gyral.model.portable import Portable
 from gyral.model.shards import encoded
 from gyral.model.stream import Stream, Text, rows_of
 from gyral.model.tasks.next_token import bits_of, inputs_of
@@ -224,6 +225,10 @@ class LmFamily:
     def erase(self, folder: Path, subject: str) -> bool:
         """It holds nobody's name."""
         return False
+
+    def portable(self, folder: Path) -> Portable:
+        """All of it."""
+        return Portable({}, ("torch",))
 
 
 LM = LmFamily()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -36,6 +36,25 @@ class Complete(msgspec.Struct, frozen=True):
     model: Annotated[str, Meta(max_length=256)] | None = None
 
 
+class Scored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Its answer: bits that each text takes, and bytes that it has."""
+
+    request_id: str
+    model: str
+    bits: list[float]
+    bytes: list[int]
+
+
+class Completed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Its answer: the text, the tokens it took, and what ended it."""
+
+    request_id: str
+    model: str
+    text: str
+    tokens: int
+    ended_by: Literal["end", "stop", "length"]
+
+
 class Answers(Protocol):
     """What scores texts and goes on writing them: `gyral.model.lm.Reader`."""
 
@@ -66,6 +85,6 @@ def routes_of(model: Answers) -> dict[str, Route]:
         return Told(body, "completion", None, None, props)
 
     return {
-        "/v1/score": Route(Score, score, '{"texts": ["What comes next?"]}', is_pure=True),
-        "/v1/complete": Route(Complete, complete, '{"prompt": "What comes", "max_tokens": 32}'),
+        "/v1/score": Route(Score, score, '{"texts": ["What comes next?"]}', is_pure=True, response=Scored),
+        "/v1/complete": Route(Complete, complete, '{"prompt": "What comes", "max_tokens": 32}', response=Completed),
     }

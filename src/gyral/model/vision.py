@@ -18,6 +18,7 @@ from gyral.model import card as cards
 from gyral.model.embedder import GALLERY, Embedder
 from gyral.model.family import Trial
 from gyral.model.pictures import decoded
+from gyral.model.portable import Portable
 from gyral.model.tasks.pictures import PICTURES
 from gyral.model.vision_routes import routes_of
 from gyral.model.vision_twin import VisionTwin
@@ -181,6 +182,10 @@ class VisionFamily:
     def erase(self, folder: Path, subject: str) -> bool:
         """It holds nobody's name."""
         return False
+
+    def portable(self, folder: Path) -> Portable:
+        """All of it."""
+        return Portable({}, ("torch",))
 
 
 VISION = VisionFamily()

@@ -70,6 +70,58 @@ class Embed(msgspec.Struct, frozen=True):
     model: Annotated[str, Meta(max_length=256)] | None = None
 
 
+class Hit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A picture that was found; `title` where it has a name in the language asked for."""
+
+    object: str
+    score: float
+    title: str = ""
+
+
+class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Answer of a search, best first."""
+
+    request_id: str
+    model: str
+    items: list[Hit]
+
+
+class Likely(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A label, how near it is, and its share among all."""
+
+    label: str
+    score: float
+    share: float
+
+
+class Labelled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Labels of a picture, best first."""
+
+    request_id: str
+    model: str
+    labels: list[Likely]
+
+
+_LABEL = '{"picture": "base64…", "labels": ["a hedgehog", "a kite"]}'
+
+
+class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many pictures were shown by now."""
+
+    request_id: str
+    model: str
+    shown: int
+
+
+class Embedded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Vectors of length one, of what was sent."""
+
+    request_id: str
+    model: str
+    texts: list[list[float]] = []
+    pictures: list[list[float]] = []
+
+
 class Encoder(Protocol):
     """Makes vectors of length one, and has those of what it learned."""
 
@@ -168,10 +220,10 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> d
         return told
 
     return {
-        "/v1/search": Route(Search, search, '{"text": "a hedgehog", "k": 5}', together=search_together),
-        "/v1/label": Route(Label, label, '{"picture": "base64…", "labels": ["a hedgehog", "a kite"]}', is_pure=True),
-        "/v1/pictures": Route(Pictures, show, '{"pictures": [{"object": "a.png", "raw": "base64…"}]}'),
-        "/v1/embed": Route(Embed, embed, '{"texts": ["a hedgehog"]}', is_pure=True, together=embed_together),
+        "/v1/search": Route(Search, search, '{"text": "a hedgehog", "k": 5}', together=search_together, response=Found),
+        "/v1/label": Route(Label, label, _LABEL, is_pure=True, response=Labelled),
+        "/v1/pictures": Route(Pictures, show, '{"pictures": [{"object": "a.png", "raw": "base64…"}]}', response=Seen),
+        "/v1/embed": Route(Embed, embed, '{"texts": ["a hedgehog"]}', True, embed_together, Embedded),
     }
 
 

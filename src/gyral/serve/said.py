@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from gyral.http import AsgiApp, Receive, Refused, Scope, Send, allow, read_body, routed
+from gyral.http.operations import Operation
 
 EXAMPLE = '{"request_id": "0198…", "verdict": "chosen", "object": "…"}'
 
@@ -33,6 +34,14 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True):
     text: Annotated[str, Meta(max_length=1 << 20)] = ""
     subject: Annotated[str, Meta(max_length=1024)] = ""
     language: Annotated[str, Meta(max_length=64)] = ""
+
+
+def operation(taken: Operation) -> Operation:
+    """The route as data, given that of the collector that events go on to."""
+    example = {"request_id": "0198", "verdict": "chosen", "object": "22423"}
+    return taken._replace(
+        path=FeedbackRoute.path, summary="Say what an answer was worth", request=Said | list[Said], example=example
+    )
 
 
 class FeedbackRoute:

@@ -17,7 +17,7 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,9 +26,12 @@ from gyral.config.rerank import Rerank
 from gyral.config.sections import Serve
 from gyral.errors import ConfigError, MissingExtra
 from gyral.http import AsgiApp
+from gyral.http.operations import Documented, Operation
 from gyral.lake.table import Lake
 from gyral.model import card as cards
 from gyral.serve.app import App
+from gyral.serve.bundles.app import Bundles
+from gyral.serve.described import operations
 from gyral.serve.feedback import Impressions
 from gyral.serve.http1.request import Route
 from gyral.serve.openai.app import OpenAi
@@ -36,6 +39,7 @@ from gyral.serve.openai.writer import engine_of
 from gyral.serve.opening import opened
 from gyral.serve.packaged import is_source, packaged
 from gyral.serve.recommend.pipeline import dressing
+from gyral.serve.scheduling.tiers import tiers
 from gyral.serve.slots import Slots
 from gyral.serve.stats import Stats
 
@@ -74,6 +78,7 @@ def serve(
     *,
     rerank: Rerank | None = None,
     mounts: Mapping[str, AsgiApp] | None = None,
+    described: Sequence[Operation] = (),
     on_ready: Callable[[str], None] | None = None,
     note: Callable[[str], None] = print,
     folder: Path | None = None,
@@ -88,6 +93,7 @@ def serve(
     model : `name` follows its newest version, `name@n` is pinned; or a package or a path that holds a language model.
     rerank : rules between a recommender's scores and its answers.
     mounts : other applications by path prefix, for example the pages at `/`.
+    described : what they answer to programs, for `/openapi.json`.
     on_ready : called with the address once requests are answered.
     folder, on : of the logs of workers, and where those are placed: here, or by Ray.
     record : takes a line of what was done, every few seconds.
@@ -102,7 +108,7 @@ def serve(
             opened = (
                 _workers(root, model, config, rerank or Rerank(), impressions, mounts or {}, note, folder, on)
                 if config.workers
-                else _inline(root, model, config, rerank or Rerank(), impressions, mounts or {}, note)
+                else _inline(root, model, config, rerank or Rerank(), impressions, mounts or {}, described, note)
             )
             was_interrupted = run_app(opened, sock, on_ready, record)
         finally:
@@ -126,17 +132,22 @@ async def _opened(app: AsgiApp) -> AsyncIterator[Opened]:
 @contextlib.asynccontextmanager
 async def _inline(
     root: Path, model: str, config: Serve, rerank: Rerank, impressions: Impressions | None, mounts: Mapping[str, AsgiApp],
-    note: Callable[[str], None],
+    described: Sequence[Operation], note: Callable[[str], None],
 ) -> AsyncIterator[Opened]:  # fmt: skip
     """The models in this process."""
     dress = dressing(rerank, root)
     slots = packaged(model, note) if is_source(model) else Slots(root, model, note, dress)
     try:
         openai = OpenAi(slots, config.max_body_bytes, engine_of, impressions, note)
-        app = App(slots, config, impressions, mounts, note, openai.mounts)
+        has_bundles = config.bundles and not is_source(model)
+        bundles = Bundles(root, slots.names, tiers(config.tiers), lambda key: app.guard.check(key))
+        told = Documented("gyral serve", lambda: [*operations(slots.default, has_bundles), *described])
+        further = {**(bundles.mounts if has_bundles else {}), **told.mounts}
+        app = App(slots, config, impressions, {**mounts, **further}, note, openai.mounts)
         try:
             yield Opened(app, app.hot(), Stats(app.metrics))
         finally:
+            bundles.close()
             openai.close()
             app.close()
     finally:

@@ -1,0 +1,62 @@
+"""The collector's route, as data (`gyral.http.operations`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gyral.event.wire import Moment, Name, Optional
+from gyral.http.operations import Answer, Operation, Parameter
+from gyral.ingest.collector import PATH
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One event, at its time in RFC 3339 with a zone or epoch milliseconds. One that is not so is quarantined, not refused."""
+
+    event_id: Name
+    event_time: Moment
+    kind: Name
+    subject: Name
+    object: Optional = None
+    session: Optional = None
+    device_class: Optional = None
+    app: Optional = None
+    language: Optional = None
+    country: Optional = None
+    schema_id: Optional = None
+    consent: Optional = None
+    props: dict[str, Any] = {}
+
+
+class Collected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All of it is on the disk: new events, such as were there already, and by reason those that were put aside."""
+
+    accepted: int
+    duplicate: int
+    quarantined: dict[str, int]
+
+
+REFUSALS = (401, 415, 429)
+"""401: the server has keys, and wants `authorization: Bearer KEY`."""
+
+
+def operations() -> list[Operation]:
+    """What a collector answers."""
+    example = {
+        "event_id": "a-1",
+        "event_time": "2026-11-26T12:00:00Z",
+        "kind": "purchase",
+        "subject": "17850",
+        "object": "22423",
+    }
+    bodies = {
+        "application/json": list[Event],
+        "application/x-ndjson": str,
+        "application/vnd.apache.arrow.stream": bytes,
+    }
+    encoding = Parameter("content-encoding", "header", str, "`gzip` or `zstd`")
+    key = Parameter("idempotency-key", "header", str, "names a batch that may be sent again")
+    parameters = (encoding, key)
+    answers = {200: Answer(Collected)}
+    return [Operation("post", PATH, "Store events", answers, bodies, [example], parameters, REFUSALS)]
