@@ -143,6 +143,26 @@ class Serve(Section, frozen=True):
     max_waiting: Annotated[int, Meta(ge=1, le=1_000_000, description="requests that may wait; more get 503")] = 8_192
 
 
+class Decode(Section, frozen=True):
+    """Language models that are served: many texts in one batch."""
+
+    running: Annotated[int, Meta(ge=1, le=4_096, description="texts in a batch; more wait")] = 64
+    waiting: Annotated[int, Meta(ge=1, le=1_000_000, description="texts that may wait; more get 429")] = 256
+    patience_s: Annotated[
+        float, Meta(gt=0, description="a text whose first token would come later than this, or its deadline, gets 429 at once")
+    ] = 60.0
+    chunk: Annotated[
+        int, Meta(ge=1, description="tokens of prompts read beside those who write: a long gap, or a late start")
+    ] = 64
+    kv_bytes: Annotated[int, Meta(ge=1 << 12, description="memory for keys and values at most, taken as it is used")] = 1 << 30
+    kv: Annotated[Literal["float32", "int8"], Meta(description="keys and values: `int8` holds nearly four times as many")] = (
+        "float32"
+    )
+    prefix_cache: Annotated[bool, Meta(description="beginnings that were read once are not read again")] = True
+    draft: Annotated[str, Meta(description="a small model of the same tokens that guesses ahead; empty: none")] = ""
+    guesses: Annotated[int, Meta(ge=1, le=7, description="of the small model, each pass")] = 4
+
+
 class Loop(Section, frozen=True):
     """One turn after the other."""
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gyral.config.rerank import Rerank
-from gyral.config.sections import Serve
+from gyral.config.sections import Decode, Serve
 from gyral.errors import MissingExtra
 from gyral.http import AsgiApp
 from gyral.lake.table import Lake
@@ -30,8 +30,8 @@ from gyral.serve.app import App
 from gyral.serve.feedback import Impressions
 from gyral.serve.http1.request import Route
 from gyral.serve.openai.app import OpenAi
-from gyral.serve.openai.writer import engine_of
-from gyral.serve.packaged import is_source, packaged
+from gyral.serve.openai.engines import Engines
+from gyral.serve.packaged import Packaged, is_source, packaged
 from gyral.serve.recommend.pipeline import dressing
 from gyral.serve.slots import Slots
 
@@ -55,6 +55,7 @@ def serve(
     lake: Lake,
     *,
     rerank: Rerank | None = None,
+    decode: Decode | None = None,
     mounts: Mapping[str, AsgiApp] | None = None,
     on_ready: Callable[[str], None] | None = None,
     note: Callable[[str], None] = print,
@@ -66,6 +67,7 @@ def serve(
     lake : answers go to its log.
     model : `name` follows its newest version, `name@n` is pinned; or a package or a path that holds a language model.
     rerank : rules between a recommender's scores and its answers.
+    decode : how language models write.
     mounts : other applications by path prefix, for example the pages at `/`.
     on_ready : called with the address once requests are answered.
 
@@ -74,12 +76,17 @@ def serve(
     NotFound : there is no such model.  ServeError : the port is taken.
     """
     with _listening(config.host, config.port) as sock:
-        dress = dressing(rerank or Rerank(), root)
-        slots = packaged(model, note) if is_source(model) else Slots(root, model, note, dress)
+        engines, rules = Engines(decode or Decode(), root, note), dressing(rerank or Rerank(), root)
+        slots: Slots | Packaged
+        if is_source(model):
+            slots = packaged(model, note)
+            engines.make(slots.default)
+        else:
+            slots = Slots(root, model, note, lambda loaded: engines.make(rules(loaded) if rules is not None else loaded))
         impressions = None
         try:
             impressions = Impressions(lake, note) if config.impressions else None
-            openai = OpenAi(slots, config.max_body_bytes, engine_of, impressions, note)
+            openai = OpenAi(slots, config.max_body_bytes, engines, impressions, note)
             app = App(slots, config, impressions, {**(mounts or {}), **openai.mounts}, note)
             try:
                 was_interrupted = run_app(app, sock, on_ready, app.hot())

@@ -52,7 +52,7 @@ def engine():
 @pytest.fixture
 def runner(engine):
     told = []
-    found = Runner(engine, told.append)
+    found = Runner(lambda: engine, engine.version, told.append)
     found.told = told
     yield found
     found.close()
@@ -105,3 +105,22 @@ def test_who_gives_up_is_taken_back_and_an_idle_engine_sleeps(runner, engine):
 
     id, steps = asyncio.run(ask())
     assert engine.cancelled == [id] and steps <= 1
+
+
+def test_an_engine_that_cannot_be_made_tells_who_waits_and_is_tried_again(engine):
+    failures, told = [ValueError("no memory"), ValueError("no memory")], []
+
+    def make():
+        if failures:
+            raise failures.pop()
+        return engine
+
+    async def ask():
+        return [await asyncio.wait_for(runner.ask("/p", b"x", 1e9, False).next(), 10) for _ in range(3)]
+
+    runner = Runner(make, "m@1", told.append)
+    try:
+        statuses = [parts[0].status for parts in asyncio.run(ask())]
+    finally:
+        runner.close()
+    assert statuses[-1] == 200 and statuses[0] in (200, 500) and "no memory" in told[0] and len(told) == 2
