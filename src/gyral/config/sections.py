@@ -151,11 +151,9 @@ class Decode(Section, frozen=True):
     patience_s: Annotated[
         float, Meta(gt=0, description="a text whose first token would come later than this, or its deadline, gets 429 at once")
     ] = 60.0
-    chunk: Annotated[
-        int, Meta(ge=1, description="tokens of prompts read beside those who write: a long gap, or a late start")
-    ] = 64
+    chunk: Annotated[int, Meta(ge=1, description="tokens of prompts that are read in a pass in which others write")] = 64
     kv_bytes: Annotated[int, Meta(ge=1 << 12, description="memory for keys and values at most, taken as it is used")] = 1 << 30
-    kv: Annotated[Literal["float32", "int8"], Meta(description="keys and values: `int8` holds nearly four times as many")] = (
+    kv: Annotated[Literal["float32", "int8"], Meta(description="of keys and values: `int8` holds four times as many")] = (
         "float32"
     )
     prefix_cache: Annotated[bool, Meta(description="beginnings that were read once are not read again")] = True
