@@ -35,7 +35,7 @@ from gyral.packages.fetch import cache_folder
 
 BEFORE = os.environ.get("BEFORE", "bf4e71a")
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
-STREAMS, PROMPT, TOKENS = 8, 64, 64
+STREAMS, PROMPT, TOKENS = 8, 64, {"byte": 64, "smollm2-int8": 24}
 NUM, AT_ONCE, LONG, SHARED, FEW = 12, 6, 512, 409, 16
 
 
@@ -145,7 +145,7 @@ def streams(root: Path, model: str) -> dict[str, Any]:
     try:
         for num in (STREAMS, 1):
             runs = {
-                name: lambda each=each, num=num: each.run([each.tokens(PROMPT) for _ in range(num)], TOKENS, num)
+                name: lambda each=each, num=num: each.run([each.tokens(PROMPT) for _ in range(num)], TOKENS[model], num)
                 for name, each in servers.items()
             }
             told = in_turn(runs, ROUNDS)

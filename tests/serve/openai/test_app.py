@@ -233,7 +233,7 @@ def test_deadlines_and_versions_are_headers(server):
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_takes_its_request_with_it(server, client, stream):
-    """Sixteen texts fill the engine: while they are written, nobody else is."""
+    """Sixteen texts fill the batch: while they are written, nobody else is."""
     asked = {"model": "tiny", "prompt": "x", "max_tokens": 60_000, "n": 16, "stream": stream}
     body = json.dumps(asked | ENDLESS).encode()
     for _ in range(2):
@@ -263,6 +263,58 @@ def test_many_at_once_get_what_each_gets_alone(server, reader):
     assert len(set(told)) > 10
 
 
+def test_streams_of_all_kinds_at_once_are_what_each_is_alone(server):
+    """Chats and completions, several answers, penalties, a schema, stop texts: each greedy, each alone and all together."""
+    kinds = [
+        {"messages": [{"role": "user", "content": "Hello " * 6}], "max_tokens": 30},
+        {"messages": HELLO, "max_tokens": 30, "n": 2, "frequency_penalty": 0.5},
+        {"messages": HELLO, "max_tokens": 200, "response_format": FORM, "logit_bias": {"32": 2}},
+        {"prompt": "Once upon a time", "max_tokens": 25, "stop": ["e", "zz"]},
+        {"prompt": ["Twice", "Once upon a time there"], "max_tokens": 20, "logit_bias": {"65": 3}},
+    ]
+
+    async def written(client, asked):
+        kind = client.chat.completions if "messages" in asked else client.completions
+        texts = {}
+        async for event in await kind.create(model="tiny", temperature=0, stream=True, **asked):
+            for choice in event.choices:
+                more = choice.delta.content if "messages" in asked else choice.text
+                texts[choice.index] = texts.get(choice.index, "") + (more or "")
+        return texts
+
+    async def ask():
+        async with openai.AsyncOpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0) as client:
+            alone = [await written(client, asked) for asked in kinds]
+            return alone, await asyncio.gather(*(written(client, asked) for asked in 3 * kinds))
+
+    alone, together = asyncio.run(ask())
+    assert together == 3 * alone and all(alone)
+
+
+def test_a_full_queue_says_when_to_come_back(server, client):
+    """Forty texts may wait: of four asks of sixteen endless ones the last finds them all taken."""
+    body = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 60_000, "n": 16, **ENDLESS}).encode()
+    connections = [http.client.HTTPConnection(urlsplit(server).netloc, timeout=30) for _ in range(4)]
+    try:
+        for connection in connections:
+            connection.request("POST", "/v1/completions", body)
+        deadline = time.monotonic() + 20
+        caught = None
+        while caught is None and time.monotonic() < deadline:
+            try:
+                client.with_options(timeout=2).completions.create(model="tiny", prompt="y", max_tokens=1)
+            except openai.RateLimitError as error:
+                caught = error
+            except openai.APITimeoutError:
+                pass
+        assert caught is not None and caught.code == "rate_limit_exceeded" and caught.type == "rate_limit_error"
+        assert 1 <= int(caught.response.headers["retry-after"]) <= 60
+    finally:
+        for connection in connections:
+            connection.close()
+    assert client.completions.create(model="tiny", prompt="x", max_tokens=2).usage.completion_tokens == 2
+
+
 def test_a_new_version_takes_over_between_requests(client, server, lm_root):
     """Last in this file: it leaves another version behind."""
     begun = client.completions.create(model="tiny", prompt="Once", max_tokens=400, temperature=0, seed=1, stream=True)
@@ -273,6 +325,7 @@ def test_a_new_version_takes_over_between_requests(client, server, lm_root):
         time.sleep(0.05)
     new = client.completions.with_raw_response.create(model="tiny", prompt="Once", max_tokens=8, temperature=0)
     assert new.headers["x-model-version"] == "2"
+    assert new.parse().usage.prompt_tokens_details.cached_tokens == 0  # which the version before has read
     assert new.parse().choices[0].text == LM.load(folder).complete("Once", 8, temperature=0).text
     rest = first + "".join(each.choices[0].text for each in begun)
     assert rest == LM.load(lm_root / "models" / "tiny@1").complete("Once", 400, temperature=0).text

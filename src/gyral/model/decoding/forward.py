@@ -209,7 +209,7 @@ def _product(layers: Sequence[nn.Module], swap: Swap) -> Product:
     if len(weights) == len(layers):
         joined = torch.cat(weights) if len(weights) > 1 else weights[0]
         if swap is plain and joined.dtype == torch.float32:
-            for layer, part in zip(layers, joined.split([len(each) for each in weights]), strict=True):
+            for layer, part in zip(layers, torch.split(joined, [len(each) for each in weights]), strict=True):
                 layer.get_parameter("weight").data = part
         return swap(joined)
     if len(layers) == 1:

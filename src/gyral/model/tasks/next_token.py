@@ -152,9 +152,10 @@ def _nats_of(model: nn.Module, batch: Batch, places: int) -> Tensor:
     inputs, targets = inputs_of(batch), batch["targets"]
     if places >= targets.shape[1] or type(model) not in (llama.Llama, gpt2.Gpt2):
         return F.cross_entropy(model(*inputs).float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
-    x_BTD = model.norm(model.stream(*inputs))  # type: ignore[operator]
+    decoder: Any = model
+    x_BTD = decoder.norm(decoder.stream(*inputs))
     found = [
-        F.cross_entropy(model.logits(x).float().transpose(1, 2), target, ignore_index=IGNORED, reduction="none")
+        F.cross_entropy(decoder.logits(x).float().transpose(1, 2), target, ignore_index=IGNORED, reduction="none")
         for x, target in zip(x_BTD.split(places, 1), targets.split(places, 1), strict=True)
     ]
     return torch.cat(found, 1)
