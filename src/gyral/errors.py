@@ -42,6 +42,7 @@ OPTIONAL = {
     "cryptography": "federated",
     "opacus": "federated",
     "faiss": "index",
+    "httpx": "upstream",
 }
 """Optional modules, and an extra that brings each."""
 

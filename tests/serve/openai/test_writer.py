@@ -37,7 +37,7 @@ def finish(writer, asks, most=2_000):
         for part in writer.step():
             if part.is_last:
                 ended[part.id] = (part.status, json.loads(part.body), part.props)
-        if len(ended) == len(asks):
+        if all(ask.id in ended for ask in asks):
             return ended
     raise AssertionError(f"{len(ended)} of {len(asks)} have ended")
 
@@ -67,7 +67,7 @@ def test_who_goes_gives_all_memory_back(lm_root, reader):
     writer.submit(asked(2, "y" * 50, max_tokens=20, stream=True, **ENDLESS))
     for _ in range(5):
         writer.step()
-    assert held(writer) > 8
+    assert held(writer) >= 8
     writer.cancel(1)
     writer.cancel(99)
     parts = []
@@ -95,7 +95,7 @@ def test_tokens_that_were_read_before_are_told(lm_root, reader, is_on):
     other = finish(writer, [asked(2, long + "two", CHAT), asked(3, long + "one", n=2)])
     cached = [told[1]["usage"]["prompt_tokens_details"]["cached_tokens"] for told in (first, other[2], other[3])]
     size = first[1]["usage"]["prompt_tokens"]
-    assert cached == ([0, 0, size - 1] if is_on else [0, 0, 0])  # a chat begins otherwise; one token is read for its logits
+    assert cached == ([0, 0, (size - 1) // 16 * 16] if is_on else [0, 0, 0])  # full pages; a chat begins otherwise
     assert [each["text"] for each in other[3][1]["choices"]] == [each["text"] for each in first[1]["choices"]]
 
 
@@ -103,7 +103,7 @@ def test_urgent_texts_come_first_and_late_ones_are_told(lm_root, reader):
     writer = writer_of(lm_root, reader, running=1)
     writer.submit(asked(1, max_tokens=10))
     writer.step()
-    order = finish(writer, [asked(2, service_tier="flex"), asked(3), asked(4, CHAT and "x", service_tier="priority")], 100)
+    order = finish(writer, [asked(2, service_tier="flex"), asked(3), asked(4, service_tier="priority")], 100)
     assert [id for id in order if id != 1] == [4, 3, 2]
     late = finish(writer, [asked(5, max_tokens=9_000, deadline_s=0.2, **ENDLESS)])[5]
     assert late[0] == 504 and late[1]["error"]["code"] == "deadline_exceeded" and held(writer) == 0
@@ -136,7 +136,7 @@ def test_a_net_of_another_layout_is_written_with_too(tmp_path):
     assert text(told[2]) == reader.complete("Twice", 8, temperature=0).text and text(told[3]) == ""
 
 
-@pytest.mark.parametrize("settings", [{"draft": "tiny"}, {"draft": "tiny@1", "guesses": 2, "kv": "int8"}, {"chunk": 3}])
+@pytest.mark.parametrize("settings", [{"draft": "tiny@1"}, {"draft": "tiny@1", "guesses": 2, "kv": "int8"}, {"chunk": 3}])
 def test_settings_change_the_time_and_not_the_answer(lm_root, reader, settings):
     writer = writer_of(lm_root, reader, **settings)
     told = finish(writer, [asked(1, max_tokens=30), asked(2, "Twice " * 9, max_tokens=30)])

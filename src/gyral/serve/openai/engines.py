@@ -15,6 +15,8 @@ from gyral.config.sections import Decode
 from gyral.errors import ConfigError, InputError
 from gyral.model import card as cards
 from gyral.model.family import Servable
+from gyral.serve.engine import Engine
+from gyral.serve.openai.upstream import Remote, Upstream
 from gyral.serve.openai.writer import Decodes, Writer
 from gyral.serve.packaged import is_source, packaged
 
@@ -44,15 +46,17 @@ class Engines:
         ------
         GyralError : it cannot write with these settings.
         """
-        if model.card.get("family") == "lm":
+        if model.card.get("family") == "lm" and not isinstance(model, Remote):
             name = model.name.partition("@")[0]
             for other in [each for each in self._made if each.partition("@")[0] == name]:
                 del self._made[other]  # nobody has asked it
             self._made[model.name] = self._new(model)
         return model
 
-    def __call__(self, model: Servable) -> Writer:
+    def __call__(self, model: Servable) -> Engine:
         """The engine of a model, once."""
+        if isinstance(model, Remote):
+            return Upstream(model)
         return self._made.pop(model.name, None) or self._new(model)
 
     def _new(self, model: Servable) -> Writer:
