@@ -30,6 +30,7 @@ from gyral.model.decoding.page_kernel import PAGE
 from gyral.model.decoding.pages import Layer, Pages
 from gyral.model.nets import walk_kernel
 from gyral.model.nets.llama import Block, Llama, rotation_of
+from gyral.model.quant.linear import beside
 
 Product = Callable[[Tensor], Tensor]
 Swap = Callable[[Tensor], Product]
@@ -204,7 +205,7 @@ def _layer_of(block: Block, swap: Swap) -> _Layer:
 
 
 def _product(layers: Sequence[nn.Module], swap: Swap) -> Product:
-    """Layers with the same input as one product; if one is no plain linear layer, each as it is."""
+    """Layers with the same input as one product, where they can be joined; else each as it is."""
     weights = [layer.get_parameter("weight").detach() for layer in layers if type(layer) is nn.Linear and layer.bias is None]
     if len(weights) == len(layers):
         joined = torch.cat(weights) if len(weights) > 1 else weights[0]
@@ -214,6 +215,9 @@ def _product(layers: Sequence[nn.Module], swap: Swap) -> Product:
         return swap(joined)
     if len(layers) == 1:
         return layers[0]
+    joined_layer = beside(layers)
+    if joined_layer is not None:
+        return joined_layer
     return lambda x: torch.cat([layer(x) for layer in layers], dim=-1)
 
 

@@ -52,6 +52,7 @@ class Kernel(NamedTuple):
     prepare : the matrix as the kernel wants it.
     multiply : x [B, N] float32 and what `prepare` gave → [B, M] float32.
     fits : whether it takes such a matrix.
+    restore : from what `prepare` gave to the matrix again; None: it cannot.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Kernel(NamedTuple):
     prepare: Callable[[Packed], tuple[Any, ...]]
     multiply: Callable[..., Tensor]
     fits: Callable[[Packed], bool] = lambda packed: True
+    restore: Callable[..., Packed] | None = None
 
 
 class Choice(NamedTuple):
@@ -86,6 +88,12 @@ def _dynamic(x_BN: Tensor, matrix: Any) -> Tensor:
     multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
     found: Tensor = multiply(x_BN / largest_B1, 1 / 127, 128, matrix)
     return found.mul_(largest_B1)
+
+
+def _restore_dynamic(matrix: Any) -> Packed:
+    weight, _ = torch.ops.quantized.linear_unpack(matrix)
+    scale = weight.q_per_channel_scales().float().numpy()
+    return Packed("int8", weight.int_repr().numpy(), scale, np.zeros((0, 0), np.uint8))
 
 
 def _prepare_by_row(packed: Packed) -> tuple[Any, ...]:
@@ -141,7 +149,7 @@ def _prepare_plain(packed: Packed) -> tuple[Any, ...]:
 
 PLAIN = Kernel("plain", None, 1e-5, _prepare_plain, F.linear)
 KERNELS = (
-    Kernel("dynamic", "int8", 0.02, _prepare_dynamic, _dynamic),
+    Kernel("dynamic", "int8", 0.02, _prepare_dynamic, _dynamic, restore=_restore_dynamic),
     Kernel("by_row", "int8", 0.02, _prepare_by_row, _by_row, lambda packed: not any(size % 8 for size in packed.shape)),
     Kernel("weights", "int8", 0.006, _prepare_weights, _weights, _fits_weights),
     Kernel("int4pack", "int4", 0.008, _prepare_int4pack, _int4pack, _fits_int4pack),
