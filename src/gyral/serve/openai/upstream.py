@@ -15,7 +15,7 @@ import contextlib
 import math
 import queue
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -63,7 +63,8 @@ class Remote:
         self.model = wanted or listed[0]
         self.name = f"{self.model.rpartition('/')[2].replace('@', '-')}@1"
         self.card: dict[str, Any] = {"family": "lm", "model": self.name, "source": self.address}
-        self.routes = {"/v1/complete": Route(Complete, self._complete, '{"prompt": "What comes", "max_tokens": 32}')}
+        complete = Route(Complete, self._complete, '{"prompt": "What comes", "max_tokens": 32}')
+        self.routes: Mapping[str, Route] = {"/v1/complete": complete}
 
     def warm(self) -> None:
         """It is warm or not, over there."""
