@@ -57,7 +57,7 @@ class Feed:
 
 
 class Runner:
-    """Makes an engine and runs it until it is closed.
+    """Makes an engine when it is asked, and runs it until it is closed.
 
     Parameters
     ----------
@@ -110,9 +110,10 @@ class Runner:
         while not self._closing:
             self._something.clear()
             try:
-                engine = engine or self._make()
+                if engine is None and self._inbox:
+                    engine = self._make()
                 self._take(engine)
-                parts = engine.step()
+                parts = engine.step() if engine is not None else []
             except Exception as error:  # it is in no known state: whoever waits is told, and the thread lives on
                 self._tell(f"serve    an engine failed: {type(error).__name__}: {error}")
                 parts = self._failed(engine)
