@@ -291,6 +291,21 @@ def test_streams_of_all_kinds_at_once_are_what_each_is_alone(server):
     assert together == 3 * alone and all(alone)
 
 
+def test_other_ways_to_ask_go_on_beside_a_full_batch(server, client, reader):
+    """`/v1/score`, `/v1/complete` and vectors, while sixteen texts are written."""
+    endless = client.completions.create(model="tiny", prompt="x", max_tokens=60_000, n=16, stream=True, extra_body=ENDLESS)
+    next(endless)
+    status, _, scored = raw(server, "POST", "/v1/score", b'{"texts": ["Once", "upon a time"]}')
+    assert status == 200
+    np.testing.assert_allclose(scored["bits"], reader.score(["Once", "upon a time"]).bits, rtol=1e-3)
+    status, _, told = raw(server, "POST", "/v1/complete", b'{"prompt": "Once", "max_tokens": 12, "temperature": 0}')
+    assert status == 200 and told["text"] == reader.complete("Once", 12, temperature=0).text
+    vector = client.embeddings.create(model="tiny", input="Once", encoding_format="float").data[0].embedding
+    np.testing.assert_allclose(vector, reader.embed(["Once"])[0], rtol=1e-5)
+    next(endless)
+    endless.close()
+
+
 def test_a_full_queue_says_when_to_come_back(server, client):
     """Forty texts may wait: of four asks of sixteen endless ones the last finds them all taken."""
     body = json.dumps({"model": "tiny", "prompt": "x", "max_tokens": 60_000, "n": 16, **ENDLESS}).encode()

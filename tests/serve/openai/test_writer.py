@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -186,3 +188,23 @@ def test_a_version_that_was_never_asked_leaves_no_engine_behind(lm_root, reader,
     assert set(engines._made) == {"tiny@2"}
     assert engines(newer).version == "tiny@2" and not engines._made
     assert engines(reader).version == "tiny@1"
+
+
+@pytest.mark.slow
+def test_a_draft_is_named_on_the_command_line(lm_root):
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "gyral",
+        "serve",
+        "tiny@1",
+        "--root",
+        str(lm_root),
+        "--port",
+        "0",
+        "--draft",
+        "nobody",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode in (1, 2) and "`nobody`" in done.stderr and "Traceback" not in done.stderr
