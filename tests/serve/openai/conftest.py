@@ -53,7 +53,7 @@ def reader(lm_root):
 def server(lm_root):
     """Its address, the process, and its folder."""
     command = [sys.executable, "-P", "-m", "gyral", "serve", "tiny", "--root", str(lm_root), "--port", "0", "--json"]
-    command += ["--set", "decode.running=16", "--set", "decode.waiting=40"]
+    command += ["--set", "decode.running=16", "--set", "decode.waiting=40", "--set", "decode.patience_s=1e6"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     line = child.stdout.readline()
     assert line, child.stderr.read().decode()
