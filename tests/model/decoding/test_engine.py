@@ -225,6 +225,20 @@ def test_urgent_ones_are_begun_first(forward):
     assert ends == [0, 4, 3, 2, 1]
 
 
+def test_one_that_gave_way_goes_on_before_urgent_ones_that_have_not_begun(forward):
+    """Six pages: the second gives its pages to the first, and two urgent ones wait for a place meanwhile."""
+    decoding = engine(forward, 6, is_shared=False, limits=Limits(running=2))
+    decoding.submit(TokenAsk(0, list(range(40)), 50, GREEDY, priority=2))
+    decoding.submit(TokenAsk(1, [1, 2, 3], 60, GREEDY, priority=2))
+    decoding.step()
+    for number in (2, 3):
+        decoding.submit(TokenAsk(number, [number], 30, GREEDY, priority=0))
+    ends = []
+    while decoding.num_running or decoding.num_waiting:
+        ends += [told.id for told in decoding.step() if told.ended_by]
+    assert decoding.counts.preempted > 0 and ends[0] == 0 and ends.index(1) < ends.index(3)
+
+
 def test_experts_are_decoded_too():
     model = net(3, Shape(61, 32, 2, 4, 4, 32, tied=False, experts=4))
     asks = [TokenAsk(number, [number, 2, 3], 20, GREEDY) for number in range(3)]
