@@ -2,7 +2,7 @@
 
 Model: Llama, 12 layers of 768, 32,000 tokens, 110 million parameters in matrices, random weights (seed 0); prompts of 64 random
 tokens; 16 tokens more, greedy; CPU milliseconds of a step (of all sequences) from the second token on, and the tokens a
-CPU-second that makes. Own: fp32, bf16 and int8 matrices (`quantized::linear_dynamic`; keys and values float32, and int8 in
+CPU-second that makes. Own: fp32, bf16 and int8 matrices (a scale for each row; keys and values float32, and int8 in
 `int8+kv8`), no compiler. Peer, in turn in the same run, same weights: transformers 4.57.6 `generate` in fp32 and bf16.
 
 The fp32 tokens of both must be the same, or the run fails.

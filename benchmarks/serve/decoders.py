@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,6 +15,8 @@ from gyral.model.decoding.prefix import Prefixes
 from gyral.model.decoding.sampling import Sampling
 from gyral.model.decoding.sequence import TokenAsk
 from gyral.model.nets.llama import Llama, Shape
+from gyral.model.quant.linear import QuantLinear
+from gyral.model.quant.packing import to_int8
 from gyral.model.task import seeded
 
 SHAPE = Shape(32_000, 768, 12, 12, 12, 2_048, tied=False)
@@ -38,15 +38,8 @@ def bf16(weight: Tensor) -> Product:
 
 
 def int8(weight: Tensor) -> Product:
-    """A scale for each row of weights, one for all activations of a pass: torch's `quantized::linear_dynamic`."""
-    scales = (weight.detach().abs().amax(1) / 127).clamp(min=1e-12).double()
-    zeros = torch.zeros(len(weight), dtype=torch.long)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # quantized dtypes are announced to go
-        rounded = torch.quantize_per_channel(weight.detach().float(), scales, zeros, 0, torch.qint8)
-        packed = torch.ops.quantized.linear_prepack(rounded, None)
-    multiply = torch.ops.quantized.linear_dynamic
-    return lambda x: multiply(x, packed, False)
+    """As served: a scale for each row of weights and each row of activations."""
+    return QuantLinear(to_int8(weight.detach().float().numpy()))
 
 
 KINDS = {"fp32": plain, "bf16": bf16, "int8": int8}

@@ -161,7 +161,7 @@ def loop_options(command: Callable[..., Any]) -> Callable[..., Any]:
 _FLAGS = {
     "source": "ingest.source", "layout": "ingest.layout", "from_": "ingest.log", "into": "lake", "budget": "train.budget",
     "family": "train.family", "seed": "train.seed", "turns": "loop.turns", "to": "compress.to",
-    "max_loss": "compress.max_loss", "on": "on", "place": "curate.source",
+    "max_loss": "compress.max_loss", "draft": "decode.draft", "on": "on", "place": "curate.source",
 }  # fmt: skip
 
 

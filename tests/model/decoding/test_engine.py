@@ -17,6 +17,9 @@ from gyral.model.decoding.speculate import Drafter
 from gyral.model.generate import generate
 from gyral.model.nets.gpt2 import Gpt2
 from gyral.model.nets.llama import Llama, Shape
+from gyral.model.quant import kernels
+from gyral.model.quant.linear import installed, kernels_of
+from gyral.model.quant.packing import to_int8
 from gyral.model.task import seeded
 
 SHAPE = Shape(61, 32, 2, 4, 2, 64)
@@ -172,6 +175,68 @@ def test_a_pass_gives_the_logits_of_the_net(model, forward):
     with torch.inference_mode():
         expected = model(torch.tensor([tokens]), torch.arange(50)[None])[0].numpy()
     np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_in_int8_logits_are_the_same_to_the_bit_whoever_is_beside(monkeypatch):
+    """A kernel is chosen by its time elsewhere; here each matrix is multiplied in int8, the output and the embedding too."""
+    monkeypatch.setattr(kernels, "_known", {})
+    monkeypatch.setattr(kernels, "PATIENCE", 1e9)
+    plain, quantized = net(4), net(4)
+    names = [name for name, param in plain.named_parameters() if param.dim() > 1]
+    packed = {name: to_int8(plain.get_parameter(name).detach().numpy()) for name in names}
+    installed(quantized, packed, {})
+    assert sum(kernels_of(quantized).values()) == 7 * SHAPE.depth + 1 and "int8 by plain" not in kernels_of(quantized)
+    forward, pages = Forward(quantized, LENGTH), Pages(64, 2, 2, 8)
+    tokens, tables = [5, 6, 7, 8], [[number] for number in range(9)]
+    prompts = [[number * 5 % 61, number, 60 - number, 3] for number in range(9)]
+    prompts[0] = tokens
+    for prompt, table in zip(prompts, tables, strict=True):
+        forward(prompt[:3], [Span(0, 3, table)], [], pages)
+    alone = forward(tokens[3:], [Span(3, 1, tables[0])], [0], pages)
+    last = [prompt[3] for prompt in prompts]
+    beside = forward(last, [Span(3, 1, table) for table in tables], range(9), pages)
+    np.testing.assert_array_equal(beside[0], alone[0])
+    with torch.inference_mode():
+        expected = plain(torch.tensor([tokens]), torch.arange(4)[None])[0, -1].numpy()
+    assert 0 < np.abs(alone[0] - expected).max() / np.abs(expected).max() < 0.1
+
+
+def test_matrices_that_are_multiplied_as_one_are_held_once():
+    model = net(5)
+    with torch.inference_mode():
+        before = model(torch.tensor([[1, 2, 3]]), torch.arange(3)[None])
+    Forward(model, LENGTH)
+    attention = model.blocks["0"].attention
+    assert attention.query.weight.untyped_storage().data_ptr() == attention.value.weight.untyped_storage().data_ptr()
+    with torch.inference_mode():
+        assert torch.equal(model(torch.tensor([[1, 2, 3]]), torch.arange(3)[None]), before)
+
+
+def test_urgent_ones_are_begun_first(forward):
+    decoding = engine(forward, limits=Limits(running=1))
+    decoding.submit(TokenAsk(0, [1], 3, GREEDY))
+    decoding.step()
+    for number, priority, deadline_s in [(1, 2, 50), (2, 1, 90), (3, 1, 60), (4, 0, 99)]:
+        decoding.submit(TokenAsk(number, [1, number], 2, GREEDY, priority=priority, deadline_s=deadline_s))
+    assert decoding.ahead(TokenAsk(9, [1], 1, priority=1, deadline_s=70))[:3] == (4, 2, 1)
+    ends = []
+    while decoding.num_running or decoding.num_waiting:
+        ends += [told.id for told in decoding.step() if told.ended_by]
+    assert ends == [0, 4, 3, 2, 1]
+
+
+def test_one_that_gave_way_goes_on_before_urgent_ones_that_have_not_begun(forward):
+    """Six pages: the second gives its pages to the first, and two urgent ones wait for a place meanwhile."""
+    decoding = engine(forward, 6, is_shared=False, limits=Limits(running=2))
+    decoding.submit(TokenAsk(0, list(range(40)), 50, GREEDY, priority=2))
+    decoding.submit(TokenAsk(1, [1, 2, 3], 60, GREEDY, priority=2))
+    decoding.step()
+    for number in (2, 3):
+        decoding.submit(TokenAsk(number, [number], 30, GREEDY, priority=0))
+    ends = []
+    while decoding.num_running or decoding.num_waiting:
+        ends += [told.id for told in decoding.step() if told.ended_by]
+    assert decoding.counts.preempted > 0 and ends[0] == 0 and ends.index(1) < ends.index(3)
 
 
 def test_experts_are_decoded_too():

@@ -125,6 +125,43 @@ def test_whole_answers_are_distributed_as_without_guesses():
     assert chi2 < 27 + 3.5 * (2 * 27) ** 0.5  # of at most 26 degrees of freedom
 
 
+def test_masks_bind_guesses_and_a_mask_that_gives_up_ends_its_own_sequence_only():
+    """The mask is asked about tokens that are taken back; it counts on what it is told and not on its own memory."""
+    model, small = net(LARGE, 1), net(SMALL, 2)
+
+    def mask(drawn):
+        allowed = np.zeros(19, bool)
+        allowed[(sum(drawn) + len(drawn)) % 3 :: 3] = True
+        return allowed
+
+    def stops(drawn):
+        return mask(drawn) & (len(drawn) < 5)
+
+    asks = [
+        TokenAsk(0, [1, 2], 30, Sampling(temperature=0, mask=mask)),
+        TokenAsk(1, [3], 30, Sampling(temperature=0, mask=stops)),
+    ]
+    alone = Decoding(Forward(model, 64), Pages(40, 2, 2, 8), None, "1")
+    expected = answers(alone, asks)
+    for drafter in (small, model):
+        decoding = engine(model, drafter)
+        assert answers(decoding, asks) == expected
+        assert decoding.counts.guessed > 0
+    assert len(expected[0]) == 30 and len(expected[1]) == 5
+    assert all(token % 3 == (sum(expected[0][:at]) + at) % 3 for at, token in enumerate(expected[0]))
+
+
+def test_nothing_is_guessed_after_an_end():
+    """The first token is drawn, those up to the end are guessed by the model itself."""
+    model, how = net(LARGE, 1), Sampling(2.0, seed=3)
+    whole = answers(engine(model, model, 7), [TokenAsk(0, [1, 2], 12, how)])[0]
+    at = next(at for at in range(2, 7) if whole[at] not in whole[:at])
+    decoding = engine(model, model, 7)
+    found = answers(decoding, [TokenAsk(0, [1, 2], 40, how, end=frozenset({whole[at]}))])
+    assert found[0] == whole[: at + 1]
+    assert (decoding.counts.guessed, decoding.counts.passes) == (at, 2)
+
+
 def test_other_tokens_cannot_be_guessed_for():
     small = net(SMALL, 1)
     with pytest.raises(UsageError, match="same tokenizer"):

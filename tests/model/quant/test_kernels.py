@@ -9,7 +9,7 @@ from gyral.errors import InputError
 from gyral.model.nets.captions import Bags
 from gyral.model.quant import kernels
 from gyral.model.quant.kernels import KERNELS, PLAIN, Kernel, choose
-from gyral.model.quant.linear import QuantBags, QuantEmbedding, QuantLinear, installed, kernels_of
+from gyral.model.quant.linear import QuantBags, QuantEmbedding, QuantLinear, beside, installed, kernels_of
 from gyral.model.quant.packing import to_bf16, to_int4, to_int8
 
 MAKES = {"int8": to_int8, "int4": to_int4, "bf16": to_bf16}
@@ -63,7 +63,33 @@ def test_a_row_does_not_depend_on_those_asked_with_it(kind):
     x = torch.from_numpy(random.standard_normal((16, 96)).astype(np.float32))
     x[1:] *= torch.logspace(-2, 4, 15)[:, None]
     alone, together = layer(x[:1]), layer(x)[:1]
-    assert relative(together.numpy(), alone.double().numpy()) < 0.02
+    assert relative(together.numpy(), alone.double().numpy()) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["dynamic", "by_row"])
+def test_a_row_in_int8_is_the_same_to_the_bit_whoever_is_beside_it(name):
+    """Neighbours of other sizes and of one sign only: what a scale of the whole batch would follow."""
+    packed, random = made("int8")
+    kernel = next(each for each in KERNELS if each.name == name)
+    prepared = kernel.prepare(packed)
+    x = torch.from_numpy(random.standard_normal((9, 96)).astype(np.float32))
+    x[1:] *= torch.logspace(-2, 4, 8)[:, None]
+    x[0] = x[0].abs()
+    together = kernel.multiply(x, *prepared)
+    for row in range(9):
+        assert torch.equal(kernel.multiply(x[row : row + 1], *prepared)[0], together[row])
+
+
+def test_layers_of_one_input_are_one_to_the_bit(monkeypatch):
+    monkeypatch.setattr(kernels, "_known", {})
+    monkeypatch.setattr(kernels, "PATIENCE", 1e9)
+    layers = [QuantLinear(made("int8", shape, seed)[0]) for seed, shape in enumerate([(64, 96), (16, 96), (24, 96)])]
+    x = torch.from_numpy(np.random.default_rng(3).standard_normal((5, 96)).astype(np.float32))
+    joined = beside(layers)
+    assert joined.kernel.name == "dynamic" and torch.equal(joined(x), torch.cat([layer(x) for layer in layers], 1))
+    assert beside([*layers, QuantLinear(made("int4")[0])]) is None
+    assert beside([*layers, nn.Linear(96, 8)]) is None
+    assert beside([QuantLinear(made("int8")[0], torch.ones(64))]) is None
 
 
 def test_a_wrong_or_slow_kernel_is_not_taken(monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict, replace
 
 import openai
 import pytest
@@ -11,23 +12,25 @@ import torch
 from gyral.model import card as cards
 from gyral.model.card import Card, Weights
 from gyral.model.lm import LM
-from gyral.model.nets.llama import Llama, Shape
+from gyral.model.nets.llama import Shape
 from gyral.model.task import seeded
+from gyral.model.tasks.next_token import build_net
 
 SHAPE = Shape(257, 32, 2, 4, 2, 64)
 LENGTH = 256
 
 
-def publish_lm(root, seed=1, name="tiny"):
+def publish_lm(root, seed=1, name="tiny", layout="llama"):
     """The next version of a model over bytes, far from uniform."""
-    model = seeded(seed, lambda: Llama(SHAPE))
+    shape = SHAPE if layout == "llama" else replace(SHAPE, kv_heads=4)
+    model = seeded(seed, lambda: build_net(layout, shape, LENGTH))
     torch.manual_seed(seed)
     for param in model.parameters():
         if param.dim() > 1:
             torch.nn.init.normal_(param, std=0.3)
     arrays = {key: value.numpy() for key, value in model.state_dict().items() if key != "logits.weight"}
-    shape = {key: getattr(SHAPE, key) for key in SHAPE.__dataclass_fields__}
-    card = cards.publish(root, name, Weights(arrays, {"shape": shape, "length": LENGTH}), None, Card(family="lm"))
+    settings = {"shape": asdict(shape), "length": LENGTH, "layout": layout}
+    card = cards.publish(root, name, Weights(arrays, settings), None, Card(family="lm"))
     return root / "models" / card.model
 
 
@@ -50,6 +53,7 @@ def reader(lm_root):
 def server(lm_root):
     """Its address, the process, and its folder."""
     command = [sys.executable, "-P", "-m", "gyral", "serve", "tiny", "--root", str(lm_root), "--port", "0", "--json"]
+    command += ["--set", "decode.running=16", "--set", "decode.waiting=40", "--set", "decode.patience_s=1e6"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     line = child.stdout.readline()
     assert line, child.stderr.read().decode()

@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,11 +14,9 @@ def text_of(tokens):
 
 def written(tokens, **settings):
     """A choice that draws these tokens, and its text after each."""
-    left = iter(tokens)
-    choice = Choice(Settings(10_000, **settings), lambda logits, allowed: (next(left), 0.0), Letters(text_of))
-    seen = []
-    while choice.ended_by is None and len(choice.tokens) < len(tokens):
-        choice.draw(np.zeros(256))
+    choice, seen = Choice(Settings(10_000, **settings), Letters(text_of)), []
+    for token in tokens:
+        choice.take(token)
         seen.append(choice.text)
     return choice, seen
 
@@ -50,42 +47,23 @@ def test_letters_are_whole_and_none_is_lost(raw):
 
 
 def test_a_letter_that_the_limit_cuts_is_left_out_and_what_was_held_comes():
-    choice = Choice(Settings(4, stops=("abz",)), Draws("日ab".encode()), Letters(text_of))
-    while choice.ended_by is None:
-        choice.draw(np.zeros(256))
-    assert (choice.text, choice.ended_by) == ("日a", "length")
-    choice = Choice(Settings(2), Draws("日".encode()), Letters(text_of))
-    choice.draw(np.zeros(256)), choice.draw(np.zeros(256))
-    assert (choice.text, choice.ended_by) == ("", "length")
+    choice = Choice(Settings(5, stops=("abz",)), Letters(text_of))
+    for token in "日abc".encode():
+        choice.take(token)
+    assert (choice.text, choice.ended_by, choice.num) == ("日ab", "length", 5)
+    choice = Choice(Settings(2), Letters(text_of))
+    for token in "日".encode():
+        choice.take(token)
+    assert (choice.text, choice.ended_by, choice.num) == ("", "length", 2)
 
 
-class Draws:
-    def __init__(self, tokens):
-        self.left, self.logits = list(tokens), []
-
-    def __call__(self, logits, allowed=None):
-        self.logits.append(logits.copy())
-        return self.left.pop(0), 0.0
-
-
-def test_penalties_and_biases_are_openais_formula():
-    draws = Draws([3, 3, 5, 7])
-    choice = Choice(Settings(4, presence=0.5, frequency=0.25, bias=((5, 10.0), (999, 1.0))), draws, Letters(text_of))
-    given_ = np.arange(16.0)
-    for _ in range(4):
-        choice.draw(given_)
-    expected = np.arange(16.0)
-    expected[5] += 10
-    expected[3] -= 2 * 0.25 + 0.5
-    expected[5] -= 0.25 + 0.5
-    np.testing.assert_allclose(draws.logits[3], expected)
-    np.testing.assert_array_equal(given_, np.arange(16.0))
-
-
-def test_logprobs_are_of_the_model_and_the_likeliest_come_first():
-    logits = np.log(np.array([0.1, 0.6, 0.05, 0.25]))
-    choice = Choice(Settings(1, logprobs=2, bias=((0, 50.0),)), Draws([0]), Letters(text_of))
-    choice.draw(logits)
-    told = choice.told[0]
-    np.testing.assert_allclose(np.exp([told.logprob, *(value for _, value in told.likeliest)]), [0.1, 0.6, 0.25])
-    assert [token for token, _ in told.likeliest] == [1, 3]
+def test_what_comes_after_the_end_is_not_taken():
+    """An engine that guesses may give several tokens at once, and a stop text ends in the midst of them."""
+    choice = Choice(Settings(9, stops=("b",)), Letters(text_of))
+    for token in b"abcd":
+        choice.take(token, -1.0, [(token, -1.0)])
+    assert (choice.text, choice.ended_by, choice.num, len(choice.told)) == ("a", "stop", 2, 2)
+    choice = Choice(Settings(9, ends=frozenset({99})), Letters(text_of))
+    choice.take(99)
+    assert (choice.text, choice.ended_by, choice.num, choice.told) == ("", "stop", 1, [])
+    assert Choice(Settings(0), Letters(text_of)).ended_by == "length"

@@ -7,11 +7,11 @@ and 290 with 64, where reading it took 1.2 and 2.0 times as long (110 million pa
 
 When no page is left, beginnings that nobody uses go first, then the youngest sequence gives all its pages back and waits; what
 it drew stays drawn, and its tokens are read again later. The oldest never waits, so all end. Nothing else depends on who else
-is there: each sequence draws by its own generator from logits that are those it would have alone (but for rounding in the
-matrix products; in int8 with one scale for all rows of a pass that rounding is coarse).
+is there: each sequence draws by its own generator from logits that are those it would have alone, but for rounding in the
+matrix products (none in int8, where each row has a scale of its own).
 
-Two versions of a model are two engines over the same pages and the same tree; `step` of each in turn serves both until the old
-one is empty.
+Who waits is in the order of `line`. Two versions of a model are two engines; over the same pages and the same tree, too, where
+one thread steps both.
 
 Source: Yu et al. 2022 (Orca, iteration-level scheduling); Agrawal et al. 2024 (Sarathi, chunked prefills); Kwon et al. 2023,
 section 4.5 (preemption by recomputation).
@@ -20,7 +20,6 @@ section 4.5 (preemption by recomputation).
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,6 +29,7 @@ import numpy as np
 from gyral.errors import GyralError, UsageError
 from gyral.model.decoding.forward import Forward, Span
 from gyral.model.decoding.holding import Holding
+from gyral.model.decoding.line import Ahead, Line
 from gyral.model.decoding.page_kernel import PAGE
 from gyral.model.decoding.pages import Pages
 from gyral.model.decoding.prefix import Prefixes
@@ -60,6 +60,7 @@ class Counts(NamedTuple):
     Attributes
     ----------
     prompt, cached : tokens of prompts, and those of them that had been read before.
+    read : tokens that passes read beside one of each sequence that decodes: of prompts, and again of those that gave way.
     preempted : times that a sequence gave its pages back before its end.
     guessed, accepted : tokens of the small model, and those of them that the large one let stand.
     """
@@ -67,6 +68,7 @@ class Counts(NamedTuple):
     passes: int = 0
     prompt: int = 0
     cached: int = 0
+    read: int = 0
     drawn: int = 0
     preempted: int = 0
     guessed: int = 0
@@ -98,7 +100,7 @@ class Decoding:
         self._forward, self._holding = forward, Holding(pages, prefixes)
         self._limits, self._drafter, self._clock = limits or Limits(), drafter, clock
         self._running: list[Growing] = []
-        self._waiting: deque[Growing] = deque()
+        self._waiting = Line()
         self._ended: list[Told] = []
 
     @property
@@ -111,6 +113,15 @@ class Decoding:
         """Sequences that do not, new ones and those that gave way."""
         return len(self._waiting)
 
+    @property
+    def most_tokens(self) -> int:
+        """Of a prompt and its answer together, that pages can hold."""
+        return self._holding.pages.num * PAGE
+
+    def ahead(self, ask: TokenAsk) -> Ahead:
+        """What an ask that comes now would have before it."""
+        return self._waiting.ahead(ask, self._clock() + ask.deadline_s, self._running)
+
     def submit(self, ask: TokenAsk) -> None:
         """Let a sequence wait for its turn.
 
@@ -118,23 +129,18 @@ class Decoding:
         ------
         UsageError : the ask cannot be answered.
         """
-        length, vocab, pages = self._forward.length, self._forward.shape.vocab, self._holding.pages.num
-        if not ask.prompt or min(ask.prompt) < 0 or max(ask.prompt) >= vocab:
-            raise UsageError("the prompt cannot be read", hint=f"one token at least, each from 0 to {vocab - 1:,}")
-        if ask.max_tokens < 0:
-            raise UsageError(f"`max_tokens` is {ask.max_tokens}", hint="0 or more")
-        if any(not 0 <= token < vocab for token in ask.how.bias):
-            raise UsageError("a bias is for a token that is not there", hint=f"tokens are 0 to {vocab - 1:,}")
+        length = self._forward.length
+        ask.check(self._forward.shape.vocab)
         most = min(len(ask.prompt) + ask.max_tokens, length)
-        if most > pages * PAGE:
-            why = f"it may become {most:,} tokens long, and there are pages for {pages * PAGE:,}"
+        if most > self.most_tokens:
+            why = f"it may become {most:,} tokens long, and there are pages for {self.most_tokens:,}"
             raise UsageError("the sequence does not fit into memory", why=why, hint="fewer `max_tokens`, or more pages")
         if any(ask.id == each.ask.id for each in [*self._running, *self._waiting]):
             raise UsageError(f"the id {ask.id} is under way already")
         growing = Growing(ask, length, self._clock() + ask.deadline_s, (self.version, ask.space))
         self.counts = self.counts._replace(prompt=self.counts.prompt + len(growing.tokens))
         if ask.max_tokens:
-            self._waiting.append(growing)
+            self._waiting.add(growing)
         else:
             self._ended.append(Told(ask.id, [], "length"))
 
@@ -165,7 +171,8 @@ class Decoding:
                 wanted.extend(rows)
             tokens.extend(told_tokens)
         logits = self._forward(tokens, spans, wanted, self._holding.pages)
-        self.counts = self.counts._replace(passes=self.counts.passes + 1)
+        read = sum(num for growing, num in plan.items() if not growing.is_decoding)
+        self.counts = self.counts._replace(passes=self.counts.passes + 1, read=self.counts.read + read)
         ending = {growing for growing, _ in of_row}
         for growing, num in plan.items():
             if growing not in ending:
@@ -194,13 +201,13 @@ class Decoding:
             if budget > 0 and growing in self._running:
                 budget -= self._chunk(growing, budget, plan)
         while budget > 0 and self._waiting and len(self._running) < self._limits.running:
-            growing = self._waiting[0]
+            growing = next(iter(self._waiting))
             self._holding.look_up(growing)
             num = min(growing.left, budget)
             if not self._holding.reserve(growing, num):
                 self._holding.release(growing)
                 break
-            self._running.append(self._waiting.popleft())
+            self._running.append(self._waiting.pop())
             plan[growing], budget = num, budget - num
         return plan, {growing: each for growing, each in guesses.items() if growing in plan}
 
@@ -222,7 +229,7 @@ class Decoding:
             plan.pop(youngest, None)
             self._running.pop()
             self._leave(youngest)
-            self._waiting.appendleft(youngest)
+            self._waiting.give_way(youngest)
             self.counts = self.counts._replace(preempted=self.counts.preempted + 1)
         return True
 
@@ -235,14 +242,7 @@ class Decoding:
         try:
             for drawn in checked(growing, logits, guesses):
                 added.append(drawn)
-                growing.drawn.append(drawn.token)
-                growing.tokens.append(drawn.token)
-                if drawn.token in ask.end:
-                    ended = "end"
-                elif drawn.token in ask.stop:
-                    ended = "stop"
-                elif len(growing.drawn) >= ask.max_tokens:
-                    ended = "length"
+                ended = growing.take(drawn)
                 if ended:
                     break
         except GyralError as error:

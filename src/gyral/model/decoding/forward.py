@@ -30,6 +30,7 @@ from gyral.model.decoding.page_kernel import PAGE
 from gyral.model.decoding.pages import Layer, Pages
 from gyral.model.nets import walk_kernel
 from gyral.model.nets.llama import Block, Llama, rotation_of
+from gyral.model.quant.linear import beside
 
 Product = Callable[[Tensor], Tensor]
 Swap = Callable[[Tensor], Product]
@@ -67,7 +68,7 @@ class Forward:
 
     Parameters
     ----------
-    net : on the processor; it is read once and not kept, but for its embedding and experts.
+    net : on the processor. Matrices that are multiplied as one are held once: those of the net become parts of it.
     length : positions of a sequence at most.
 
     Raises
@@ -79,10 +80,11 @@ class Forward:
         if not isinstance(net, Llama) or net.embed is None or net.norm is None or net.logits is None:
             why = f"it is a {type(net).__name__}, and whole nets of the Llama layout are known"
             raise UsageError("the model cannot be decoded over pages", why=why)
-        if net.embed.weight.device.type != "cpu":
-            raise UsageError("pages are for a processor", why=f"the model is on `{net.embed.weight.device}`")
+        device = next((each.device for each in net.parameters()), torch.device("cpu"))
+        if device.type != "cpu":
+            raise UsageError("pages are for a processor", why=f"the model is on `{device}`")
         self.shape, self.length = net.shape, length
-        self._embed = net.embed.weight.detach()
+        self._embed = net.embed
         self._layers = [_layer_of(block, swap) for block in net.blocks.values() if isinstance(block, Block)]
         self._gain, self._logits = _gain(net.norm), _product([net.logits], swap)
         cos, sin = rotation_of(torch.arange(length)[None], self.shape.head_width, self.shape.theta)[:, 0, 0]
@@ -98,7 +100,7 @@ class Forward:
         wanted : rows whose logits are wanted.
         """
         look = _Look(spans, self.shape.heads, pages)
-        x_ND = self._embed[torch.tensor(tokens)].float()
+        x_ND = self._embed(torch.tensor(tokens)).float()
         cos, sin = self._cos[look.positions], self._sin[look.positions]
         for layer, kept in zip(self._layers, pages.layers, strict=True):
             joined = layer.heads(self._normed(x_ND, layer.before_attention)).contiguous()
@@ -203,12 +205,19 @@ def _layer_of(block: Block, swap: Swap) -> _Layer:
 
 
 def _product(layers: Sequence[nn.Module], swap: Swap) -> Product:
-    """Layers with the same input as one product; if one is no plain linear layer, each as it is."""
+    """Layers with the same input as one product, where they can be joined; else each as it is."""
     weights = [layer.get_parameter("weight").detach() for layer in layers if type(layer) is nn.Linear and layer.bias is None]
     if len(weights) == len(layers):
-        return swap(torch.cat(weights) if len(weights) > 1 else weights[0])
+        joined = torch.cat(weights) if len(weights) > 1 else weights[0]
+        if swap is plain and joined.dtype == torch.float32:
+            for layer, part in zip(layers, torch.split(joined, [len(each) for each in weights]), strict=True):
+                layer.get_parameter("weight").data = part
+        return swap(joined)
     if len(layers) == 1:
         return layers[0]
+    joined_layer = beside(layers)
+    if joined_layer is not None:
+        return joined_layer
     return lambda x: torch.cat([layer(x) for layer in layers], dim=-1)
 
 

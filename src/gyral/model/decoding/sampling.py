@@ -22,7 +22,7 @@ import numpy as np
 from gyral.errors import InputError, UsageError
 
 Mask = Callable[[Sequence[int]], "np.ndarray | None"]
-"""From the tokens drawn so far to those that may come next, bool [V]; None: all may."""
+"""From the tokens drawn so far to those that may come next, bool [V]; None: all may. Tokens may be taken back between calls."""
 
 _TIERS = (256, 4_096, 1 << 31)
 """How many of the likeliest are sorted until they hold `top_p` together."""

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from gyral.errors import UsageError
 from gyral.model.decoding.prefix import Node
 from gyral.model.decoding.sampling import Drawn, Sampler, Sampling
 
@@ -24,6 +25,7 @@ class TokenAsk:
     end : tokens that end it likewise, as the model's own end.
     deadline_s : from now; what is not done by then ends with `deadline`.
     space : who may share computed beginnings: only asks of the same space do.
+    priority : 0 has its turn first; of equal ones the earlier deadline.
     """
 
     id: int
@@ -34,6 +36,21 @@ class TokenAsk:
     end: frozenset[int] = frozenset()
     deadline_s: float = float("inf")
     space: str = ""
+    priority: int = 1
+
+    def check(self, vocab: int) -> None:
+        """Refuse what no model with so many tokens can answer.
+
+        Raises
+        ------
+        UsageError : the ask cannot be answered.
+        """
+        if not self.prompt or min(self.prompt) < 0 or max(self.prompt) >= vocab:
+            raise UsageError("the prompt cannot be read", hint=f"one token at least, each from 0 to {vocab - 1:,}")
+        if self.max_tokens < 0:
+            raise UsageError(f"`max_tokens` is {self.max_tokens}", hint="0 or more")
+        if any(not 0 <= token < vocab for token in self.how.bias):
+            raise UsageError("a bias is for a token that is not there", hint=f"tokens are 0 to {vocab - 1:,}")
 
 
 class Told(NamedTuple):
@@ -88,3 +105,13 @@ class Growing:
     def is_decoding(self) -> bool:
         """The next pass gives a token, from one position."""
         return self.left == 1 and self.read > 0
+
+    def take(self, drawn: Drawn) -> Ending:
+        """It has grown by a token; whether that was the last."""
+        self.drawn.append(drawn.token)
+        self.tokens.append(drawn.token)
+        if drawn.token in self.ask.end:
+            return "end"
+        if drawn.token in self.ask.stop:
+            return "stop"
+        return "length" if len(self.drawn) >= self.ask.max_tokens else ""

@@ -3,8 +3,8 @@
 Reading five positions costs the large model little more than one where weights are what a pass waits for. A guess x stands
 with probability min(1, p(x)/q(x)), p and q being what either model would draw from at that place; the first that does not is
 replaced by a draw from max(p − q, 0), so what comes out is distributed as if the large model had drawn alone, whatever the
-small one guesses; at temperature 0 it is token for token the same. Penalties, cuts and temperature are part of both p and q. A
-sequence with a mask is not guessed for: its grammar would have to be asked about tokens that may be taken back.
+small one guesses; at temperature 0 it is token for token the same. Penalties, cuts, masks and temperature are part of both p
+and q; a mask is asked about tokens that may be taken back. Nothing is guessed after a token that would end the answer.
 
 Which tokens a seed gives differs with guesses and without, and with whether the small model had caught up: the distribution
 does not.
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gyral.errors import UsageError
+from gyral.errors import GyralError, UsageError
 from gyral.model.decoding.forward import Forward, Span
 from gyral.model.decoding.page_kernel import PAGE
 from gyral.model.decoding.pages import Pages
@@ -91,10 +91,18 @@ class Drafter:
                 tokens.extend(new)
                 wanted.append(len(tokens) - 1)
             for each, logits in zip(active, self._forward(tokens, spans, wanted, self._pages), strict=True):
-                guesses = found.setdefault(each, Guesses([], []))
-                chances = each.sampler.chances(logits, each.drawn + guesses.tokens)
+                guesses = found.get(each) or Guesses([], [])
+                try:
+                    chances = each.sampler.chances(logits, each.drawn + guesses.tokens)
+                except GyralError:  # the large model's own draw says what is wrong, if it comes to that
+                    able[each] = 0
+                    continue
+                token = pick(*chances, each.sampler.random.random())
                 guesses.chances.append(chances)
-                guesses.tokens.append(pick(*chances, each.sampler.random.random()))
+                guesses.tokens.append(token)
+                found[each] = guesses
+                if token in each.ask.end or token in each.ask.stop:
+                    able[each] = 0
         return found
 
     def forget(self, growing: Growing) -> None:
@@ -105,8 +113,6 @@ class Drafter:
 
     def _follow(self, growing: Growing, budget: int) -> int:
         """Count back to what is still true, and read what is missing but for the last token; what it cost."""
-        if growing.sampler.how.mask is not None:
-            return 0
         kept = self._kept.setdefault(growing, _Kept())
         agree = min(len(kept.tokens), len(growing.tokens) - 1)
         start = max(0, agree - 2 * self._num - 2)  # guesses alone can be wrong

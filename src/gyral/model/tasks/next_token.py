@@ -130,17 +130,32 @@ def inputs_of(batch: Batch) -> tuple[Tensor, ...]:
 def bits_of(
     model: nn.Module, stream: Stream, length: int, vocab: int, *, stride: int = 0, is_masked: bool = True
 ) -> np.ndarray:
-    """Bits that each document takes, its end included, float64 [n].
+    """Bits that each document takes, its end included, float64 [n]. A window is no longer than what there is.
 
     Parameters
     ----------
     stride : see `Stream.windows`; 0: the length, so each target is computed once.
     """
     bits = np.zeros(len(stream.ends))
-    rows = max(1, EVALUATED_LOGITS // (length * vocab))
+    if len(stream) <= length:
+        length, stride = len(stream), 0
+    rows = max(1, EVALUATED_LOGITS // max(length * vocab, 1))
     for tokens, documents, counted in stream.windows(length, stride or length, rows):
         batch = rows_of(tokens, documents, is_masked)
-        logits = model(*inputs_of(batch)).float()
-        nats = F.cross_entropy(logits.transpose(1, 2), batch["targets"], ignore_index=IGNORED, reduction="none")
+        nats = _nats_of(model, batch, max(1, EVALUATED_LOGITS // (len(tokens) * vocab)))
         np.add.at(bits, documents[:, 1:][counted], nats.double().numpy()[counted])
     return bits / math.log(2)
+
+
+def _nats_of(model: nn.Module, batch: Batch, places: int) -> Tensor:
+    """Of each target, [B, T]; of a decoder that nobody has divided, the logits of so many places at once."""
+    inputs, targets = inputs_of(batch), batch["targets"]
+    if places >= targets.shape[1] or type(model) not in (llama.Llama, gpt2.Gpt2):
+        return F.cross_entropy(model(*inputs).float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+    decoder: Any = model
+    x_BTD = decoder.norm(decoder.stream(*inputs))
+    found = [
+        F.cross_entropy(decoder.logits(x).float().transpose(1, 2), target, ignore_index=IGNORED, reduction="none")
+        for x, target in zip(x_BTD.split(places, 1), targets.split(places, 1), strict=True)
+    ]
+    return torch.cat(found, 1)

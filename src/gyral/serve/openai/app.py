@@ -50,7 +50,7 @@ class OpenAi:
     Parameters
     ----------
     slots : the models; a request names a slot, a model `name@n`, or `name` for the version of it that is loaded.
-    engine : makes what answers for a model; called once a version, in the loop.
+    engine : makes what answers for a model; called once a version, in a thread of its own.
     impressions : where answers are logged, None to log nothing.
     """
 
@@ -100,6 +100,7 @@ class OpenAi:
         finally:
             watch.cancel()
             feed.give_up()
+            self._end_old()
         if props is not None and self._impressions is not None:
             kind = "embedding" if path == EMBEDDINGS else "completion"
             told = {"model": model.name, "slot": slot, **props}
@@ -115,7 +116,9 @@ class OpenAi:
         first = parts[0]
         headers = ((b"x-model-version", model.name.rpartition("@")[2].encode()), (b"x-request-id", request_id.encode()))
         if first.status != 200:
-            await _refuse(send, first.status, as_openai(first.status, first.body, path), *headers)
+            again = first.props.get("retry_after")
+            later: tuple[Header, ...] = ((b"retry-after", again.encode()),) if again else ()
+            await _refuse(send, first.status, as_openai(first.status, first.body, path), *headers, *later)
             return None
         is_stream = bool(getattr(request, "stream", False))
         told: dict[str, Any] = {"id": request_id, "object": (_EVENT if is_stream else _OBJECT)[path]}
@@ -129,14 +132,18 @@ class OpenAi:
         return await _stream(send, b"data: " + head, parts, feed, headers, path)
 
     def _runner(self, model: Servable) -> Runner:
-        """What runs a model's engine; those of models that are no longer served end when nobody waits for them."""
+        """What runs a model's engine."""
         runner = self._runners.get(model.name)
         if runner is None:
+            runner = self._runners[model.name] = Runner(lambda: self._engine(model), model.name, self._note)
+        return runner
+
+    def _end_old(self) -> None:
+        """End the engines of versions that are no longer served, once nobody waits for them."""
+        if len(self._runners) > 1:
             served = set(self._slots.names().values())
             for name in [name for name, each in self._runners.items() if name not in served and each.is_idle]:
                 self._runners.pop(name).close()
-            runner = self._runners[model.name] = Runner(self._engine(model), self._note)
-        return runner
 
     def _named(self) -> dict[str, str]:
         """Name that a request may use → slot. A slot's own name wins, then the default slot's model."""

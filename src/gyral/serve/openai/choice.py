@@ -1,4 +1,4 @@
-"""One answer as it is written: which token comes next, which text is certain, when it ends. No torch, no JSON.
+"""One answer as it is written: which text is certain, and when it ends. No torch, no JSON.
 
 Text leaves as soon as it cannot change: letters of several tokens when they are whole, and what may be the beginning of a stop
 text when it turned out to be none.
@@ -7,29 +7,23 @@ text when it turned out to be none.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
-
-import numpy as np
+from typing import NamedTuple
 
 MAX_OPEN = 8
 """Tokens that a letter may take; what is none by then is shown as it is."""
 
 
 class Settings(NamedTuple):
-    """How an answer is drawn.
+    """When an answer ends.
 
     Attributes
     ----------
-    logprobs : likeliest tokens told at each place; None: not even the one that was drawn.
+    stops : texts before which it does.  ends : tokens that end it.
     """
 
     max_tokens: int
     stops: tuple[str, ...] = ()
     ends: frozenset[int] = frozenset()
-    presence: float = 0.0
-    frequency: float = 0.0
-    bias: tuple[tuple[int, float], ...] = ()
-    logprobs: int | None = None
 
 
 class Told(NamedTuple):
@@ -38,16 +32,6 @@ class Told(NamedTuple):
     token: int
     logprob: float
     likeliest: tuple[tuple[int, float], ...]
-
-
-class Draws(Protocol):
-    """`gyral.model.generate.Sampler`."""
-
-    def __call__(self, logits: np.ndarray, allowed: np.ndarray | None = None) -> tuple[int, float]: ...
-
-
-Mask = Callable[[Sequence[int]], np.ndarray]
-"""Tokens drawn so far → those that may come next, bool [V]: `gyral.model.structure.Structure`."""
 
 
 class Letters:
@@ -79,57 +63,36 @@ class Choice:
 
     Attributes
     ----------
-    tokens : drawn so far, the one that ended it included.
+    num : tokens drawn so far, the one that ended it included.
     text : certain so far.
     ended_by : None while it goes on; `stop` (the model's end, or a stop text) or `length`.
     told : of each token, where logprobs were asked.
     """
 
-    def __init__(self, settings: Settings, draws: Draws, letters: Letters, masks: Sequence[Mask] = ()) -> None:
-        self._settings, self._draws, self._letters, self._masks = settings, draws, letters, list(masks)
-        self.tokens: list[int] = []
+    def __init__(self, settings: Settings, letters: Letters) -> None:
+        self._settings, self._letters = settings, letters
+        self.num = 0
         self.told: list[Told] = []
         self.text, self.ended_by = "", "length" if settings.max_tokens == 0 else None
         self._held = ""
-        self._counts: dict[int, int] = {}
         self._longest = max(map(len, settings.stops), default=0)
 
-    def draw(self, logits: np.ndarray) -> int | None:
-        """The next token, None when the answer ends by it.
+    def take(self, token: int, logprob: float | None = None, likeliest: Sequence[tuple[int, float]] = ()) -> None:
+        """The token that was drawn, unless the answer has ended.
 
         Parameters
         ----------
-        logits : [V].
+        logprob, likeliest : None where no logprobs were asked.
         """
-        settings = self._settings
-        allowed: np.ndarray | None = None
-        for each in self._masks:
-            allowed = each(self.tokens) if allowed is None else allowed & each(self.tokens)
-        token, _ = self._draws(self._penalized(logits), allowed)
-        self.tokens.append(token)
-        if settings.logprobs is not None:
-            self.told.append(_told(logits, token, settings.logprobs))
-        if token in settings.ends:
+        if self.ended_by is not None:
+            return
+        self.num += 1
+        if logprob is not None:
+            self.told.append(Told(token, logprob, tuple(likeliest)))
+        if token in self._settings.ends or self._show(self._letters.push(token)):
             self._end("stop")
-            return None
-        if settings.presence or settings.frequency:
-            self._counts[token] = self._counts.get(token, 0) + 1
-        if self._show(self._letters.push(token)):
-            self._end("stop")
-        elif len(self.tokens) >= settings.max_tokens:
+        elif self.num >= self._settings.max_tokens:
             self._end("length")
-        return token if self.ended_by is None else None
-
-    def _penalized(self, logits: np.ndarray) -> np.ndarray:
-        if not self._counts and not self._settings.bias:
-            return logits
-        found = logits.copy()
-        for token, count in self._counts.items():
-            found[token] -= self._settings.frequency * count + self._settings.presence
-        for token, bias in self._settings.bias:
-            if token < len(found):
-                found[token] += bias
-        return found
 
     def _show(self, more: str) -> bool:
         """Let out what is certain; whether a stop text ends it."""
@@ -152,11 +115,3 @@ class Choice:
     def _end(self, by: str) -> None:
         """What was held is certain now."""
         self.text, self._held, self.ended_by = self.text + self._held, "", by
-
-
-def _told(logits: np.ndarray, token: int, count: int) -> Told:
-    shifted = logits - logits.max()
-    logprobs = shifted - np.log(np.exp(shifted).sum())
-    best = np.argpartition(-logprobs, min(count, len(logprobs) - 1))[:count]
-    best = best[np.argsort(-logprobs[best], kind="stable")]
-    return Told(token, float(logprobs[token]), tuple((int(each), float(logprobs[each])) for each in best))

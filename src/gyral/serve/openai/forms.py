@@ -25,9 +25,10 @@ _LEAST = -9999.0
 """What OpenAI says for minus infinity, which JSON has not."""
 
 
-def usage(prompt: int, completion: int) -> dict[str, int]:
-    """Tokens read and written."""
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+def usage(prompt: int, completion: int, cached: int) -> dict[str, Any]:
+    """Tokens read and written, and those of the prompt that had been read before."""
+    found: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return found | {"prompt_tokens_details": {"cached_tokens": cached}}
 
 
 def whole(path: str, index: int, text: str, ended_by: str | None, told: Sequence[Told] | None, shown: Shown) -> dict[str, Any]:

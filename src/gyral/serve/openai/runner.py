@@ -57,22 +57,23 @@ class Feed:
 
 
 class Runner:
-    """Runs an engine until it is closed.
+    """Makes an engine when it is asked, and runs it until it is closed.
 
     Parameters
     ----------
+    version : of the model.
     note : told what the engine raises.
     """
 
-    def __init__(self, engine: Engine, note: Callable[[str], None] | None = None) -> None:
-        self._engine, self._note = engine, note
+    def __init__(self, make: Callable[[], Engine], version: str, note: Callable[[str], None] | None = None) -> None:
+        self._make, self._version, self._note = make, version, note
         self._ids = itertools.count(1)
         self._feeds: dict[int, Feed] = {}
         self._inbox: deque[Ask | int] = deque()
         self._running: set[int] = set()
         self._something, self._closing = threading.Event(), False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name=f"engine {engine.version}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"engine {version}", daemon=True)
         self._thread.start()
 
     @property
@@ -85,7 +86,7 @@ class Runner:
         self._loop = asyncio.get_running_loop()
         feed = Feed(self, next(self._ids))
         self._feeds[feed.id] = feed
-        self._inbox.append(Ask(feed.id, path, body, deadline_s, self._engine.version, is_stream))
+        self._inbox.append(Ask(feed.id, path, body, deadline_s, self._version, is_stream))
         self._something.set()
         return feed
 
@@ -105,14 +106,17 @@ class Runner:
         self._thread.join(CLOSE_TIMEOUT_S)
 
     def _run(self) -> None:
+        engine: Engine | None = None
         while not self._closing:
             self._something.clear()
-            self._take()
             try:
-                parts = self._engine.step()
+                if engine is None and self._inbox:
+                    engine = self._make()
+                self._take(engine)
+                parts = engine.step() if engine is not None else []
             except Exception as error:  # it is in no known state: whoever waits is told, and the thread lives on
                 self._tell(f"serve    an engine failed: {type(error).__name__}: {error}")
-                parts = self._failed()
+                parts = self._failed(engine)
             if parts:
                 for part in parts:
                     if part.is_last:
@@ -122,23 +126,30 @@ class Runner:
                 self._hand_over(parts)
             if not self._running and not self._inbox:
                 self._something.wait(IDLE_S)
-        self._engine.close()
+        if engine is not None:
+            engine.close()
 
-    def _take(self) -> None:
+    def _take(self, engine: Engine | None) -> None:
         while self._inbox:
             each = self._inbox.popleft()
             if isinstance(each, Ask):
                 self._running.add(each.id)
-                self._engine.submit(each)
+                if engine is not None:
+                    engine.submit(each)
             else:
                 self._running.discard(each)
-                self._engine.cancel(each)
+                if engine is not None:
+                    engine.cancel(each)
 
-    def _failed(self) -> list[Part]:
+    def _failed(self, engine: Engine | None) -> list[Part]:
+        """Who waits is told; those who came meanwhile too where there is no engine."""
+        if engine is None:
+            self._take(None)
         refused = body_of(Wrong(500, "the model could not answer", hint="the server's log says why"), "")
         parts = [Part(id, 500, refused) for id in self._running]
         for part in parts:
-            self._engine.cancel(part.id)
+            if engine is not None:
+                engine.cancel(part.id)
         return parts
 
     def _hand_over(self, parts: list[Part]) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gyral.errors import GyralError
-from gyral.serve.openai.choice import Mask
 from gyral.serve.openai.wire import Wrong
 
 if TYPE_CHECKING:
+    from gyral.model.decoding.sampling import Mask
     from gyral.model.lm import Reader
 
 
@@ -62,18 +62,24 @@ class Vocabulary:
             return self.reader.tokenizer.decode(tokens)
         return bytes(token for token in tokens if token < 256).decode("utf-8", "replace")
 
-    def masks(self, schema: dict[str, Any] | None) -> list[Mask]:
+    def mask(self, schema: dict[str, Any] | None) -> Mask | None:
         """What binds an answer: the letters of a model over bytes, a schema."""
-        found: list[Mask] = [] if self.reader.tokenizer is not None else [_Bytes(self.reader.shape.vocab)]
-        return found if schema is None else [*found, self._structure(schema)]
+        vocab = self.reader.shape.vocab
+        letters = None if self.reader.tokenizer is not None else lambda tokens: allowed_after(tokens, vocab)
+        structure = None if schema is None else self._structure(schema)
+        if letters is None or structure is None:
+            return letters or structure
+        return lambda tokens: letters(tokens) & structure(tokens)
 
-    def bias(self, given: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    def bias(self, given: dict[str, float]) -> dict[int, float]:
         """`logit_bias`, whose keys are tokens."""
-        if not all(key.isascii() and key.isdigit() and len(key) < 10 for key in given):
-            raise Wrong(400, "`logit_bias` names something that is no token", "logit_bias", "invalid_value")
-        return tuple((int(key), value) for key, value in given.items())
+        vocab = self.reader.shape.vocab
+        if not all(key.isascii() and key.isdigit() and len(key) < 10 and int(key) < vocab for key in given):
+            hint = f"this model has the tokens 0 to {vocab - 1}"
+            raise Wrong(400, "`logit_bias` names something that is no token", "logit_bias", "invalid_value", hint=hint)
+        return {int(key): value for key, value in given.items()}
 
-    def _structure(self, schema: dict[str, Any]) -> Mask:
+    def _structure(self, schema: dict[str, Any]) -> Callable[[Sequence[int]], np.ndarray]:
         from gyral.model.hf import tokenizer_of_bytes
         from gyral.model.structure import Structures
 
@@ -82,7 +88,7 @@ class Vocabulary:
             body = reader.tokenizer.body if reader.tokenizer is not None else tokenizer_of_bytes()
             self._structures = Structures(body, reader.shape.vocab, next(iter(reader.chat.ends), reader.end))
         try:
-            found: Mask = self._structures.of(schema)
+            found: Callable[[Sequence[int]], np.ndarray] = self._structures.of(schema)
         except GyralError as error:
             param = "response_format.json_schema.schema"
             raise Wrong(400, error.what, param, "invalid_json_schema", why=error.why, hint=error.hint) from None
@@ -93,16 +99,14 @@ class Vocabulary:
         return raw.decode("utf-8", "replace"), raw
 
 
-class _Bytes:
-    """Tokens of a model over bytes may only make UTF-8. Tokens are never taken back."""
+def allowed_after(tokens: Sequence[int], vocab: int) -> np.ndarray:
+    """Tokens of a model over bytes that go on in UTF-8, bool [V]; known from the last that begins a letter, and those since."""
+    from gyral.model.generate import Utf8
 
-    def __init__(self, vocab: int) -> None:
-        from gyral.model.generate import Utf8
-
-        self._letters, self._vocab, self._read = Utf8(), vocab, 0
-
-    def __call__(self, tokens: Sequence[int]) -> np.ndarray:
-        for token in tokens[self._read :]:
-            self._letters.push(token)
-        self._read = len(tokens)
-        return self._letters.allowed(self._vocab)
+    letters = Utf8()
+    for back in range(1, min(len(tokens), 3) + 1):
+        if not 0x80 <= tokens[-back] < 0xC0:
+            for token in tokens[-back:]:
+                letters.push(token)
+            break
+    return letters.allowed(vocab)

@@ -75,6 +75,12 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stream_options: StreamOptions | None = None
     response_format: Format | None = None
     user: Annotated[str, Meta(max_length=1024)] | None = None
+    service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
+
+    @property
+    def rank(self) -> int:
+        """0 is answered first, 2 last."""
+        return {"priority": 0, "flex": 2}.get(self.service_tier or "", 1)
 
 
 class Complete(_Asked, frozen=True, kw_only=True):
@@ -115,7 +121,6 @@ class ChatComplete(_Asked, frozen=True, kw_only=True):
     prompt_cache_retention: Any = None
     reasoning_effort: Any = None
     safety_identifier: Any = None
-    service_tier: Any = None
     store: Any = None
     verbosity: Any = None
 
