@@ -45,9 +45,9 @@ def _close(process, folder):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def gyral(*words, timeout=240, **environment):
-    """`gyral WORDS` to its end, told as `subprocess.run` does, which also says what `timeout` does."""
-    words = ["-m", "gyral", *map(str, words)]
+def python(*words, timeout=240, **environment):
+    """`python -P WORDS`, a script or a module, to its end: told as `subprocess.run` does, which says what `timeout` does."""
+    words = [str(word) for word in words]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, open(os.devnull) as nothing:
         streams = [nothing.fileno(), out.fileno(), err.fileno()]
         path = forker()
@@ -61,6 +61,11 @@ def gyral(*words, timeout=240, **environment):
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(words, code, out.read(), err.read())
+
+
+def gyral(*words, timeout=240, **environment):
+    """`gyral WORDS` to its end, in the same way."""
+    return python("-m", "gyral", *words, timeout=timeout, **environment)
 
 
 def result(*words, **environment):
