@@ -22,6 +22,15 @@ from types import SimpleNamespace
 FORKER = "GYRAL_TESTS_FORKER"
 """Names the socket to those who run below it."""
 RANK = ["-m", "gyral.train.rank"]
+LOADED = [
+    "gyral.cli",
+    "gyral.train.rank",
+    "gyral.train.tasks",
+    "gyral.train.trainer",
+    "torch.distributed.tensor",
+    "torch._dynamo",
+]
+"""The last one is loaded by the first step of any optimizer, for 1.2 s."""
 
 
 class Forked:
@@ -145,12 +154,18 @@ def request(link):
     return json.loads(text), streams
 
 
-def serve(path):
-    import gyral.cli
-    import gyral.train.rank
-    import gyral.train.tasks
-    import gyral.train.trainer  # noqa: F401
+def load():
+    """Do once what each of them would."""
+    from numba.core.registry import cpu_target
 
+    for name in LOADED:
+        importlib.import_module(name)
+    for each in (cpu_target.typing_context, cpu_target.target_context):
+        each.refresh()  # as the first kernel would
+
+
+def serve(path):
+    load()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(64)
