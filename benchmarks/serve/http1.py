@@ -67,8 +67,9 @@ recommend = None
 if root != "-":
     from pathlib import Path
     from gyral.config.sections import Serve
-    from gyral.serve.app import App, Recommend
+    from gyral.serve.app import App
     from gyral.serve.slots import Slots
+    from gyral.serve.wire import Recommend
     inner = App(Slots(Path(root), "shop-int8", print), Serve())
 
 async def app(scope, receive, send):

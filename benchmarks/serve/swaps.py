@@ -28,7 +28,8 @@ from benchmarks.measure import write
 
 from gyral.serve.engine import Ask, Part
 from gyral.serve.job import Job
-from gyral.serve.pool import Settings, pooled
+from gyral.serve.pool import Settings
+from gyral.serve.pooled import pooled
 
 SWAPS, GROUP, EVERY_S, RATE = 50, 10, 0.2, 400
 SIDE = 2_048

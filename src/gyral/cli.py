@@ -209,6 +209,7 @@ def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, **fla
 @click.argument("model")
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port; 0 takes a free one.")
+@click.option("--workers", type=int, help="Processes that answer; 0: the server itself does.")
 @click.option("--child-of", type=int, hidden=True, help="Run this belongs to; stop when its process goes.")
 @common
 def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of: int | None, **flags: Any) -> None:

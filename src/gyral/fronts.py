@@ -48,8 +48,9 @@ def serve(root: Path, model: str, config: Config, run: Run, is_child: bool, read
             FeedbackRoute.path: FeedbackRoute(collector, collector.path, config.serve.max_body_bytes),
         }
         told = server.serve(
-            root, model, config.serve, lake, rerank=config.rerank, mounts=mounts, on_ready=on_ready, note=run.note
-        )
+            root, model, config.serve, lake, rerank=config.rerank, mounts=mounts, on_ready=on_ready, note=run.note,
+            folder=run.folder / "workers", on=config.on,
+        )  # fmt: skip
     run.summarize(**told.counts)
     if told.was_interrupted:
         raise Interrupted(f"stopped after {told.counts['impressions']:,} logged answers")

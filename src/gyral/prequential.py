@@ -24,7 +24,7 @@ from gyral.event.layout import Layout
 from gyral.ingest.files import Slice
 from gyral.lake.dataset import Dataset
 from gyral.model.evaluate import mean, not_met_before, score
-from gyral.serve.slots import POPULARITY
+from gyral.serve.wire import POPULARITY
 from gyral.served import FROZEN, Models, ServedModel
 
 K = 10

@@ -49,7 +49,8 @@ def model():
 
 @pytest.fixture
 def engine(model):
-    return OneShot(model, batches={"/root": model.batch}, max_batch=4, note=lambda _: None)
+    model.routes["/root"] = model.routes["/root"]._replace(together=model.batch)
+    return OneShot(model, max_batch=4, note=lambda _: None)
 
 
 def ask(id, x, path="/root", deadline_s=math.inf):
@@ -71,7 +72,7 @@ def test_a_bad_one_fails_alone(model, engine):
     for n, x in enumerate([4, -1, 13, 9]):
         engine.submit(ask(n, x))
     parts = engine.step()
-    assert [part.status for part in parts] == [200, 400, 500, 200] and model.sizes == [4, 1, 1, 1, 1]
+    assert [part.status for part in parts] == [200, 400, 500, 200] and model.sizes == [4]
     error = json.loads(parts[1].body)["error"]
     assert error == {"what": "no root", "where": "", "why": "", "hint": "not below 0"}
     assert "bug" not in parts[2].body.decode()
@@ -108,7 +109,8 @@ def test_routes_take_turns_by_age(model, engine):
 
 
 def test_a_batch_function_that_loses_answers_is_not_believed(model):
-    engine = OneShot(model, batches={"/root": lambda requests: [model.one(requests[0])]}, note=lambda _: None)
+    model.routes["/root"] = model.routes["/root"]._replace(together=lambda requests: [model.one(requests[0])])
+    engine = OneShot(model, note=lambda _: None)
     for n in range(3):
         engine.submit(ask(n, n * n))
     assert [json.loads(part.body)["root"] for part in engine.step()] == [0, 1, 2]

@@ -20,7 +20,8 @@ from gyral.engine.listening import LOOPBACK, connect
 from gyral.errors import ServeError
 from gyral.serve.engine import Ask
 from gyral.serve.job import Job
-from gyral.serve.pool import Full, Settings, pooled
+from gyral.serve.pool import Full, Settings
+from gyral.serve.pooled import pooled
 
 BACK_ENDS = Path(__file__).parent / "back_ends"
 
@@ -202,7 +203,8 @@ def test_how_busy_a_worker_is_is_known():
 def test_workers_end_with_a_gateway_that_is_killed():
     code = f"""
 import asyncio, os
-from gyral.serve.pool import Job, Settings, pooled
+from gyral.serve.pool import Job, Settings
+from gyral.serve.pooled import pooled
 async def main():
     async with pooled(Job(source="", version="a@1", engine="arithmetic:make", environment={{"PYTHONPATH": {str(BACK_ENDS)!r}}}),
                       Settings(workers=2)) as pool:

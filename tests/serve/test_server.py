@@ -21,8 +21,9 @@ from gyral.serve.client import Connection, ask_many, wait_for_model
 from gyral.served import ServedModel
 
 
-@pytest.fixture
-def start(shop):
+@pytest.fixture(params=[0, pytest.param(2, marks=pytest.mark.slow)], ids=["inline", "workers"])
+def start(shop, request):
+    """Starts `gyral serve`; the same must hold whoever answers, the server's process or two workers."""
     children = []
 
     def run(*args):
@@ -37,6 +38,8 @@ def start(shop):
             "--port",
             "0",
             "--json",
+            "--set",
+            f"serve.workers={request.param}",
             *args,
         ]
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -141,6 +141,15 @@ class Serve(Section, frozen=True):
     keys_file: Annotated[str, Meta(description="further keys: a TOML file of `[[keys]]`; read again when it changes")] = ""
     tiers: Annotated[dict[str, DeviceTier], Meta(description="classes of devices, beside the built-in ones")] = {}
     max_waiting: Annotated[int, Meta(ge=1, le=1_000_000, description="requests that may wait; more get 503")] = 8_192
+    workers: Annotated[int, Meta(ge=0, le=256, description="processes that answer; 0: the server itself does")] = 0
+    max_workers: Annotated[int, Meta(ge=0, le=256, description="as many as the load asks for, up to these; 0: `workers`")] = 0
+    canary: Annotated[str, Meta(description="a model on trial beside the one that answers: `shop@4`; with `workers`")] = ""
+    canary_share: Annotated[float, Meta(gt=0, lt=1, description="of the subjects, who see it")] = 0.05
+    shadow_share: Annotated[float, Meta(ge=0, le=1, description="of requests that it is asked as well, unseen")] = 0.0
+    variants: Annotated[list[str], Meta(description="further models that may answer, such as `shop-int8`; with `workers`")] = []
+    max_batch: Annotated[int, Meta(ge=1, le=256, description="requests that a worker computes together")] = 64
+    deadline_ms: Annotated[float, Meta(ge=0, description="of requests without `x-deadline-ms`; 0: none")] = 0.0
+    cache_bytes: Annotated[int, Meta(ge=0, description="of answers that may be told again; 0: none is")] = 0
 
 
 class Loop(Section, frozen=True):

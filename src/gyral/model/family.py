@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -55,11 +55,17 @@ class Told(NamedTuple):
 
 
 class Route(NamedTuple):
-    """One way to ask a model: `POST` of a body that `request` describes (its field `model`, if any, names the slot)."""
+    """One way to ask a model: `POST` of a body that `request` describes (its field `model`, if any, names the slot).
+
+    `is_pure`: an answer depends on the body and the version alone, so it may be told again. `together` answers several
+    requests at once, in their order, where that is cheaper; what it raises is found out by asking one by one.
+    """
 
     request: type[msgspec.Struct]
     answer: Callable[[Any], Told]
     example: str
+    is_pure: bool = False
+    together: Callable[[list[Any]], Sequence[Told]] | None = None
 
 
 class Servable(Protocol):

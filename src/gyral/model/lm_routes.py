@@ -66,6 +66,6 @@ def routes_of(model: Answers) -> dict[str, Route]:
         return Told(body, "completion", None, None, props)
 
     return {
-        "/v1/score": Route(Score, score, '{"texts": ["What comes next?"]}'),
+        "/v1/score": Route(Score, score, '{"texts": ["What comes next?"]}', is_pure=True),
         "/v1/complete": Route(Complete, complete, '{"prompt": "What comes", "max_tokens": 32}'),
     }

@@ -78,10 +78,17 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> d
     vectors = np.zeros((0, model.gallery.shape[1]), np.float32)
 
     def search(request: Search) -> Told:
+        return search_together([request])[0]
+
+    def search_together(requests: Sequence[Search]) -> list[Told]:
+        made = model.embed_texts([each.text for each in requests])
+        return [found(request, vector) for request, vector in zip(requests, made, strict=True)]
+
+    def found(request: Search, vector: np.ndarray) -> Told:
         learned = model.objects if request.among != "shown" else []
         gallery = model.gallery if request.among != "shown" else model.gallery[:0]
         extra, names = (vectors, list(shown)) if request.among != "learned" else (vectors[:0], [])
-        scores = np.concatenate([gallery, extra]) @ model.embed_texts([request.text])[0]
+        scores = np.concatenate([gallery, extra]) @ vector
         items: list[dict[str, Any]] = []
         for place in best(scores, request.k):
             is_learned = place < len(learned)
@@ -107,20 +114,31 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> d
         return Told({"shown": len(shown)}, "shown", None, None, {"objects": [each.object for each in request.pictures]})
 
     def embed(request: Embed) -> Told:
-        body: dict[str, Any] = {}
-        if request.texts:
-            body["texts"] = model.embed_texts(request.texts).round(6).tolist()
-        if request.pictures:
-            body["pictures"] = model.embed_images([decoded(each) for each in request.pictures]).round(6).tolist()
-        if not body:
+        return embed_together([request])[0]
+
+    def embed_together(requests: Sequence[Embed]) -> list[Told]:
+        if any(not each.texts and not each.pictures for each in requests):
             raise InputError("there is nothing to embed", hint='send `{"texts": ["a hedgehog"]}`')
-        return Told(body, "embedding", None, None, {"texts": len(request.texts), "pictures": len(request.pictures)})
+        raws = [[decoded(each) for each in request.pictures] for request in requests]
+        texts = iter(_vectors(model.embed_texts, [text for request in requests for text in request.texts]))
+        pictures = iter(_vectors(model.embed_images, [raw for each in raws for raw in each]))
+        told = []
+        for request in requests:
+            body = {"texts": [next(texts) for _ in request.texts], "pictures": [next(pictures) for _ in request.pictures]}
+            props = {name: len(each) for name, each in body.items()}
+            told.append(Told({name: each for name, each in body.items() if each}, "embedding", None, None, props))
+        return told
 
     return {
-        "/v1/search": Route(Search, search, '{"text": "a hedgehog", "k": 5}'),
+        "/v1/search": Route(Search, search, '{"text": "a hedgehog", "k": 5}', together=search_together),
         "/v1/pictures": Route(Pictures, show, '{"pictures": [{"object": "a.png", "raw": "base64…"}]}'),
-        "/v1/embed": Route(Embed, embed, '{"texts": ["a hedgehog"]}'),
+        "/v1/embed": Route(Embed, embed, '{"texts": ["a hedgehog"]}', is_pure=True, together=embed_together),
     }
+
+
+def _vectors(embed: Callable[[list[Any]], np.ndarray], of: list[Any]) -> list[list[float]]:
+    vectors: list[list[float]] = embed(of).round(6).tolist() if of else []
+    return vectors
 
 
 def decoded(text: str) -> bytes:

@@ -11,11 +11,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Annotated, Any, cast
+from typing import Any, cast
 from urllib.parse import parse_qs
 
 import msgspec
-from msgspec import Meta
 
 from gyral.config.sections import Serve
 from gyral.errors import InputError
@@ -26,24 +25,10 @@ from gyral.serve.feedback import Impression, Impressions, Logged, RequestIds
 from gyral.serve.http1.answer import Response
 from gyral.serve.http1.request import Request
 from gyral.serve.http1.request import Route as Hot
+from gyral.serve.mounts import Mounts
 from gyral.serve.packaged import Packaged
-from gyral.serve.slots import DEFAULT, POPULARITY, Slots
-
-
-class Context(msgspec.Struct):
-    """What is known at the moment of the request; anything else in it is ignored."""
-
-    country: Annotated[str, Meta(max_length=256)] | None = None
-    recent: Annotated[list[Annotated[str, Meta(max_length=1024)]], Meta(max_length=1_000)] = []
-
-
-class Recommend(msgspec.Struct):
-    """Body of `POST /v1/recommend`."""
-
-    subject: Annotated[str, Meta(max_length=1024)]
-    k: Annotated[int, Meta(ge=1)] = 10
-    context: Context | None = None
-    model: Annotated[str, Meta(max_length=256)] | None = None
+from gyral.serve.slots import DEFAULT, Slots
+from gyral.serve.wire import POPULARITY, Recommend
 
 
 class Recommended(msgspec.Struct):
@@ -78,9 +63,7 @@ class App:
         self._slots = slots
         self._config = config
         self._impressions = impressions
-        self._mounts = sorted(
-            ((prefix.rstrip("/"), app) for prefix, app in (mounts or {}).items()), key=lambda pair: -len(pair[0])
-        )
+        self._mounts = Mounts(mounts or {})
         self._note = note
         self._noted = ""
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="answers")
@@ -103,7 +86,8 @@ class App:
             allow(scope, "POST")
             await self._ask(path, route, await read_body(scope, receive, self._config.max_body_bytes), send)
         else:
-            await self._mounted(path)(scope, receive, send)
+            routes = ", ".join(f"POST {each}" for each in self._slots.default.routes) or "POST /v1/recommend"
+            await self._mounts.find(path, f"{routes}, GET /v1/model, GET /healthz")(scope, receive, send)
 
     async def _ask(self, path: str, route: Route, body: bytes, send: Send) -> None:
         """A route that the family has: decoded here, answered in a thread of its own, so that the others go on."""
@@ -221,14 +205,6 @@ class App:
     def close(self) -> None:
         """End the thread; may be called twice."""
         self._worker.shutdown(cancel_futures=True)
-
-    def _mounted(self, path: str) -> AsgiApp:
-        is_asked = path.startswith("/v1/")  # a program's, which gets no page
-        for prefix, app in self._mounts:
-            if (path == prefix or path.startswith(prefix + "/")) and (prefix or not is_asked):
-                return app
-        routes = ", ".join(f"POST {each}" for each in self._slots.default.routes) or "POST /v1/recommend"
-        raise Refused(404, f"there is nothing at `{path[:200]}`", hint=f"{routes}, GET /v1/model, GET /healthz")
 
 
 def _asked_at(model: Servable) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
@@ -34,6 +34,7 @@ class Ask(NamedTuple):
     body : JSON as the client sent it, already validated by the gateway.
     deadline_s : seconds left when it was sent; inf: none.
     version : model version that must answer, "" for the newest.
+    variant : which of the models of that version, "" for the first.
     """
 
     id: int
@@ -42,6 +43,7 @@ class Ask(NamedTuple):
     deadline_s: float = math.inf
     version: str = ""
     is_stream: bool = False
+    variant: str = ""
 
 
 class Part(NamedTuple):
@@ -78,10 +80,6 @@ class Engine(Protocol):
         """Let go of the weights; may be called twice."""
 
 
-Batch = Callable[[list[Any]], Sequence["Told"]]
-"""Decoded requests of one route → as many answers."""
-
-
 def failed(id: int, status: int, what: str, *, why: str = "", hint: str = "") -> Part:
     """A last part that is an error, in the four parts that every error of gyral has."""
     error = {"what": what, "where": "", "why": why, "hint": hint}
@@ -102,19 +100,18 @@ class OneShot:
     Parameters
     ----------
     routes : path → how it is asked; those of the model by default.
-    batches : path → function of a whole batch, where the model has one.
     note : told of what a model raises that is not the client's fault.
     """
 
     def __init__(
-        self, model: Servable, routes: Mapping[str, Route] | None = None, batches: Mapping[str, Batch] | None = None, *,
-        version: str = "", max_batch: int = MAX_BATCH, note: Callable[[str], None] = print,
+        self, model: Servable, routes: Mapping[str, Route] | None = None, *, version: str = "",
+        max_batch: int = MAX_BATCH, note: Callable[[str], None] = print,
     ) -> None:  # fmt: skip
         self.version = version or model.name
         self._name = model.name
         routes = model.routes if routes is None else routes
         self._routes = {path: (msgspec.json.Decoder(route.request), route) for path, route in routes.items()}
-        self._batches, self._max_batch, self._note = dict(batches or {}), max_batch, note
+        self._max_batch, self._note = max_batch, note
         self._encoder = msgspec.json.Encoder()
         self._waiting: dict[str, deque[_Waiting]] = {path: deque() for path in self._routes}
         self._known: set[int] = set()
@@ -165,14 +162,14 @@ class OneShot:
 
     def close(self) -> None:
         """Forget the model."""
-        self._routes, self._batches = {}, {}
+        self._routes = {}
         self._waiting.clear()
 
     def _answered(self, path: str, asks: list[Ask], requests: list[Any]) -> list[Part]:
-        batch = self._batches.get(path)
-        if batch is not None and len(asks) > 1:
+        together = self._routes[path][1].together
+        if together is not None and len(asks) > 1:
             try:
-                told = batch(requests)
+                told = together(requests)
                 if len(told) != len(asks):
                     raise ValueError(f"{len(told)} answers to {len(asks)} requests")
                 return [self._part(ask, each) for ask, each in zip(asks, told, strict=True)]
@@ -182,10 +179,8 @@ class OneShot:
         return [self._alone(path, ask, request) for ask, request in zip(asks, requests, strict=True)]
 
     def _alone(self, path: str, ask: Ask, request: Any) -> Part:
-        batch = self._batches.get(path)
         try:
-            told = batch([request])[0] if batch is not None else self._routes[path][1].answer(request)
-            return self._part(ask, told)
+            return self._part(ask, self._routes[path][1].answer(request))
         except InputError as error:  # what the client sent
             return failed(ask.id, 400, error.what, why=error.why, hint=error.hint)
         except Exception as error:  # the model's fault, not the client's

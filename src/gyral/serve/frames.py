@@ -45,6 +45,7 @@ class Asked(Message, tag=0):
     deadline_s: float | None = None
     version: str = ""
     is_stream: bool = False
+    variant: str = ""
     size: int = 0
 
 

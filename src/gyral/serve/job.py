@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -32,3 +33,14 @@ class Job(msgspec.Struct, kw_only=True):
     address: str = ""
     secret: str = ""
     token: str = ""
+
+
+def set_of(models: Mapping[str, str]) -> str:
+    """Name → version, as one word for a set of versions."""
+    return " ".join(f"{name}={version}" for name, version in models.items())
+
+
+def in_set(version: str) -> dict[str, str]:
+    """What `set_of` wrote; a version alone is a set of one."""
+    pairs = (each.rpartition("=") for each in version.split())
+    return {name or found.partition("@")[0]: found for name, _, found in pairs}

@@ -12,7 +12,6 @@ Callbacks, not futures, on the hot path: a future a request costs 3 µs, and `an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import shutil
 import tempfile
@@ -20,17 +19,16 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from gyral.engine import ranks
-from gyral.errors import GyralError, ServeError
+from gyral.errors import ServeError
 from gyral.serve.carrier import Carrier, Flight, Load, OnPart, State
 from gyral.serve.deadlines import Deadlines
 from gyral.serve.engine import Ask, Part, failed
 from gyral.serve.frames import Answered, Asked, FromWorker
-from gyral.serve.job import Job
+from gyral.serve.job import Job, in_set
 from gyral.serve.keep import Kept
 from gyral.serve.starting import Starter
 from gyral.serve.versions import Versions
@@ -137,12 +135,12 @@ class Pool:
     async def swap(self, version: str) -> None:
         """Have another version answer; as `Versions.swap`."""
         await self.versions.swap(version)
-        self._note(f"serve    {version} answers")
+        self._note(f"serve    {' '.join(in_set(version).values())} answers")
 
     async def roll_back(self) -> None:
         """Have the version before answer again; as `Versions.roll_back`."""
         await self.versions.roll_back()
-        self._note(f"serve    {self.versions.current} answers again")
+        self._note(f"serve    {' '.join(in_set(self.versions.current).values())} answers again")
 
     async def close(self, drain_s: float | None = None) -> None:
         """Answer what is in flight, then end all workers; may be called twice."""
@@ -176,17 +174,23 @@ class Pool:
             self._waiting = deque(each for each in self._waiting if self._flights.get(each.ask.id) is each)
             if len(self._waiting) >= self.settings.max_waiting:
                 raise Full("the workers are busy", why=f"{len(self._waiting):,} asks wait", hint="ask again in a moment")
-        until = math.inf
-        if ask.deadline_s != math.inf:
-            until = time.monotonic() + ask.deadline_s
-            self._deadlines.add(until, ask.id)
-        flight = self._flights[ask.id] = Flight(ask, on_part, until)
+        flight = self._begin(ask, on_part)
         carrier = None if self._waiting else self._choose(flight)
         if carrier is None:
             self._had_room = False
             self._waiting.append(flight)
         else:
             self._send(flight, carrier)
+
+    def ask_together(self, asks: Sequence[Ask], on_part: OnPart) -> bool:
+        """Have asks answered as one batch by a worker that has nothing to do; False when there is none."""
+        carrier = self._choose_idle()
+        if carrier is None:
+            return False
+        for ask in asks:
+            self._send(self._begin(ask, on_part), carrier)
+        self._had_room = False
+        return True
 
     def cancel(self, id: int) -> None:
         """Nobody waits for it any more; no part of it follows."""
@@ -229,6 +233,16 @@ class Pool:
             return 0
         window = self.settings.window
         return sum(window - len(each.flights) for each in self._ready() if each.has_room(window))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a worker has nothing to do."""
+        return self._choose_idle() is not None
+
+    @property
+    def num_ready(self) -> int:
+        """Workers that can be asked."""
+        return len(self._ready())
 
     @property
     def in_flight(self) -> int:
@@ -278,13 +292,28 @@ class Pool:
                 best, least = at, cost
         return best
 
+    def _begin(self, ask: Ask, on_part: OnPart) -> Flight:
+        until = math.inf
+        if ask.deadline_s != math.inf:
+            until = time.monotonic() + ask.deadline_s
+            self._deadlines.add(until, ask.id)
+        flight = self._flights[ask.id] = Flight(ask, on_part, until)
+        return flight
+
+    def _choose_idle(self) -> Carrier | None:
+        """One that has nothing to do, and rather one that loads no version."""
+        if self._waiting or self._is_closing:
+            return None
+        idle = [each for each in self._ready() if not each.flights]
+        return min(idle, key=lambda each: each.num_loading, default=None)
+
     def _send(self, flight: Flight, carrier: Carrier) -> None:
         ask = flight.ask
         flight.carrier = carrier
         flight.tries += 1
         carrier.flights[ask.id] = flight
         left_s = None if flight.until == math.inf else flight.until - time.monotonic()
-        carrier.say(Asked(ask.id, ask.path, ask.body, left_s, ask.version, ask.is_stream))
+        carrier.say(Asked(ask.id, ask.path, ask.body, left_s, ask.version, ask.is_stream, ask.variant))
 
     def _fill(self) -> None:
         """Send what waits while there is room, then tell whoever schedules."""
@@ -356,27 +385,3 @@ class Pool:
 
     def _late(self, id: int) -> None:
         self._end(id, failed(id, 504, "the deadline passed", hint="more time, or fewer asks at once"))
-
-
-@contextlib.asynccontextmanager
-async def pooled(
-    job: Job, settings: Settings | None = None, folder: Path | None = None, *, on: str = "local", **options: Any
-) -> AsyncIterator[Pool]:
-    """A pool that is ready, closed at the end of the block.
-
-    Parameters
-    ----------
-    on : `local`, or as `--on`: `ray://…` has Ray place the workers, which then need a `folder` that all machines see.
-    """
-    with contextlib.ExitStack() as placed:
-        if on.partition("://")[0] == "ray":
-            from gyral.engine.ray_ranks import placing
-
-            options["start"], options["host"] = placed.enter_context(placing(on, options.get("note", print)))
-        pool = Pool(job, settings, folder, **options)
-        await pool.start()
-        try:
-            yield pool
-        finally:
-            with contextlib.suppress(GyralError):
-                await pool.close()

@@ -12,6 +12,7 @@ because the answer may still be on its way into the log.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -40,6 +41,10 @@ class FeedbackRoute:
     Parameters
     ----------
     collector, to : application that takes events, and its path.
+
+    Attributes
+    ----------
+    on_said : told what was said, before it is an event.
     """
 
     path = "/v1/feedback"
@@ -47,6 +52,7 @@ class FeedbackRoute:
     def __init__(self, collector: AsgiApp, to: str, max_body_bytes: int) -> None:
         self._collector, self._to, self._limit = collector, to, max_body_bytes
         self._decoder = msgspec.json.Decoder(Said | list[Said])
+        self.on_said: Callable[[Sequence[Said]], None] = lambda _: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await routed(self._route, scope, receive, send)
@@ -59,8 +65,9 @@ class FeedbackRoute:
             said = self._decoder.decode(await read_body(scope, receive, self._limit))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(400, "the body is no feedback", why=str(error), hint=f"send {EXAMPLE}") from None
-        now = datetime.now(UTC).isoformat()
-        body = msgspec.json.encode([event_of(each, now) for each in (said if isinstance(said, list) else [said])])
+        now, every = datetime.now(UTC).isoformat(), said if isinstance(said, list) else [said]
+        self.on_said(every)
+        body = msgspec.json.encode([event_of(each, now) for each in every])
         headers = [
             each for each in scope["headers"] if each[0] not in (b"content-type", b"content-length", b"content-encoding")
         ]

@@ -17,20 +17,23 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import NamedTuple
 
 from gyral.config.rerank import Rerank
 from gyral.config.sections import Serve
-from gyral.errors import MissingExtra
+from gyral.errors import ConfigError, MissingExtra
 from gyral.http import AsgiApp
 from gyral.lake.table import Lake
+from gyral.model import card as cards
 from gyral.serve.app import App
 from gyral.serve.feedback import Impressions
 from gyral.serve.http1.request import Route
 from gyral.serve.openai.app import OpenAi
 from gyral.serve.openai.writer import engine_of
+from gyral.serve.opening import opened
 from gyral.serve.packaged import is_source, packaged
 from gyral.serve.recommend.pipeline import dressing
 from gyral.serve.slots import Slots
@@ -39,6 +42,13 @@ STOP_TIMEOUT_S = 3.0
 """How long a stop waits for requests in flight; a client that sent half of one would hold the server forever."""
 SWITCH_INTERVAL_S = 0.0005
 """How long the thread that encodes impressions may hold the interpreter while requests wait; Python's default is 5 ms."""
+
+
+class Opened(NamedTuple):
+    """What a server answers with: an application, and path → fast handler; all other paths are the application's."""
+
+    app: AsgiApp
+    hot: Mapping[str, Route]
 
 
 class Served(NamedTuple):
@@ -58,6 +68,8 @@ def serve(
     mounts: Mapping[str, AsgiApp] | None = None,
     on_ready: Callable[[str], None] | None = None,
     note: Callable[[str], None] = print,
+    folder: Path | None = None,
+    on: str = "local",
 ) -> Served:
     """Serve a model until SIGINT or SIGTERM; says which, and how many answers were logged.
 
@@ -68,26 +80,22 @@ def serve(
     rerank : rules between a recommender's scores and its answers.
     mounts : other applications by path prefix, for example the pages at `/`.
     on_ready : called with the address once requests are answered.
+    folder, on : of the logs of workers, and where those are placed: here, or by Ray.
 
     Raises
     ------
     NotFound : there is no such model.  ServeError : the port is taken.
     """
     with _listening(config.host, config.port) as sock:
-        dress = dressing(rerank or Rerank(), root)
-        slots = packaged(model, note) if is_source(model) else Slots(root, model, note, dress)
-        impressions = None
+        impressions = Impressions(lake, note) if config.impressions else None
         try:
-            impressions = Impressions(lake, note) if config.impressions else None
-            openai = OpenAi(slots, config.max_body_bytes, engine_of, impressions, note)
-            app = App(slots, config, impressions, {**(mounts or {}), **openai.mounts}, note)
-            try:
-                was_interrupted = run_app(app, sock, on_ready, app.hot())
-            finally:
-                openai.close()
-                app.close()
+            opened = (
+                _workers(root, model, config, rerank or Rerank(), impressions, mounts or {}, note, folder, on)
+                if config.workers
+                else _inline(root, model, config, rerank or Rerank(), impressions, mounts or {}, note)
+            )
+            was_interrupted = run_app(opened, sock, on_ready)
         finally:
-            slots.close()
             if impressions is not None:
                 impressions.close()
     counts = (impressions.appended, impressions.dropped) if impressions is not None else (0, 0)
@@ -97,7 +105,45 @@ def serve(
 def serve_app(app: AsgiApp, host: str, port: int, on_ready: Callable[[str], None] | None = None) -> bool:
     """Serve any ASGI application until SIGINT (True) or SIGTERM (False)."""
     with _listening(host, port) as sock:
-        return run_app(app, sock, on_ready)
+        return run_app(_opened(app), sock, on_ready)
+
+
+@contextlib.asynccontextmanager
+async def _opened(app: AsgiApp) -> AsyncIterator[Opened]:
+    yield Opened(app, {})
+
+
+@contextlib.asynccontextmanager
+async def _inline(
+    root: Path, model: str, config: Serve, rerank: Rerank, impressions: Impressions | None, mounts: Mapping[str, AsgiApp],
+    note: Callable[[str], None],
+) -> AsyncIterator[Opened]:  # fmt: skip
+    """The models in this process."""
+    dress = dressing(rerank, root)
+    slots = packaged(model, note) if is_source(model) else Slots(root, model, note, dress)
+    try:
+        openai = OpenAi(slots, config.max_body_bytes, engine_of, impressions, note)
+        app = App(slots, config, impressions, {**mounts, **openai.mounts}, note)
+        try:
+            yield Opened(app, app.hot())
+        finally:
+            openai.close()
+            app.close()
+    finally:
+        slots.close()
+
+
+@contextlib.asynccontextmanager
+async def _workers(
+    root: Path, model: str, config: Serve, rerank: Rerank, impressions: Impressions | None, mounts: Mapping[str, AsgiApp],
+    note: Callable[[str], None], folder: Path | None, on: str,
+) -> AsyncIterator[Opened]:  # fmt: skip
+    """The models in processes of their own."""
+    if is_source(model) or cards.read_card(cards.find(root, model)).family == "lm":
+        why = "what language models write together is one batch of one process"
+        raise ConfigError("a language model is not answered by workers", why=why, where="serve.workers", hint="leave it at 0")
+    async with opened(root, model, config, rerank, impressions, mounts, note, folder=folder, on=on) as front:
+        yield Opened(front, front.hot())
 
 
 def _listening(host: str, port: int) -> contextlib.closing[socket.socket]:
@@ -108,30 +154,25 @@ def _listening(host: str, port: int) -> contextlib.closing[socket.socket]:
     return contextlib.closing(listen(host, port))
 
 
-def run_app(
-    app: AsgiApp,
-    sock: socket.socket,
-    on_ready: Callable[[str], None] | None,
-    hot: Mapping[str, Route] | None = None,
-) -> bool:
-    """Run on a socket that listens until SIGINT (True) or SIGTERM (False); the address is told once requests are answered.
-
-    Parameters
-    ----------
-    hot : path → fast handler; all other paths are the application's.
-    """
+def run_app(opening: AbstractAsyncContextManager[Opened], sock: socket.socket, on_ready: Callable[[str], None] | None) -> bool:
+    """Run on a socket that listens until SIGINT (True) or SIGTERM (False); the address is told once requests are answered."""
     from gyral.serve.http1.server import new_loop
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.collect()
-    gc.freeze()  # what is loaded by now stays: a full collection of it stops requests for 50 ms
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(_run(app, sock, on_ready, hot))
+        return runner.run(_run(opening, sock, on_ready))
 
 
 async def _run(
-    app: AsgiApp, sock: socket.socket, on_ready: Callable[[str], None] | None, hot: Mapping[str, Route] | None
+    opening: AbstractAsyncContextManager[Opened], sock: socket.socket, on_ready: Callable[[str], None] | None
 ) -> bool:
+    async with opening as opened:
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: a full collection of it stops requests for 50 ms
+        return await _serve(opened, sock, on_ready)
+
+
+async def _serve(opened: Opened, sock: socket.socket, on_ready: Callable[[str], None] | None) -> bool:
     from gyral.serve.http1.server import Server
 
     loop = asyncio.get_running_loop()
@@ -146,7 +187,7 @@ async def _run(
         with contextlib.suppress(NotImplementedError, ValueError):  # not in the main thread, or not on this system
             loop.add_signal_handler(which, stop_by, which)
     host, port = sock.getsockname()[:2]
-    server = Server(app, hot)
+    server = Server(opened.app, opened.hot)
     try:
         await server.start(sock)
         if on_ready is not None:

@@ -21,11 +21,10 @@ from gyral.errors import GyralError, NotFound, ServeError
 from gyral.files import versions
 from gyral.model import card as cards
 from gyral.model.family import Servable
+from gyral.serve.wire import POPULARITY
 
 POLL_S = 0.1
 DEFAULT = "default"
-POPULARITY = "popularity"
-"""A slot that is always there: the baseline of the default slot's model."""
 
 
 class _Loaded(NamedTuple):

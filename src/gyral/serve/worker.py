@@ -184,7 +184,7 @@ class Worker:
             what, hint = f"version `{asked.version}` is not loaded here", f"`{self._using}` answers"
             self._say(failed(asked.id, 404, what, hint=hint), self._using)
             return
-        ask = Ask(asked.id, asked.path, asked.body, _seconds(asked.deadline_s), asked.version, asked.is_stream)
+        ask = Ask(asked.id, asked.path, asked.body, _seconds(asked.deadline_s), asked.version, asked.is_stream, asked.variant)
         held.asks.add(ask.id)
         self._of[ask.id] = held
         try:

@@ -33,7 +33,7 @@ class Arithmetic:
         parts = []
         asks, self.asks = self.asks[:64], self.asks[64:]
         for ask in asks:
-            number = json.loads(ask.body)["n"] if ask.path != "/blob" else 0
+            number = json.loads(ask.body).get("n", 0) if ask.path != "/blob" else 0
             if ask.path == "/add":
                 answer = json.dumps(
                     {"n": number + 1, "version": self.version, "pid": os.getpid(), "left_s": min(ask.deadline_s, 9e9)}
@@ -43,6 +43,10 @@ class Arithmetic:
                 parts.append(Part(ask.id, 200, ask.body[::-1], True, {}))
             elif ask.path == "/odd":
                 parts.append(Part(ask.id, 200, b"{}", True, {"path": pathlib.Path("/"), "large": "x" * number}))
+            elif ask.path == "/v1/model":
+                routes = {"/add": ['{"n": 1}', True], "/sleep": ['{"n": 1}', False], "/raise": ["", False]}
+                told = {"family": "arithmetic", "learned_until": None, "card": {}, "routes": routes, "recommends": False}
+                parts.append(Part(ask.id, 200, json.dumps(told).encode(), True, {}))
             elif ask.path == "/count":
                 self.counts[ask.id] = [0, number]
             elif ask.path == "/sleep":

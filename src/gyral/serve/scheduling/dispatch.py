@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from gyral.config.sections import DeviceTier
+from gyral.serve.scheduling.autoscale import capacity_of
 from gyral.serve.scheduling.batch import Dropped, Queue, Waiting
 from gyral.serve.scheduling.router import Choice, Router, Variant, Wish
 
@@ -186,6 +187,17 @@ class Dispatcher:
         for lane in self._lanes:
             lane.queue.expire(now, lane.quickest)
             self._collect(lane)
+
+    def choice(self) -> Choice | None:
+        """The last choice of the lane that most ask for; None before the first."""
+        made = [lane for lane in self._lanes if lane.choice is not None]
+        return max(made, key=lambda lane: lane.queue.rate).choice if made else None
+
+    def capacity(self) -> float:
+        """Requests a second that one worker answers in time with the variant that answers now."""
+        lane = max(self._lanes, key=lambda each: each.queue.rate)
+        chosen = lane.choice.variant if lane.choice is not None else None
+        return capacity_of(self.cost(chosen.name) if chosen is not None else lane.quickest, lane.tight_s())
 
     def done(self, variant: str, size: int, seconds: float) -> None:
         """Learn from a batch that was measured."""

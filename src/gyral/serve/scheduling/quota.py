@@ -33,12 +33,13 @@ class KeysFile(msgspec.Struct, forbid_unknown_fields=True):
 class Account:
     """A caller, what it may still spend, and how many of its requests are under way."""
 
-    __slots__ = ("_buckets", "caller", "under_way")
+    __slots__ = ("_buckets", "_is_bounded", "caller", "under_way")
 
     def __init__(self, caller: Caller, now: float) -> None:
         self.caller, self.under_way = caller, 0
         rates = (caller.requests_per_s, caller.tokens_per_s, caller.bytes_per_s)
         self._buckets = [Bucket(rate, rate * caller.burst_s, now) if rate else None for rate in rates]
+        self._is_bounded = any(rates)
 
     def begin(self, now: float) -> None:
         """Count a request as under way.
@@ -51,7 +52,7 @@ class Account:
         if caller.at_once and self.under_way >= caller.at_once:
             what = f"`{caller.name}` has {self.under_way:,} requests under way"
             raise Refused(429, what, hint=f"at most {caller.at_once:,} at once", headers=((b"retry-after", b"1"),))
-        for unit, bucket in zip(UNITS, self._buckets, strict=True):
+        for unit, bucket in zip(UNITS, self._buckets, strict=True) if self._is_bounded else ():
             if bucket is not None and (wait := bucket.wait_s(now)):
                 after = math.ceil(wait)
                 what = f"`{caller.name}` has spent its {unit} a second"
@@ -65,6 +66,8 @@ class Account:
 
     def spend(self, *, requests: float = 0, tokens: float = 0, size_bytes: float = 0) -> None:
         """Charge what is known by now; negative amounts are given back."""
+        if not self._is_bounded:
+            return
         for bucket, amount in zip(self._buckets, (requests, tokens, size_bytes), strict=True):
             if bucket is not None and amount:
                 bucket.spend(amount)

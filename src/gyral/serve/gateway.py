@@ -1,0 +1,277 @@
+"""Between routes and workers: who waits, who goes together, computed by which variant, and who is told that it is too late.
+
+A batch is what waits when a worker has nothing to do: nobody waits for a timer, and what came in one turn of the loop goes
+together. A worker has one batch at a time, so what a batch took is measured without anybody's waiting in it; the hop (some 50
+µs) is what two at a time would save, and is paid once a batch. Each slot has a queue of its own; workers go to them by turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from gyral.config.sections import DeviceTier
+from gyral.serve.engine import Ask, Part, failed
+from gyral.serve.pool import Pool
+from gyral.serve.scheduling.admission import Admission
+from gyral.serve.scheduling.dispatch import Dispatched, Dispatcher
+from gyral.serve.scheduling.router import Choice, Variant
+
+EXPIRE_S = 0.005
+"""How often those who wait are looked at while no worker is free."""
+OnPart = Callable[[Part], None]
+
+
+class Wanted(NamedTuple):
+    """One request.
+
+    Attributes
+    ----------
+    slot : which queue.
+    until : when an answer is worth nothing (monotonic seconds); inf: never.
+    key, priority, weight : whose it is, and what that is worth.
+    floor : least quality of the variant, 1 that of the first.
+    """
+
+    path: str
+    body: bytes
+    slot: str = ""
+    until: float = math.inf
+    key: str = ""
+    priority: int = 1
+    weight: float = 1.0
+    floor: float = -math.inf
+
+
+class Demand(NamedTuple):
+    """Requests a second, those that wait, and requests a second of one worker within their deadlines."""
+
+    rate: float
+    waiting: int
+    capacity: float
+
+
+class _Batch:
+    """What one worker has been given."""
+
+    __slots__ = ("began", "dispatcher", "is_whole", "left", "size", "variant")
+
+    def __init__(self, dispatcher: Dispatcher, variant: str, size: int, began: float) -> None:
+        self.dispatcher, self.variant, self.size, self.began = dispatcher, variant, size, began
+        self.left, self.is_whole = size, True
+
+
+class _Request:
+    """From being let in to the answer."""
+
+    __slots__ = ("batch", "on_part", "wanted")
+
+    def __init__(self, wanted: Wanted, on_part: OnPart) -> None:
+        self.wanted, self.on_part = wanted, on_part
+        self.batch: _Batch | None = None
+
+
+class Gateway:
+    """The queues before one pool.
+
+    Parameters
+    ----------
+    pool : made with `on_room=lambda: gateway.pump()`.
+    slots : slot → its variants; a variant's name is the one it has in the set of models that the workers hold.
+    tiers : classes of devices; workers are of `server`.
+    on_batch : told the variant, size and seconds of each batch that was measured.
+    """
+
+    def __init__(
+        self, pool: Pool, slots: Mapping[str, Sequence[Variant]], tiers: Mapping[str, DeviceTier], *, max_waiting: int = 8_192,
+        max_batch: int = 64, on_batch: Callable[[str, int, float], None] = lambda *_: None,
+        draw: Callable[[], float] = random.random,
+    ) -> None:  # fmt: skip
+        self._pool, self._tiers, self._max_waiting, self._draw, self._on_batch = pool, tiers, max_waiting, draw, on_batch
+        self._max_batch = max_batch
+        self._loop = asyncio.get_running_loop()
+        self._requests: dict[int, _Request] = {}
+        self._dispatchers: dict[str, Dispatcher] = {}
+        self._admissions: dict[str, Admission] = {}
+        self._turn: list[str] = []
+        self._next = 0
+        self._is_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.given_up = {"hopeless": 0, "crowded": 0}
+        self.use(slots)
+
+    def use(self, slots: Mapping[str, Sequence[Variant]]) -> None:
+        """Have other variants answer; who waits keeps waiting, and a slot that is gone refuses who waits for it."""
+        waiting = [(id, each) for id, each in self._requests.items() if each.batch is None]
+        workers = max(1, self._pool.num_ready)
+        for name, variants in slots.items():
+            variants = [each._replace(max_batch=self._max_batch) for each in variants]
+            dispatcher = Dispatcher(variants, self._tiers, workers=workers, max_waiting=self._max_waiting)
+            self._dispatchers[name] = dispatcher
+            self._admissions[name] = Admission(dispatcher, self._draw)
+        for name in [name for name in self._dispatchers if name not in slots]:
+            del self._dispatchers[name], self._admissions[name]
+        self._turn = list(self._dispatchers)
+        now = time.monotonic()
+        for id, each in waiting:
+            wanted, dispatcher_ = each.wanted, self._dispatchers.get(each.wanted.slot)
+            more = {"priority": wanted.priority, "weight": wanted.weight, "floor": wanted.floor}
+            if dispatcher_ is None or not dispatcher_.push(id, wanted.until, now, wanted.key, **more):  # type: ignore[arg-type]
+                self._end(id, failed(id, 503, "the models here have changed", hint="ask again"))
+        self.pump()
+
+    def ask(self, wanted: Wanted, on_part: OnPart) -> int:
+        """Let a request wait for its turn; its number, for `cancel`. `on_part` is called once, on the loop.
+
+        Raises
+        ------
+        Refused : 503 when too many wait, 504 when no answer could be in time, 400 when no variant is as good as the floor.
+        """
+        self._next = id = self._next + 1
+        now = time.monotonic()
+        refusal = self._admissions[wanted.slot].offer(
+            id, wanted.until, now, wanted.key, priority=wanted.priority, weight=wanted.weight, floor=wanted.floor
+        )
+        if refusal is not None:
+            raise refusal.raised()
+        self._requests[id] = _Request(wanted, on_part)
+        self.pump()
+        return id
+
+    def cancel(self, id: int) -> None:
+        """Nobody waits for it any more; `on_part` is not called."""
+        request = self._requests.pop(id, None)
+        if request is None:
+            return
+        if request.batch is None:
+            dispatcher = self._dispatchers.get(request.wanted.slot)
+            if dispatcher is not None:
+                dispatcher.cancel(id)
+            return
+        self._pool.cancel(id)
+        request.batch.is_whole = False
+        self._counted(request.batch)
+
+    def pump(self) -> None:
+        """Look, at the end of this turn of the loop, whether a worker can be given something."""
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._pump)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a worker."""
+        return sum(len(each) for each in self._dispatchers.values())
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have no answer yet."""
+        return len(self._requests)
+
+    def refused(self) -> dict[str, int]:
+        """Why requests were not let in, and how many."""
+        total = {"full": 0, "hopeless": 0, "late": 0}
+        for admission in self._admissions.values():
+            for why, count in admission.refused.items():
+                total[why] += count
+        return total
+
+    def choices(self) -> dict[str, Choice]:
+        """What was chosen last for each slot, and why."""
+        found = {}
+        for name, dispatcher in self._dispatchers.items():
+            choice = dispatcher.choice()
+            if choice is not None:
+                found[name] = choice
+        return found
+
+    def demand(self) -> Demand:
+        """What comes, what waits, and what one worker carries of it."""
+        rate = sum(each.rate for each in self._dispatchers.values())
+        busiest = max(self._dispatchers.values(), key=lambda each: each.rate)
+        return Demand(rate, self.waiting, busiest.capacity())
+
+    def close(self) -> None:
+        """Refuse who still waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for id in list(self._requests):
+            self._end(id, failed(id, 503, "the server is being stopped", hint="ask again"))
+
+    def _pump(self) -> None:
+        self._is_due = False
+        now = time.monotonic()
+        workers = self._pool.num_ready
+        idle_turns = 0
+        while self._pool.is_idle and idle_turns < len(self._turn):
+            slot = self._turn[0]
+            self._turn.append(self._turn.pop(0))
+            dispatcher = self._dispatchers[slot]
+            if workers and workers != dispatcher.workers:
+                dispatcher.set_workers(workers)
+            found = dispatcher.take(now)
+            self._given_up(dispatcher)
+            if found is None:
+                idle_turns += 1
+                continue
+            idle_turns = 0
+            self._give(dispatcher, found, now)
+        if self._timer is None and self.waiting:
+            self._timer = self._loop.call_later(EXPIRE_S, self._expire)
+
+    def _give(self, dispatcher: Dispatcher, found: Dispatched, now: float) -> None:
+        variant = found.variant.name
+        batch = _Batch(dispatcher, variant, len(found.requests), now)
+        asks = []
+        for each in found.requests:
+            request = self._requests[each.id]
+            request.batch = batch
+            wanted = request.wanted
+            asks.append(Ask(each.id, wanted.path, wanted.body, wanted.until - now, "", False, variant))
+        self._pool.ask_together(asks, self._heard)
+
+    def _heard(self, part: Part) -> None:
+        request = self._requests.get(part.id)
+        if request is None or request.batch is None:
+            return
+        batch = request.batch
+        if part.status >= 500:
+            batch.is_whole = False
+        self._end(part.id, part)
+        self._counted(batch)
+
+    def _counted(self, batch: _Batch) -> None:
+        """One of a batch is answered or gone; with the last one it is measured."""
+        batch.left -= 1
+        if batch.left:
+            return
+        if batch.is_whole:
+            seconds = time.monotonic() - batch.began
+            batch.dispatcher.done(batch.variant, batch.size, seconds)
+            self._on_batch(batch.variant, batch.size, seconds)
+        self.pump()
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        for dispatcher in list(self._dispatchers.values()):
+            dispatcher.expire(now)
+            self._given_up(dispatcher)
+        if self.waiting:
+            self._timer = self._loop.call_later(EXPIRE_S, self._expire)
+
+    def _given_up(self, dispatcher: Dispatcher) -> None:
+        dropped, dispatcher.dropped = dispatcher.dropped, []
+        for one, why in dropped:
+            self.given_up[why] += 1
+            told = "the deadline passed" if why == "hopeless" else "there is more to do than can be done in this time"
+            self._end(one.id, failed(one.id, 504, told, hint="allow more time (`x-deadline-ms`), or ask less"))
+
+    def _end(self, id: int, part: Part) -> None:
+        request = self._requests.pop(id, None)
+        if request is not None:
+            request.on_part(part)

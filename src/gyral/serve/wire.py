@@ -1,0 +1,29 @@
+"""What is asked of a recommender over HTTP, by whoever answers it: this process, or a worker of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+RECOMMEND = "/v1/recommend"
+MODEL = "/v1/model"
+POPULARITY = "popularity"
+"""A slot that is always there: the baseline of the default slot's model."""
+
+
+class Context(msgspec.Struct):
+    """What is known at the moment of the request; anything else in it is ignored."""
+
+    country: Annotated[str, Meta(max_length=256)] | None = None
+    recent: Annotated[list[Annotated[str, Meta(max_length=1024)]], Meta(max_length=1_000)] = []
+
+
+class Recommend(msgspec.Struct):
+    """Body of `POST /v1/recommend`."""
+
+    subject: Annotated[str, Meta(max_length=1024)]
+    k: Annotated[int, Meta(ge=1)] = 10
+    context: Context | None = None
+    model: Annotated[str, Meta(max_length=256)] | None = None
