@@ -21,6 +21,8 @@ from types import SimpleNamespace
 
 FORKER = "GYRAL_TESTS_FORKER"
 """Names the socket to those who run below it."""
+STARTED = "GYRAL_TESTS_START_RANKS"
+"""In the environment of a verb: its ranks are started as ever, not forked."""
 RANK = ["-m", "gyral.train.rank"]
 LOADED = [
     "gyral.cli",
@@ -122,7 +124,7 @@ def child(words, environment, folder, streams):
     from gyral.engine import ranks
 
     importlib.reload(faults)  # reads the environment when it is imported
-    if "GYRAL_TESTS_START_RANKS" not in environment:
+    if STARTED not in environment:
         ranks.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": popen})
     try:
         if words[0] == "-m":

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from . import forker as forking
 
+STARTED = {forking.STARTED: "1"}
 SHIM = """#!{python} -IS
 import sys
 sys.path.insert(0, {folder!r})
