@@ -38,10 +38,10 @@ LOADED = [
 class Forked:
     """A process that the forker has made for this one: what `subprocess.Popen` can do."""
 
-    def __init__(self, path, words, environment, streams):
+    def __init__(self, path, words, environment, streams, folder=None):
         self._link = socket.socket(socket.AF_UNIX)
         self._link.connect(path)
-        text = json.dumps({"words": words, "environment": dict(environment), "folder": os.getcwd()}).encode()
+        text = json.dumps({"words": words, "environment": dict(environment), "folder": str(folder or os.getcwd())}).encode()
         socket.send_fds(self._link, [len(text).to_bytes(4, "big")], streams)
         self._link.sendall(text)
         self.args, self.pid, self.returncode = words, int(self._line()), None

@@ -46,13 +46,13 @@ def _close(process, folder):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def python(*words, timeout=240, **environment):
+def python(*words, timeout=240, folder=None, **environment):
     """`python -P WORDS`, a script or a module, to its end: told as `subprocess.run` does, which says what `timeout` does."""
     words = [str(word) for word in words]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, open(os.devnull) as nothing:
         streams = [nothing.fileno(), out.fileno(), err.fileno()]
         path = forker()
-        process = forking.Forked(path, words, {**os.environ, **environment}, streams)
+        process = forking.Forked(path, words, {**os.environ, **environment}, streams, folder)
         try:
             code = process.wait(timeout)
         except BaseException:
@@ -64,9 +64,9 @@ def python(*words, timeout=240, **environment):
         return subprocess.CompletedProcess(words, code, out.read(), err.read())
 
 
-def gyral(*words, timeout=240, **environment):
+def gyral(*words, **more):
     """`gyral WORDS` to its end, in the same way."""
-    return python("-m", "gyral", *words, timeout=timeout, **environment)
+    return python("-m", "gyral", *words, **more)
 
 
 def result(*words, **environment):
