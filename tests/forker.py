@@ -100,7 +100,8 @@ def popen(command, **options):
 
 def shim(path):
     """Stand for `gyral` where a shell starts it: its words, folder, environment and streams; signals are handed on."""
-    process = Forked(path, ["-m", "gyral", *sys.argv[1:]], os.environ, [0, 1, 2])
+    environment = {**os.environ, FORKER: path}
+    process = Forked(path, ["-m", "gyral", *sys.argv[1:]], environment, [0, 1, 2])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: process.send_signal(number))
     code = process.wait()
