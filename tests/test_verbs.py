@@ -32,6 +32,7 @@ def test_one_that_takes_too_long_is_ended_and_its_answer_is_not_that_of_the_next
     assert gyral("--version").returncode == 0
 
 
+@pytest.mark.timeout(100)
 def test_a_shell_finds_it_on_its_path_with_its_folder_streams_codes_and_signals(tmp_path):
     (tmp_path / "bin").mkdir()
     environment = {**os.environ, "PATH": f"{command(tmp_path / 'bin')}:{os.environ['PATH']}"}
@@ -39,11 +40,15 @@ def test_a_shell_finds_it_on_its_path_with_its_folder_streams_codes_and_signals(
     done = subprocess.run(["bash", "-c", lines], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["gyral", "1"] and done.returncode == 1 and "error: " in done.stderr
     assert "no dataset `nothing`" in (tmp_path / "told").read_text()
-    words = ["gyral", "ingest", "--listen", "127.0.0.1:0"]
-    with subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as listening:
-        assert "127.0.0.1:" in listening.stderr.readline()
+    words = [tmp_path / "bin" / "gyral", "ingest", "--listen", "127.0.0.1:0"]
+    listening = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        assert b"http://127.0.0.1:" in listening.stdout.readline() and (tmp_path / "runs").exists()
         listening.terminate()
-        assert listening.wait(30) == 0 and (tmp_path / "runs").exists()
+        assert listening.wait(30) == 0
+    finally:
+        listening.kill()
+        listening.communicate()
 
 
 def test_a_rank_has_its_words_place_and_log_and_its_end_is_told(tmp_path):
