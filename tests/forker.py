@@ -119,6 +119,7 @@ def child(words, environment, folder, streams):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    sys.path[:0] = [os.path.abspath(each) for each in environment.get("PYTHONPATH", "").split(os.pathsep) if each]
     if "PYTHONUNBUFFERED" in environment:
         sys.stdout.reconfigure(write_through=True)
     from gyral import faults

@@ -51,13 +51,14 @@ def test_a_shell_finds_it_on_its_path_with_its_folder_streams_codes_and_signals(
         listening.communicate()
 
 
-def test_a_rank_has_its_words_place_and_log_and_its_end_is_told(tmp_path):
+def test_a_rank_has_its_words_place_and_log_and_its_end_is_told(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("told = 'mine'")
+    lines = ["import mine, os, sys, time", "print(mine.told, sys.argv[1:], os.environ['RANK'])"]
     script = tmp_path / "rank.py"
-    script.write_text(
-        "import os, sys, time\nprint(sys.argv[1:], os.environ['RANK'])\nsys.exit(3) if sys.argv[1] else time.sleep(99)"
-    )
+    script.write_text("\n".join([*lines, "sys.exit(3) if sys.argv[1] else time.sleep(99)"]))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     ended = start([script, "a", 1], tmp_path / "0.log", {"RANK": "0"})
-    assert ended.wait(30) == ended.poll() == 3 and (tmp_path / "0.log").read_text() == "['a', '1'] 0\n"
+    assert ended.wait(30) == ended.poll() == 3 and (tmp_path / "0.log").read_text() == "mine ['a', '1'] 0\n"
     stays = start([script, ""], tmp_path / "1.log", {"RANK": "1"})
     with pytest.raises(subprocess.TimeoutExpired):
         stays.wait(0.1)
