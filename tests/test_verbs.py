@@ -48,7 +48,8 @@ def test_a_shell_finds_it_on_its_path_with_its_folder_streams_codes_and_signals(
         assert listening.wait(30) == 0
     finally:
         listening.kill()
-        listening.communicate()
+        listening.wait()
+        listening.stdout.close()
 
 
 def test_a_rank_has_its_words_place_and_log_and_its_end_is_told(tmp_path, monkeypatch):
