@@ -179,8 +179,8 @@ def serve(path):
     print("ready", flush=True)
     while True:
         for key, _ in events.select():
-            if key.fileobj is sys.stdin:
-                return
+            if key.fileobj is sys.stdin:  # who started it has ended, and may not have had the time to end the others
+                os.killpg(os.getpgid(0), signal.SIGKILL)
             if key.fileobj is listener:
                 link, _ = listener.accept()
                 asked, streams = request(link)
