@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import hypothesis
@@ -15,6 +16,19 @@ hypothesis.settings.register_profile("gyral", deadline=None)  # the first call o
 hypothesis.settings.load_profile("gyral")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+SLOW = 20
+"""A test marked slow takes as long as so many others."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Files that take long are begun first, so that no worker is busy with one when the others have nothing left to do."""
+    costs = Counter()
+    for item in items:
+        costs[item.path] += SLOW if item.get_closest_marker("slow") else 1
+    items.sort(key=lambda item: (-costs[item.path], item.path))
 
 
 @pytest.fixture(autouse=True)

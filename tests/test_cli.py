@@ -18,6 +18,8 @@ from gyral.errors import OPTIONAL
 from gyral.lake.table import Lake
 from gyral.run import Run, numbers
 
+from . import verbs
+
 MAPPED = ["--map", "subject=user,object=item,time=at"]
 VERBS = ["loop", "ingest", "curate", "train", "compress", "serve", "show", "eval", "doctor", "dash"]
 
@@ -25,6 +27,11 @@ VERBS = ["loop", "ingest", "curate", "train", "compress", "serve", "show", "eval
 def gyral(*args, cwd=None, env=None):
     command = [sys.executable, "-m", "gyral", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=env)
+
+
+def forked(*args, cwd=None):
+    """The same, without what loading it costs: for what is asked many times."""
+    return verbs.gyral(*args, folder=cwd)
 
 
 def last_json(done):
@@ -76,7 +83,7 @@ def test_mistakes_are_told_with_what_to_do(tmp_path, args, code, what, hint):
     (tmp_path / "empty.csv").write_text("")
     if args[0] == "loop" and "--map" not in args and "--turns" in args and "9" in args:
         args = [*args, *MAPPED]
-    done = gyral(*args, cwd=tmp_path)
+    done = forked(*args, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert done.stdout == "" and "Traceback" not in done.stderr
     error = done.stderr[done.stderr.index("error:") :]
@@ -113,12 +120,12 @@ def test_every_verb_runs_alone_one_after_the_other(tmp_path, small_shop, retail)
 
 def test_why_tells_rule_and_row(tmp_path):
     (tmp_path / "x.csv").write_text("subject,object,event_time\nu,i,2020-01-01\nu,i,2020-01-01\n")
-    gyral("ingest", "--source", "x.csv", cwd=tmp_path)
-    gyral("curate", "x", cwd=tmp_path)
+    forked("ingest", "--source", "x.csv", cwd=tmp_path)
+    forked("curate", "x", cwd=tmp_path)
     ids = Lake(tmp_path).snapshot("events").read(["event_id"])["event_id"].to_pylist()
-    told = [last_json(gyral("show", "x", "--why", each, "--json", cwd=tmp_path)) for each in ids]
+    told = [last_json(forked("show", "x", "--why", each, "--json", cwd=tmp_path)) for each in ids]
     assert [(each["kept"], each["reason"]) for each in told] == [(True, None), (False, "duplicate")]
-    assert "dropped: duplicate" in gyral("show", "x", "--why", ids[1], cwd=tmp_path).stdout
+    assert "dropped: duplicate" in forked("show", "x", "--why", ids[1], cwd=tmp_path).stdout
 
 
 @pytest.mark.parametrize(
@@ -145,30 +152,30 @@ def test_doctor_names_the_loop_that_was_killed_and_not_its_child(tmp_path):
         record = tmp_path / "runs" / str(number) / "lineage.json"
         told = {**json.loads(record.read_text()), "status": "running", "pid": 2**22 - 3, "pid_started": "1", "command": command}
         record.write_text(json.dumps(told))
-    found = next(each for each in last_json(gyral("doctor", "--json", cwd=tmp_path))["findings"] if each["check"] == "runs")
+    found = next(each for each in last_json(forked("doctor", "--json", cwd=tmp_path))["findings"] if each["check"] == "runs")
     assert found["hint"] == "run 1 was killed; continue with `gyral loop --source x --resume 1`"
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "inputs.json", "card.json"])
 def test_doctor_finds_a_damaged_model_and_dataset(shop, file):
-    found = {each["check"]: each for each in json.loads(gyral("doctor", "--json", "--root", shop.root).stdout)["findings"]}
+    found = {each["check"]: each for each in json.loads(forked("doctor", "--json", "--root", shop.root).stdout)["findings"]}
     assert {found[name]["state"] for name in ("lake", "datasets", "models")} == {"ok"}
     (shop.root / "models" / "shop@1" / file).write_bytes(b"{damaged")
     shard = next((shop.root / "datasets/shop@1/shards").iterdir())
     shard.write_bytes(b"damaged")
-    done = gyral("doctor", "--json", "--root", shop.root)
+    done = forked("doctor", "--json", "--root", shop.root)
     assert done.returncode == 1
     found = {each["check"]: each for each in json.loads(done.stdout)["findings"]}
     assert {found[name]["state"] for name in ("datasets", "models")} == {"bad"} and found["models"]["hint"]
     for verb in (["serve", "shop@1"], ["compress", "shop"], ["eval", "shop@1", "--dataset", "shop"]):
-        done = gyral(*verb, "--root", shop.root)
+        done = forked(*verb, "--root", shop.root)
         assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
         assert "cannot be read" in done.stderr or "is not what was written" in done.stderr
 
 
 def test_doctor_finds_what_is_broken(tmp_path):
     (tmp_path / "gyral.toml").write_text("[train]\nsed = 1\n")
-    done = gyral("doctor", cwd=tmp_path)
+    done = forked("doctor", cwd=tmp_path)
     assert done.returncode == 1 and "did you mean `seed`?" in done.stdout
 
 
@@ -199,12 +206,12 @@ def test_a_verb_stopped_in_the_middle_leaves_everything_readable_and_the_rerun_c
         pytest.skip("it was faster than the signal")
     if how == signal.SIGINT:
         assert child.returncode == 130 and "continue with `gyral" in told.decode() and "Traceback" not in told.decode()
-    shown = last_json(gyral("show", "--json", "--root", tmp_path / "p"))
+    shown = last_json(forked("show", "--json", "--root", tmp_path / "p"))
     # "done": the signal met the process between its last record and its end
     assert shown["runs"][-1]["status"] in (("interrupted" if how == signal.SIGINT else "killed"), "done")
     args = [word.replace("10m", "1s") for word in args]
-    last_json(gyral(*args, "--json", "--root", tmp_path / "p"))
-    lake = last_json(gyral("show", "lake", "--json", "--root", tmp_path / "p"))["tables"]["events"]
+    last_json(forked(*args, "--json", "--root", tmp_path / "p"))
+    lake = last_json(forked("show", "lake", "--json", "--root", tmp_path / "p"))["tables"]["events"]
     assert lake["rows"] == (120_000 if verb == "ingest" else 60_000)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -36,10 +37,7 @@ def gyral(root, *words):
     return subprocess.run([sys.executable, "-m", "gyral", *words, "--root", str(root)], capture_output=True, text=True)
 
 
-@pytest.fixture
-def source(tmp_path):
-    """A shop of 40 customers, one of whom has a name that is found nowhere by chance."""
-    path = tmp_path / "shop.csv"
+def write_rows(path):
     rows = ["subject,object,event_time,note"]
     for number in range(1_200):
         who = WHO if number % 40 == 7 else f"c{number % 40}"
@@ -50,12 +48,25 @@ def source(tmp_path):
 
 
 @pytest.fixture
-def shop(tmp_path, source):
-    root = tmp_path / "project"
+def source(tmp_path):
+    """A shop of 40 customers, one of whom has a name that is found nowhere by chance."""
+    return write_rows(tmp_path / "shop.csv")
+
+
+@pytest.fixture(scope="module")
+def first_shop(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("first")
+    source, root = write_rows(folder / "shop.csv"), folder / "project"
     for line in (f"ingest --source {source}", "curate shop", "train shop --budget 1s", "compress shop"):
         done = gyral(root, *line.split())
         assert done.returncode == 0, done.stderr
     return root
+
+
+@pytest.fixture
+def shop(first_shop, tmp_path):
+    """A project that was made of it."""
+    return shutil.copytree(first_shop, tmp_path / "project")
 
 
 def test_nothing_of_somebody_who_was_erased_is_left_and_nothing_of_others_is_lost(shop, source):

@@ -1,12 +1,13 @@
 """What tests call instead of the command line is the command line: exit codes, both streams, the environment, a limit."""
 
 import json
+import os
 import signal
 import subprocess
 
 import pytest
 
-from .verbs import gyral, result
+from .verbs import command, gyral, result, start
 
 
 def test_it_answers_as_the_command_line_does(tmp_path):
@@ -29,3 +30,39 @@ def test_one_that_takes_too_long_is_ended_and_its_answer_is_not_that_of_the_next
     with pytest.raises(subprocess.TimeoutExpired):
         gyral("ingest", "--listen", "127.0.0.1:0", "--root", tmp_path, timeout=0.5)
     assert gyral("--version").returncode == 0
+
+
+@pytest.mark.timeout(100)
+def test_a_shell_finds_it_on_its_path_with_its_folder_streams_codes_and_signals(tmp_path):
+    (tmp_path / "bin").mkdir()
+    environment = {**os.environ, "PATH": f"{command(tmp_path / 'bin')}:{os.environ['PATH']}"}
+    lines = "gyral --version | cut -c1-5; gyral train nothing 2>told || echo $?; gyral curate nothing"
+    done = subprocess.run(["bash", "-c", lines], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["gyral", "1"] and done.returncode == 1 and "error: " in done.stderr
+    assert "no dataset `nothing`" in (tmp_path / "told").read_text()
+    words = [tmp_path / "bin" / "gyral", "ingest", "--listen", "127.0.0.1:0"]
+    listening = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        assert b"http://127.0.0.1:" in listening.stdout.readline() and (tmp_path / "runs").exists()
+        listening.terminate()
+        assert listening.wait(30) == 0
+    finally:
+        listening.kill()
+        listening.wait()
+        listening.stdout.close()
+
+
+def test_a_rank_has_its_words_place_and_log_and_its_end_is_told(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("told = 'mine'")
+    lines = ["import mine, os, sys, time", "print(mine.told, sys.argv[1:], os.environ['RANK'])"]
+    script = tmp_path / "rank.py"
+    script.write_text("\n".join([*lines, "sys.exit(3) if sys.argv[1] else time.sleep(99)"]))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    ended = start([script, "a", 1], tmp_path / "0.log", {"RANK": "0"})
+    assert ended.wait(30) == ended.poll() == 3 and (tmp_path / "0.log").read_text() == "mine ['a', '1'] 0\n"
+    stays = start([script, ""], tmp_path / "1.log", {"RANK": "1"})
+    with pytest.raises(subprocess.TimeoutExpired):
+        stays.wait(0.1)
+    assert stays.poll() is None
+    os.kill(stays.pid, signal.SIGKILL)
+    assert stays.wait(30) == -signal.SIGKILL

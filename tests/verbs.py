@@ -1,9 +1,9 @@
-"""The command line for tests of whole trainings, in processes forked from one that has loaded torch: see `forker.py`."""
+"""The command line and ranks for tests of whole trainings, forked from a process that has loaded torch: see `forker.py`."""
 
 import atexit
 import json
 import os
-import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,44 +11,62 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from . import forker as forking
+
+STARTED = {forking.STARTED: "1"}
+SHIM = """#!{python} -IS
+import sys
+sys.path.insert(0, {folder!r})
+import forker
+forker.shim({path!r})
+"""
+
 
 @cache
-def _forker():
+def forker():
+    """The socket of the forker of this process; what runs below finds it in the environment."""
+    folder = tempfile.mkdtemp(prefix="gyral-forker-")
+    path = os.path.join(folder, "socket")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
     process = subprocess.Popen(
-        [sys.executable, "-P", str(Path(__file__).with_name("forker.py"))],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment, start_new_session=True,
+        [sys.executable, "-P", forking.__file__, path],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True,
     )  # fmt: skip
-    atexit.register(_close, process)
+    atexit.register(_close, process, folder)
     assert process.stdout.readline() == "ready\n"
-    return process
+    os.environ[forking.FORKER] = path
+    return path
 
 
-def _close(process):
+def _close(process, folder):
     """End it and what it forked; it may have ended."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def gyral(*words, timeout=240, **environment):
-    """`gyral WORDS` to its end, told as `subprocess.run` does, which also says what `timeout` does."""
-    forker = _forker()
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        out.touch()
-        err.touch()
-        asked = {"words": [str(word) for word in words], "environment": {**os.environ, **environment}}
+def python(*words, timeout=240, folder=None, **environment):
+    """`python -P WORDS`, a script or a module, to its end: told as `subprocess.run` does, which says what `timeout` does."""
+    words = [str(word) for word in words]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, open(os.devnull) as nothing:
+        streams = [nothing.fileno(), out.fileno(), err.fileno()]
+        path = forker()
+        process = forking.Forked(path, words, {**os.environ, **environment}, streams, folder)
         try:
-            forker.stdin.write(json.dumps({**asked, "out": str(out), "err": str(err)}) + "\n")
-            if not select.select([forker.stdout], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired(words, timeout, out.read_text(), err.read_text())
-            code = int(forker.stdout.readline())
-        except BaseException:  # its answer would be taken for that to the next request
-            _close(forker)
-            _forker.cache_clear()
+            code = process.wait(timeout)
+        except BaseException:
+            process.kill()
+            process.wait()
             raise
-        return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(words, code, out.read(), err.read())
+
+
+def gyral(*words, **more):
+    """`gyral WORDS` to its end, in the same way."""
+    return python("-m", "gyral", *words, **more)
 
 
 def result(*words, **environment):
@@ -56,3 +74,17 @@ def result(*words, **environment):
     done = gyral(*words, "--json", **environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def start(command, log, environment, sockets=(), before=None):
+    """A rank for `ranks.launch(…, start=start)`."""
+    forker()
+    return forking.started(command, log, environment, sockets, before)
+
+
+def command(folder):
+    """Make a `gyral` in a folder, for shells that have that on their path: it is forked, too."""
+    path = Path(folder, "gyral")
+    path.write_text(SHIM.format(python=sys.executable, folder=str(Path(__file__).parent), path=forker()))
+    path.chmod(0o755)
+    return folder

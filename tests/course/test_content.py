@@ -2,14 +2,14 @@
 
 import json
 import random
-import subprocess
-import sys
 
 import pyarrow.parquet as pq
 import pytest
 
 from gyral.course.content import slices_of
 from gyral.lake.table import Lake
+
+from .. import verbs
 
 WORDS = [
     "gyre",
@@ -51,10 +51,7 @@ def looped(tmp_path_factory):
     for number in range(60):
         (pages / f"p{number}.txt").write_text(a_page(number))
     sets = [word for each in SMALL for word in ("--set", each)]
-    command = [sys.executable, "-P", "-m", "gyral", "loop", "--family", "lm", "--source", str(pages), "--turns", "2", *sets]
-    done = subprocess.run([*command, "--root", str(root), "--json"], capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    return root, json.loads(done.stdout.splitlines()[-1])
+    return root, verbs.result("loop", "--family", "lm", "--source", pages, "--turns", 2, *sets, "--root", root)
 
 
 def test_the_model_that_goes_on_learning_foretells_better(looped):

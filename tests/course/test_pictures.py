@@ -1,13 +1,11 @@
 """The loop over pictures and captions, as a process: which of the new pictures is a caption of?"""
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from gyral.lake.table import Lake
+
+from .. import verbs
 
 cv2 = pytest.importorskip("cv2")
 COLOURS = {
@@ -58,23 +56,8 @@ def test_new_pictures_are_found_by_words_and_what_was_chosen_becomes_a_caption(t
                     f"{colour} {form} {'small' if size == 6 else 'large' if size == 12 else ''}"
                 )
     sets = [word for each in SETS for word in ("--set", each)]
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "gyral",
-        "loop",
-        "--family",
-        "vision",
-        "--source",
-        str(folder),
-        "--turns",
-        "2",
-        *sets,
-    ]
-    done = subprocess.run([*command, "--root", str(tmp_path), "--json"], capture_output=True, text=True, timeout=290)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    words = ["loop", "--family", "vision", "--source", folder, "--turns", 2, *sets, "--root", tmp_path]
+    result = verbs.result(*words, timeout=290)
     last = result["turns"][-1]
     assert last["metric"] == "r_at_1" and last["baseline"] == "chance" and last["num_asked"] >= 15
     assert last["scores"]["looped"] > 3 * last["scores"]["chance"]
@@ -93,8 +76,7 @@ def test_pictures_that_nobody_can_be_asked_about_are_told_before_anything_is_lea
 
     def looped(*more):
         sets = [word for each in (*SETS, *more) for word in ("--set", each)]
-        words = ["loop", "--family", "vision", "--source", str(folder), "--turns", "2", *sets, "--root", str(tmp_path)]
-        return subprocess.run([sys.executable, "-P", "-m", "gyral", *words], capture_output=True, text=True, timeout=200)
+        return verbs.gyral("loop", "--family", "vision", "--source", folder, "--turns", 2, *sets, "--root", tmp_path)
 
     done = looped()
     assert done.returncode == 1 and "`shapes` has no captions, by which a loop could ask" in done.stderr, done.stderr

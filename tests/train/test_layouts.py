@@ -4,14 +4,15 @@ Each loader begins with a model of another seed, so a tensor that was not loaded
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-WORKER = Path(__file__).with_name("layouts_worker.py")
+from gyral.engine import ranks
+
+from .. import verbs
+
+WORKER = str(Path(__file__).with_name("layouts_worker.py"))
 TWO = ["alone", "data2", "shard2", "tensor2", "pipeline2", "interleaved2"]
 FOUR = ["shard4", "shard2-tensor2", "data2-shard2", "pipeline2-tensor2"]
 TABLES = ["bag", "whole", "rows", "columns", "tables"]
@@ -19,19 +20,7 @@ TABLES = ["bag", "whole", "rows", "columns", "tables"]
 
 def launch(folder, name, count, *jobs):
     """Some ranks of the worker to their end; what the first one wrote of each job."""
-    environment = {**os.environ, "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0", "NAME": name}
-    logs = [folder / f"{name}-{rank}.log" for rank in range(count)]
-    ranks = []
-    for rank, log in enumerate(logs):
-        with open(log, "wb") as file:
-            command = [sys.executable, "-P", str(WORKER), str(folder), json.dumps(jobs)]
-            ranks.append(subprocess.Popen(command, env={**environment, "RANK": str(rank)}, stdout=file, stderr=file))
-    try:
-        assert [rank.wait(900) for rank in ranks] == [0] * count, "\n".join(log.read_text()[-1500:] for log in logs)
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
+    ranks.launch([WORKER, str(folder), json.dumps(jobs)], count, folder, {"NAME": name}, start=verbs.start)
     return json.loads((folder / f"{name}.json").read_text())
 
 

@@ -1,9 +1,6 @@
 """The family `vision` from a folder of pictures: the same losses by one process and by two, and a model that answers."""
 
 import json
-import os
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -15,7 +12,7 @@ from gyral.lake import dataset as datasets
 from gyral.model.picture_rows import Rows
 from gyral.train.open_vision import contrastive, masked, read, split
 
-from ..verbs import gyral
+from .. import verbs
 
 COLOURS = {"red": (0, 0, 220), "blue": (220, 0, 0), "green": (0, 180, 0), "grey": (120, 120, 120)}
 GERMAN = {"red": "Roter", "blue": "Blauer", "green": "Grüner", "grey": "Grauer"}
@@ -39,7 +36,7 @@ def drawing(colour, shape, place, noise):
 
 
 def run(*words, timeout=240):
-    return gyral(*words, timeout=timeout)
+    return verbs.gyral(*words, timeout=timeout)
 
 
 @pytest.fixture(scope="module")
@@ -118,22 +115,21 @@ if world > 1:
 
 
 def test_two_ranks_learn_what_one_learns_in_every_task(project, tmp_path):
-    runs = json.dumps({name: [*SIZES, *sets] for name, sets in RUNS.items()})
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
+    script, runs = tmp_path / "rank.py", json.dumps({name: [*SIZES, *sets] for name, sets in RUNS.items()})
+    script.write_text(RANK)
+    logs = [tmp_path / f"{number}.log" for number in range(3)]
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(project), runs, world, rank, str(tmp_path / "meet")],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        )
-        for world, rank in (("1", "0"), ("2", "0"), ("2", "1"))
-    ]  # fmt: skip
+        verbs.start([script, project, runs, world, rank, tmp_path / "meet"], log, {})
+        for log, (world, rank) in zip(logs, ((1, 0), (2, 0), (2, 1)), strict=True)
+    ]
     try:
-        told = [process.communicate(timeout=200) for process in started]
+        codes = [process.wait(200) for process in started]
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [0, 0, 0], told
-    alone, *ranks = (json.loads(out.splitlines()[-1]) for out, _ in told)
+    told = [log.read_text() for log in logs]
+    assert codes == [0, 0, 0], told
+    alone, *ranks = (json.loads(text.splitlines()[-1]) for text in told)
     for name, one in alone.items():
         assert len(one["losses"]) == 12 and one["losses"][-1] < one["losses"][0], name
         for rank in ranks:

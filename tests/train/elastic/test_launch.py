@@ -20,7 +20,7 @@ SIZES = ["lm.depth=1", "lm.width=32", "lm.length=32", "train.batch=8", "train.st
 
 
 def gyral(root, *words):
-    return verbs.gyral(*words, "--root", root, timeout=290)
+    return verbs.gyral(*words, "--root", root, timeout=290, **verbs.STARTED)  # the ranks have command lines of their own
 
 
 def trained(root, parallel, *words):

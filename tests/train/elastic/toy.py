@@ -33,7 +33,9 @@ from gyral.train.loader import Order
 from gyral.train.optim import Optimizer
 from gyral.train.parallel.strategy import Alone
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
+from forker import load
 from toy_tasks import opened
 
 BATCH, SEED = 8, 7
@@ -104,6 +106,7 @@ def run(
 
 def main():
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    load()
     print("ready", flush=True)
     for line in sys.stdin:
         given = json.loads(line)

@@ -162,7 +162,7 @@ def attended(group):
     apart = {}
     for name, (ours, theirs) in pairs.items():
         own = context.cut({name: theirs.transpose(1, 2)}, (name,), rank, size)[name].transpose(1, 2)
-        apart[name] = float((ours - own).detach().abs().max())
+        apart[name] = float(((ours - own).abs() / own.abs().clamp(min=1.0)).max())  # numbers of 10 are rounded to 1e-6
     return {"apart": apart}
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from gyral.engine import ranks
 
+from ... import verbs
+
 WORKER = str(Path(__file__).with_name("worker.py"))
 LOSS, NORM = 2e-6, 1e-5
 LM = {"task": "lm", "microbatch": 3}
@@ -15,7 +17,7 @@ TOWERS = {"task": "contrastive", "batch": 10}
 
 def launched(folder, num, cases):
     """Results of cases trained one after the other by `num` processes."""
-    ranks.launch([WORKER, str(folder), json.dumps(cases)], num, folder, {})
+    ranks.launch([WORKER, str(folder), json.dumps(cases)], num, folder, {}, start=verbs.start)
     return json.loads((folder / "results.json").read_text())
 
 

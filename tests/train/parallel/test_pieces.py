@@ -5,14 +5,15 @@ and is compared with one process. One launch of ranks runs many cases, because s
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-WORKER = Path(__file__).with_name("pieces_worker.py")
+from gyral.engine import ranks
+
+from ... import verbs
+
+WORKER = str(Path(__file__).with_name("pieces_worker.py"))
 TOLERANCE = 2e-6
 KEPT_OUT = 2e-4
 """Of metrics on what is kept aside: an expert chosen otherwise by rounding moves a token."""
@@ -20,19 +21,7 @@ KEPT_OUT = 2e-4
 
 def launch(folder, num, cases):
     """Results of cases, by `num` ranks that meet through a file."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0", "WORLD_SIZE": str(num)}
-    command = [sys.executable, "-P", str(WORKER), str(folder), json.dumps(cases)]
-    ranks = [
-        subprocess.Popen(command, env={**environment, "RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for rank in range(num)
-    ]
-    try:
-        logs = [rank.communicate(timeout=800)[0].decode() for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-    assert [rank.returncode for rank in ranks] == [0] * num, "\n".join(logs)
+    ranks.launch([WORKER, str(folder), json.dumps(cases)], num, folder, {}, start=verbs.start)
     return json.loads((folder / "results.json").read_text())
 
 

@@ -1,12 +1,12 @@
 """1,024 ranks that are not there: what a rank of a pipeline or of a cut sequence sends in a step is what the formulas say."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from ... import verbs
 
 WIDTH, DEPTH, HIDDEN, VOCAB, LENGTH = 64, 8, 192, 264, 32  # of pieces_fake.py
 PIPELINE = {"parallel": "pipeline=8,data=16,tensor=8", "batch": 256, "microbatch": 2}
@@ -20,8 +20,7 @@ TABLE = VOCAB * WIDTH // 8
 
 @pytest.fixture(scope="module")
 def found():
-    fake = str(Path(__file__).with_name("pieces_fake.py"))
-    done = subprocess.run([sys.executable, "-P", fake, json.dumps(CASES)], capture_output=True, text=True, timeout=120)
+    done = verbs.python(Path(__file__).with_name("pieces_fake.py"), json.dumps(CASES))
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 

@@ -1,12 +1,12 @@
 """1,024 ranks that are not there (torch's `fake` group): each mesh builds, and its collectives are those of the formulas."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from ... import verbs
 
 WIDTH, DEPTH, HIDDEN, VOCAB, LENGTH, ROWS = 64, 2, 192, 512, 16, 2  # of fake.py
 BLOCK = [(WIDTH, WIDTH)] * 4 + [(HIDDEN, WIDTH)] * 2 + [(WIDTH, HIDDEN), (WIDTH,), (WIDTH,)]
@@ -27,8 +27,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def found():
-    fake = str(Path(__file__).with_name("fake.py"))
-    done = subprocess.run([sys.executable, "-P", fake, json.dumps(CASES)], capture_output=True, text=True, timeout=120)
+    done = verbs.python(Path(__file__).with_name("fake.py"), json.dumps(CASES))
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(zip([str(case) for case in CASES], json.loads(done.stdout), strict=True))
 
