@@ -80,7 +80,7 @@ class Cost:
 
     def fits(self, slack_s: float) -> int:
         """The largest batch that is safely done within `slack_s`; 0 when not even one request is."""
-        if slack_s < self.safe(1):
+        if not slack_s >= self.safe(1):  # NaN, where a clock said nothing, is no time
             return 0
         if slack_s >= self.safe(self.max_batch):
             return self.max_batch
