@@ -65,9 +65,13 @@ REQUEST = st.tuples(
 )
 
 
+PUSHED = ("push", 0.0, math.inf, 5, 1, 12.0)
+AT_NO_TIME = [("push", -math.inf, 0.0, 0, 0, 25.0), PUSHED, PUSHED, ("take", 0.0, math.inf, 3, 1, 39.0)]
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(REQUEST, max_size=120), st.integers(1, 6))
-@example([("push", -math.inf, 0.0, 0, 0, 25.0), *[("push", 0.0, math.inf, 5, 1, 12.0)] * 2, ("take", 0.0, math.inf, 3, 1, 39.0)], 3)
+@example(AT_NO_TIME, 3)
 def test_nothing_is_lost_or_answered_twice_whatever_the_clock_says(steps, max_batch):
     queue, cost = Queue(max_batch, max_waiting=40), Cost(CURVE, max_batch)
     now, ids, waiting, ended = 0.0, 0, set(), []
