@@ -151,7 +151,7 @@ class Serve(Section, frozen=True):
     canary: Annotated[str, Meta(description="a model on trial beside the one that answers: `shop@4`; with `workers`")] = ""
     canary_share: Annotated[float, Meta(gt=0, lt=1, description="of the subjects, who see it")] = 0.05
     shadow_share: Annotated[float, Meta(ge=0, le=1, description="of requests that it is asked as well, unseen")] = 0.0
-    variants: Annotated[list[str], Meta(description="further models that may answer, such as `shop-int8`; with `workers`")] = []
+    variants: Annotated[list[str], Meta(description="models that may answer too; `*`: those of `compress --tiers`")] = []
     max_batch: Annotated[int, Meta(ge=1, le=256, description="requests that a worker computes together")] = 64
     deadline_ms: Annotated[float, Meta(ge=0, description="of requests without `x-deadline-ms`; 0: none")] = 0.0
     cache_bytes: Annotated[int, Meta(ge=0, description="of answers that may be told again; 0: none is")] = 0

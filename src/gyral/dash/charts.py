@@ -45,6 +45,16 @@ class Bar(NamedTuple):
     note: str = ""
 
 
+class Spot(NamedTuple):
+    """One mark of a scatter: its name stands beside it, `note` in its title."""
+
+    name: str
+    x: float
+    y: float
+    role: str = "one"
+    note: str = ""
+
+
 def ticks(low: float, high: float, target: int = 5) -> list[float]:
     """Choose about `target` round numbers (1, 2, 2.5 or 5 times a power of ten) that cover `low` to `high`."""
     span = high - low if high > low else abs(high) or 1.0
@@ -95,6 +105,34 @@ def line_chart(
     svg = _svg(height + (44 if x_label else 26), f"{title}. {_spoken(series, y_format)}", parts, "plot")
     legend = [(one.name, one.role) for one in series] if len(series) > 1 else []
     return _figure(title, y_label, _legend(legend, "line") + Markup('<div class="frame">') + svg + Markup("</div>"))
+
+
+def scatter_chart(
+    spots: Sequence[Spot], *, title: str, series: str, x_label: str, y_label: str = "", x_format: Format = formats.compact,
+    y_format: Format = formats.metric, height: int = PLOT_HEIGHT,
+) -> Markup:  # fmt: skip
+    """Draw marks over two measures, both from zero; the name stands left of a mark in the right half."""
+    if not spots:
+        return _figure(title, "", Markup('<p class="none">No numbers yet.</p>'))
+    y_ticks = ticks(min(0.0, *(each.y for each in spots)), max(0.0, *(each.y for each in spots)) or 1.0)
+    x_ticks = ticks(0.0, max(each.x for each in spots) or 1.0)
+    parts = [
+        _grid(y_ticks, lambda y: height * (1 - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])), y_format),
+        _x_axis([(x, 100 * x / x_ticks[-1]) for x in x_ticks], x_format, x_label, height),
+    ]
+    for each in sorted(spots, key=lambda spot: spot.y):
+        left, top = 100 * each.x / x_ticks[-1], height * (1 - (each.y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]))
+        told = f"{each.name}: {x_format(each.x)}, {y_format(each.y)}{', ' * bool(each.note)}{each.note}"
+        parts.append(
+            Markup(
+                '<circle class="dot fill-{0}" cx="{1:.3f}%" cy="{2:.2f}" r="5" data-series="{3}" data-name="{4}" data-x="{5}" '
+                'data-y="{6}"><title>{7}</title></circle>'
+                '<text class="tick x" x="{1:.3f}%" y="{2:.2f}" dy="-9" style="text-anchor:{8}">{4}</text>'
+            ).format(each.role, left, top, series, each.name, each.x, each.y, told, "end" if left > 50 else "start")
+        )
+    spoken = "; ".join(f"{each.name} {x_format(each.x)} {y_format(each.y)}" for each in spots)
+    svg = _svg(height + 44, f"{title}. {spoken}", parts, "plot")
+    return _figure(title, y_label, Markup('<div class="frame">') + svg + Markup("</div>"))
 
 
 def bar_chart(

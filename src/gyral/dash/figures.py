@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from gyral.dash import charts, formats
-from gyral.dash.charts import Bar, Series
+from gyral.dash.charts import Bar, Series, Spot
 from gyral.dash.ring import Node, ring
 
 LINES = ("looped", "frozen", "popularity")
@@ -169,6 +169,25 @@ def compression_chart(compression: Mapping[str, Any]) -> Markup:
         Bar(compression["to"] or "after", after, formats.size(after), "chosen"),
     ]
     return charts.bar_chart(bars, title="Size", series="bytes")
+
+
+def variants_chart(variants: Rows) -> Markup:
+    """What each variant costs and saves; the front is what nothing beats in quality, size and time at once."""
+    spots = [
+        Spot(
+            one.get("to") or "as it is",
+            one["p50_ms"]["1"],
+            100 * one.get("relative_loss", 0.0),
+            "looped" if one.get("is_front") else "popularity",
+            f"{one.get('size_bytes', 0) / 1e6:.3g} MB",
+        )
+        for one in variants
+        if one.get("p50_ms", {}).get("1") is not None
+    ]
+    return charts.scatter_chart(
+        spots, title="Variants", series="variants", y_label="quality lost, %", x_label="ms of CPU for one answer",
+        y_format="{:.3g}".format, x_format="{:g}".format,
+    )  # fmt: skip
 
 
 def ring_chart(verbs: Rows, gain: Mapping[str, Any] | None, link: Any, ago: Any) -> Markup:

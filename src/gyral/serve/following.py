@@ -24,6 +24,8 @@ SLOT = "slot:"
 """Before the name of a slot in a set."""
 CANARY = "canary"
 """The slot of a model on trial."""
+ALL = "*"
+"""Of variants: those that were published when the model was tried for tiers of devices."""
 GUESS = Curve(1e-3, 1e-3)
 """What a batch costs, until the first are measured: a model of a millisecond."""
 
@@ -45,7 +47,8 @@ class Following:
 
     def __init__(self, root: Path, model: str, others: Sequence[str], note: Callable[[str], None], canary: str = "") -> None:
         self._root, self._folder, self._note = root, root / cards.FOLDER, note
-        self._models = [model, *others]
+        known = [] if ALL not in others else published(cards.read_card(cards.find(root, model)))
+        self._models = [model, *dict.fromkeys([*(each for each in others if each != ALL), *known])]
         self._refused: dict[str, tuple[int, ...]] = {}
         self._told = ""
         self._canary = canary
@@ -115,7 +118,9 @@ class Following:
 
     def _variant(self, name: str, version: str, first: cards.Card | None) -> Variant:
         card = cards.read_card(self._folder / version)
-        return Variant(name, _kept(card, first), card.size_bytes, card.size_bytes, {"server": GUESS})
+        tried = {each.model: each for each in [*card.variants, *(first.variants if first is not None else ())]}.get(card.model)
+        memory = tried.memory_bytes if tried is not None else card.size_bytes
+        return Variant(name, _kept(card, first), card.size_bytes, memory, {"server": _curve(tried)})
 
     def _changed(self, version: str) -> tuple[int, ...]:
         found = []
@@ -130,6 +135,20 @@ class Following:
         if text != self._told:
             self._told = text
             self._note(f"serve    {text}")
+
+
+def published(card: cards.Card) -> list[str]:
+    """Names of what a model was compressed to for tiers."""
+    return [each.model.partition("@")[0] for each in card.variants if each.to and each.model]
+
+
+def _curve(tried: cards.Variant | None) -> Curve:
+    """What a batch costs, as it was measured when the variant was made; the server learns the rest."""
+    if tried is None or not {"1", "8"} <= tried.p50_ms.keys():
+        return GUESS
+    one, eight = (1e-3 * tried.p50_ms[size] for size in ("1", "8"))
+    each_s = max(1e-7, (eight - one) / 7)
+    return Curve(max(1e-7, one - each_s), each_s)
 
 
 def _kept(card: cards.Card, first: cards.Card | None) -> float:
