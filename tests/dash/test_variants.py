@@ -24,5 +24,5 @@ def test_the_page_of_a_model_shows_what_was_tried(project, overview, ask):
         ("as it is", 4.0, 0.0), ("int8", 1.5, 2.0), ("prune-0.5", 3.0, 20.0),
     }  # fmt: skip
     assert "phone, laptop" in page and "&lt;too much&gt;" in page and "cannot be made" in page
-    assert page.count('class="best">front<') == 2 and 'href="online_retail-int8@6"' in page
+    assert page.count('class="best">front<') == 2 and 'models/online_retail-int8@6">int8</a>' in page
     assert ask(app(project, overview), "/models/online_retail@6.json").json()["variants"] == card["variants"]
