@@ -120,15 +120,20 @@ def scatter_chart(
         _grid(y_ticks, lambda y: height * (1 - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])), y_format),
         _x_axis([(x, 100 * x / x_ticks[-1]) for x in x_ticks], x_format, x_label, height),
     ]
+    placed: list[tuple[float, float]] = []
     for each in sorted(spots, key=lambda spot: spot.y):
         left, top = 100 * each.x / x_ticks[-1], height * (1 - (each.y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]))
+        label = top - 9
+        while any(abs(x - left) < 16 and abs(y - label) < _END_GAP for x, y in placed):
+            label -= _END_GAP
+        placed.append((left, label))
         told = f"{each.name}: {x_format(each.x)}, {y_format(each.y)}{', ' * bool(each.note)}{each.note}"
         parts.append(
             Markup(
                 '<circle class="dot fill-{0}" cx="{1:.3f}%" cy="{2:.2f}" r="5" data-series="{3}" data-name="{4}" data-x="{5}" '
                 'data-y="{6}"><title>{7}</title></circle>'
-                '<text class="tick x" x="{1:.3f}%" y="{2:.2f}" dy="-9" style="text-anchor:{8}">{4}</text>'
-            ).format(each.role, left, top, series, each.name, each.x, each.y, told, "end" if left > 50 else "start")
+                '<text class="tick x" x="{1:.3f}%" y="{9:.2f}" style="text-anchor:{8}">{4}</text>'
+            ).format(each.role, left, top, series, each.name, each.x, each.y, told, "end" if left > 50 else "start", label)
         )
     spoken = "; ".join(f"{each.name} {x_format(each.x)} {y_format(each.y)}" for each in spots)
     svg = _svg(height + 44, f"{title}. {spoken}", parts, "plot")
