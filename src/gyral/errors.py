@@ -46,6 +46,7 @@ OPTIONAL = {
     "onnxscript": "export",
     "onnxruntime": "export",
     "httpx": "upstream",
+    "opentelemetry": "traces",
 }
 """Optional modules, and an extra that brings each."""
 

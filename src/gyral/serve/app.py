@@ -86,7 +86,7 @@ class App:
         if path == "/v1/recommend":
             allow(scope, "POST")
             asked = await read_body(scope, receive, self._config.max_body_bytes)
-            body, version = self._recommend(asked, header(scope, b"authorization"))
+            body, version = self._recommend(asked, header(scope, b"authorization"), header(scope, b"traceparent"))
             await reply(send, 200, body, version)
         elif path == "/v1/model":
             allow(scope, "GET")
@@ -95,14 +95,14 @@ class App:
         elif (route := self._slots.default.routes.get(path)) is not None:
             allow(scope, "POST")
             body = await read_body(scope, receive, self._config.max_body_bytes)
-            await self._guarded(path, route, body, header(scope, b"authorization"), send)
+            await self._guarded(path, route, body, scope, send)
         else:
             routes = ", ".join(f"POST {each}" for each in self._slots.default.routes) or "POST /v1/recommend"
             await self._mounts.find(path, f"{routes}, GET /v1/model, GET /healthz")(scope, receive, send)
 
-    async def _guarded(self, path: str, route: Route, body: bytes, authorization: bytes, send: Send) -> None:
+    async def _guarded(self, path: str, route: Route, body: bytes, scope: Scope, send: Send) -> None:
         began, status = time.monotonic(), GONE
-        account = self.guard.begin(path, authorization, len(body), began)
+        account = self.guard.begin(path, header(scope, b"authorization"), len(body), began)
         try:
             await self._ask(path, route, body, send)
             status = 200
@@ -110,7 +110,7 @@ class App:
             status = refused.status
             raise
         finally:
-            self.guard.end(account, path, status, began)
+            self.guard.end(account, path, status, began, header(scope, b"traceparent"))
 
     async def _ask(self, path: str, route: Route, body: bytes, send: Send) -> None:
         """A route that the family has: decoded here, answered in a thread of its own, so that the others go on."""
@@ -176,12 +176,12 @@ class App:
         """The fast handlers, by path; the application answers these paths as well."""
 
         def recommend(request: Request) -> Response:
-            body, version = self._recommend(request.body, request.header(b"authorization"))
+            body, version = self._recommend(request.body, request.header(b"authorization"), request.header(b"traceparent"))
             return Response(body, headers=(version,))
 
         return {"/v1/recommend": Hot(recommend, ("POST",), self._config.max_body_bytes)}
 
-    def _recommend(self, body: bytes, authorization: bytes) -> tuple[bytes, Header]:
+    def _recommend(self, body: bytes, authorization: bytes, parent: bytes) -> tuple[bytes, Header]:
         began, status = time.monotonic(), 200
         account = self.guard.begin("/v1/recommend", authorization, len(body), began)
         try:
@@ -190,7 +190,7 @@ class App:
             status = refused.status
             raise
         finally:
-            self.guard.end(account, "/v1/recommend", status, began)
+            self.guard.end(account, "/v1/recommend", status, began, parent)
 
     def _recommended(self, body: bytes) -> tuple[bytes, Header]:
         try:
@@ -239,6 +239,7 @@ class App:
     def close(self) -> None:
         """End the thread; may be called twice."""
         self._worker.shutdown(cancel_futures=True)
+        self.guard.close()
 
 
 def _asked_at(model: Servable) -> str:

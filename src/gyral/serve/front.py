@@ -64,6 +64,7 @@ class _Client(NamedTuple):
     began: float
     subject: str
     arm: Arm | None
+    parent: bytes
 
 
 class _Asked:
@@ -180,7 +181,8 @@ class Front:
         try:
             return self._begin(path, header, body, account, began)
         except BaseException as error:
-            self._guard.end(account, path, error.status if isinstance(error, Refused) else 500, began)
+            status = error.status if isinstance(error, Refused) else 500
+            self._guard.end(account, path, status, began, header(b"traceparent"))
             raise
 
     def _begin(
@@ -201,7 +203,7 @@ class Front:
         until = began + _number(header(b"x-deadline-ms"), self._config.deadline_ms, "x-deadline-ms") / 1e3
         floor = _number(header(b"x-min-quality"), -math.inf, "x-min-quality")
         caller = account.caller
-        client = _Client(self._loop.create_future(), account, path, slot, began, subject, arm)
+        client = _Client(self._loop.create_future(), account, path, slot, began, subject, arm, header(b"traceparent"))
         key = b""
         if self._config.cache_bytes and self.routes[path]:
             key = self._cache.key(path, f"{self._pool.versions.current} {slot} {floor}", body)
@@ -244,7 +246,7 @@ class Front:
         def gone(answer: asyncio.Future[Response]) -> None:
             if not answer.cancelled():
                 return
-            self._guard.end(client.account, client.path, GONE, client.began)
+            self._guard.end(client.account, client.path, GONE, client.began, client.parent)
             asked.clients.remove(client)
             if not asked.clients:
                 self._asking.pop(key, None)
@@ -264,7 +266,8 @@ class Front:
 
     def _answer(self, client: _Client, part: Part) -> Response:
         """One client's answer: logged, counted, with a number of its own."""
-        self._guard.end(client.account, client.path, part.status, client.began)
+        model = str(part.props.get("model", ""))
+        self._guard.end(client.account, client.path, part.status, client.began, client.parent, model)
         request_id = self._ids.next()
         if self.trial is not None and client.arm is not None:
             self.trial.answered(request_id, client.subject, part)
@@ -279,7 +282,7 @@ class Front:
             if client.arm is not None:
                 kept["propensity"] = client.arm.propensity
             self._impressions.add(Logged(request_id, now_us(), kind, subject, shown, props.get("country"), kept))
-        version = str(props.get("model", "")).rpartition("@")[2].encode()
+        version = model.rpartition("@")[2].encode()
         body = b'{"request_id":"%b",%b' % (request_id.encode(), part.body[1:])
         return Response(body, headers=((b"x-model-version", version),))
 
@@ -310,6 +313,10 @@ class Front:
 
     def _example(self, path: str) -> str:
         return str(next(iter(self._told.values()))["routes"][path][0])
+
+    def close(self) -> None:
+        """Send what is to be told; may be called twice."""
+        self._guard.close()
 
     def state(self) -> dict[str, Any]:
         """How it is now, for the run's record."""

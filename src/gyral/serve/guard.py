@@ -10,6 +10,7 @@ from gyral.config.sections import Serve
 from gyral.http import AsgiApp, Receive, Refused, Scope, Send, header
 from gyral.serve.metrics import Metrics
 from gyral.serve.scheduling.quota import Account, Quotas
+from gyral.serve.traces import Traces
 
 GONE = 499
 """The status that is counted where a client went before its answer."""
@@ -25,6 +26,7 @@ class Guard:
 
     def __init__(self, config: Serve, metrics: Metrics, note: Callable[[str], None]) -> None:
         self._quotas, self._metrics = Quotas(config.keys, time.monotonic(), file=config.keys_file, note=note), metrics
+        self._traces = Traces.of_environment()
 
     def begin(self, path: str, authorization: bytes, size_bytes: int, now: float) -> Account:
         """Let a request in; `end` is called once for each.
@@ -42,10 +44,23 @@ class Guard:
         account.spend(size_bytes=size_bytes)
         return account
 
-    def end(self, account: Account, path: str, status: int, began: float) -> None:
-        """It is answered, refused or gone."""
+    def end(self, account: Account, path: str, status: int, began: float, parent: bytes = b"", model: str = "") -> None:
+        """It is answered, refused or gone.
+
+        Parameters
+        ----------
+        parent : its header `traceparent`.
+        model : that answered.
+        """
         account.end()
         self._metrics.answered(path, status, time.monotonic() - began)
+        if self._traces is not None:
+            self._traces.request(path, status, began, parent, {"gyral.model": model, "gyral.caller": account.caller.name})
+
+    def close(self) -> None:
+        """Send what traces wait; may be called twice."""
+        if self._traces is not None:
+            self._traces.close()
 
     def check(self, authorization: bytes) -> None:
         """Whether somebody is known, for what costs nothing.
@@ -76,6 +91,6 @@ class Guard:
             try:
                 await app(scope, receive, counted)
             finally:
-                self.end(account, path, status, began)
+                self.end(account, path, status, began, header(scope, b"traceparent"))
 
         return guarded

@@ -78,3 +78,4 @@ async def opened(
                 task.cancel()
             await asyncio.wait(tasks)
             gateway.close()
+            front.close()
