@@ -46,6 +46,18 @@ def test_a_set_that_was_refused_is_not_tried_before_a_folder_changes(root):
     assert following.sets("shop=shop@1") == ["shop=shop@2"]
 
 
+def test_what_failed_once_is_tried_again_for_a_while(root, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    following, tries = Following(root, "shop", [], lambda text: None), []
+    for _ in range(200):
+        now[0] += 0.1
+        for version in following.sets("shop=shop@1"):
+            tries.append(round(now[0] - 100, 1))
+            following.refuse(version, ServeError("a worker ended while it loaded it"))
+    assert tries == [0.1, 1.2, 3.3, 7.4]
+
+
 def test_slots_and_a_model_on_trial_are_in_the_set_and_have_queues_of_their_own(root):
     (root / "models" / "shop.slots.json").write_text('{"frozen": "shop@1", "bad name": "shop@1", "gone": "none@1"}')
     notes = []

@@ -138,6 +138,21 @@ def test_slots_have_queues_of_their_own_and_a_slot_that_goes_refuses_who_waits()
     with_gateway(test, slots={"": [PLAIN], "other": [PLAIN]})
 
 
+def test_what_batches_cost_outlives_a_swap():
+    async def test(gateway):
+        for _ in range(8):
+            await answer(gateway, "/sleep", 0.05)
+        gateway.use({"": [PLAIN], "new": [PLAIN]})
+        with pytest.raises(Refused, match="no answer in this time"):
+            answer(gateway, until=time.monotonic() + 0.01)  # as a guess would take 1 ms
+        assert (await answer(gateway, slot="new", until=time.monotonic() + 5)).status == 200
+        with pytest.raises(Refused, match="nothing answers") as refused:
+            answer(gateway, slot="gone")
+        assert refused.value.status == 503
+
+    with_gateway(test)
+
+
 def test_a_floor_is_kept_and_a_deadline_that_only_the_small_one_keeps_has_it_answer():
     slow = PLAIN._replace(name="slow", curves={"server": Curve(5.0, 0.0)})
     fast = PLAIN._replace(name="fast", quality=0.9)

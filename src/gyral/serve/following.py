@@ -6,8 +6,10 @@ version, `name@n` is pinned, and a set that could not be loaded leaves the one b
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -26,8 +28,18 @@ CANARY = "canary"
 """The slot of a model on trial."""
 ALL = "*"
 """Of variants: those that were published when the model was tried for tiers of devices."""
+TRIES, AGAIN_S = 4, 0.5
+"""How often a set is tried, 1, 2 and 4 s apart."""
 GUESS = Curve(1e-3, 1e-3)
 """What a batch costs, until the first are measured: a model of a millisecond."""
+
+
+class Refusal(NamedTuple):
+    """A set that could not be loaded: when its folders had last changed, how often it was tried, and when it may be again."""
+
+    changed: tuple[int, ...]
+    times: int
+    until: float
 
 
 class Following:
@@ -49,7 +61,7 @@ class Following:
         self._root, self._folder, self._note = root, root / cards.FOLDER, note
         known = [] if ALL not in others else published(cards.read_card(cards.find(root, model)))
         self._models = [model, *dict.fromkeys([*(each for each in others if each != ALL), *known])]
-        self._refused: dict[str, tuple[int, ...]] = {}
+        self._refused: dict[str, Refusal] = {}
         self._told = ""
         self._canary = canary
         for each in [*self._models, *([canary] if canary else [])]:
@@ -67,13 +79,16 @@ class Following:
             found = self._set(name, version)
             if found == current:
                 break
-            if self._refused.get(found) != self._changed(found):
+            if not self._is_refused(found):
                 sets.append(found)
         return sets
 
     def refuse(self, version: str, error: GyralError) -> None:
-        """It cannot be loaded: not again before one of its folders has changed."""
-        self._refused[version] = self._changed(version)
+        """It could not be loaded: again after a while, as a worker may have died of something else, then not before one of its
+        folders has changed."""
+        changed, before = self._changed(version), self._refused.get(version)
+        times = before.times + 1 if before is not None and before.changed == changed else 1
+        self._refused[version] = Refusal(changed, times, time.monotonic() + AGAIN_S * 2**times)
         self._complain(f"{' '.join(in_set(version).values())} cannot be served, what answers goes on: {error}")
 
     def slots(self, version: str) -> dict[str, list[Variant]]:
@@ -86,6 +101,12 @@ class Following:
             name.removeprefix(SLOT): [self._variant(name, each, None)] for name, each in found.items() if name.startswith(SLOT)
         }
         return slots
+
+    def _is_refused(self, version: str) -> bool:
+        refusal = self._refused.get(version)
+        if refusal is None or refusal.changed != self._changed(version):
+            return False
+        return refusal.times >= TRIES or time.monotonic() < refusal.until
 
     def _set(self, name: str, version: str) -> str:
         found = {name: version}

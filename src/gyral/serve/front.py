@@ -205,7 +205,7 @@ class Front:
         caller = account.caller
         client = _Client(self._loop.create_future(), account, path, slot, began, subject, arm, header(b"traceparent"))
         key = b""
-        if self._config.cache_bytes and self.routes[path]:
+        if self._config.cache_bytes and self.routes.get(path):
             key = self._cache.key(path, f"{self._pool.versions.current} {slot} {floor}", body)
             kept = self._cache.get(key)
             if kept is not None:

@@ -15,9 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from gyral.config.sections import DeviceTier
+from gyral.http import Refused
 from gyral.serve.engine import Ask, Part, failed
 from gyral.serve.pool import Pool
 from gyral.serve.scheduling.admission import Admission
+from gyral.serve.scheduling.cost import Curve
 from gyral.serve.scheduling.dispatch import Dispatched, Dispatcher
 from gyral.serve.scheduling.router import Choice, Variant
 
@@ -109,7 +111,11 @@ class Gateway:
         waiting = [(id, each) for id, each in self._requests.items() if each.batch is None]
         workers = max(1, self._pool.num_ready)
         for name, variants in slots.items():
-            variants = [each._replace(max_batch=self._max_batch) for each in variants]
+            known = self._learned(name)
+            variants = [
+                each._replace(max_batch=self._max_batch, curves={"server": known.get(each.name, each.curves["server"])})
+                for each in variants
+            ]
             dispatcher = Dispatcher(variants, self._tiers, workers=workers, max_waiting=self._max_waiting)
             self._dispatchers[name] = dispatcher
             self._admissions[name] = Admission(dispatcher, self._draw)
@@ -124,6 +130,12 @@ class Gateway:
                 self._end(id, failed(id, 503, "the models here have changed", hint="ask again"))
         self.pump()
 
+    def _learned(self, slot: str) -> dict[str, Curve]:
+        """What batches of each variant were seen to cost: a new version begins with what its predecessor took."""
+        dispatcher = self._dispatchers.get(slot)
+        costs = {name: dispatcher.cost(name) for name in dispatcher.names} if dispatcher is not None else {}
+        return {name: Curve(cost.fixed_s, cost.each_s) for name, cost in costs.items() if cost.observed}
+
     def ask(self, wanted: Wanted, on_part: OnPart) -> int:
         """Let a request wait for its turn; its number, for `cancel`. `on_part` is called once, on the loop.
 
@@ -133,7 +145,10 @@ class Gateway:
         """
         self._next = id = self._next + 1
         now = time.monotonic()
-        refusal = self._admissions[wanted.slot].offer(
+        admission = self._admissions.get(wanted.slot)
+        if admission is None:  # the models have just changed, and with them the slots
+            raise Refused(503, f"nothing answers in `{wanted.slot}` now", hint="ask again", headers=((b"retry-after", b"1"),))
+        refusal = admission.offer(
             id, wanted.until, now, wanted.key, priority=wanted.priority, weight=wanted.weight, floor=wanted.floor
         )
         if refusal is not None:

@@ -122,6 +122,11 @@ class Dispatcher:
         return sum(len(lane.queue) for lane in self._lanes)
 
     @property
+    def names(self) -> list[str]:
+        """Of its variants."""
+        return [each.name for each in self._router.variants]
+
+    @property
     def rate(self) -> float:
         """Requests a second that came lately."""
         return sum(lane.queue.rate for lane in self._lanes)
