@@ -160,10 +160,10 @@ def test_retention_of_what_the_lake_has_is_of_no_account(cluster, topic, tmp_pat
 
 def test_batches_that_are_stored_twice_are_rows_once(cluster, topic, tmp_path, monkeypatch):
     """What a producer was not told of in time is there, and is sent again."""
-    monkeypatch.setattr(kafka, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(kafka, "TIMEOUT_S", 3.0)
     with KafkaLog(topic) as log:
         fill(log, [7])
-        cluster.do("broker_set_rtt", cluster.leader("events"), 3_000)
+        cluster.do("broker_set_rtt", cluster.leader("events"), 9_000)
         with pytest.raises(LogError, match="not acknowledged"):
             fill(log, range(5))
         cluster.do("broker_set_rtt", cluster.leader("events"), 0)

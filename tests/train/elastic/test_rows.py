@@ -2,7 +2,11 @@
 
 import pytest
 
+from .conftest import TOLERANCE
+
 STEPS = 40
+SHARP = {"self_distilled": 5e-5}
+"""Where a teacher's softmax at a temperature of .04 makes rounding 25 times as large: 1.4e-5 on an AMD EPYC, below 1e-5 on a Xeon."""
 
 
 @pytest.mark.parametrize(("task", "workers"), [("clip", 2), ("siglip", 3), ("two_tower", 3), ("self_distilled", 2)])
@@ -11,7 +15,7 @@ def test_rows_are_compared_with_those_of_all_members(stage, fault_free, task, wo
     run = stage(steps=STEPS, task=task, heartbeat_s=5.0, pause_s=0.0).open(workers)
     for _ in range(workers):
         run.join()
-    run.ends_as(free)
+    run.ends_as(free, tolerance=SHARP.get(task, TOLERANCE))
     assert {line["members"] for line in run.lines()} == {workers}
 
 
@@ -31,7 +35,7 @@ def test_a_member_dies_while_rows_are_on_their_way(stage, fault_free, task, poin
     run.join()
     run.until(lambda: "is gone" in run.log())
     run.join()
-    run.ends_as(free)
+    run.ends_as(free, tolerance=SHARP.get(task, TOLERANCE))
     assert {line["members"] for line in run.lines()} == {1, 2}, run.log()
     assert sum(line["retries"] for line in run.lines()) >= 1
 

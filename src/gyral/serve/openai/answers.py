@@ -33,12 +33,19 @@ class OpenAiRefusal(_Told, frozen=True):
     error: OpenAiParts
 
 
+class PromptDetails(_Told, frozen=True):
+    """Of the tokens read, those that were not computed again."""
+
+    cached_tokens: int
+
+
 class Usage(_Told, frozen=True):
     """Tokens read and written."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails
 
 
 class EmbeddingUsage(_Told, frozen=True):
