@@ -6,7 +6,7 @@ from .conftest import TOLERANCE
 
 STEPS = 40
 SHARP = {"self_distilled": 5e-5}
-"""Where a teacher's softmax at a temperature of .04 makes rounding 25 times as large: 1.4e-5 on an EPYC, below 1e-5 on a Xeon."""
+"""Where a teacher's softmax at a temperature of .04 makes rounding 25 times larger: 1.4e-5 on an EPYC, below 1e-5 on a Xeon."""
 
 
 @pytest.mark.parametrize(("task", "workers"), [("clip", 2), ("siglip", 3), ("two_tower", 3), ("self_distilled", 2)])
