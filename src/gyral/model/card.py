@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from gyral.errors import InputError, MissingExtra
 from gyral.files import find_version, new_version, write_atomic
-from gyral.model import inputs as model_inputs
-from gyral.model.inputs import Inputs
+
+if TYPE_CHECKING:
+    from gyral.model.inputs import Inputs
 
 FOLDER = "models"
 WEIGHTS = "weights.safetensors"
@@ -123,6 +124,8 @@ def publish(
         card.created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         card.size_bytes = write_weights(folder, weights)
         if inputs is not None:
+            from gyral.model import inputs as model_inputs  # it brings the kernels, which reading a card does not need
+
             model_inputs.save(inputs, folder)
         for file, body in (files or {}).items():
             write_atomic(folder / file, body)

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -25,8 +25,10 @@ import pyarrow as pa
 from gyral.event.clock import now_us
 from gyral.event.codec import encode_payload
 from gyral.event.schema import EVENT
-from gyral.lake.table import Lake
 from gyral.log.sqlite import SqliteLog
+
+if TYPE_CHECKING:
+    from gyral.lake.table import Lake
 
 GROUP_ROWS = 1_000
 GROUP_S = 0.05

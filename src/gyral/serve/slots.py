@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -20,8 +20,10 @@ from gyral import plugins
 from gyral.errors import GyralError, NotFound, ServeError
 from gyral.files import versions
 from gyral.model import card as cards
-from gyral.model.family import Servable
 from gyral.serve.wire import POPULARITY
+
+if TYPE_CHECKING:
+    from gyral.model.family import Servable
 
 POLL_S = 0.1
 DEFAULT = "default"
