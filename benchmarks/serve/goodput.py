@@ -3,7 +3,7 @@
 The model waits 4 + .5·b ms for a batch of b, at most 64, so the machine's cores do not decide; with variants int8 1.6 + .14·b
 and int4 1.2 + .1·b, at qualities 1, .995 and .97. Deadlines of 20, 100 and 500 ms at 40, 40 and 20 %, sent as `x-deadline-ms`;
 Poisson arrivals from `gyral bench serve` at 1.5 and 2.5 times what full batches of 64 sustain (1,778/s). FastAPI answers one by
-one in threads (batches are not its business), LitServe in batches of 64. Goodput is answers with status 200 within their
+one (there is one device, and batches are not its business), LitServe in batches of 64. Goodput is answers with status 200 within their
 deadline over all that were sent; the bound is 1 / load.
 
 Predicted, from the simulation: gyral .58 and .36 without variants (.62 and .395 simulated, less for the loop's own time), .97
@@ -89,10 +89,13 @@ if __name__ == "__main__":
         runner.run(main(NAMES))
 """
 MODEL = """
-import time
+import threading, time
+
+device = threading.Lock()
 
 def forward(x):
-    time.sleep(0.004 + 0.0005 * len(x))
+    with device:
+        time.sleep(0.004 + 0.0005 * len(x))
     return [1.0] * len(x)
 """
 
