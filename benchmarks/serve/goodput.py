@@ -3,8 +3,8 @@
 The model waits 4 + .5·b ms for a batch of b, at most 64, so the machine's cores do not decide; with variants int8 1.6 + .14·b
 and int4 1.2 + .1·b, at qualities 1, .995 and .97. Deadlines of 20, 100 and 500 ms at 40, 40 and 20 %, sent as `x-deadline-ms`;
 Poisson arrivals from `gyral bench serve` at 1.5 and 2.5 times what full batches of 64 sustain (1,778/s). FastAPI answers one by
-one (there is one device, and batches are not its business), LitServe in batches of 64. Goodput is answers with status 200 within their
-deadline over all that were sent; the bound is 1 / load.
+one (there is one device, and batches are not its business), LitServe in batches of 64. Goodput is answers with status 200
+within their deadline over all that were sent; the bound is 1 / load.
 
 Predicted, from the simulation: gyral .58 and .36 without variants (.62 and .395 simulated, less for the loop's own time), .97
 with them; LitServe below .05, as its queue is unbounded.
