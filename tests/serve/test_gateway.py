@@ -63,13 +63,13 @@ def test_what_comes_in_one_turn_goes_together_and_everybody_gets_their_own_answe
 
 def test_who_would_be_too_late_is_told_before_the_worker_is_free():
     async def test(gateway):
-        busy = answer(gateway, "/sleep", 0.6)
+        busy = answer(gateway, "/sleep", 2.0)
         await asyncio.sleep(0.1)
         began = time.monotonic()
         late = answer(gateway, n=1, until=began + 0.15)
         patient = answer(gateway, n=2)
         part = await late
-        assert part.status == 504 and b"deadline" in part.body and time.monotonic() - began < 0.4 and not busy.done()
+        assert part.status == 504 and b"deadline" in part.body and time.monotonic() - began < 1.8 and not busy.done()
         assert (await patient).status == 200 and (await busy).status == 200
         with pytest.raises(Refused, match="no answer in this time") as refused:
             answer(gateway, until=time.monotonic() - 1)
