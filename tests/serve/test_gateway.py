@@ -145,6 +145,8 @@ def test_what_batches_cost_outlives_a_swap():
         gateway.use({"": [PLAIN], "new": [PLAIN]})
         with pytest.raises(Refused, match="no answer in this time"):
             answer(gateway, until=time.monotonic() + 0.01)  # as a guess would take 1 ms
+        gateway.use({"": [PLAIN], "new": [PLAIN]})
+        assert gateway.not_answered()["hopeless"] == 1
         assert (await answer(gateway, slot="new", until=time.monotonic() + 5)).status == 200
         with pytest.raises(Refused, match="nothing answers") as refused:
             answer(gateway, slot="gone")

@@ -103,7 +103,7 @@ class Gateway:
         self._next = 0
         self._is_due = False
         self._timer: asyncio.TimerHandle | None = None
-        self.given_up = {"hopeless": 0, "crowded": 0}
+        self._not_answered = {"full": 0, "late": 0, "hopeless": 0, "crowded": 0}
         self.use(slots)
 
     def use(self, slots: Mapping[str, Sequence[Variant]]) -> None:
@@ -118,7 +118,7 @@ class Gateway:
             ]
             dispatcher = Dispatcher(variants, self._tiers, workers=workers, max_waiting=self._max_waiting)
             self._dispatchers[name] = dispatcher
-            self._admissions[name] = Admission(dispatcher, self._draw)
+            self._admissions[name] = Admission(dispatcher, self._draw, self._not_answered)
         for name in [name for name in self._dispatchers if name not in slots]:
             del self._dispatchers[name], self._admissions[name]
         self._turn = list(self._dispatchers)
@@ -188,12 +188,8 @@ class Gateway:
         return len(self._requests)
 
     def not_answered(self) -> dict[str, int]:
-        """Requests that were not let in, or given up, by why."""
-        total = {"full": 0, "late": 0, **self.given_up}
-        for admission in self._admissions.values():
-            for why, count in admission.refused.items():
-                total[why] += count
-        return total
+        """Requests that were not let in, or given up, by why; whatever is swapped, it only grows."""
+        return dict(self._not_answered)
 
     def choices(self) -> dict[str, Choice]:
         """What was chosen last for each slot, and why."""
@@ -282,7 +278,7 @@ class Gateway:
     def _given_up(self, dispatcher: Dispatcher) -> None:
         dropped, dispatcher.dropped = dispatcher.dropped, []
         for one, why in dropped:
-            self.given_up[why] += 1
+            self._not_answered[why] += 1
             told = "the deadline passed" if why == "hopeless" else "there is more to do than can be done in this time"
             self._end(one.id, failed(one.id, 504, told, hint="allow more time (`x-deadline-ms`), or ask less"))
 

@@ -72,11 +72,12 @@ class Admission:
     Parameters
     ----------
     draw : uniform numbers in [0, 1).
+    refused : counts those who were not let in, `full`, `hopeless` or `late`; its own by default.
     """
 
-    def __init__(self, dispatcher: Dispatcher, draw: Callable[[], float]) -> None:
+    def __init__(self, dispatcher: Dispatcher, draw: Callable[[], float], refused: dict[str, int] | None = None) -> None:
         self._dispatcher, self._draw = dispatcher, draw
-        self.refused = {"full": 0, "hopeless": 0, "late": 0}
+        self.refused = {"full": 0, "hopeless": 0, "late": 0} if refused is None else refused
 
     def offer(
         self,
