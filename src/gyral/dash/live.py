@@ -10,11 +10,9 @@ from markupsafe import Markup
 
 from gyral.dash import charts, formats
 from gyral.dash.charts import Bar, Series
-from gyral.dash.records import read_lines, read_run, read_runs
+from gyral.dash.records import heading, newest, thinned
 from gyral.errors import NotFound
 
-MAX_POINTS = 240
-REFRESH_S = 2
 SLOTS = {
     "looped": "learning",
     "frozen": "frozen",
@@ -33,19 +31,11 @@ def page(root: Path) -> Data:
     ------
     NotFound : there is none.
     """
-    found, _ = read_runs(root)
-    for run in found:
-        if run.verb == "loop" and (live := of_lines(read_lines(root, run.run))) is not None:
-            lineage = read_run(root, run.run)
-            return {
-                "run": run.run,
-                "status": lineage.status,
-                "running": lineage.status == "running",
-                "refresh_s": REFRESH_S,
-                "summary": lineage.summary,
-                "live": live,
-            }
-    raise NotFound("no live loop has run here", hint="gyral loop --live --source FILE")
+    found = newest(root, "loop", of_lines)
+    if found is None:
+        raise NotFound("no live loop has run here", hint="gyral loop --live --source FILE")
+    run, told = found
+    return {**heading(run), "live": told}
 
 
 def of_lines(lines: Sequence[Mapping[str, Any]]) -> Data | None:
@@ -53,8 +43,7 @@ def of_lines(lines: Sequence[Mapping[str, Any]]) -> Data | None:
     rows = [line for line in lines if line.get("type") == "live"]
     if not rows:
         return None
-    step = -(-len(rows) // MAX_POINTS)
-    chosen = rows[::-1][::step][::-1]
+    chosen = thinned(rows)
     last = rows[-1]
     learner, served = last.get("learner") or {}, last.get("served") or {}
     cold = sorted(each for row in rows[-1:] for each in row.get("cold_s") or [])

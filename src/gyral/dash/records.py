@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,6 +60,11 @@ class Manifest(datasets.Manifest):
 
 
 Record = TypeVar("Record", Card, Manifest)
+Row = TypeVar("Row")
+Told = TypeVar("Told")
+MAX_POINTS = 240
+REFRESH_S = 2
+"""Of a page of what happens now."""
 
 
 def exists(root: Path, folder: str, name: str) -> bool:
@@ -101,6 +107,27 @@ def read_runs(root: Path) -> tuple[list[Lineage], int]:
     """Read the newest runs, newest first, and say how many there are in all."""
     known = numbers(root)
     return [read_run(root, number) for number in reversed(known[-MAX_RUNS:])], len(known)
+
+
+def newest(root: Path, verb: str, of_lines: Callable[[list[dict[str, Any]]], Told | None]) -> tuple[Lineage, Told] | None:
+    """The newest run of a verb whose lines say something, and what; None where there is none."""
+    found, _ = read_runs(root)
+    for run in found:
+        if run.verb == verb and (told := of_lines(read_lines(root, run.run))) is not None:
+            return run, told
+    return None
+
+
+def heading(run: Lineage) -> dict[str, Any]:
+    """What a page of what happens now begins with."""
+    running = run.status == "running"
+    return {"run": run.run, "status": run.status, "running": running, "refresh_s": REFRESH_S, "summary": run.summary}
+
+
+def thinned(rows: Sequence[Row]) -> Sequence[Row]:
+    """At most 240 of them, evenly spaced, with the last."""
+    step = -(-len(rows) // MAX_POINTS) or 1
+    return rows[::-1][::step][::-1]
 
 
 def read_lines(root: Path, number: int) -> list[dict[str, Any]]:

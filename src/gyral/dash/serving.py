@@ -10,11 +10,9 @@ from markupsafe import Markup
 
 from gyral.dash import charts, formats
 from gyral.dash.charts import Bar, Series
-from gyral.dash.records import read_lines, read_run, read_runs
+from gyral.dash.records import heading, newest, thinned
 from gyral.errors import NotFound
 
-MAX_POINTS = 240
-REFRESH_S = 2
 WHY = {
     "full": "too many waited",
     "hopeless": "no answer in this time",
@@ -32,20 +30,12 @@ def page(root: Path) -> Data:
     ------
     NotFound : there is none that was asked.
     """
-    found, _ = read_runs(root)
-    for run in found:
-        if run.verb == "serve" and (serving := of_lines(read_lines(root, run.run))) is not None:
-            lineage = read_run(root, run.run)
-            return {
-                "run": run.run,
-                "status": lineage.status,
-                "running": lineage.status == "running",
-                "refresh_s": REFRESH_S,
-                "summary": lineage.summary,
-                "model": next((each.name for each in lineage.inputs if each.kind == "model"), ""),
-                "serving": serving,
-            }
-    raise NotFound("no server was asked anything here", hint="gyral serve MODEL")
+    found = newest(root, "serve", of_lines)
+    if found is None:
+        raise NotFound("no server was asked anything here", hint="gyral serve MODEL")
+    run, told = found
+    model = next((each.name for each in run.inputs if each.kind == "model"), "")
+    return {**heading(run), "model": model, "serving": told}
 
 
 def of_lines(lines: Sequence[Mapping[str, Any]]) -> Data | None:
@@ -53,7 +43,6 @@ def of_lines(lines: Sequence[Mapping[str, Any]]) -> Data | None:
     rows = [line for line in lines if line.get("type") == "serving"]
     if not rows:
         return None
-    step = -(-len(rows) // MAX_POINTS)
     last = rows[-1]
     cache, requests = last.get("cache") or {}, last.get("requests") or 0
     asked = (cache.get("hits") or 0) + (cache.get("misses") or 0)
@@ -74,9 +63,7 @@ def of_lines(lines: Sequence[Mapping[str, Any]]) -> Data | None:
         "workers": last.get("workers") or [],
         "chosen": last.get("chosen") or {},
         "trial": last.get("trial"),
-        "points": [
-            {name: row.get(name) for name in ("t", "per_s", "p50_ms", "p99_ms", "waiting")} for row in rows[::-1][::step][::-1]
-        ],
+        "points": [{name: row.get(name) for name in ("t", "per_s", "p50_ms", "p99_ms", "waiting")} for row in thinned(rows)],
     }
 
 
