@@ -6,27 +6,15 @@ from typing import Any
 
 import msgspec
 
-from gyral.event.wire import Moment, Name, Optional
+from gyral.event.wire import WireEvent
 from gyral.http.operations import Answer, Operation, Parameter
 from gyral.ingest.collector import PATH
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(WireEvent, forbid_unknown_fields=False):
     """One event, at its time in RFC 3339 with a zone or epoch milliseconds. One that is not so is quarantined, not refused."""
 
-    event_id: Name
-    event_time: Moment
-    kind: Name
-    subject: Name
-    object: Optional = None
-    session: Optional = None
-    device_class: Optional = None
-    app: Optional = None
-    language: Optional = None
-    country: Optional = None
-    schema_id: Optional = None
-    consent: Optional = None
-    props: dict[str, Any] = {}
+    props: dict[str, Any] = {}  # type: ignore[assignment]  # read later, on the wire as it is
 
 
 class Collected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
