@@ -15,12 +15,12 @@ from collections import deque
 
 from simulator import Request, Taken
 
+from gyral.model.tiers import BUILT_IN
 from gyral.serve.scheduling.admission import Admission
 from gyral.serve.scheduling.batch import Queue
 from gyral.serve.scheduling.cost import Cost, Curve
 from gyral.serve.scheduling.dispatch import Dispatcher
 from gyral.serve.scheduling.router import Variant
-from gyral.serve.scheduling.tiers import BUILT_IN
 
 
 class Fifo:

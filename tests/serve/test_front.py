@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gyral.config.rerank import Rerank
 from gyral.config.sections import Caller, Serve
 from gyral.http import Refused
+from gyral.model.tiers import tiers
 from gyral.serve.app import App
 from gyral.serve.feedback import Impression
 from gyral.serve.front import Front
@@ -20,7 +21,6 @@ from gyral.serve.http1.answer import Response
 from gyral.serve.opening import opened
 from gyral.serve.pool import Settings
 from gyral.serve.pooled import pooled
-from gyral.serve.scheduling.tiers import tiers
 from gyral.serve.slots import DEFAULT, Slots
 
 from .test_app import call

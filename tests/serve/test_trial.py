@@ -6,6 +6,7 @@ import json
 import pytest
 
 from gyral.config.sections import Serve
+from gyral.model.tiers import tiers
 from gyral.serve.engine import Part
 from gyral.serve.following import CANARY
 from gyral.serve.front import Front
@@ -13,7 +14,6 @@ from gyral.serve.gateway import Gateway
 from gyral.serve.pool import Settings
 from gyral.serve.pooled import pooled
 from gyral.serve.said import Said
-from gyral.serve.scheduling.tiers import tiers
 from gyral.serve.slots import DEFAULT
 from gyral.serve.trial import Trial
 

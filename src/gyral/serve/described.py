@@ -65,7 +65,7 @@ def _own(path: str, route: Route) -> Operation:
 
 def _bundles() -> list[Operation]:
     model = Parameter("model", "path", str, "`name` or `name@n`, of a model that is served or a variant of one")
-    tier = Parameter("x-device-tier", "header", str, "class of the device: `phone`, `laptop`, `server`, or one's own")
+    tier = Parameter("x-gyral-tier", "header", str, "class of the device: `phone`, `laptop`, `server`, or one's own")
     since = Parameter("from", "query", str, "`name@n` that the device has: files come with patches from it")
     known = Parameter("if-none-match", "header", str, "etag of what the device has")
     digest = Parameter("digest", "path", str, "of a file or a patch, from a manifest")

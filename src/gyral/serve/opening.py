@@ -13,6 +13,7 @@ from gyral.config.rerank import Rerank
 from gyral.config.sections import Serve
 from gyral.errors import GyralError, ServeError
 from gyral.http import AsgiApp
+from gyral.model.tiers import tiers
 from gyral.serve.feedback import Impressions
 from gyral.serve.following import Following
 from gyral.serve.front import Front
@@ -23,7 +24,6 @@ from gyral.serve.pool import Pool, Settings
 from gyral.serve.pooled import pooled
 from gyral.serve.said import FeedbackRoute
 from gyral.serve.scaling import Scaler
-from gyral.serve.scheduling.tiers import tiers
 
 
 @contextlib.asynccontextmanager

@@ -29,6 +29,7 @@ from gyral.http import AsgiApp
 from gyral.http.operations import Documented, Operation
 from gyral.lake.table import Lake
 from gyral.model import card as cards
+from gyral.model.tiers import tiers
 from gyral.serve.app import App
 from gyral.serve.bundles.app import Bundles
 from gyral.serve.described import operations
@@ -39,7 +40,6 @@ from gyral.serve.openai.engines import Engines
 from gyral.serve.opening import opened
 from gyral.serve.packaged import Packaged, is_source, packaged
 from gyral.serve.recommend.pipeline import dressing
-from gyral.serve.scheduling.tiers import tiers
 from gyral.serve.slots import Slots
 from gyral.serve.stats import Stats
 

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from policies import Varied
 from simulator import arrivals, noisy, simulate
 
+from gyral.model.tiers import BUILT_IN
 from gyral.serve.scheduling.admission import Admission, retry_s
 from gyral.serve.scheduling.cost import Curve
 from gyral.serve.scheduling.dispatch import Dispatcher
 from gyral.serve.scheduling.router import Variant
-from gyral.serve.scheduling.tiers import BUILT_IN
 
 CURVE = Curve(0.004, 0.0005)
 ONE = [Variant("fp32", 1.0, 1, 1, {"server": CURVE})]

@@ -5,10 +5,10 @@ import pytest
 from policies import Own, Varied
 from simulator import Taken, arrivals, noisy, simulate
 
+from gyral.model.tiers import BUILT_IN
 from gyral.serve.scheduling.cost import Curve
 from gyral.serve.scheduling.dispatch import Dispatcher
 from gyral.serve.scheduling.router import Variant
-from gyral.serve.scheduling.tiers import BUILT_IN
 
 CURVES = [Curve(0.004, 0.0005), Curve(0.0016, 0.00014), Curve(0.0012, 0.0001)]
 QUALITY = [1.0, 0.995, 0.97]

@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 
 from gyral.config.sections import DeviceTier
 from gyral.errors import InputError
-from gyral.serve.scheduling.tiers import BUILT_IN, classify, tiers
+from gyral.model.tiers import BUILT_IN, tiers
+from gyral.serve.scheduling.tiers import classify
 
 IPHONE = b"Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Version/18.0 Mobile/15E148 Safari/604.1"
 PIXEL = b"Mozilla/5.0 (Linux; Android 15; Pixel 9) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Mobile Safari/537.36"

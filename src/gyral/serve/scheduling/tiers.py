@@ -11,9 +11,6 @@ from typing import Final, NamedTuple
 
 from gyral.config.sections import DeviceTier
 from gyral.errors import InputError, did_you_mean
-from gyral.model.tiers import BUILT_IN, tiers
-
-__all__ = ["BUILT_IN", "PHONES", "Classified", "classify", "tiers"]
 
 PHONES: Final = (b"iphone", b"android", b"mobile")
 
