@@ -19,6 +19,7 @@ from gyral.http import Refused
 from gyral.serve.engine import Ask, Part, failed
 from gyral.serve.pool import Pool
 from gyral.serve.scheduling.admission import Admission
+from gyral.serve.scheduling.batch import Waiting
 from gyral.serve.scheduling.cost import Curve
 from gyral.serve.scheduling.dispatch import Dispatched, Dispatcher
 from gyral.serve.scheduling.router import Choice, Variant
@@ -47,6 +48,10 @@ class Wanted(NamedTuple):
     priority: int = 1
     weight: float = 1.0
     floor: float = -math.inf
+
+    def waiting(self, id: int) -> Waiting:
+        """What a queue has to know of it."""
+        return Waiting(id, self.until, self.key, self.priority, self.weight, floor=self.floor)
 
 
 class Demand(NamedTuple):
@@ -124,9 +129,8 @@ class Gateway:
         self._turn = list(self._dispatchers)
         now = time.monotonic()
         for id, each in waiting:
-            wanted, dispatcher_ = each.wanted, self._dispatchers.get(each.wanted.slot)
-            more = {"priority": wanted.priority, "weight": wanted.weight, "floor": wanted.floor}
-            if dispatcher_ is None or not dispatcher_.push(id, wanted.until, now, wanted.key, **more):  # type: ignore[arg-type]
+            found = self._dispatchers.get(each.wanted.slot)
+            if found is None or not found.push(each.wanted.waiting(id), now):
                 self._end(id, failed(id, 503, "the models here have changed", hint="ask again"))
         self.pump()
 
@@ -148,9 +152,7 @@ class Gateway:
         admission = self._admissions.get(wanted.slot)
         if admission is None:  # the models have just changed, and with them the slots
             raise Refused(503, f"nothing answers in `{wanted.slot}` now", hint="ask again", headers=((b"retry-after", b"1"),))
-        refusal = admission.offer(
-            id, wanted.until, now, wanted.key, priority=wanted.priority, weight=wanted.weight, floor=wanted.floor
-        )
+        refusal = admission.offer(wanted.waiting(id), now)
         if refusal is not None:
             raise refusal.raised()
         self._requests[id] = _Request(wanted, on_part)
