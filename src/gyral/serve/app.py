@@ -11,9 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from typing import Any, cast
-from urllib.parse import parse_qs
 
 import msgspec
 
@@ -21,7 +19,8 @@ from gyral.config.sections import Serve
 from gyral.errors import InputError, UsageError
 from gyral.event.clock import now_us
 from gyral.http import AsgiApp, Header, Receive, Refused, Scope, Send, allow, header, read_body, reply, routed
-from gyral.model.family import Answer, Item, Recommends, Route, Servable
+from gyral.model.family import Answer, Recommends, Route, Servable
+from gyral.serve.about import asked_slot, described, no_such
 from gyral.serve.feedback import Impression, Impressions, Logged, RequestIds
 from gyral.serve.guard import GONE, Guard
 from gyral.serve.http1.answer import Response
@@ -31,17 +30,7 @@ from gyral.serve.metrics import Metrics
 from gyral.serve.mounts import Mounts
 from gyral.serve.packaged import Packaged
 from gyral.serve.slots import DEFAULT, Slots
-from gyral.serve.wire import POPULARITY, Recommend
-
-
-class Recommended(msgspec.Struct):
-    """Its answer."""
-
-    request_id: str
-    model: str
-    subject: str
-    known: bool
-    items: list[Item]
+from gyral.serve.wire import EXAMPLE, POPULARITY, Recommend, Recommended
 
 
 class App:
@@ -91,7 +80,7 @@ class App:
         elif path == "/v1/model":
             allow(scope, "GET")
             self.guard.check(header(scope, b"authorization"))
-            await reply(send, 200, self._encoder.encode(self._describe(scope)))
+            await reply(send, 200, self._described(asked_slot(scope)))
         elif (route := self._slots.default.routes.get(path)) is not None:
             allow(scope, "POST")
             body = await read_body(scope, receive, self._config.max_body_bytes)
@@ -196,8 +185,7 @@ class App:
         try:
             request = self._decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            hint = '{"subject": "17850", "k": 10, "context": {"country": "France"}}'
-            raise Refused(400, "the body is not a request", why=str(error), hint=f"send {hint}") from None
+            raise Refused(400, "the body is not a request", why=str(error), hint=f"send {EXAMPLE}") from None
         try:
             answered = self.answer(request)
         except Refused:
@@ -216,25 +204,12 @@ class App:
     def _model(self, slot: str) -> Servable:
         model = self._slots.get(None if slot == POPULARITY else slot)
         if model is None:
-            listed = ", ".join(f"`{name}`" for name in self._slots.names())
-            raise Refused(404, f"there is no model `{slot}` here", hint=f"leave `model` out, or use one of {listed}")
+            raise no_such(slot, self._slots.names())
         return model
 
-    def _describe(self, scope: Scope) -> dict[str, Any]:
-        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-        slot = query.get("slot", [DEFAULT])[0]
-        model = self._model(slot)
-        loaded_at = datetime.fromtimestamp(self._slots.loaded_at(DEFAULT if slot == POPULARITY else slot), UTC)
-        impressions = self._impressions
-        return {
-            "model": model.name,
-            "family": model.card["family"],
-            "learned_until": model.card.get("learned_until"),
-            "loaded_at": loaded_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "slots": self._slots.names(),
-            "impressions": {"appended": impressions.appended, "dropped": impressions.dropped} if impressions else None,
-            "card": model.card,
-        }
+    def _described(self, slot: str) -> bytes:
+        model, loaded_at = self._model(slot), self._slots.loaded_at(DEFAULT if slot == POPULARITY else slot)
+        return described(model.name, model.card, loaded_at, self._slots.names(), self._impressions)
 
     def close(self) -> None:
         """End the thread; may be called twice."""

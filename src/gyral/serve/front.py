@@ -12,9 +12,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs
 
 import msgspec
 
@@ -22,6 +20,7 @@ from gyral.config.sections import Serve
 from gyral.errors import GyralError, ServeError
 from gyral.event.clock import now_us
 from gyral.http import AsgiApp, Receive, Refused, Scope, Send, allow, read_body, reply, routed
+from gyral.serve.about import About, asked_slot, described, no_such
 from gyral.serve.cache import Cache
 from gyral.serve.engine import Ask, Part
 from gyral.serve.feedback import Impressions, Logged, RequestIds
@@ -95,16 +94,16 @@ class Front:
         self._impressions = impressions
         self.metrics = Metrics(self._gauges)
         self._mounts = Mounts({**(mounts or {}), "/metrics": self.metrics})
-        self._guard = Guard(config, self.metrics, note)
+        self.guard = Guard(config, self.metrics, note)
         self._cache = Cache(config.cache_bytes)
         self._asking: dict[bytes, _Asked] = {}
         self._ids, self._own = RequestIds(), FIRST_OWN_ID
-        self._decoder, self._encoder = msgspec.json.Decoder(_Named), msgspec.json.Encoder()
+        self._decoder = msgspec.json.Decoder(_Named)
         self._loop = asyncio.get_running_loop()
         self.routes: dict[str, bool] = {}
-        self._told: dict[str, dict[str, Any]] = {}
+        self._told: dict[str, About] = {}
         self._models: dict[str, str] = {}
-        self._since = time.time()
+        self._since: dict[str, float] = {}
         self.trial: Trial | None = None
         if config.canary:
             models = in_set(pool.versions.current)
@@ -120,9 +119,11 @@ class Front:
             part = await self._pool.answer(Ask(self._own, MODEL, b"{}", ASK_S, variant=name))
             if part.status != 200:
                 raise ServeError("the workers do not say what they answer with", why=part.body.decode("utf-8", "replace")[:500])
-            told[name] = msgspec.json.decode(part.body)
-        self._told, self._models, self._since = told, models, time.time()
-        self.routes = {path: is_pure for path, (_, is_pure) in next(iter(told.values()))["routes"].items() if path != MODEL}
+            told[name] = msgspec.json.decode(part.body, type=About)
+        now, before = time.time(), self._models
+        self._since = {each: self._since[each] if before.get(each) == models[each] else now for each in models}
+        self._told, self._models = told, models
+        self.routes = {path: is_pure for path, (_, is_pure) in self._first.routes.items() if path != MODEL}
 
     async def follow(self) -> None:
         """Have the newest versions answer, for ever."""
@@ -163,8 +164,8 @@ class Front:
             await reply(send, told.status, told.body, *told.headers)
         elif path == MODEL:
             allow(scope, "GET")
-            self._guard.check(dict(scope["headers"]).get(b"authorization", b""))
-            await reply(send, 200, self._encoder.encode(self._describe(scope)))
+            self.guard.check(dict(scope["headers"]).get(b"authorization", b""))
+            await reply(send, 200, self._described(asked_slot(scope)))
         else:
             routes = ", ".join(f"POST {each}" for each in self.routes)
             await self._mounts.find(path, f"{routes}, GET {MODEL}, GET /metrics, GET /healthz")(scope, receive, send)
@@ -177,12 +178,12 @@ class Front:
         Refused : the request is not answered.
         """
         began = time.monotonic()
-        account = self._guard.begin(path, header(b"authorization"), len(body), began)
+        account = self.guard.begin(path, header(b"authorization"), len(body), began)
         try:
             return self._begin(path, header, body, account, began)
         except BaseException as error:
             status = error.status if isinstance(error, Refused) else 500
-            self._guard.end(account, path, status, began, header(b"traceparent"))
+            self.guard.end(account, path, status, began, header(b"traceparent"))
             raise
 
     def _begin(
@@ -198,8 +199,7 @@ class Front:
             slot = CANARY
         lane = DEFAULT if slot == POPULARITY else slot
         if lane != DEFAULT and f"{SLOT}{lane}" not in self._models:
-            listed = ", ".join(f"`{name}`" for name in self._slots())
-            raise Refused(404, f"there is no model `{slot[:200]}` here", hint=f"leave `model` out, or use one of {listed}")
+            raise no_such(slot, self.slots())
         until = began + _number(header(b"x-deadline-ms"), self._config.deadline_ms, "x-deadline-ms") / 1e3
         floor = _number(header(b"x-min-quality"), -math.inf, "x-min-quality")
         caller = account.caller
@@ -246,7 +246,7 @@ class Front:
         def gone(answer: asyncio.Future[Response]) -> None:
             if not answer.cancelled():
                 return
-            self._guard.end(client.account, client.path, GONE, client.began, client.parent)
+            self.guard.end(client.account, client.path, GONE, client.began, client.parent)
             asked.clients.remove(client)
             if not asked.clients:
                 self._asking.pop(key, None)
@@ -267,7 +267,7 @@ class Front:
     def _answer(self, client: _Client, part: Part) -> Response:
         """One client's answer: logged, counted, with a number of its own."""
         model = str(part.props.get("model", ""))
-        self._guard.end(client.account, client.path, part.status, client.began, client.parent, model)
+        self.guard.end(client.account, client.path, part.status, client.began, client.parent, model)
         request_id = self._ids.next()
         if self.trial is not None and client.arm is not None:
             self.trial.answered(request_id, client.subject, part)
@@ -286,37 +286,37 @@ class Front:
         body = b'{"request_id":"%b",%b' % (request_id.encode(), part.body[1:])
         return Response(body, headers=((b"x-model-version", version),))
 
-    def _describe(self, scope: Scope) -> dict[str, Any]:
-        slot = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("slot", [DEFAULT])[0]
+    @property
+    def document(self) -> dict[str, Any]:
+        """Of the routes of the model that answers, as its workers told it."""
+        return self._first.document
+
+    @property
+    def _first(self) -> About:
+        return next(iter(self._told.values()))
+
+    def _described(self, slot: str) -> bytes:
         name = next(iter(self._models)) if slot in (DEFAULT, POPULARITY) else f"{SLOT}{slot}"
         if name not in self._told:
-            raise Refused(404, f"there is no model `{slot[:200]}` here", hint=f"one of {', '.join(self._slots())}")
-        told, impressions = self._told[name], self._impressions
-        loaded_at = datetime.fromtimestamp(self._since, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return {
-            "model": self._models[name],
-            "family": told["family"],
-            "learned_until": told["learned_until"],
-            "loaded_at": loaded_at,
-            "slots": self._slots(),
-            "variants": {each: self._models[each] for each in self._models if not each.startswith(SLOT)},
-            **{name: value for name, value in self.state().items() if name in ("workers", "chosen", "trial")},
-            "impressions": {"appended": impressions.appended, "dropped": impressions.dropped} if impressions else None,
-            "card": told["card"],
-        }
+            raise no_such(slot, self.slots())
+        more = {each: value for each, value in self.state().items() if each in ("workers", "chosen", "trial")}
+        more["variants"] = {each: version for each, version in self._models.items() if not each.startswith(SLOT)}
+        card = self._told[name].card
+        return described(self._models[name], card, self._since[name], self.slots(), self._impressions, **more)
 
-    def _slots(self) -> dict[str, str]:
+    def slots(self) -> dict[str, str]:
+        """Slot → model."""
         first = next(iter(self._models))
         named = {DEFAULT: self._models[first]}
         named |= {name.removeprefix(SLOT): each for name, each in self._models.items() if name.startswith(SLOT)}
-        return named | ({POPULARITY: self._models[first]} if self._told[first]["recommends"] else {})
+        return named | ({POPULARITY: self._models[first]} if self._first.recommends else {})
 
     def _example(self, path: str) -> str:
-        return str(next(iter(self._told.values()))["routes"][path][0])
+        return self._first.routes[path][0]
 
     def close(self) -> None:
         """Send what is to be told; may be called twice."""
-        self._guard.close()
+        self.guard.close()
 
     def state(self) -> dict[str, Any]:
         """How it is now, for the run's record."""

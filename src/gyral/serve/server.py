@@ -32,8 +32,9 @@ from gyral.model import card as cards
 from gyral.model.tiers import tiers
 from gyral.serve.app import App
 from gyral.serve.bundles.app import Bundles
-from gyral.serve.described import operations
+from gyral.serve.described import asked, beside
 from gyral.serve.feedback import Impressions
+from gyral.serve.following import CANARY
 from gyral.serve.http1.request import Route
 from gyral.serve.openai.app import OpenAi
 from gyral.serve.openai.engines import Engines
@@ -109,7 +110,7 @@ def serve(
         try:
             rules, others = rerank or Rerank(), mounts or {}
             opened = (
-                _workers(root, model, config, rules, impressions, others, note, folder, on)
+                _workers(root, model, config, rules, impressions, others, described, note, folder, on)
                 if config.workers
                 else _inline(root, model, config, rules, decode or Decode(), impressions, others, described, note)
             )
@@ -149,7 +150,7 @@ async def _inline(
         openai = OpenAi(slots, config.max_body_bytes, engines, impressions, note)
         has_bundles = config.bundles and not is_source(model)
         bundles = Bundles(root, slots.names, tiers(config.tiers), lambda key: app.guard.check(key))
-        told = Documented("gyral serve", lambda: [*operations(slots.default, has_bundles), *described])
+        told = Documented("gyral serve", lambda: [*asked(slots.default), *beside(has_bundles), *described])
         further = {**(bundles.mounts if has_bundles else {}), **told.mounts}
         app = App(slots, config, impressions, {**mounts, **further}, note, openai.mounts)
         try:
@@ -165,14 +166,22 @@ async def _inline(
 @contextlib.asynccontextmanager
 async def _workers(
     root: Path, model: str, config: Serve, rerank: Rerank, impressions: Impressions | None, mounts: Mapping[str, AsgiApp],
-    note: Callable[[str], None], folder: Path | None, on: str,
+    described: Sequence[Operation], note: Callable[[str], None], folder: Path | None, on: str,
 ) -> AsyncIterator[Opened]:  # fmt: skip
     """The models in processes of their own."""
     if is_source(model) or cards.read_card(cards.find(root, model)).family == "lm":
         why = "what language models write together is one batch of one process"
         raise ConfigError("a language model is not answered by workers", why=why, where="serve.workers", hint="leave it at 0")
-    async with opened(root, model, config, rerank, impressions, mounts, note, folder=folder, on=on) as front:
-        yield Opened(front, front.hot(), Stats(front.metrics, front.state))
+
+    def had() -> dict[str, str]:
+        """What devices may have: a model on trial they may not."""
+        return {slot: each for slot, each in front.slots().items() if slot != CANARY}
+
+    with contextlib.closing(Bundles(root, had, tiers(config.tiers), lambda key: front.guard.check(key))) as bundles:
+        told = Documented("gyral serve", lambda: [*beside(config.bundles), *described], lambda: front.document)
+        further = {**(bundles.mounts if config.bundles else {}), **told.mounts}
+        async with opened(root, model, config, rerank, impressions, {**mounts, **further}, note, folder=folder, on=on) as front:
+            yield Opened(front, front.hot(), Stats(front.metrics, front.state))
 
 
 def _listening(host: str, port: int) -> contextlib.closing[socket.socket]:

@@ -7,10 +7,13 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from gyral.model.family import Item
+
 RECOMMEND = "/v1/recommend"
 MODEL = "/v1/model"
 POPULARITY = "popularity"
 """A slot that is always there: the baseline of the default slot's model."""
+EXAMPLE = '{"subject": "17850", "k": 10, "context": {"country": "France"}}'
 
 
 class Context(msgspec.Struct):
@@ -21,9 +24,19 @@ class Context(msgspec.Struct):
 
 
 class Recommend(msgspec.Struct):
-    """Body of `POST /v1/recommend`."""
+    """Body of `POST /v1/recommend`: what a subject will meet next."""
 
     subject: Annotated[str, Meta(max_length=1024)]
     k: Annotated[int, Meta(ge=1)] = 10
     context: Context | None = None
     model: Annotated[str, Meta(max_length=256)] | None = None
+
+
+class Recommended(msgspec.Struct):
+    """Its answer."""
+
+    request_id: str
+    model: str
+    subject: str
+    known: bool
+    items: list[Item]

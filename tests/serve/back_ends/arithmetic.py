@@ -45,7 +45,7 @@ class Arithmetic:
                 parts.append(Part(ask.id, 200, b"{}", True, {"path": pathlib.Path("/"), "large": "x" * number}))
             elif ask.path == "/v1/model":
                 routes = {"/add": ['{"n": 1}', True], "/sleep": ['{"n": 1}', False], "/raise": ["", False]}
-                told = {"family": "arithmetic", "learned_until": None, "card": {}, "routes": routes, "recommends": False}
+                told = {"card": {"family": "arithmetic"}, "routes": routes, "recommends": False}
                 parts.append(Part(ask.id, 200, json.dumps(told).encode(), True, {}))
             elif ask.path == "/count":
                 self.counts[ask.id] = [0, number]

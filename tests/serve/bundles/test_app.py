@@ -49,8 +49,8 @@ class Asking:
         return status, error
 
 
-@pytest.fixture(scope="module")
-def shared(made, tmp_path_factory):
+@pytest.fixture(scope="module", params=[0, pytest.param(1, marks=pytest.mark.slow)], ids=["inline", "workers"])
+def shared(made, tmp_path_factory, request):
     root = tmp_path_factory.mktemp("bundles") / "project"
     shutil.copytree(made.root, root, ignore=shutil.ignore_patterns("runs", "datasets", "lake"))
     (root / "models" / "private@1").mkdir()
@@ -59,6 +59,7 @@ def shared(made, tmp_path_factory):
     (root / "secret.txt").write_text("secret")
     os.symlink(root / "secret.txt", root / "models" / "shop-int8@1" / "secret.txt")
     command = [sys.executable, "-P", "-m", "gyral", "serve", "shop-int8", "--root", str(root), "--port", "0", "--json"]
+    command += ["--workers", str(request.param)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     yield root, json.loads(child.stdout.readline())["url"]
     child.kill()
