@@ -175,7 +175,9 @@ def test_schemas_of_another_process_that_have_a_name_of_ours_get_one_of_their_ow
     schemas = told["components"]["schemas"]
 
     def answered(path, method):
-        return told["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        return told["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[
+            2
+        ]
 
     assert set(schemas[answered("/model", "get")]["properties"]) == {"ours"}
     assert set(schemas[answered("/asked", "post")]["properties"]) == {"theirs"}

@@ -158,6 +158,48 @@ def test_one_client_that_goes_takes_no_answer_from_another():
     run(test, Serve(cache_bytes=1 << 20))
 
 
+def test_a_client_that_goes_as_its_answer_comes_takes_nothing_from_who_asks_the_same_next():
+    async def test(front):
+        one, next_ = asked(front), []
+        heard = front._heard
+
+        def at_once(*told):
+            front._heard = heard
+            one.cancel()
+            heard(*told)
+            next_.append(asked(front))
+
+        front._heard = at_once
+        while not next_:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        next_.append(asked(front))
+        assert front.gateway.in_flight == 1
+        assert [json.loads((await each).body)["n"] for each in next_] == [2, 2]
+
+    run(test, Serve(cache_bytes=1))  # shared while it is asked for, never kept
+
+
+def test_a_swap_of_a_variant_does_not_make_the_model_newer_and_one_on_trial_begins_its_trial_anew(shop, publish):
+    async def test():
+        config = Serve(workers=1, variants=["shop-int8"], canary="shop-int8")
+        async with opened(shop.root, "shop", config, Rerank(), None, {}, print) as front:
+
+            async def swapped(name):
+                version = publish(shop.root, name)
+                while (told := json.loads((await get(front, "/v1/model"))[2]))["variants"][name] != version:
+                    await asyncio.sleep(0.02)
+                return told["loaded_at"]
+
+            first = json.loads((await get(front, "/v1/model"))[2])["loaded_at"]
+            assert await swapped("shop-int8") == first
+            assert (front.trial.canary.old, front.trial.canary.new) == ("shop@1", "shop-int8@2")
+            assert await swapped("shop") > first
+            assert (front.trial.canary.old, front.trial.canary.new) == ("shop@2", "shop-int8@2")
+
+    asyncio.run(asyncio.wait_for(test(), 120))
+
+
 def test_keys_have_what_they_were_given_and_no_more():
     digest = hashlib.sha256(b"secret").hexdigest()
 

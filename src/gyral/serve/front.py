@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -34,9 +34,11 @@ from gyral.serve.job import in_set
 from gyral.serve.metrics import Gauge, Metrics
 from gyral.serve.mounts import Mounts
 from gyral.serve.pool import Pool
+from gyral.serve.said import Said
 from gyral.serve.scheduling.canary import Arm
 from gyral.serve.scheduling.quota import Account
 from gyral.serve.slots import DEFAULT, POLL_S
+from gyral.serve.standing import gauges, state
 from gyral.serve.trial import Trial
 from gyral.serve.wire import MODEL, POPULARITY
 
@@ -62,6 +64,7 @@ class _Client(NamedTuple):
     slot: str
     began: float
     subject: str
+    trial: Trial | None
     arm: Arm | None
     parent: bytes
 
@@ -105,10 +108,7 @@ class Front:
         self._models: dict[str, str] = {}
         self._since: dict[str, float] = {}
         self.trial: Trial | None = None
-        if config.canary:
-            models = in_set(pool.versions.current)
-            old, new = next(iter(models.values())), models[f"{SLOT}{CANARY}"]
-            self.trial = Trial(old, new, config.canary_share, config.shadow_share, note)
+        self._renew()
 
     async def learn(self) -> None:
         """Ask the workers what they answer with, and how that is asked; once they are ready, and after each swap."""
@@ -125,6 +125,20 @@ class Front:
         self._told, self._models = told, models
         self.routes = {path: is_pure for path, (_, is_pure) in self._first.routes.items() if path != MODEL}
 
+    def _renew(self) -> None:
+        """Have the trial be of the versions that answer; a model that was stopped is not tried again before it is another."""
+        models, config, trial = in_set(self._pool.versions.current), self._config, self.trial
+        if not config.canary:
+            return
+        old, new = next(iter(models.values())), models[f"{SLOT}{CANARY}"]
+        if trial is None or trial.canary.new != new or (trial.canary.old != old and not trial.canary.is_stopped):
+            self.trial = Trial(old, new, config.canary_share, config.shadow_share, self._note)
+
+    def said(self, feedback: Sequence[Said]) -> None:
+        """Count feedback where a model is on trial."""
+        if self.trial is not None:
+            self.trial.said(feedback)
+
     async def follow(self) -> None:
         """Have the newest versions answer, for ever."""
         while True:
@@ -136,6 +150,7 @@ class Front:
                     except GyralError as error:
                         self._following.refuse(version, error)
                         continue
+                    self._renew()
                     await self.learn()
                     self._gateway.use(await asyncio.to_thread(self._following.slots, version))
                     break
@@ -194,8 +209,9 @@ class Front:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(400, "the body is not a request", why=str(error), hint=f"send {self._example(path)}") from None
         slot, subject = named.model or DEFAULT, named.subject or ""
-        arm = self.trial.arm(subject) if self.trial is not None and slot == DEFAULT else None
-        if arm is not None and arm.version == self.trial.canary.new:  # type: ignore[union-attr]
+        trial = self.trial if slot == DEFAULT else None
+        arm = trial.arm(subject) if trial is not None else None
+        if arm is not None and trial is not None and arm.version == trial.canary.new:
             slot = CANARY
         lane = DEFAULT if slot == POPULARITY else slot
         if lane != DEFAULT and f"{SLOT}{lane}" not in self._models:
@@ -203,7 +219,7 @@ class Front:
         until = began + _number(header(b"x-deadline-ms"), self._config.deadline_ms, "x-deadline-ms") / 1e3
         floor = _number(header(b"x-min-quality"), -math.inf, "x-min-quality")
         caller = account.caller
-        client = _Client(self._loop.create_future(), account, path, slot, began, subject, arm, header(b"traceparent"))
+        client = _Client(self._loop.create_future(), account, path, slot, began, subject, trial, arm, header(b"traceparent"))
         key = b""
         if self._config.cache_bytes and self.routes.get(path):
             key = self._cache.key(path, f"{self._pool.versions.current} {slot} {floor}", body)
@@ -219,18 +235,18 @@ class Front:
         asked.id = self._gateway.ask(wanted, lambda part: self._heard(asked, key, part))
         if key:
             self._asking[key] = asked
-        if arm is not None and arm.shadow:
-            self._shadow(wanted, client)
+        if trial is not None and arm is not None and arm.shadow:
+            self._shadow(wanted, client, trial)
         return self._wait(asked, client, key)
 
-    def _shadow(self, wanted: Wanted, client: _Client) -> None:
+    def _shadow(self, wanted: Wanted, client: _Client, trial: Trial) -> None:
         """Ask the model on trial as well; both answers are compared when both are there."""
         parts: dict[str, Part] = {}
 
         def heard(which: str, part: Part) -> None:
             parts[which] = part
-            if len(parts) == 2 and self.trial is not None:
-                self.trial.shadowed(parts["old"], parts["new"])
+            if len(parts) == 2:
+                trial.shadowed(parts["old"], parts["new"])
 
         def told(answer: asyncio.Future[Response]) -> None:
             if not answer.cancelled():
@@ -249,7 +265,8 @@ class Front:
             self.guard.end(client.account, client.path, GONE, client.began, client.parent)
             asked.clients.remove(client)
             if not asked.clients:
-                self._asking.pop(key, None)
+                if self._asking.get(key) is asked:  # and not what was asked for the same after this one's answer came
+                    del self._asking[key]
                 self._gateway.cancel(asked.id)
 
         client.answer.add_done_callback(gone)
@@ -269,8 +286,8 @@ class Front:
         model = str(part.props.get("model", ""))
         self.guard.end(client.account, client.path, part.status, client.began, client.parent, model)
         request_id = self._ids.next()
-        if self.trial is not None and client.arm is not None:
-            self.trial.answered(request_id, client.subject, part)
+        if client.trial is not None:
+            client.trial.answered(request_id, client.subject, part)
         if part.status != 200:
             headers = ((b"retry-after", b"1"),) if part.status == 503 else ()
             return Response(_located(part.body, client.path), part.status, headers)
@@ -320,36 +337,11 @@ class Front:
 
     def state(self) -> dict[str, Any]:
         """How it is now, for the run's record."""
-        cache, gateway = self._cache.counts(), self._gateway
-        return {
-            "waiting": gateway.waiting,
-            "in_flight": gateway.in_flight,
-            "not_answered": gateway.not_answered(),
-            "cache": {"hits": cache.hits + cache.shared, "misses": cache.misses, "bytes": cache.num_bytes},
-            "workers": [each._asdict() for each in self._pool.loads()],
-            "chosen": {each: choice.explain() for each, choice in gateway.choices().items()},
-            "trial": self.trial.canary.verdict()._asdict() if self.trial is not None else None,
-        }
+        trial = self.trial.canary.verdict()._asdict() if self.trial is not None else None
+        return {**state(self._pool, self._gateway, self._cache.counts()), "trial": trial}
 
     def _gauges(self) -> dict[str, Gauge]:
-        loads, cache, gateway = self._pool.loads(), self._cache.counts(), self._gateway
-        versions = {name: float(each.rpartition("@")[2]) for name, each in self._models.items()}
-
-        def of_workers(field: str) -> dict[str, float]:
-            return {str(each.number): getattr(each, field) for each in loads}
-
-        return {
-            "gyral_waiting": Gauge("requests that wait for a worker", "", {"": gateway.waiting}),
-            "gyral_in_flight": Gauge("requests that have no answer yet", "", {"": gateway.in_flight}),
-            "gyral_not_answered": Gauge("refused or given up, by why", "why", gateway.not_answered(), True),
-            "gyral_worker_resident_bytes": Gauge("memory", "worker", of_workers("resident_bytes")),
-            "gyral_worker_busy": Gauge("share of the time that it computes", "worker", of_workers("busy")),
-            "gyral_worker_deaths": Gauge("how often it was replaced", "worker", of_workers("deaths"), True),
-            "gyral_cache_hits": Gauge("answers that were told again", "", {"": cache.hits}, True),
-            "gyral_cache_misses": Gauge("answers that were not kept", "", {"": cache.misses}, True),
-            "gyral_cache_bytes": Gauge("of answers that are kept", "", {"": cache.num_bytes}),
-            "gyral_model_version": Gauge("of the models that answer", "model", versions),
-        }
+        return gauges(self._pool, self._gateway, self._cache.counts(), self._models)
 
 
 _NOT_KEPT = frozenset(("kind", "subject", "object", "country", "version"))

@@ -67,8 +67,8 @@ async def opened(
         await front.learn()
         note(f"serve    {' '.join(in_set(pool.versions.current).values())} answers, by {config.workers} workers")
         for each in mounts.values():
-            if isinstance(each, FeedbackRoute) and front.trial is not None:
-                each.on_said = front.trial.said
+            if isinstance(each, FeedbackRoute):
+                each.on_said = front.said
         scaler = Scaler(pool, gateway, config.workers, config.max_workers, note)
         tasks = [asyncio.create_task(front.follow()), asyncio.create_task(scaler.keep())]
         try:
