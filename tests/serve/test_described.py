@@ -7,14 +7,21 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import msgspec
+import numpy as np
 import pytest
 
 from gyral.http.operations import HEALTH, Answer, Documented, Operation, Parameter, Parts, document
 from gyral.http.page import page
+from gyral.model.vision_routes import routes_of
+from gyral.serve import models
+from gyral.serve.about import About
+from gyral.serve.described import asked, beside
 
+from ..model.test_vision_routes import Encoder
 from .openai.conftest import publish_lm
 
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
@@ -187,10 +194,42 @@ def test_schemas_of_another_process_that_have_a_name_of_ours_get_one_of_their_ow
     assert sorted(schemas) == ["Model", "Model_", "Parts", "Refusal"]
 
 
+def test_routes_of_pictures_are_told_by_workers_as_by_the_servers_process():
+    routes = routes_of(Encoder(), lambda scores, k: np.argsort(-scores)[:k].tolist())
+    model = SimpleNamespace(name="m@1", card={"family": "vision"}, routes=routes)
+    told = models._described(model, routes).answer(None).body
+    about = msgspec.json.decode(msgspec.json.encode(told), type=About)
+    assert about.routes["/v1/embed"][1] and not about.recommends
+    here, there = document("T", [*asked(model), *beside(True)]), document("T", beside(True), about.document)
+    for path in routes:
+        del there["paths"][path]["post"]["parameters"]
+        for status in ("502", "504"):
+            del there["paths"][path]["post"]["responses"][status]
+    assert msgspec.json.decode(msgspec.json.encode(here)) == msgspec.json.decode(msgspec.json.encode(there))
+    assert set(routes) < set(here["paths"])
+
+
 def test_no_text_of_a_document_becomes_markup():
     told = document("<b>", [Operation("get", "/<i>", "<script>x</script>", {200: Answer(int)})])
     html = page(told)
+    assert 'name="viewport"' in html and ":root { color-scheme: light dark }" in html
     assert "<script>" not in html and "<b>" not in html and "<i>" not in html and "&lt;script&gt;" in html
+
+
+def test_the_page_says_what_a_type_is_and_leaves_its_fields_to_the_schema():
+    class Thing(msgspec.Struct):
+        """A thing.
+
+        Attributes
+        ----------
+        n : how many.
+        """
+
+        n: int
+
+    html = page(document("T", [Operation("get", "/", "X", {200: Answer(Thing)})]))
+    summary = html.partition('<details id="Thing">')[2].partition("</summary>")[0]
+    assert "A thing." in summary and "Attributes" not in summary
 
 
 def test_beside_an_application_only_two_paths_are_taken():
