@@ -155,6 +155,9 @@ class Serve(Section, frozen=True):
     max_batch: Annotated[int, Meta(ge=1, le=256, description="requests that a worker computes together")] = 64
     deadline_ms: Annotated[float, Meta(ge=0, description="of requests without `x-deadline-ms`; 0: none")] = 0.0
     cache_bytes: Annotated[int, Meta(ge=0, description="of answers that may be told again; 0: none is")] = 0
+    alike: Annotated[
+        float, Meta(ge=0, le=1, description="least cosine of a question to one whose answer it is told as well; 0: none is")
+    ] = 0.0
 
 
 class Decode(Section, frozen=True):

@@ -147,7 +147,7 @@ async def _inline(
     else:
         slots = Slots(root, model, note, lambda loaded: engines.make(rules(loaded) if rules is not None else loaded))
     try:
-        openai = OpenAi(slots, config.max_body_bytes, engines, impressions, note)
+        openai = OpenAi(slots, config.max_body_bytes, engines, impressions, note, config.alike)
         has_bundles = config.bundles and not is_source(model)
         bundles = Bundles(root, slots.names, tiers(config.tiers), lambda key: app.guard.check(key))
         told = Documented("gyral serve", lambda: [*asked(slots.default), *beside(has_bundles), *described])

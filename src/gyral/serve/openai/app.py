@@ -19,6 +19,7 @@ from gyral.http import AsgiApp, Header, Receive, Refused, Scope, Send, allow, he
 from gyral.model.family import Servable
 from gyral.serve.engine import Engine, Part
 from gyral.serve.feedback import Impressions, Logged, RequestIds
+from gyral.serve.openai.again import Again, Look, feed_of
 from gyral.serve.openai.errors import as_openai, body_of
 from gyral.serve.openai.runner import Feed, Runner
 from gyral.serve.openai.wire import CHAT, COMPLETIONS, EMBEDDINGS, MODELS, Body, Wrong, decode
@@ -52,14 +53,16 @@ class OpenAi:
     slots : the models; a request names a slot, a model `name@n`, or `name` for the version of it that is loaded.
     engine : makes what answers for a model; called once a version, in a thread of its own.
     impressions : where answers are logged, None to log nothing.
+    alike : least cosine of questions of which one is told the other's answer; 0: none is.
     """
 
     def __init__(
         self, slots: Models, max_body_bytes: int, engine: Callable[[Servable], Engine],
-        impressions: Impressions | None = None, note: Callable[[str], None] | None = None,
+        impressions: Impressions | None = None, note: Callable[[str], None] | None = None, alike: float = 0.0,
     ) -> None:  # fmt: skip
         self._slots, self._limit, self._engine = slots, max_body_bytes, engine
         self._impressions, self._note = impressions, note
+        self._again = Again(alike) if alike else None
         self._ids = RequestIds()
         self._runners: dict[str, Runner] = {}
 
@@ -92,29 +95,39 @@ class OpenAi:
         request = decode(path, body)
         slot, model = self._model(request.model)
         is_stream = bool(getattr(request, "stream", False))
-        feed = self._runner(model).ask(path, body, _deadline_s(scope), is_stream)
+        left_s, look = _deadline_s(scope), None
+        until = time.monotonic() + left_s
+        if self._again is not None:
+            who = header(scope, b"authorization")
+            look = await self._again.look(path, body, request, who, model.name, self._runner(model), left_s)
+        runner = self._runner(model)  # it may have ended meanwhile, with its version
+        told = look.told if look is not None else None
+        left_s = until - time.monotonic()
+        feed = feed_of(told, runner) if told is not None else runner.ask(path, body, left_s, is_stream)
         watch = asyncio.ensure_future(_gone(receive, feed))
         request_id = f"{_PREFIX[path]}-{self._ids.next()}"
         try:
-            props = await self._answer(path, request, model, request_id, feed, send)
+            props = await self._answer(path, request, model, request_id, feed, send, look)
         finally:
             watch.cancel()
             feed.give_up()
             self._end_old()
         if props is not None and self._impressions is not None:
             kind = "embedding" if path == EMBEDDINGS else "completion"
-            told = {"model": model.name, "slot": slot, **props}
-            self._impressions.add(Logged(request_id, now_us(), kind, getattr(request, "user", None), None, None, told))
+            kept = {"model": model.name, "slot": slot, **props}
+            self._impressions.add(Logged(request_id, now_us(), kind, getattr(request, "user", None), None, None, kept))
 
     async def _answer(
-        self, path: str, request: Body, model: Servable, request_id: str, feed: Feed, send: Send
+        self, path: str, request: Body, model: Servable, request_id: str, feed: Feed, send: Send, look: Look | None
     ) -> dict[str, Any] | None:
         """Put the answer on the wire; what the log keeps of it, None where there was none."""
         parts = await feed.next()
         if not parts:
             return None
         first = parts[0]
-        headers = ((b"x-model-version", model.name.rpartition("@")[2].encode()), (b"x-request-id", request_id.encode()))
+        version = model.name.rpartition("@")[2].encode()
+        alike: tuple[Header, ...] = look.headers if look is not None else ()
+        headers = ((b"x-model-version", version), (b"x-request-id", request_id.encode()), *alike)
         if first.status != 200:
             again = first.props.get("retry_after")
             later: tuple[Header, ...] = ((b"retry-after", again.encode()),) if again else ()
@@ -127,6 +140,8 @@ class OpenAi:
             del told["id"], told["created"]
         head = msgspec.json.encode(told)[:-1] + b","
         if not is_stream:
+            if look is not None:
+                look.keep(first, request_id)
             await reply(send, 200, head + first.body[1:], *headers)
             return first.props
         return await _stream(send, b"data: " + head, parts, feed, headers, path)

@@ -46,9 +46,8 @@ class Waiting:
 
     Attributes
     ----------
-    id : used once.
+    id, key : used once; whose it is.
     deadline : when an answer is worth nothing any more, on the clock of `now`; inf: never.
-    key : whose it is.
     weight, size : its key's share, .01 to 100, and what it counts against it, for example tokens; what is neither is 1.
     floor : least quality of the variant that answers.
     arrived, due : when it began to wait, and what it is ordered by; the queue sets them.
