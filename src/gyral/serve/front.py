@@ -39,7 +39,7 @@ from gyral.serve.scheduling.canary import Arm
 from gyral.serve.scheduling.quota import Account
 from gyral.serve.slots import DEFAULT, POLL_S
 from gyral.serve.trial import Trial
-from gyral.serve.wire import MODEL, POPULARITY
+from gyral.serve.wire import MODEL, POPULARITY, number_of
 
 ASK_S = 60.0
 FIRST_OWN_ID = 1 << 60
@@ -200,8 +200,8 @@ class Front:
         if lane != DEFAULT and f"{SLOT}{lane}" not in self._models:
             listed = ", ".join(f"`{name}`" for name in self._slots())
             raise Refused(404, f"there is no model `{slot[:200]}` here", hint=f"leave `model` out, or use one of {listed}")
-        until = began + _number(header(b"x-deadline-ms"), self._config.deadline_ms, "x-deadline-ms") / 1e3
-        floor = _number(header(b"x-min-quality"), -math.inf, "x-min-quality")
+        until = began + number_of(header(b"x-deadline-ms"), self._config.deadline_ms, "x-deadline-ms") / 1e3
+        floor = number_of(header(b"x-min-quality"), -math.inf, "x-min-quality")
         caller = account.caller
         client = _Client(self._loop.create_future(), account, path, slot, began, subject, arm, header(b"traceparent"))
         key = b""
@@ -352,25 +352,7 @@ class Front:
         }
 
 
-_NOT_KEPT = frozenset(("kind", "subject", "object", "country", "version"))
-
-
-def _number(value: bytes, default: float, name: str) -> float:
-    """A positive number of a header.
-
-    Raises
-    ------
-    Refused : 400.
-    """
-    if not value:
-        return default or math.inf
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise Refused(400, f"`{name}` is `{value[:50].decode('latin-1')}`", hint="a number above 0")
-    return number
+_NOT_KEPT = frozenset(("kind", "subject", "object", "country", "version", "worker"))
 
 
 def _located(body: bytes, path: str) -> bytes:

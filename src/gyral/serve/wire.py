@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
+
+from gyral.http import Refused
 
 RECOMMEND = "/v1/recommend"
 MODEL = "/v1/model"
@@ -27,3 +30,21 @@ class Recommend(msgspec.Struct):
     k: Annotated[int, Meta(ge=1)] = 10
     context: Context | None = None
     model: Annotated[str, Meta(max_length=256)] | None = None
+
+
+def number_of(value: bytes, default: float, name: str) -> float:
+    """A positive number of a header; `default` where it was not sent, and inf where that is 0.
+
+    Raises
+    ------
+    Refused : 400.
+    """
+    if not value:
+        return default or math.inf
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise Refused(400, f"`{name}` is `{value[:50].decode('latin-1')}`", hint="a number above 0")
+    return number
