@@ -2,18 +2,18 @@
 
 Model: Llama over bytes, 2 layers of 32, random weights, so that everything around it shows; copies are worker processes of one
 thread behind `gyral.serve.openai.copies`, asked on one loop without HTTP. CPU is that of the server's process and of the pool's
-workers (nanoseconds of the scheduler), a request: a chat of some 460 tokens of which 400 are one of 32 system prompts, 8 tokens
+workers (nanoseconds of the scheduler), a request: a chat of some 440 letters of which 400 are one of 24 system prompts, 8 tokens
 more, whole or as a stream; 8 in flight a copy, pools in turn, medians of rounds.
 
-Cache: tokens of prompts that were found, of 512 such chats in random order, 8 in flight whatever the number of copies; new system
-prompts each time, so nothing is left of the run before. Keys are those that the server takes (`wire.beginning`, bounded by load);
-against chance and taking turns. Once with memory for everything in each copy, once for half of the system prompts.
+Cache: tokens of prompts that were found, of 288 such chats in random order, 8 in flight whatever the number of copies; new
+system prompts each time, so nothing is left of the run before. Keys are those that the server takes (`wire.beginning`, bounded
+by load); against chance and taking turns. Once with memory for everything in each copy, once for half of the system prompts.
 
-Predicted before the first run: 1.03x and 1.08x of the CPU at two and four copies. Keys keep .97 and .94 of one copy's hits, chance
-and turns .93 and .80; with memory for half, keys find 1.9x and 2.0x of one copy's, chance and turns 1.0x and .95x.
+Predicted before the first run: 1.03x and 1.08x of the CPU at two and four copies. Keys keep .97 and .94 of one copy's hits,
+chance and turns .93 and .80; with memory for half, keys find 1.9x and 2.0x of one copy's, chance and turns 1.0x and .95x.
 Caveat: the server's process and four workers share two cores; read CPU.
 
-    .venv/bin/python benchmarks/serve/replicas.py (about three minutes)
+    .venv/bin/python benchmarks/serve/replicas.py (about two minutes)
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ from gyral.serve.openai.wire import CHAT, beginning, decode
 
 SHAPE, LENGTH = Shape(257, 32, 2, 4, 2, 64), 1_024
 COPIES = (1, 2, 4)
-SYSTEMS, SYSTEM, SAID, TURNS = 32, 400, 40, 16
-REQUESTS, ROUNDS, IN_FLIGHT = 400, 5, 8
+SYSTEMS, SYSTEM, SAID, TURNS = 24, 400, 40, 12
+REQUESTS, ROUNDS, IN_FLIGHT = 100, 3, 8
 Body = tuple[bytes, bytes]
 """A request, and its key."""
 
@@ -119,12 +119,11 @@ async def costs(found: dict[int, Copies]) -> dict[str, Any]:
     for number in range(ROUNDS + 1):
         for is_stream in (False, True):
             for workers, copies in found.items():
-                bodies, pids = chats(rng, REQUESTS * workers), processes(copies)
-                before = cpu_s([os.getpid()]), cpu_s(pids)
+                groups = [os.getpid()], processes(copies)
+                bodies, before = chats(rng, REQUESTS * workers), [cpu_s(each) for each in groups]
                 await ask(copies, bodies, IN_FLIGHT * workers, is_stream)
-                used = [
-                    (cpu_s(each) - was) / len(bodies) * 1e6 for each, was in zip(([os.getpid()], pids), before, strict=True)
-                ]
+                spent_s = [cpu_s(each) - was for each, was in zip(groups, before, strict=True)]
+                used = [each / len(bodies) * 1e6 for each in spent_s]
                 if number:
                     row = spent.setdefault(f"{'stream' if is_stream else 'whole'}, {workers}", {})
                     for name, value in (("server", used[0]), ("workers", used[1]), ("all", sum(used))):
@@ -151,29 +150,24 @@ class Chooser:
 
 async def hits(found: dict[int, Copies]) -> dict[str, float]:
     """Tokens found by each policy and number of copies, over those that one copy finds; and the share that it finds."""
-    kept: dict[str, list[float]] = {}
     turn, rng = itertools.count(), random.Random(1)
     policies: dict[str, Callable[[int], int] | None] = {
         "keys": None, "chance": rng.randrange, "turns": lambda num: next(turn) % num,
     }  # fmt: skip
-    for number in range(3):
-        seen: dict[str, tuple[int, int]] = {}
-        for workers, copies in found.items():
-            for name, choose in policies.items():
-                if workers == 1 and choose is not None:
-                    continue
-                own, before = copies._pool._chooser, read(copies)
-                if choose is not None:
-                    copies._pool._chooser = Chooser(copies, choose)  # type: ignore[assignment]
-                await ask(copies, chats(random.Random(f"{number} {workers} {name}"), SYSTEMS * TURNS), IN_FLIGHT)
-                copies._pool._chooser = own
-                after = read(copies)
-                seen[f"{name}, {workers}"] = after[0] - before[0], after[1] - before[1]
-        one = seen["keys, 1"]
-        kept.setdefault("found by one copy", []).append(one[0] / one[1])
-        for key, (cached, prompt) in seen.items():
-            kept.setdefault(key, []).append((cached / prompt) / (one[0] / one[1]))
-    return {key: round(statistics.median(each), 3) for key, each in kept.items()}
+    shares: dict[str, float] = {}
+    for workers, copies in found.items():
+        for name, choose in policies.items():
+            if workers == 1 and choose is not None:
+                continue
+            own, before = copies._pool._chooser, read(copies)
+            if choose is not None:
+                copies._pool._chooser = Chooser(copies, choose)  # type: ignore[assignment]
+            await ask(copies, chats(random.Random(f"{workers} {name}"), SYSTEMS * TURNS), IN_FLIGHT)
+            copies._pool._chooser = own
+            cached, prompt = (now - then for now, then in zip(read(copies), before, strict=True))
+            shares[f"{name}, {workers}"] = cached / prompt
+    one = shares.pop("keys, 1")
+    return {"found by one copy": round(one, 3)} | {name: round(share / one, 3) for name, share in shares.items()}
 
 
 def read(copies: Copies) -> tuple[int, int]:
