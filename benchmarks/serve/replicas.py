@@ -2,8 +2,8 @@
 
 Model: Llama over bytes, 2 layers of 32, random weights, so that everything around it shows; copies are worker processes of one
 thread behind `gyral.serve.openai.copies`, asked on one loop without HTTP. CPU is that of the server's process and of the pool's
-workers (nanoseconds of the scheduler), a request: a chat of some 440 letters of which 400 are one of 24 system prompts, 8 tokens
-more, whole or as a stream; 8 in flight a copy, pools in turn, medians of rounds.
+workers (nanoseconds of the scheduler), a request: a chat of some 440 letters of which 400 are one of 24 system prompts, 8
+tokens more, whole or as a stream; 8 in flight a copy, pools in turn, medians of rounds.
 
 Cache: tokens of prompts that were found, of 288 such chats in random order, 8 in flight whatever the number of copies; new
 system prompts each time, so nothing is left of the run before. Keys are those that the server takes (`wire.beginning`, bounded
