@@ -146,8 +146,10 @@ class Serve(Section, frozen=True):
     tiers: Annotated[dict[str, DeviceTier], Meta(description="classes of devices, beside the built-in ones")] = {}
     bundles: Annotated[bool, Meta(description="devices may download what is served, without what is its subjects'")] = True
     max_waiting: Annotated[int, Meta(ge=1, le=1_000_000, description="requests that may wait; more get 503")] = 8_192
-    workers: Annotated[int, Meta(ge=0, le=256, description="processes that answer; 0: the server itself does")] = 0
-    max_workers: Annotated[int, Meta(ge=0, le=256, description="as many as the load asks for, up to these; 0: `workers`")] = 0
+    workers: Annotated[int, Meta(ge=0, le=256, description="processes that answer, each with its copy; 0: the server does")] = 0
+    max_workers: Annotated[
+        int, Meta(ge=0, le=256, description="as many as the load asks for, up to these, not of a language model; 0: `workers`")
+    ] = 0
     canary: Annotated[str, Meta(description="a model on trial beside the one that answers: `shop@4`; with `workers`")] = ""
     canary_share: Annotated[float, Meta(gt=0, lt=1, description="of the subjects, who see it")] = 0.05
     shadow_share: Annotated[float, Meta(ge=0, le=1, description="of requests that it is asked as well, unseen")] = 0.0
@@ -169,7 +171,9 @@ class Decode(Section, frozen=True):
         float, Meta(gt=0, description="a text whose first token would come later than this, or its deadline, gets 429 at once")
     ] = 60.0
     chunk: Annotated[int, Meta(ge=1, description="tokens of prompts that are read in a pass in which others write")] = 64
-    kv_bytes: Annotated[int, Meta(ge=1 << 12, description="memory for keys and values at most, taken as it is used")] = 1 << 30
+    kv_bytes: Annotated[int, Meta(ge=1 << 12, description="most memory of a process for keys and values, taken as used")] = (
+        1 << 30
+    )
     kv: Annotated[Literal["float32", "int8"], Meta(description="of keys and values: `int8` holds four times as many")] = (
         "float32"
     )

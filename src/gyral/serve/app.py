@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -28,9 +28,22 @@ from gyral.serve.http1.request import Request
 from gyral.serve.http1.request import Route as Hot
 from gyral.serve.metrics import Metrics
 from gyral.serve.mounts import Mounts
-from gyral.serve.packaged import Packaged
-from gyral.serve.slots import DEFAULT, Slots
-from gyral.serve.wire import EXAMPLE, POPULARITY, Recommend, Recommended
+from gyral.serve.openai.runner import Asks, Wanted, told_by
+from gyral.serve.slots import DEFAULT
+from gyral.serve.wire import EXAMPLE, POPULARITY, Recommend, Recommended, number_of
+
+
+class Holds(Protocol):
+    """Named slots of models, one of them the default: `Slots`, `Packaged`, `openai.copies.Copies`."""
+
+    @property
+    def default(self) -> Servable: ...
+
+    def get(self, slot: str | None) -> Servable | None: ...
+
+    def names(self) -> dict[str, str]: ...
+
+    def loaded_at(self, slot: str = DEFAULT) -> float: ...
 
 
 class App:
@@ -43,18 +56,20 @@ class App:
     mounts : path prefix → ASGI application for all other paths; the longest prefix wins. It sees the whole path.
     note : told when a model raises instead of answering.
     models : further mounts, that ask models: whoever may not ask the server's routes may not ask them.
+    asks : who answers the families' routes where that is not this process.
     """
 
     def __init__(
         self,
-        slots: Slots | Packaged,
+        slots: Holds,
         config: Serve,
         impressions: Impressions | None = None,
         mounts: Mapping[str, AsgiApp] | None = None,
         note: Callable[[str], None] | None = None,
         models: Mapping[str, AsgiApp] | None = None,
+        asks: Asks | None = None,
     ) -> None:
-        self._slots = slots
+        self._slots, self._asks = slots, asks
         self._config = config
         self._impressions = impressions
         self.metrics = Metrics()
@@ -84,16 +99,16 @@ class App:
         elif (route := self._slots.default.routes.get(path)) is not None:
             allow(scope, "POST")
             body = await read_body(scope, receive, self._config.max_body_bytes)
-            await self._guarded(path, route, body, scope, send)
+            await self._guarded(path, route, body, scope, receive, send)
         else:
             routes = ", ".join(f"POST {each}" for each in self._slots.default.routes) or "POST /v1/recommend"
             await self._mounts.find(path, f"{routes}, GET /v1/model, GET /healthz")(scope, receive, send)
 
-    async def _guarded(self, path: str, route: Route, body: bytes, scope: Scope, send: Send) -> None:
+    async def _guarded(self, path: str, route: Route, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         began, status = time.monotonic(), GONE
         account = self.guard.begin(path, header(scope, b"authorization"), len(body), began)
         try:
-            await self._ask(path, route, body, send)
+            await self._ask(path, route, body, scope, receive, send)
             status = 200
         except Refused as refused:
             status = refused.status
@@ -101,8 +116,8 @@ class App:
         finally:
             self.guard.end(account, path, status, began, header(scope, b"traceparent"))
 
-    async def _ask(self, path: str, route: Route, body: bytes, send: Send) -> None:
-        """A route that the family has: decoded here, answered in a thread of its own, so that the others go on."""
+    async def _ask(self, path: str, route: Route, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """A route that the family has: decoded here, answered in a thread of its own or by another process."""
         try:
             request = msgspec.json.decode(body, type=route.request)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -112,7 +127,13 @@ class App:
         if path not in model.routes:
             raise Refused(404, f"`{model.name}` is not asked at `{path}`", hint=_asked_at(model))
         try:
-            told = await asyncio.get_running_loop().run_in_executor(self._worker, model.routes[path].answer, request)
+            if self._asks is None:
+                told = await asyncio.get_running_loop().run_in_executor(self._worker, model.routes[path].answer, request)
+            else:
+                left_s = number_of(header(scope, b"x-deadline-ms"), self._config.deadline_ms, "x-deadline-ms") / 1e3
+                told = await told_by(self._asks, Wanted(model, slot, path, body, left_s), receive)
+        except Refused:
+            raise
         except (InputError, UsageError) as error:  # what the client sent, or this model is not asked
             raise Refused(400, error.what, why=error.why, hint=error.hint) from None
         except Exception as error:  # a family's fault, not the client's
@@ -122,7 +143,8 @@ class App:
             props = {"model": model.name, "slot": slot, **told.props}
             self._impressions.add(Logged(request_id, now_us(), told.kind, told.subject, told.object, None, props))
         answered = {"request_id": request_id, "model": model.name, **told.body}
-        await reply(send, 200, self._encoder.encode(answered), (b"x-model-version", model.name.rpartition("@")[2].encode()))
+        version = (b"x-model-version", answered["model"].rpartition("@")[2].encode())
+        await reply(send, 200, self._encoder.encode(answered), version)
 
     def answer(self, request: Recommend) -> Recommended:
         """Answer one decoded request, and log the impression."""

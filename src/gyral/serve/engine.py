@@ -35,6 +35,7 @@ class Ask(NamedTuple):
     deadline_s : seconds left when it was sent; inf: none.
     version : model version that must answer, "" for the newest.
     variant : which of the models of that version, "" for the first.
+    key : asks of one key go to one worker as far as its load allows; empty: to the one with the fewest.
     """
 
     id: int
@@ -44,6 +45,7 @@ class Ask(NamedTuple):
     version: str = ""
     is_stream: bool = False
     variant: str = ""
+    key: bytes = b""
 
 
 class Part(NamedTuple):
@@ -52,7 +54,8 @@ class Part(NamedTuple):
     Attributes
     ----------
     status : 200, or the error's.
-    props : what the log keeps; whoever carries the part adds `version`, the one that computed it.
+    props : what the log keeps; whoever carries the part adds `version` and `worker`, those that computed it. An `opening` part
+        says nothing yet of the answer: who asks again gets another.
     """
 
     id: int

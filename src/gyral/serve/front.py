@@ -40,7 +40,7 @@ from gyral.serve.scheduling.quota import Account
 from gyral.serve.slots import DEFAULT, POLL_S
 from gyral.serve.standing import gauges, state
 from gyral.serve.trial import Trial
-from gyral.serve.wire import MODEL, POPULARITY
+from gyral.serve.wire import MODEL, POPULARITY, number_of
 
 ASK_S = 60.0
 FIRST_OWN_ID = 1 << 60
@@ -216,8 +216,8 @@ class Front:
         lane = DEFAULT if slot == POPULARITY else slot
         if lane != DEFAULT and f"{SLOT}{lane}" not in self._models:
             raise no_such(slot, self.slots())
-        until = began + _number(header(b"x-deadline-ms"), self._config.deadline_ms, "x-deadline-ms") / 1e3
-        floor = _number(header(b"x-min-quality"), -math.inf, "x-min-quality")
+        until = began + number_of(header(b"x-deadline-ms"), self._config.deadline_ms, "x-deadline-ms") / 1e3
+        floor = number_of(header(b"x-min-quality"), -math.inf, "x-min-quality")
         caller = account.caller
         client = _Client(self._loop.create_future(), account, path, slot, began, subject, trial, arm, header(b"traceparent"))
         key = b""
@@ -344,25 +344,7 @@ class Front:
         return gauges(self._pool, self._gateway, self._cache.counts(), self._models)
 
 
-_NOT_KEPT = frozenset(("kind", "subject", "object", "country", "version"))
-
-
-def _number(value: bytes, default: float, name: str) -> float:
-    """A positive number of a header.
-
-    Raises
-    ------
-    Refused : 400.
-    """
-    if not value:
-        return default or math.inf
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise Refused(400, f"`{name}` is `{value[:50].decode('latin-1')}`", hint="a number above 0")
-    return number
+_NOT_KEPT = frozenset(("kind", "subject", "object", "country", "version", "worker"))
 
 
 def _located(body: bytes, path: str) -> bytes:

@@ -101,18 +101,24 @@ def open_model(source: str, version: str, options: dict[str, Any]) -> Engine:
     loaded: dict[str, Servable] = {}
     engines: dict[str, Engine] = {}
     for name, each in in_set(version).items():
-        model = loaded.get(each) or _loaded(root, each)
+        model = loaded.get(each) or load(root, each)
         loaded[each] = model
         served = dress(model) if dress is not None else model
         routes = dict(served.routes) or {RECOMMEND: recommending(cast(Recommends, served), int(options.get("max_k", MAX_K)))}
-        routes[MODEL] = _described(served, routes)
+        routes[MODEL] = about(served, routes)
         engines[name] = OneShot(served, routes, version=each, max_batch=int(options.get("max_batch", MAX_BATCH)))
     if not engines:
         raise InputError("no version is named", hint="write `name@number`")
     return next(iter(engines.values())) if len(engines) == 1 else Several(version, engines)
 
 
-def _loaded(root: Path, version: str) -> Servable:
+def load(root: Path, version: str) -> Servable:
+    """A published version, warm.
+
+    Raises
+    ------
+    NotFound : there is no such version.  GyralError : it cannot be loaded.
+    """
     folder = cards.find(root, version)
     if folder.name != version:
         raise NotFound(f"`{version}` is not a version", where=str(folder.parent), hint="write `name@number`")
@@ -126,7 +132,7 @@ def _loaded(root: Path, version: str) -> Servable:
     return model
 
 
-def _described(model: Servable, routes: Mapping[str, Route]) -> Route:
+def about(model: Servable, routes: Mapping[str, Route]) -> Route:
     """How a gateway, which loads nothing, learns what the model is and how it is asked."""
     examples = {path: (route.example, route.is_pure) for path, route in routes.items()}
     told = About(model.card, examples, not model.routes, document("", described.by_workers(routes)))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -26,6 +27,26 @@ from gyral.serve.said import FeedbackRoute
 from gyral.serve.scaling import Scaler
 
 
+async def newest(
+    stack: contextlib.AsyncExitStack, following: Following, job: Job, settings: Settings, folder: Path | None, **options: Any
+) -> Pool:
+    """A pool of the newest set of versions that can be loaded, open as long as the stack; `options` as of `pooled`.
+
+    Raises
+    ------
+    ServeError : there is none.
+    """
+    last: GyralError | None = None
+    for version in following.sets():
+        opening = pooled(msgspec.structs.replace(job, version=version), settings, folder, **options)
+        try:
+            return await stack.enter_async_context(opening)
+        except ServeError as error:
+            following.refuse(version, error)
+            last = error
+    raise last or ServeError("no version can be served")
+
+
 @contextlib.asynccontextmanager
 async def opened(
     root: Path, model: str, config: Serve, rerank: Rerank, impressions: Impressions | None, mounts: Mapping[str, AsgiApp],
@@ -42,19 +63,9 @@ async def opened(
     options = {"max_batch": config.max_batch, "max_k": config.max_k, "rerank": msgspec.to_builtins(rerank)}
     settings = Settings(workers=config.workers, max_waiting=config.max_waiting)
     async with contextlib.AsyncExitStack() as stack:
-        pool: Pool | None = None
-        last: GyralError | None = None
-        for version in following.sets():
-            job = Job(source=str(root.absolute()), version=version, options=options)
-            opening = pooled(job, settings, folder, on=on, note=note, on_room=lambda: room[0].pump() if room else None)
-            try:
-                pool = await stack.enter_async_context(opening)
-                break
-            except ServeError as error:
-                following.refuse(version, error)
-                last = error
-        if pool is None:
-            raise last or ServeError(f"no version of `{model}` can be served")
+        job = Job(source=str(root.absolute()), version="", options=options)
+        more = {"on": on, "note": note, "on_room": lambda: room[0].pump() if room else None}
+        pool = await newest(stack, following, job, settings, folder, **more)
         slots = following.slots(pool.versions.current)
         front_metrics: list[Metrics] = []
         gateway = Gateway(

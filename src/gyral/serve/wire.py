@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from gyral.http import Refused
 from gyral.model.family import Item
 
 RECOMMEND = "/v1/recommend"
@@ -40,3 +42,21 @@ class Recommended(msgspec.Struct):
     subject: str
     known: bool
     items: list[Item]
+
+
+def number_of(value: bytes, default: float, name: str) -> float:
+    """A positive number of a header; `default` where it was not sent, and inf where that is 0.
+
+    Raises
+    ------
+    Refused : 400.
+    """
+    if not value:
+        return default or math.inf
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise Refused(400, f"`{name}` is `{value[:50].decode('latin-1')}`", hint="a number above 0")
+    return number

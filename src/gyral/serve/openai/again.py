@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from gyral.errors import InputError
 from gyral.http import Header
 from gyral.serve.alike import Alike
 from gyral.serve.engine import Part
-from gyral.serve.openai.runner import Feed, Runner
+from gyral.serve.openai.runner import Asks, Feed, Wanted
 from gyral.serve.openai.wire import EMBEDDINGS, Body, ChatComplete, Complete
 
 HEADER = b"x-gyral-alike"
@@ -47,10 +46,12 @@ class Look(NamedTuple):
     Attributes
     ----------
     kept : of the model version.
+    version : whose vector it is.
     told : the answer to one like it; None: there is none.
     """
 
     kept: Alike
+    version: str
     vector_D: np.ndarray
     key: bytes
     told: Part | None
@@ -61,9 +62,9 @@ class Look(NamedTuple):
         """What an answer says of where it comes from."""
         return ((HEADER, b"%.4f" % self.cosine),) if self.told is not None else ()
 
-    def keep(self, answer: Part, request_id: str) -> None:
-        """Have an answer that was made told again."""
-        if self.told is None and len(answer.body) <= MAX_ANSWER_BYTES:
+    def keep(self, answer: Part, request_id: str, version: str) -> None:
+        """Have an answer that was made told again, unless another version made it than the one that read the question."""
+        if self.told is None and version == self.version and len(answer.body) <= MAX_ANSWER_BYTES:
             self.kept.put(self.vector_D, msgspec.msgpack.encode(_Kept(answer.body, answer.props, request_id)), self.key)
 
 
@@ -73,27 +74,29 @@ class Again:
     Parameters
     ----------
     threshold : least cosine of two questions of which one is told the other's answer.
+    asks : who has vectors of texts.
     """
 
-    def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
+    def __init__(self, threshold: float, asks: Asks) -> None:
+        self._threshold, self._asks = threshold, asks
         self._of: OrderedDict[str, Alike] = OrderedDict()
 
-    async def look(
-        self, path: str, body: bytes, request: Body, who: bytes, version: str, runner: Runner, deadline_s: float = math.inf
-    ) -> Look | None:
+    async def look(self, wanted: Wanted, request: Body, who: bytes) -> Look | None:
         """Look a request up; None where it is not of the kind that is told again.
 
         Parameters
         ----------
         who : the client's key.
-        runner : of the version.
+
+        Raises
+        ------
+        Wrong : the question is not even read.
         """
         text = _text(request)
         if text is None:
             return None
         asked = msgspec.json.encode({"model": request.model, "input": text, "encoding_format": "base64"})
-        feed = runner.ask(EMBEDDINGS, asked, deadline_s, False)
+        feed = self._asks.ask(wanted._replace(path=EMBEDDINGS, body=asked, is_stream=False))
         try:
             parts = await feed.next()
         finally:
@@ -101,26 +104,28 @@ class Again:
         if not parts or parts[0].status != 200:  # a back end without vectors, or a text that has none: it is just answered
             return None
         vector_D = np.frombuffer(base64.b64decode(msgspec.json.decode(parts[0].body)["data"][0]["embedding"]), "<f4")
+        version = feed.model
         kept = self._of.pop(version, None) or Alike(len(vector_D), self._threshold)
         self._of[version] = kept
         if len(self._of) > VERSIONS:
             self._of.popitem(last=False)
-        key = _key(path, body, who)
+        key = _key(wanted.path, wanted.body, who)
         try:
             found = kept.get(vector_D, key)
         except InputError:  # no direction
             return None
         if found is None:
-            return Look(kept, vector_D, key, None, 0.0)
+            return Look(kept, version, vector_D, key, None, 0.0)
         again = msgspec.msgpack.decode(found.answer, type=_Kept)
         of_this = {"prompt": text[:MAX_TOLD_CHARS], "tokens": 0, "alike": round(found.cosine, 4), "alike_to": again.request_id}
-        return Look(kept, vector_D, key, Part(0, 200, again.body, True, again.props | of_this), found.cosine)
+        return Look(kept, version, vector_D, key, Part(0, 200, again.body, True, again.props | of_this), found.cosine)
 
 
-def feed_of(told: Part, runner: Runner) -> Feed:
+def feed_of(look: Look) -> Feed:
     """An answer that is there, as if it came."""
-    feed = Feed(runner, 0)
-    feed.put(told)
+    feed = Feed(lambda _: None, 0, look.version)
+    if look.told is not None:
+        feed.put(look.told)
     return feed
 
 
