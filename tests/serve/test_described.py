@@ -197,7 +197,7 @@ def test_schemas_of_another_process_that_have_a_name_of_ours_get_one_of_their_ow
 def test_routes_of_pictures_are_told_by_workers_as_by_the_servers_process():
     routes = routes_of(Encoder(), lambda scores, k: np.argsort(-scores)[:k].tolist())
     model = SimpleNamespace(name="m@1", card={"family": "vision"}, routes=routes)
-    told = models._described(model, routes).answer(None).body
+    told = models.about(model, routes).answer(None).body
     about = msgspec.json.decode(msgspec.json.encode(told), type=About)
     assert about.routes["/v1/embed"][1] and not about.recommends
     here, there = document("T", [*asked(model), *beside(True)]), document("T", beside(True), about.document)
