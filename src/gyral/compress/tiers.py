@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from gyral.compress import front
+from gyral.compress.cascade import calibrated
 from gyral.compress.quantize import Source, further, opened, published, relative_loss, variant_name
 from gyral.compress.trial import BATCHES, Tried, trying
 from gyral.config import Config
@@ -85,7 +86,8 @@ def compress_for_tiers(root: Path, name: str, config: Config, run: Run) -> Card:
             )
             for row in rows
         ]  # fmt: skip
-        card.variants = rows
+        folders = {to: each.folder for to, each in made.items()}
+        rows = card.variants = calibrated(source.twin, rows, folders, config.compress.max_regret)
         for row in rows:
             if row.tiers and row.to:
                 weights = cards.read_weights(made[row.to].folder)

@@ -15,7 +15,7 @@ import numpy as np
 from gyral.errors import InputError, UsageError
 from gyral.lake.dataset import Dataset
 from gyral.model import card as cards
-from gyral.model.embedder import GALLERY, Embedder
+from gyral.model.embedder import GALLERY, Embedder, scale_of
 from gyral.model.family import Trial
 from gyral.model.pictures import decoded
 from gyral.model.portable import Portable
@@ -24,10 +24,6 @@ from gyral.model.vision_routes import routes_of
 from gyral.model.vision_twin import VisionTwin
 
 MOST_ANSWERS = 1_000
-
-
-DEFAULT_SCALE = 10.0
-"""Of scores before they become shares, where a model has learned none."""
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -64,7 +60,7 @@ class ServableVision:
             self.embedder = Embedder.of(weights)
             self.known = msgspec.json.decode((folder / PICTURES).read_bytes(), type=Known)
             self.gallery = weights.arrays[GALLERY]
-            self.scale = float(np.exp(weights.arrays["scale"].reshape(-1)[0])) if "scale" in weights.arrays else DEFAULT_SCALE
+            self.scale = scale_of(weights)
             if len(self.gallery) != len(self.known.ids):
                 raise ValueError(f"{len(self.gallery)} vectors and {len(self.known.ids)} names")
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:

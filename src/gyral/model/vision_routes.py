@@ -17,7 +17,9 @@ from msgspec import Meta
 
 from gyral.errors import InputError
 from gyral.model.family import Route, Told
+from gyral.model.naming import margin, shares_of
 
+LABEL = "/v1/label"
 MAX_SHOWN = 100_000
 """Pictures that a server keeps beside those of the model."""
 MAX_PICTURES, MAX_TEXTS = 256, 256
@@ -173,21 +175,27 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> d
         return Told({"items": items}, "search", request.subject, objects[0] if objects else None, props)
 
     def label(request: Label) -> Told:
-        vector = model.embed_images([decoded(request.picture)])[0]
+        return label_together([request])[0]
+
+    def label_together(requests: Sequence[Label]) -> list[Told]:
+        pictures = model.embed_images([decoded(each.picture) for each in requests])
+        return [labelled(each, vector) for each, vector in zip(requests, pictures, strict=True)]
+
+    def labelled(request: Label, vector: np.ndarray) -> Told:
         names = request.labels
         if names:
             vectors = model.embed_texts(names)
         else:
             names, vectors = model.named(request.language)
         scores = vectors @ vector
-        shares = np.exp(model.scale * (scores - scores.max()))
-        shares /= shares.sum()
+        shares = shares_of(scores, model.scale)
         told = [
             {"label": names[at], "score": round(float(scores[at]), 6), "share": round(float(shares[at]), 6)}
             for at in best(scores, request.k)
         ]
         props = {"labels": [each["label"] for each in told], "k": request.k, "language": request.language}
-        return Told({"labels": told}, "label", request.subject, None, props)
+        sure = None if request.labels else float(margin(shares))  # among names of a client's own it means something else
+        return Told({"labels": told}, "label", request.subject, None, props, sure)
 
     def show(request: Pictures) -> Told:
         nonlocal vectors
@@ -221,7 +229,7 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> d
 
     return {
         "/v1/search": Route(Search, search, '{"text": "a hedgehog", "k": 5}', together=search_together, response=Found),
-        "/v1/label": Route(Label, label, _LABEL, is_pure=True, response=Labelled),
+        LABEL: Route(Label, label, _LABEL, True, label_together, Labelled),
         "/v1/pictures": Route(Pictures, show, '{"pictures": [{"object": "a.png", "raw": "base64…"}]}', response=Seen),
         "/v1/embed": Route(Embed, embed, '{"texts": ["a hedgehog"]}', True, embed_together, Embedded),
     }

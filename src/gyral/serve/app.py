@@ -131,6 +131,8 @@ class App:
         request_id = self._ids.next()
         if self._impressions is not None:
             props = {"model": model.name, "slot": slot, **told.props}
+            if told.confidence is not None:
+                props["confidence"] = round(told.confidence, 9)
             self._impressions.add(Logged(request_id, now_us(), told.kind, told.subject, told.object, None, props))
         answered = {"request_id": request_id, "model": model.name, **told.body}
         await reply(send, 200, self._encoder.encode(answered), (b"x-model-version", model.name.rpartition("@")[2].encode()))

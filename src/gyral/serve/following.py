@@ -16,6 +16,7 @@ import msgspec
 from gyral.errors import GyralError, NotFound
 from gyral.files import versions
 from gyral.model import card as cards
+from gyral.model.cascade import Cascade
 from gyral.serve.job import in_set, set_of
 from gyral.serve.scheduling.cost import Curve
 from gyral.serve.scheduling.router import Variant
@@ -141,7 +142,8 @@ class Following:
         card = cards.read_card(self._folder / version)
         tried = {each.model: each for each in [*card.variants, *(first.variants if first is not None else ())]}.get(card.model)
         memory = tried.memory_bytes if tried is not None else card.size_bytes
-        return Variant(name, _kept(card, first), card.size_bytes, memory, {"server": _curve(tried)})
+        curves = {"server": _curve(tried)}
+        return Variant(name, _kept(card, first), card.size_bytes, memory, curves, cascade=_cascade(card, first, tried))
 
     def _changed(self, version: str) -> tuple[int, ...]:
         found = []
@@ -170,6 +172,12 @@ def _curve(tried: cards.Variant | None) -> Curve:
     one, eight = (1e-3 * tried.p50_ms[size] for size in ("1", "8"))
     each_s = max(1e-7, (eight - one) / 7)
     return Curve(max(1e-7, one - each_s), each_s)
+
+
+def _cascade(card: cards.Card, first: cards.Card | None, tried: cards.Variant | None) -> Cascade | None:
+    """When it is sure; it was held against one version of the model, and says nothing of another."""
+    made = card.compression
+    return tried.cascade if tried and first and made and made.from_model == first.model else None
 
 
 def _kept(card: cards.Card, first: cards.Card | None) -> float:

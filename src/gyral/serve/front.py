@@ -284,7 +284,8 @@ class Front:
             self._impressions.add(Logged(request_id, now_us(), kind, subject, shown, props.get("country"), kept))
         version = model.rpartition("@")[2].encode()
         body = b'{"request_id":"%b",%b' % (request_id.encode(), part.body[1:])
-        return Response(body, headers=((b"x-model-version", version),))
+        more = ((b"x-gyral-cascade", props["cascade"].encode()),) if "cascade" in props else ()
+        return Response(body, headers=((b"x-model-version", version), *more))
 
     def _describe(self, scope: Scope) -> dict[str, Any]:
         slot = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("slot", [DEFAULT])[0]
@@ -300,7 +301,7 @@ class Front:
             "loaded_at": loaded_at,
             "slots": self._slots(),
             "variants": {each: self._models[each] for each in self._models if not each.startswith(SLOT)},
-            **{name: value for name, value in self.state().items() if name in ("workers", "chosen", "trial")},
+            **{name: value for name, value in self.state().items() if name in ("workers", "chosen", "cascade", "trial")},
             "impressions": {"appended": impressions.appended, "dropped": impressions.dropped} if impressions else None,
             "card": told["card"],
         }
@@ -328,12 +329,16 @@ class Front:
             "cache": {"hits": cache.hits + cache.shared, "misses": cache.misses, "bytes": cache.num_bytes},
             "workers": [each._asdict() for each in self._pool.loads()],
             "chosen": {each: choice.explain() for each, choice in gateway.choices().items()},
+            "cascade": {each: {"told": first.explain(), **first.counts} for each, first in gateway.cascades().items()},
             "trial": self.trial.canary.verdict()._asdict() if self.trial is not None else None,
         }
 
     def _gauges(self) -> dict[str, Gauge]:
         loads, cache, gateway = self._pool.loads(), self._cache.counts(), self._gateway
         versions = {name: float(each.rpartition("@")[2]) for name, each in self._models.items()}
+
+        firsts = gateway.cascades().values()
+        asked_first = {how: sum(each.counts[how] for each in firsts) for how in ("kept", "escalated", "late") if firsts}
 
         def of_workers(field: str) -> dict[str, float]:
             return {str(each.number): getattr(each, field) for each in loads}
@@ -348,6 +353,7 @@ class Front:
             "gyral_cache_hits": Gauge("answers that were told again", "", {"": cache.hits}, True),
             "gyral_cache_misses": Gauge("answers that were not kept", "", {"": cache.misses}, True),
             "gyral_cache_bytes": Gauge("of answers that are kept", "", {"": cache.num_bytes}),
+            "gyral_cascade": Gauge("answers where a small variant was asked first, by how it went", "how", asked_first, True),
             "gyral_model_version": Gauge("of the models that answer", "model", versions),
         }
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from gyral.serve.scheduling.cascade import binomial_tail, calibrate
+from gyral.model.cascade import binomial_tail, calibrate
 
 
 def examples(count, seed, small=0.8, large=0.9):
