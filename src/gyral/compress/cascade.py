@@ -12,6 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from gyral.compress.quantize import Source, relative_loss
+from gyral.errors import UsageError
 from gyral.model import card as cards
 from gyral.model.card import Variant
 from gyral.model.cascade import Cascade, calibrate
@@ -33,11 +35,33 @@ def calibrated(twin: Twin, rows: Sequence[Variant], folders: Mapping[str, Path],
     found = []
     for row in rows:
         cascade = None
-        if row.to and (row.is_front or row.tiers):
+        if row.to and (row.is_front or row.tiers or row.model):
             small = judged(cards.read_weights(folders[row.to]))  # type: ignore[misc]
             cascade = _held(small, large, max_regret)
         found.append(msgspec.structs.replace(row, cascade=cascade))
     return found
+
+
+def trained(root: Path, name: str, source: Source, before: float) -> tuple[Variant, Path]:
+    """A smaller model that was trained on the same dataset, as a row that is measured beside the variants, and its folder.
+
+    Raises
+    ------
+    NotFound : there is no such model.
+    UsageError : what it answers cannot be held against what the model answers.
+    """
+    folder = cards.find(root, name)
+    card, whole = cards.read_card(folder), source.card
+    if not hasattr(source.twin, "judged"):
+        raise UsageError(f"nothing is asked before a {source.family.name}", why="its answers do not say how sure they are")
+    if (card.family, card.dataset, card.metric) != (whole.family, whole.dataset, whole.metric):
+        told = [f"a {each.family} of `{each.dataset}` by {each.metric}" for each in (card, whole)]
+        why = f"it is {told[0]}, `{whole.model}` is {told[1]}"
+        raise UsageError(f"`{card.model}` cannot be asked before `{whole.model}`", why=why, hint="train both on one dataset")
+    quality = source.twin.measure(cards.read_weights(folder))
+    loss = round(relative_loss(whole.metric, before, quality), 6)
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file() and path.name != "card.json")
+    return Variant(name, round(quality, 6), loss, size, why="trained to be asked first", model=card.model), folder
 
 
 def _held(small: Judged, large: Judged, max_regret: float) -> Cascade:

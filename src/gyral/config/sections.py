@@ -105,6 +105,9 @@ class Compress(Section, frozen=True):
         list[str], Meta(description="classes of devices that get a variant each: `phone`, `laptop`, `server`, own ones")
     ] = []
     tried: Annotated[list[str], Meta(description="targets that are tried for tiers; empty: what the family is known for")] = []
+    first: Annotated[
+        list[str], Meta(description="with tiers: smaller models, trained on the same dataset, that may be asked first, too")
+    ] = []
     max_regret: Annotated[
         float, Meta(gt=0, lt=1, description="of a variant that is asked first: answers kept and wrong where the model is right")
     ] = 0.01

@@ -16,7 +16,6 @@ import msgspec
 from gyral.errors import GyralError, NotFound
 from gyral.files import versions
 from gyral.model import card as cards
-from gyral.model.cascade import Cascade
 from gyral.serve.job import in_set, set_of
 from gyral.serve.scheduling.cost import Curve
 from gyral.serve.scheduling.router import Variant
@@ -143,7 +142,9 @@ class Following:
         tried = {each.model: each for each in [*card.variants, *(first.variants if first is not None else ())]}.get(card.model)
         memory = tried.memory_bytes if tried is not None else card.size_bytes
         curves = {"server": _curve(tried)}
-        return Variant(name, _kept(card, first), card.size_bytes, memory, curves, cascade=_cascade(card, first, tried))
+        # when it is sure was found against one version of the model, whose card says so, and tells nothing of another
+        held = next((each.cascade for each in first.variants if each.model == card.model), None) if first is not None else None
+        return Variant(name, _kept(card, first), card.size_bytes, memory, curves, cascade=held)
 
     def _changed(self, version: str) -> tuple[int, ...]:
         found = []
@@ -172,12 +173,6 @@ def _curve(tried: cards.Variant | None) -> Curve:
     one, eight = (1e-3 * tried.p50_ms[size] for size in ("1", "8"))
     each_s = max(1e-7, (eight - one) / 7)
     return Curve(max(1e-7, one - each_s), each_s)
-
-
-def _cascade(card: cards.Card, first: cards.Card | None, tried: cards.Variant | None) -> Cascade | None:
-    """When it is sure; it was held against one version of the model, and says nothing of another."""
-    made = card.compression
-    return tried.cascade if tried and first and made and made.from_model == first.model else None
 
 
 def _kept(card: cards.Card, first: cards.Card | None) -> float:

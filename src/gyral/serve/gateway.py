@@ -170,9 +170,9 @@ class Gateway:
         if wanted.slot not in self._admissions:  # the models have just changed, and with them the slots
             raise Refused(503, f"nothing answers in `{wanted.slot}` now", hint="ask again", headers=((b"retry-after", b"1"),))
         queue = FIRST + wanted.slot
-        if not self._begins(wanted, now) or self._offer(queue, id, wanted, now, -math.inf) is not None:
+        if not self._begins(wanted, now) or self._through(self._admissions[queue], id, wanted, now, -math.inf) is not None:
             queue = wanted.slot
-            refusal = self._offer(queue, id, wanted, now, wanted.floor)
+            refusal = self._through(self._admissions[queue], id, wanted, now, wanted.floor)
             if refusal is not None:
                 raise refusal.raised()
         self._requests[id] = _Request(wanted, on_part, queue)
@@ -186,9 +186,9 @@ class Gateway:
             return False
         return first.begins(wanted.floor, wanted.until - now, max(1, self._pool.num_ready), now)
 
-    def _offer(self, queue: str, id: int, wanted: Wanted, now: float, floor: float) -> Refusal | None:
+    def _through(self, door: Admission, id: int, wanted: Wanted, now: float, floor: float) -> Refusal | None:
         more = {"priority": wanted.priority, "weight": wanted.weight, "floor": floor}
-        return self._admissions[queue].offer(id, wanted.until, now, wanted.key, **more)  # type: ignore[arg-type]
+        return door.offer(id, wanted.until, now, wanted.key, **more)  # type: ignore[arg-type]
 
     def cancel(self, id: int) -> None:
         """Nobody waits for it any more; `on_part` is not called."""
@@ -309,8 +309,12 @@ class Gateway:
             return
         request.batch, request.queue, request.is_again = None, wanted.slot, True
         request.small = part if is_answer and wanted.floor <= first.small.quality else None
-        refusal = self._offer(wanted.slot, part.id, wanted, time.monotonic(), first.large.quality)
+        refused = dict.fromkeys(self._not_answered, 0)
+        door = Admission(self._dispatchers[wanted.slot], self._draw, refused)
+        refusal = self._through(door, part.id, wanted, time.monotonic(), first.large.quality)
         if refusal is not None and not self._small_instead(request, part.id):
+            for why, count in refused.items():
+                self._not_answered[why] += count
             hint = "allow more time (`x-deadline-ms`), or ask less"
             self._end(part.id, failed(part.id, refusal.status, refusal.what, why=refusal.why, hint=hint))
 

@@ -6,7 +6,8 @@ A request goes to the small one first where
 - its deadline leaves time for both,
 - an answer costs less so: the small one's cost and, for the share that is asked again, the large one's, in batches of the size
   that they have lately; costs and share are learned while serving, from what the card says,
-- and the workers keep up. Where they do not, the router decides as without a cascade.
+- and the workers keep up, or nothing that the floor allows is faster: where the small one's answers will do, it is for the
+  router to say when they have to.
 
 Where it would cost more, every `LOOK`-th request goes to the small one first all the same: without it nobody would notice that
 pictures have become easier.
@@ -83,7 +84,9 @@ class First:
             self.why = "it would cost more"
             return False
         again = 1 - self.kept
-        if self._rate * (1 / self._small.rate() + again / self._large.rate()) > workers * (1 - SPARE):
+        if floor <= self.small.quality and self._rate * (1 / self._small.rate() + again / self._large.rate()) > workers * (
+            1 - SPARE
+        ):
             self.why = f"both together do not keep up with {self._rate:,.0f}/s"
             return False
         self.why = "it costs less"
