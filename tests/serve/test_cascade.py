@@ -1,9 +1,10 @@
-"""Two variants before one gateway: the small one is asked first, the large one where it is unsure; then the same of pictures."""
+"""Two variants before one gateway: the small one is asked first, and the large one where it is unsure."""
 
 import asyncio
 import json
 import time
 
+import msgspec
 import pytest
 
 from gyral.model.cascade import Cascade
@@ -61,9 +62,7 @@ def test_the_large_one_is_asked_where_the_small_one_is_unsure_and_it_is_counted(
 
 
 def test_an_answer_of_another_kind_than_was_measured_is_asked_again():
-    other = SMALL._replace(
-        cascade=Cascade(0.5, 0.8, 0.9, 0.01, 500, small=0.8, large=0.91, path="/sure", given={"of": "words"})
-    )
+    other = SMALL._replace(cascade=msgspec.structs.replace(SURE, given={"of": "words"}))
 
     async def test(gateway):
         assert await ask(gateway, 0.9) == ("large", "escalated")

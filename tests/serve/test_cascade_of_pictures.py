@@ -27,7 +27,7 @@ from gyral.train.tasks import open_task
 
 cv2 = pytest.importorskip("cv2")
 NAMES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-NUM, STEPS, ROWS = 2_400, 150, 96
+NUM, ROWS = 2_400, 96
 SIZES = {
     "train__family": "vision", "train__task": "contrastive", "vision__side": 28, "vision__channels": 1, "vision__heads": 2,
     "vision__embed": 32, "vision__caption_width": 32, "vision__caption_depth": 0, "vision__buckets": 512, "vision__jitter": 0.0,
@@ -44,7 +44,9 @@ def clothes(project, tmp_path):
         pytest.skip(f"Fashion-MNIST cannot be had here: {error.what}")
 
     def read(kind, skip):
-        return np.frombuffer(gzip.decompress(next(unpacked.rglob(f"train-{kind}-ubyte.gz")).read_bytes()), np.uint8, offset=skip)
+        return np.frombuffer(
+            gzip.decompress(next(unpacked.rglob(f"train-{kind}-ubyte.gz")).read_bytes()), np.uint8, offset=skip
+        )
 
     folder = tmp_path / "clothes"
     folder.mkdir()
@@ -62,19 +64,21 @@ def clothes(project, tmp_path):
     return folder
 
 
-def learned(project, name, **sizes):
+def learned(project, name, steps, **sizes):
     """A model that has seen nine tenths of them, and its task."""
     torch.set_num_threads(1)
     task = open_task(project.root, "clothes", project.config(**SIZES, **sizes))
     model = task.build(0)
-    optimizer, random = Optimizer(model, Optim(rate=3e-3, warmup=10), STEPS), np.random.default_rng(0)
-    for step in range(STEPS):
+    optimizer, random = Optimizer(model, Optim(rate=3e-3, warmup=10), steps), np.random.default_rng(0)
+    for step in range(steps):
         sums = task.loss(model, task.batch(random.integers(task.num_rows, size=ROWS), step), lambda tensor: tensor)
         (sums.loss / sums.weight).backward()
         optimizer.step(step)
         optimizer.zero_grad()
     found = {"name": task.name, "chosen": True, **task.evaluate(model)}
-    weights = task.finished(Weights({key: value.detach().numpy() for key, value in model.state_dict().items()}, task.settings()))
+    weights = task.finished(
+        Weights({key: value.detach().numpy() for key, value in model.state_dict().items()}, task.settings())
+    )
     card = Card(family="vision", dataset="clothes@1", metric=task.metric, candidates=[found])
     cards.publish(project.root, name, weights, None, card, task.files())
     return task
@@ -91,8 +95,8 @@ def label(url, raw, **headers):
 
 @pytest.mark.slow
 def test_what_is_kept_right_and_regretted_is_what_the_card_says(project, clothes):
-    task = learned(project, "clothes", vision__patch=4, vision__width=48, vision__depth=3)
-    learned(project, "little", vision__patch=7, vision__width=16, vision__depth=1)
+    task = learned(project, "clothes", 240, vision__patch=4, vision__width=48, vision__depth=3)
+    learned(project, "little", 120, vision__patch=14, vision__width=8, vision__depth=1)
     assert task.metric == "label_accuracy" and task.held_out.num_concepts > 200
     told = {"tiers": ["server"], "tried": ["prune-0.5"], "first": ["little"], "max_loss": 0.9, "max_regret": 0.05}
     config = project.config(**{f"compress__{name}": value for name, value in told.items()})
@@ -103,8 +107,11 @@ def test_what_is_kept_right_and_regretted_is_what_the_card_says(project, clothes
     assert rows["prune-0.5"].cascade.examples == rows["little"].cascade.examples == len(task.held_out.pixels)
     assert rows[""].cascade is None and rows["little"].model == "little@1" and not rows["little"].tiers
     cascade = rows["little"].cascade
-    assert 0.1 < cascade.kept < 1 and cascade.regret < 0.05 and cascade.path == "/v1/label" and cascade.given == {"language": ""}
+    assert (
+        0.1 < cascade.kept < 1 and cascade.regret < 0.05 and cascade.path == "/v1/label" and cascade.given == {"language": ""}
+    )
     assert cascade.small == pytest.approx(rows["little"].quality, abs=1e-5)
+    assert rows["little"].quality < rows[""].quality
     assert cascade.large == pytest.approx(rows[""].quality, abs=1e-5)
 
     raws = [(clothes / name).read_bytes() for name in task.held_out.ids]
@@ -139,7 +146,7 @@ def test_what_is_kept_right_and_regretted_is_what_the_card_says(project, clothes
     assert explained["kept"] == sum(kept) and explained["escalated"] == count - sum(kept) and not explained["late"]
     assert "little first, clothes where it is less sure" in explained["told"]
 
-    learned(project, "shallow", vision__patch=7, vision__width=16, vision__depth=1)
+    learned(project, "shallow", 1, vision__patch=14, vision__width=8, vision__depth=1)
     odd = cards.read_card(cards.find(project.root, "shallow"))
     odd.metric = "r_at_1"
     cards.write_card(cards.find(project.root, "shallow"), odd)

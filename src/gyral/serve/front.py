@@ -200,8 +200,10 @@ class Front:
         if lane != DEFAULT and f"{SLOT}{lane}" not in self._models:
             listed = ", ".join(f"`{name}`" for name in self._slots())
             raise Refused(404, f"there is no model `{slot[:200]}` here", hint=f"leave `model` out, or use one of {listed}")
-        until = began + _number(header(b"x-deadline-ms"), self._config.deadline_ms, "x-deadline-ms") / 1e3
-        floor = _number(header(b"x-min-quality"), -math.inf, "x-min-quality")
+        tier = self._guard.tier(header)
+        default_s = tier.deadline_s(self._config.deadline_ms / 1e3)
+        until = began + _number(header(b"x-deadline-ms"), 1e3 * default_s, "x-deadline-ms") / 1e3
+        floor = _number(header(b"x-min-quality"), tier.floor(), "x-min-quality")
         caller = account.caller
         client = _Client(self._loop.create_future(), account, path, slot, began, subject, arm, header(b"traceparent"))
         key = b""

@@ -83,10 +83,8 @@ class First:
         if not costs.both_s < costs.large_s and self._asked % LOOK:
             self.why = "it would cost more"
             return False
-        again = 1 - self.kept
-        if floor <= self.small.quality and self._rate * (1 / self._small.rate() + again / self._large.rate()) > workers * (
-            1 - SPARE
-        ):
+        busy = self._rate * (1 / self._small.rate() + (1 - self.kept) / self._large.rate())
+        if floor <= self.small.quality and busy > workers * (1 - SPARE):
             self.why = f"both together do not keep up with {self._rate:,.0f}/s"
             return False
         self.why = "it costs less"
@@ -130,12 +128,15 @@ class First:
 
 
 def chosen(variants: Sequence[Variant]) -> tuple[Variant, Variant] | None:
-    """The variant that is asked before the first one, and that; None where none has shown that answers can be kept.
+    """The variant that is asked before the first one, and that; None where none has shown that answers can be kept. One that
+    is as good as the first one needs no other.
 
     Of several the one by which an answer costs least, by what cards say.
     """
     large = variants[0]
-    able = [each for each in variants[1:] if each.cascade is not None and each.cascade.kept > 0]
+    able = [
+        each for each in variants[1:] if each.quality < large.quality and each.cascade is not None and each.cascade.kept > 0
+    ]
     if not able:
         return None
 
