@@ -34,9 +34,7 @@ def served(tmp_path):
             "trial": {"why": "goes on: <b>"},
             "chosen": {"default": "shop: kept"},
             "tiers": {"phone": 400, "server": 245},
-            "cascade": {
-                "default": {"told": "shop-int8 first, shop where it is less sure", "kept": 3}
-            },
+            "cascade": {"default": {"told": "shop-int8 first, shop where it is less sure", "kept": 3}},
         }
         run.metric("serving", **line(600, 645, **last))
     with Run.start(tmp_path, "serve", config):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
@@ -18,6 +18,7 @@ from msgspec import Meta
 from gyral.errors import InputError
 from gyral.model.family import Route, Told
 from gyral.model.naming import margin, shares_of
+from gyral.model.retrieving.index import Index
 
 LABEL = "/v1/label"
 MAX_SHOWN = 100_000
@@ -81,11 +82,12 @@ class Hit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Answer of a search, best first."""
+    """Answer of a search, best first. `recall`: how many of the nearest that were learned are found, as it was measured; 1: all."""
 
     request_id: str
     model: str
     items: list[Hit]
+    recall: float = 1.0
 
 
 class Likely(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,8 +144,8 @@ class Encoder(Protocol):
     def named(self, language: str) -> tuple[list[str], np.ndarray]: ...
 
 
-def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> dict[str, Route]:
-    """Routes of one loaded model; `best` ranks scores."""
+def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]], index: Index | None = None) -> dict[str, Route]:
+    """Routes of one loaded model; `best` ranks scores, `index` holds the gallery where that is large."""
     shown: dict[str, int] = {}
     vectors = np.zeros((0, model.gallery.shape[1]), np.float32)
 
@@ -157,22 +159,42 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> d
         raws = [decoded(each.picture) for each in requests if each.picture]
         texts = iter(model.embed_texts([each.text for each in requests if each.text]) if len(raws) < len(requests) else ())
         pictures = iter(model.embed_images(raws) if raws else ())
-        return [found(each, next(texts) if each.text else next(pictures)) for each in requests]
+        return found(requests, np.stack([next(texts) if each.text else next(pictures) for each in requests]))
 
-    def found(request: Search, vector: np.ndarray) -> Told:
-        learned = model.objects if request.among != "shown" else []
-        gallery = model.gallery if request.among != "shown" else model.gallery[:0]
-        extra, names = (vectors, list(shown)) if request.among != "learned" else (vectors[:0], [])
-        scores = np.concatenate([gallery, extra]) @ vector
-        items: list[dict[str, Any]] = []
-        for place in best(scores, request.k):
-            is_learned = place < len(learned)
-            item = {"object": learned[place] if is_learned else names[place - len(learned)], "score": float(scores[place])}
-            title = model.name_of(place, request.language) if is_learned else ""
-            items.append({**item, "title": title} if title else item)
-        objects = [item["object"] for item in items]
-        props = {"query": request.text, "language": request.language, "k": request.k, "items": objects}
-        return Told({"items": items}, "search", request.subject, objects[0] if objects else None, props)
+    def learned(vectors_QE: np.ndarray, k: int) -> Iterator[list[tuple[float, int]]]:
+        """Score and place of the k nearest pictures that the model has learned."""
+        if index is None:
+            for vector in vectors_QE:
+                scores = model.gallery @ vector
+                yield [(float(scores[at]), at) for at in best(scores, k)]
+            return
+        near = index.search(vectors_QE, k)
+        for places, row in zip(near.ids_Bk.tolist(), near.scores_Bk.tolist(), strict=True):
+            yield [(score, at) for score, at in zip(row, places, strict=True) if at >= 0]
+
+    def found(requests: Sequence[Search], vectors_QE: np.ndarray) -> list[Told]:
+        hits = (
+            learned(vectors_QE, max(each.k for each in requests)) if any(each.among != "shown" for each in requests) else None
+        )
+        told = []
+        for request, vector in zip(requests, vectors_QE, strict=True):
+            near = next(hits) if hits is not None else []
+            items = (
+                [_hit(model, score, at, request.language) for score, at in near[: request.k]]
+                if request.among != "shown"
+                else []
+            )
+            if shown and request.among != "learned":
+                names, scores = list(shown), vectors @ vector
+                items += [{"object": names[at], "score": float(scores[at])} for at in best(scores, request.k)]
+                items = sorted(items, key=lambda item: -item["score"])[: request.k]
+            objects = [item["object"] for item in items]
+            props = {"query": request.text, "language": request.language, "k": request.k, "items": objects}
+            body: dict[str, Any] = {"items": items}
+            if index is not None and request.among != "shown" and index.card["recall"] != 1:
+                body["recall"] = index.card["recall"]
+            told.append(Told(body, "search", request.subject, objects[0] if objects else None, props))
+        return told
 
     def label(request: Label) -> Told:
         return label_together([request])[0]
@@ -233,6 +255,12 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> d
         "/v1/pictures": Route(Pictures, show, '{"pictures": [{"object": "a.png", "raw": "base64…"}]}', response=Seen),
         "/v1/embed": Route(Embed, embed, '{"texts": ["a hedgehog"]}', True, embed_together, Embedded),
     }
+
+
+def _hit(model: Encoder, score: float, place: int, language: str) -> dict[str, Any]:
+    title = model.name_of(place, language)
+    item = {"object": model.objects[place], "score": score}
+    return {**item, "title": title} if title else item
 
 
 def _vectors(embed: Callable[[list[Any]], np.ndarray], of: list[Any]) -> list[list[float]]:
