@@ -93,6 +93,16 @@ def label(url, raw, **headers):
         return answer["labels"][0]["label"], answer["model"].partition("@")[0], told.headers["x-gyral-cascade"]
 
 
+def asked_first(url, raw, headers):
+    """An answer that began at the small one: on a busy machine times may say for a moment that it does not pay."""
+    for _ in range(200):
+        told = label(url, raw, **headers)
+        if told[2] is not None:
+            break
+        time.sleep(0.002)
+    return told
+
+
 @pytest.mark.slow
 def test_what_is_kept_right_and_regretted_is_what_the_card_says(project, clothes):
     task = learned(project, "clothes", 240, vision__patch=4, vision__width=48, vision__depth=3)
@@ -123,10 +133,8 @@ def test_what_is_kept_right_and_regretted_is_what_the_card_says(project, clothes
     try:
         url = json.loads(server.stdout.readline())["url"]
         large = [label(url, raw, **{"x-min-quality": "1"}) for raw in raws]
-        found = []
-        for raw in raws:
-            found.append(label(url, raw, **{"x-min-quality": "0.001"}))
-            time.sleep(0.005)  # a worker that is always busy is the router's
+        floor = (rows["little"].quality / rows[""].quality + cascade.quality) / 2  # beyond what the small one is alone
+        found = [asked_first(url, raw, {"x-min-quality": f"{floor}"}) for raw in raws]
         metrics = urllib.request.urlopen(f"{url}/metrics").read().decode()
         explained = json.load(urllib.request.urlopen(f"{url}/v1/model"))["cascade"]["default"]
     finally:

@@ -145,9 +145,8 @@ class ServableVision:
         names = self.known.names.get(lang, {})
         if self.index is not None and k > 0:
             near = self.index.search(vector_1E, min(k, MOST_ANSWERS))
-            pairs = [
-                (at, score) for at, score in zip(near.ids_Bk[0].tolist(), near.scores_Bk[0].tolist(), strict=True) if at >= 0
-            ]
+            there = near.ids_Bk[0] >= 0
+            pairs = list(zip(near.ids_Bk[0, there].tolist(), near.scores_Bk[0, there].tolist(), strict=True))
         else:
             scores = (vector_1E @ self.gallery.T)[0]
             pairs = [(at, float(scores[at])) for at in best(scores, k)]

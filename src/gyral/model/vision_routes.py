@@ -82,7 +82,7 @@ class Hit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Answer of a search, best first. `recall`: how many of the nearest that were learned are found, as it was measured; 1: all."""
+    """Answer of a search, best first. `recall`: the share of the nearest learned ones that is found, as it was measured."""
 
     request_id: str
     model: str
@@ -173,17 +173,12 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]], inde
             yield [(score, at) for score, at in zip(row, places, strict=True) if at >= 0]
 
     def found(requests: Sequence[Search], vectors_QE: np.ndarray) -> list[Told]:
-        hits = (
-            learned(vectors_QE, max(each.k for each in requests)) if any(each.among != "shown" for each in requests) else None
-        )
+        wants_learned = [each.among != "shown" for each in requests]
+        hits = learned(vectors_QE[wants_learned], max(each.k for each in requests))
         told = []
         for request, vector in zip(requests, vectors_QE, strict=True):
-            near = next(hits) if hits is not None else []
-            items = (
-                [_hit(model, score, at, request.language) for score, at in near[: request.k]]
-                if request.among != "shown"
-                else []
-            )
+            near = next(hits)[: request.k] if request.among != "shown" else []
+            items = [_hit(model, score, at, request.language) for score, at in near]
             if shown and request.among != "learned":
                 names, scores = list(shown), vectors @ vector
                 items += [{"object": names[at], "score": float(scores[at])} for at in best(scores, request.k)]
