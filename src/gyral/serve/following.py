@@ -111,7 +111,8 @@ class Following:
     def _set(self, name: str, version: str) -> str:
         found = {name: version}
         for other in self._models[1:]:
-            found[other.partition("@")[0]] = cards.find(self._root, other).name
+            base = other.partition("@")[0]
+            found[base if base != name else other] = cards.find(self._root, other).name  # `shop@1` beside `shop`
         extra = self._extra(name)
         if self._canary:
             extra[CANARY] = self._canary
@@ -162,8 +163,10 @@ class Following:
 
 
 def published(card: cards.Card) -> list[str]:
-    """Names of what a model was compressed to for tiers."""
-    return [each.model.partition("@")[0] for each in card.variants if each.to and each.model]
+    """Names of what a model was compressed to for tiers; of an older version of itself, that version."""
+    own = card.model.partition("@")[0]
+    named = [(each.model, each.model.partition("@")[0]) for each in card.variants if each.to and each.model]
+    return [model if base == own else base for model, base in named]
 
 
 def _curve(tried: cards.Variant | None) -> Curve:
