@@ -48,12 +48,8 @@ TRAIN = (
     "vision.captions=1",
 )  # fmt: skip
 CURATE = (
-    "curate.stages=['pixels','digest']",
-    "dedup.near=false",
-    "images.min_side=0",
-    "images.min_entropy=0",
-    "images.min_blur=0",
-)
+    "curate.stages=['pixels','digest']", "dedup.near=false", "images.min_side=0", "images.min_entropy=0", "images.min_blur=0",
+)  # fmt: skip
 
 
 def gyral(root: Path, *words: str, sets: tuple[str, ...] = ()) -> None:
