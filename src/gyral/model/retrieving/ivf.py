@@ -1,7 +1,7 @@
 """Search in cells (faiss `IVF…,SQ8`), its candidates scored anew in float32, tuned to a stated recall.
 
 Above some 100,000 vectors an exact scan is too slow; here a query looks into `probes` of √N·4 cells. Inverted lists and not a
-graph, because a catalogue is embedded anew all the time: at 1,000,000 × 64 they are built in 7 CPU-s, HNSW in 210, and on
+graph, because a catalogue is embedded anew all the time: at 1,000,000 × 64 they are built in 4 CPU-s, HNSW in 210, and on
 vectors without clusters they find more at the same speed. Scoring four times k candidates anew costs about 3 % of a search and
 gives back what eight bits had lost (recall .95 → .97 at equal probes), so fewer probes are needed for the same recall.
 
