@@ -115,6 +115,10 @@ def test_who_waits_for_the_second_answer_can_go_and_a_swap_takes_them_along():
             await asyncio.sleep(0.001)
         gateway.cancel(id)
         assert gateway.in_flight == 0
+        heard, judged = asyncio.Event(), gateway._judge
+        gateway._judge = lambda *told: (judged(*told), gateway.use({"": [LARGE, SMALL]}), heard.set())
+        assert await ask(gateway, 0.1) == ("large", None) and heard.is_set(), "it waited for the large one, and was asked anew"
+        gateway._judge = judged
         asked = asyncio.ensure_future(ask(gateway, 0.1))
         await asyncio.sleep(0)
         gateway.use({"": [LARGE]})

@@ -27,7 +27,7 @@ from gyral.train.tasks import open_task
 
 cv2 = pytest.importorskip("cv2")
 NAMES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-NUM, ROWS = 2_400, 64
+NUM, ROWS = 2_000, 64
 SIZES = {
     "train__family": "vision", "train__task": "contrastive", "vision__side": 28, "vision__channels": 1, "vision__heads": 2,
     "vision__embed": 32, "vision__caption_width": 32, "vision__caption_depth": 0, "vision__buckets": 512, "vision__jitter": 0.0,
@@ -108,7 +108,7 @@ def asked_first(url, raw, headers):
 def test_what_is_kept_right_and_regretted_is_what_the_card_says(project, clothes):
     task = learned(project, "clothes", 160, vision__patch=4, vision__width=32, vision__depth=2)
     learned(project, "little", 60, vision__patch=14, vision__width=8, vision__depth=1)
-    assert task.metric == "label_accuracy" and task.held_out.num_concepts > 200
+    assert task.metric == "label_accuracy" and task.held_out.num_concepts > 150
     told = {"tiers": ["server"], "tried": ["prune-0.5"], "first": ["little"], "max_loss": 0.9, "max_regret": 0.05}
     config = project.config(**{f"compress__{name}": value for name, value in told.items()})
     with Run.start(project.root, "compress", config) as run:
@@ -155,10 +155,9 @@ def test_what_is_kept_right_and_regretted_is_what_the_card_says(project, clothes
     assert explained["kept"] == sum(kept) and explained["escalated"] == count - sum(kept) and not explained["late"]
     assert "little first, clothes where it is less sure" in explained["told"]
 
-    learned(project, "shallow", 1, vision__patch=14, vision__width=8, vision__depth=1)
-    odd = cards.read_card(cards.find(project.root, "shallow"))
+    odd = cards.read_card(cards.find(project.root, "little"))
     odd.metric = "r_at_1"
-    cards.write_card(cards.find(project.root, "shallow"), odd)
-    config = project.config(**{f"compress__{name}": value for name, value in {**told, "first": ["shallow"]}.items()})
+    cards.write_card(cards.find(project.root, "little"), odd)
+    config = project.config(**{f"compress__{name}": value for name, value in told.items()})
     with pytest.raises(UsageError, match="cannot be asked before"), Run.start(project.root, "compress", config) as run:
         compress_for_tiers(project.root, "clothes", config, run)
