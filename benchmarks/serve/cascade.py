@@ -1,7 +1,7 @@
 """A small model first, a larger one where it is unsure: CPU an answer and accuracy over HTTP, beside each of the two alone.
 
 6,000 pictures of Fashion-MNIST with the names of what they show; a tenth is kept aside. Two models of pictures and captions are
-trained by `gyral train` (28 × 28 in grey; little: one block of width 16 on patches of 14; large: two blocks of width 32 on
+trained by `gyral train` (28 × 28 in grey; little: one block of width 16 on patches of 14; large: four blocks of width 64 on
 patches of 4), and `gyral compress` finds on those kept aside when an answer of the little one may be kept: at most `max_regret`
 of all answers may be wrong where the large one is right, 95 % sure. Then three servers with one worker each are asked by four
 connections to name the pictures kept aside, a hundred in turn of each. CPU is that of server and worker, by the system's
@@ -41,7 +41,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 NAMES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 NUM, MAX_REGRET, ROUNDS, CONNECTIONS, CHUNK = 6_000, 0.02, 2, 4, 100
 LITTLE = ("vision.patch=14", "vision.width=16", "vision.depth=1", "train.steps=150")
-LARGE = ("vision.patch=4", "vision.width=32", "vision.depth=2", "train.steps=300")
+LARGE = ("vision.patch=4", "vision.width=64", "vision.depth=4", "train.steps=250")
 TRAIN = (
     "train.family=vision", "train.task=contrastive", "train.keep=last", "train.batch=128", "train.optim.rate=3e-3",
     "train.optim.warmup=20", "vision.side=28", "vision.channels=1", "vision.heads=2", "vision.embed=32",
@@ -105,7 +105,8 @@ def serving(root: Path, model: str, *sets: str) -> Iterator[tuple[str, int]]:
 
 def cpu_s(pid: int) -> float:
     """Of a process and its children."""
-    pids = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    threads = Path(f"/proc/{pid}/task").glob("*/children")  # any thread may have started a worker
+    pids = [pid, *(int(each) for path in threads for each in path.read_text().split())]
     ticks = 0
     for each in pids:
         fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
