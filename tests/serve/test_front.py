@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gyral.config.rerank import Rerank
-from gyral.config.sections import Caller, Serve
+from gyral.config.sections import Caller, DeviceTier, Serve
 from gyral.http import Refused
 from gyral.model.tiers import tiers
 from gyral.serve.app import App
@@ -243,3 +243,32 @@ def test_a_deadline_is_that_of_the_request_or_else_of_the_server():
         assert (await busy).status == 200 and (await asked(front, x_deadline_ms="5000")).status == 200
 
     run(test, Serve(deadline_ms=100))
+
+
+def test_a_tier_says_deadline_and_floor_where_the_request_does_not_and_is_counted():
+    phone = DeviceTier(memory_bytes=1, deadline_ms=8_000, round_trip_ms=2_000)
+    own = {"phone": phone, "strict": DeviceTier(memory_bytes=1, min_quality=1.0)}
+
+    async def test(front):
+        async def left_s(**headers):
+            return json.loads((await asked(front, **headers)).body)["left_s"]
+
+        assert 5 < await left_s(x_gyral_tier="phone") < 6
+        assert 6 < await left_s(x_gyral_tier="phone", rtt="500") < 7.5
+        assert 2 < await left_s(x_gyral_tier="phone", x_deadline_ms="3000") < 3
+        assert 59 < await left_s() < 60 and 59 < await left_s(x_gyral_tier="strict") < 60
+        front.gateway.use({DEFAULT: [PLAIN._replace(quality=0.9)]})
+        with pytest.raises(Refused, match="no variant is as good"):
+            asked(front, x_gyral_tier="strict")
+        await asked(front, x_gyral_tier="strict", x_min_quality="0.5")
+        with pytest.raises(Refused) as told:
+            asked(front, x_gyral_tier="phon")
+        assert told.value.status == 400 and "`phone`" in told.value.hint
+        with pytest.raises(Refused) as told:
+            asked(front, x_gyral_tier="fridge")
+        assert "`laptop`, `phone`, `server`, `strict`" in told.value.hint
+        counted = metrics(front)
+        assert counted[("gyral_tier_requests_total", "phone")] == 3 and counted[("gyral_tier_requests_total", "strict")] == 3
+        assert counted[("gyral_tier_requests_total", "server")] == 1
+
+    run(test, Serve(tiers=own, deadline_ms=60_000))

@@ -90,7 +90,7 @@ class App:
         if path == "/v1/recommend":
             allow(scope, "POST")
             asked = await read_body(scope, receive, self._config.max_body_bytes)
-            body, version = self._recommend(asked, header(scope, b"authorization"), header(scope, b"traceparent"))
+            body, version = self._recommend(asked, lambda name: header(scope, name))
             await reply(send, 200, body, version)
         elif path == "/v1/model":
             allow(scope, "GET")
@@ -108,6 +108,7 @@ class App:
         began, status = time.monotonic(), GONE
         account = self.guard.begin(path, header(scope, b"authorization"), len(body), began)
         try:
+            self.guard.tier(lambda name: header(scope, name))
             await self._ask(path, route, body, scope, receive, send)
             status = 200
         except Refused as refused:
@@ -141,6 +142,8 @@ class App:
         request_id = self._ids.next()
         if self._impressions is not None:
             props = {"model": model.name, "slot": slot, **told.props}
+            if told.confidence is not None:
+                props["confidence"] = round(told.confidence, 9)
             self._impressions.add(Logged(request_id, now_us(), told.kind, told.subject, told.object, None, props))
         answered = {"request_id": request_id, "model": model.name, **told.body}
         version = (b"x-model-version", answered["model"].rpartition("@")[2].encode())
@@ -187,21 +190,22 @@ class App:
         """The fast handlers, by path; the application answers these paths as well."""
 
         def recommend(request: Request) -> Response:
-            body, version = self._recommend(request.body, request.header(b"authorization"), request.header(b"traceparent"))
+            body, version = self._recommend(request.body, request.header)
             return Response(body, headers=(version,))
 
         return {"/v1/recommend": Hot(recommend, ("POST",), self._config.max_body_bytes)}
 
-    def _recommend(self, body: bytes, authorization: bytes, parent: bytes) -> tuple[bytes, Header]:
+    def _recommend(self, body: bytes, header: Callable[[bytes], bytes]) -> tuple[bytes, Header]:
         began, status = time.monotonic(), 200
-        account = self.guard.begin("/v1/recommend", authorization, len(body), began)
+        account = self.guard.begin("/v1/recommend", header(b"authorization"), len(body), began)
         try:
+            self.guard.tier(header)
             return self._recommended(body)
         except Refused as refused:
             status = refused.status
             raise
         finally:
-            self.guard.end(account, "/v1/recommend", status, began, parent)
+            self.guard.end(account, "/v1/recommend", status, began, header(b"traceparent"))
 
     def _recommended(self, body: bytes) -> tuple[bytes, Header]:
         try:

@@ -193,4 +193,6 @@ class OneShot:
 
     def _part(self, ask: Ask, told: Told) -> Part:
         props = {"kind": told.kind, "subject": told.subject, "object": told.object, **told.props, "model": self._name}
+        if told.confidence is not None:
+            props["confidence"] = round(told.confidence, 9)
         return Part(ask.id, 200, self._encoder.encode({"model": self._name, **told.body}), True, props)

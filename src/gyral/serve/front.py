@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -216,8 +215,10 @@ class Front:
         lane = DEFAULT if slot == POPULARITY else slot
         if lane != DEFAULT and f"{SLOT}{lane}" not in self._models:
             raise no_such(slot, self.slots())
-        until = began + number_of(header(b"x-deadline-ms"), self._config.deadline_ms, "x-deadline-ms") / 1e3
-        floor = number_of(header(b"x-min-quality"), -math.inf, "x-min-quality")
+        tier = self.guard.tier(header)
+        default_s = tier.deadline_s(self._config.deadline_ms / 1e3)
+        until = began + number_of(header(b"x-deadline-ms"), 1e3 * default_s, "x-deadline-ms") / 1e3
+        floor = number_of(header(b"x-min-quality"), tier.floor(), "x-min-quality")
         caller = account.caller
         client = _Client(self._loop.create_future(), account, path, slot, began, subject, trial, arm, header(b"traceparent"))
         key = b""
@@ -301,7 +302,8 @@ class Front:
             self._impressions.add(Logged(request_id, now_us(), kind, subject, shown, props.get("country"), kept))
         version = model.rpartition("@")[2].encode()
         body = b'{"request_id":"%b",%b' % (request_id.encode(), part.body[1:])
-        return Response(body, headers=((b"x-model-version", version),))
+        more = ((b"x-gyral-cascade", props["cascade"].encode()),) if "cascade" in props else ()
+        return Response(body, headers=((b"x-model-version", version), *more))
 
     @property
     def document(self) -> dict[str, Any]:
@@ -316,7 +318,7 @@ class Front:
         name = next(iter(self._models)) if slot in (DEFAULT, POPULARITY) else f"{SLOT}{slot}"
         if name not in self._told:
             raise no_such(slot, self.slots())
-        more = {each: value for each, value in self.state().items() if each in ("workers", "chosen", "trial")}
+        more = {each: value for each, value in self.state().items() if each in ("workers", "chosen", "cascade", "trial")}
         more["variants"] = {each: version for each, version in self._models.items() if not each.startswith(SLOT)}
         card = self._told[name].card
         return described(self._models[name], card, self._since[name], self.slots(), self._impressions, **more)

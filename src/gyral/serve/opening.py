@@ -71,6 +71,7 @@ async def opened(
         gateway = Gateway(
             pool, slots, tiers(config.tiers), max_waiting=config.max_waiting, max_batch=config.max_batch,
             on_batch=lambda *batch: front_metrics[0].batch(*batch) if front_metrics else None,
+            cascade=config.cascade,
         )  # fmt: skip
         room.append(gateway)
         front = Front(pool, gateway, following, config, impressions, mounts, note)

@@ -20,6 +20,7 @@ def state(pool: Pool, gateway: Gateway, cache: Counts) -> dict[str, Any]:
         "cache": {"hits": cache.hits + cache.shared, "misses": cache.misses, "bytes": cache.num_bytes},
         "workers": [each._asdict() for each in pool.loads()],
         "chosen": {each: choice.explain() for each, choice in gateway.choices().items()},
+        "cascade": {each: {"told": first.explain(), **first.counts} for each, first in gateway.cascades().items()},
     }
 
 
@@ -32,6 +33,8 @@ def gauges(pool: Pool, gateway: Gateway, cache: Counts, models: Mapping[str, str
     """
     loads = pool.loads()
     versions = {name: float(each.rpartition("@")[2]) for name, each in models.items()}
+    firsts = gateway.cascades().values()
+    asked_first = {how: sum(each.counts[how] for each in firsts) for how in ("kept", "escalated", "late") if firsts}
 
     def of_workers(field: str) -> dict[str, float]:
         return {str(each.number): getattr(each, field) for each in loads}
@@ -46,5 +49,6 @@ def gauges(pool: Pool, gateway: Gateway, cache: Counts, models: Mapping[str, str
         "gyral_cache_hits": Gauge("answers that were told again", "", {"": cache.hits}, True),
         "gyral_cache_misses": Gauge("answers that were not kept", "", {"": cache.misses}, True),
         "gyral_cache_bytes": Gauge("of answers that are kept", "", {"": cache.num_bytes}),
+        "gyral_cascade": Gauge("answers where a small variant was asked first, by how it went", "how", asked_first, True),
         "gyral_model_version": Gauge("of the models that answer", "model", versions),
     }

@@ -39,6 +39,10 @@ class Arithmetic:
                     {"n": number + 1, "version": self.version, "pid": os.getpid(), "left_s": min(ask.deadline_s, 9e9)}
                 )
                 parts.append(Part(ask.id, 200, answer.encode(), True, {"kind": "add"}))
+            elif ask.path == "/sure":
+                time.sleep(self.options.get("sure_s", {}).get(ask.variant, 0.0))
+                told = {"by": ask.variant}
+                parts.append(Part(ask.id, 200, json.dumps(told).encode(), True, {"confidence": number, "of": "numbers"}))
             elif ask.path == "/blob":
                 parts.append(Part(ask.id, 200, ask.body[::-1], True, {}))
             elif ask.path == "/odd":
