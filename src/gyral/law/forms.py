@@ -42,6 +42,7 @@ class Parameter(NamedTuple):
     low, high : bounds while fitting.
     is_log : fitted as its natural logarithm, told itself.
     grid : values of a nonlinear one that starts are looked for at; empty: it is the height of a term.
+    scale : of what is told over what is fitted: laws that are written in log10 are fitted in natural logarithms.
     """
 
     name: str
@@ -49,10 +50,11 @@ class Parameter(NamedTuple):
     high: float
     is_log: bool = False
     grid: tuple[float, ...] = ()
+    scale: float = 1.0
 
     def told(self, value: np.ndarray | float) -> np.ndarray:
         """From as it is fitted to as it is told."""
-        return np.exp(value) if self.is_log else np.asarray(value)
+        return np.exp(value) if self.is_log else self.scale * np.asarray(value)
 
 
 def _height(name: str, low: float = -20.0, high: float = 60.0) -> Parameter:
@@ -106,7 +108,7 @@ class Form(NamedTuple):
     def fitted(self, told: Mapping[str, float]) -> np.ndarray:
         """Parameters as they are fitted, from those that are told."""
         values = [told[each.name] for each in self.parameters]
-        return np.array([math.log(v) if each.is_log else v for v, each in zip(values, self.parameters, strict=True)])
+        return np.array([math.log(v) if each.is_log else v / each.scale for v, each in zip(values, self.parameters, strict=True)])
 
     def loss(self, theta_P: np.ndarray, columns: Columns) -> np.ndarray:
         """What the law says of these columns, n."""
@@ -205,7 +207,8 @@ _FORMS = [
         "routing",
         ("N", "experts"),
         (
-            Parameter("a", -2.0, 0.0), Parameter("b", -2.0, 1.0), Parameter("c", -0.5, 0.5), Parameter("d", -10.0, 10.0),
+            Parameter("a", -2.0, 0.0), Parameter("b", -2.0, 1.0), Parameter("c", -0.5, 0.5, scale=math.log(10)),
+            Parameter("d", -10.0, 10.0, scale=1 / math.log(10)),
             Parameter("E_start", 0.0, 5.0, True), Parameter("E_max", 1.0, 14.0, True),
         ),
         _routed,
