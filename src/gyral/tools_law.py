@@ -20,7 +20,7 @@ def _fitting(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--form", default="auto", show_default=True, help="One law, or several weighted by what they foretell."),
             click.option("--loss", "loss_text", default="huber:1e-3", show_default=True, help="huber:DELTA, lad, squared; :linear."),
             click.option("--map", "mapping", multiple=True, metavar="OURS=THEIRS,…", help="N=params,D=tokens,loss=val_loss."),
-            click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only these rows."),
+            click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only these rows: `kind=a|b`."),
             click.option("--seed", type=int, default=0, help="Of bootstraps."),
         ]
     ):

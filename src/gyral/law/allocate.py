@@ -25,6 +25,8 @@ from gyral.law.intervals import Interval
 from gyral.law.sweep import Stop, stops
 
 POINTS = 2_401
+LEAST_DATA = 100.0
+"""A model is none that saw less than this part of the least that was tried."""
 FLAT = (0.001, 0.005)
 SERVED_FLOPS = 2.0
 """FLOPs of a parameter and a token that is answered."""
@@ -160,7 +162,7 @@ def _asked(law: Law, budget: Budget, bits: int) -> tuple[np.ndarray, np.ndarray,
         raise InputError(f"{budget.flops:.3g} FLOP buy no model", why=why, hint="a larger budget, or fewer tokens to answer")
     size_n = np.geomspace(least, most * 0.999, POINTS)
     data_n = (budget.flops - SERVED_FLOPS * bits / BITS_FULL * size_n * budget.serve_tokens) / (cost * size_n)
-    keep = data_n >= min(1e3, float(columns["D"].min()))
+    keep = data_n >= float(columns["D"].min()) / LEAST_DATA
     size_n, data_n = size_n[keep], data_n[keep]
     if not len(size_n):
         raise InputError(f"{budget.flops:.3g} FLOP buy no model", hint="a larger budget")

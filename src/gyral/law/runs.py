@@ -100,7 +100,7 @@ def read(path: Path, names: Mapping[str, str] | None = None, where: Mapping[str,
     Parameters
     ----------
     names : our column → the file's.
-    where : column → the value that its rows must have.
+    where : column → the value that its rows must have; `|` between several.
 
     Raises
     ------
@@ -148,7 +148,8 @@ def table_of(table: pa.Table, names: Mapping[str, str], source: str, where: Mapp
     for column, value in (where or {}).items():
         if column not in table.column_names:
             raise InputError(f"there is no column `{column}`", where=source, hint=f"it has {', '.join(table.column_names[:12])}")
-        table = table.filter(pa.array([str(each) == value for each in table[column].to_pylist()], pa.bool_()))
+        wanted = value.split("|")
+        table = table.filter(pa.array([str(each) in wanted for each in table[column].to_pylist()], pa.bool_()))
     if "loss" not in table.column_names:
         hint = f"`--map loss=COLUMN` names it; it has {', '.join(table.column_names[:12])}"
         raise InputError("there is no column `loss`", where=source, hint=hint)
@@ -223,6 +224,10 @@ def _units(table: RunTable) -> list[str]:
             if len(gaps) and gaps.max() > FAR:
                 at = int(gaps.argmax())
                 notes.append(f"`{name}` jumps from {values[at]:.3g} to {values[at + 1]:.3g}: are these of one unit?")
+    if "N" in table.columns and "D" in table.columns:
+        share = table.columns["D"] / table.columns["N"]
+        if share.max() / share.min() > 10 * FAR:
+            notes.append(f"D / N lies between {share.min():.3g} and {share.max():.3g}: are these of one unit?")
     if all(name in table.columns for name in ("N", "D", "C")):
         ratio = table.columns["C"] / (table.columns["N"] * table.columns["D"])
         if ratio.max() / ratio.min() > 30:
