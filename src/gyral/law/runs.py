@@ -10,7 +10,7 @@ and what cannot be compared is refused or left out by name.
 | `N`, `N_non_embedding`, `N_active` | parameters: all, without embeddings, those that one token meets |
 | `D`, `D_unique`, `unit` | tokens, examples or interactions seen, those of them that differ, and which of the three |
 | `C`, `flops_by` | FLOPs, and the formula that counted them |
-| `loss`, `metric`, `noise` | value, what it is of, and its standard deviation between equal runs |
+| `loss`, `metric`, `noise`, `train_loss` | value, what it is of, its deviation between equal runs, and the loss that was trained |
 | `schedule` | `finished`, `decayed` (a branch whose rate came down), `constant`, or `mid_cosine` |
 | `lr`, `batch`, `width`, `depth`, `experts`, `precision`, `seed`, `family` | how it was trained |
 | `w:NAME` | weight of a domain in the data |
@@ -31,8 +31,11 @@ from gyral.errors import InputError, did_you_mean
 from gyral.files import write_atomic
 from gyral.law.forms import FLOPS_A_TOKEN, Columns
 
-NUMBERS = ("N", "N_non_embedding", "N_active", "D", "D_unique", "C", "loss", "noise", "lr", "batch", "width", "depth", "experts")
+NUMBERS = (
+    "N", "N_non_embedding", "N_active", "D", "D_unique", "C", "loss", "train_loss", "noise", "lr", "batch", "width", "depth", "experts",
+)  # fmt: skip
 TEXTS = ("run", "group", "unit", "flops_by", "metric", "schedule", "precision", "family")
+MAY_LACK = ("noise", "train_loss")
 DOMAIN = "w:"
 LEFT_OUT = ("mid_cosine",)
 """Schedules whose rows are left out: a rate that has not come down hides what the model has learned (**Source**: Porian et al.,
@@ -186,7 +189,7 @@ def _numbers(column: pa.ChunkedArray, name: str, source: str) -> np.ndarray:
     except (TypeError, ValueError) as error:
         raise InputError(f"`{name}` holds no numbers", where=source, why=str(error)) from None
     is_weight = name.startswith(DOMAIN)
-    if name == "noise":
+    if name in MAY_LACK:
         return values
     wrong = np.flatnonzero(~np.isfinite(values) | (values < 0 if is_weight else values <= 0))
     if len(wrong):
