@@ -45,14 +45,15 @@ def fit(
     where: tuple[str, ...], seed: int, num: int, group: str, target: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Fit RUNS, a CSV or Parquet file with `N`, `D` and `loss`, or `C` and `loss`; default: this project's own runs."""
-    from gyral.law import verb
+    from gyral.law import places, verb
     from gyral.law.fit import loss_of
 
-    told = verb.fit(
-        runs or verb.runs_of(root), form=form, loss=loss_of(loss_text), num_bootstrap=num, names=verb.pairs(mapping, "N=params"),
-        where=verb.pairs(where, "COLUMN=VALUE"), group=group, target=verb.numbers(target, TARGET), seed=seed,
-    )  # fmt: skip
-    data: Any = {"groups": told} if group else told[0]
+    options: dict[str, Any] = {
+        "form": form, "loss": loss_of(loss_text), "num_bootstrap": num, "names": verb.pairs(mapping, "N=params"),
+        "where": verb.pairs(where, "COLUMN=VALUE"), "target": verb.numbers(target, TARGET), "seed": seed,
+    }  # fmt: skip
+    told = verb.fit(runs, group=group, **options) if runs else verb.fit_own(root, **options)
+    data: Any = {"groups": told} if group or not runs else told[0]
     print_result(as_json, data, lambda: "\n\n".join(map(verb.law_text, told)))
 
 
@@ -72,14 +73,14 @@ def allocate(
     mapping: tuple[str, ...], where: tuple[str, ...], seed: int,
 ) -> None:  # fmt: skip
     """Say how large a model to train, and on how much, with a budget."""
-    from gyral.law import verb
+    from gyral.law import places, verb
     from gyral.law.allocate import Budget, flops_of
     from gyral.law.fit import loss_of
 
     flops = flops_of(budget, usd_per_eflop, flops_per_s)
     spend = Budget(flops, serve_tokens, unique, tuple(int(each) for each in bits) or (16,), usd_per_eflop)
     told = verb.divide(
-        runs or verb.runs_of(root), spend, form=form, loss=loss_of(loss_text), names=verb.pairs(mapping, "N=params"),
+        runs or places.runs_of(root), spend, form=form, loss=loss_of(loss_text), names=verb.pairs(mapping, "N=params"),
         where=verb.pairs(where, "COLUMN=VALUE"), seed=seed,
     )  # fmt: skip
     print_result(as_json, told, lambda: verb.allocation_text(told))
@@ -96,11 +97,11 @@ def predict(
     loss_text: str, mapping: tuple[str, ...], where: tuple[str, ...], seed: int,
 ) -> None:  # fmt: skip
     """Say what a run will end with, before it is made."""
-    from gyral.law import verb
+    from gyral.law import places, verb
     from gyral.law.fit import loss_of
 
     told = verb.predict(
-        root, runs or verb.runs_of(root), verb.numbers(target, TARGET), name=name, form=form, loss=loss_of(loss_text),
+        root, runs or places.runs_of(root), verb.numbers(target, TARGET), name=name, form=form, loss=loss_of(loss_text),
         names=verb.pairs(mapping, "N=params"), where=verb.pairs(where, "COLUMN=VALUE"), seed=seed,
     )  # fmt: skip
     print_result(as_json, told, lambda: verb.prediction_text(told))
@@ -112,11 +113,11 @@ def predict(
 @common
 def verdict(root: Path, sets: tuple[str, ...], as_json: bool, name: str, value: float | None) -> None:
     """Hold what a run ended with against what was registered for NAME."""
-    from gyral.law import register, verb
+    from gyral.law import places, register, verb
 
     value = verb.ended_with(root, name) if value is None else value
-    told = register.verdict(verb.register_of(root), name, value)
-    score = register.scores(verb.register_of(root))
+    told = register.verdict(places.register_of(root), name, value)
+    score = register.scores(places.register_of(root))
     inside = ", ".join(f"{float(level):.0%} {'yes' if is_in else 'no'}" for level, is_in in told["inside"].items())
     text = f"{name} ended with {value:.5g}, {told['error']:+.2%} from what was predicted; inside {inside}\n{verb.score_text(score)}"
     print_result(as_json, {**told, "score": score}, lambda: text)
@@ -141,7 +142,7 @@ def bring(
 @common
 def score(root: Path, sets: tuple[str, ...], as_json: bool) -> None:
     """Say how good the predictions were that have their verdicts."""
-    from gyral.law import register, verb
+    from gyral.law import places, register, verb
 
-    told = register.scores(verb.register_of(root))
+    told = register.scores(places.register_of(root))
     print_result(as_json, told, lambda: verb.score_text(told))

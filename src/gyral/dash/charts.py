@@ -75,13 +75,14 @@ def line_chart(
     y_format: Format = formats.metric,
     y_tick: Format | None = None,
     height: int = PLOT_HEIGHT,
+    from_zero: bool = True,
 ) -> Markup:
-    """Draw series over a common x axis; the y axis starts at zero (or below), so heights compare."""
+    """Draw series over a common x axis; the y axis starts at zero (or below), so heights compare, unless told otherwise."""
     xs = sorted({x for one in series for x, _ in one.points})
     ys = [y for one in series for _, y in one.points if y is not None]
     if not xs or not ys:
         return _figure(title, "", Markup('<p class="none">No numbers yet.</p>'))
-    y_ticks = ticks(min(0.0, *ys), max(0.0, *ys) or 1.0)
+    y_ticks = ticks(min(0.0, *ys), max(0.0, *ys) or 1.0) if from_zero else ticks(min(ys), max(ys))
     few_whole = len(xs) <= 12 and all(x == int(x) for x in xs)
     x_ticks = xs if few_whole else [x for x in ticks(xs[0], xs[-1], 5) if xs[0] <= x <= xs[-1]]
 

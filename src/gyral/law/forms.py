@@ -28,10 +28,8 @@ import numpy as np
 
 from gyral.errors import InputError, did_you_mean
 from gyral.law import kernel
+from gyral.law.runs import Columns
 
-FLOPS_A_TOKEN = 6
-"""FLOPs of a parameter and token, forwards and backwards, where a table does not count them."""
-Columns = Mapping[str, np.ndarray]
 
 
 class Parameter(NamedTuple):

@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,12 @@ def crps(draws: np.ndarray, value: float) -> float:
 
 def scores(path: Path) -> dict[str, Any]:
     """Over all verdicts: how many, mean |error|, and how often each interval held."""
-    verdicts = [each for each in read(path) if each["kind"] == "verdict"]
+    return score_of(read(path))
+
+
+def score_of(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The same, of lines that were read."""
+    verdicts = [each for each in entries if each["kind"] == "verdict"]
     if not verdicts:
         return {"verdicts": 0}
     return {

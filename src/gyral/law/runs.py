@@ -29,13 +29,16 @@ import pyarrow as pa
 
 from gyral.errors import InputError, did_you_mean
 from gyral.files import write_atomic
-from gyral.law.forms import FLOPS_A_TOKEN, Columns
 
+Columns = Mapping[str, np.ndarray]
+FLOPS_A_TOKEN = 6
+"""FLOPs of a parameter and token, forwards and backwards, where a table does not count them."""
 NUMBERS = (
     "N", "N_non_embedding", "N_active", "D", "D_unique", "C", "loss", "train_loss", "noise", "lr", "batch", "width", "depth", "experts",
 )  # fmt: skip
 TEXTS = ("run", "group", "unit", "flops_by", "metric", "schedule", "precision", "family")
 MAY_LACK = ("noise", "train_loss")
+NEEDED = ("N", "D", "C", "loss")
 DOMAIN = "w:"
 LEFT_OUT = ("mid_cosine",)
 """Schedules whose rows are left out: a rate that has not come down hides what the model has learned (**Source**: Porian et al.,
@@ -168,8 +171,13 @@ def table_of(table: pa.Table, names: Mapping[str, str], source: str, where: Mapp
         table = table.filter(pa.array(keep, pa.bool_()))
     columns = {}
     for name in table.column_names:
-        if name in NUMBERS or name.startswith(DOMAIN):
-            columns[name] = _numbers(table[name], name, source)
+        if name not in NUMBERS and not name.startswith(DOMAIN):
+            continue
+        if table[name].null_count and (name not in NEEDED or table[name].null_count == table.num_rows):  # of runs of another family, or older than the column
+            if table[name].null_count < table.num_rows:
+                notes.append(f"`{name}` is not said of {table[name].null_count} rows, and not used")
+            continue
+        columns[name] = _numbers(table[name], name, source)
     loss = columns.pop("loss")
     if not any(name in columns for name in ("N", "D", "C")):
         raise InputError("no column says how large a run was", where=source, hint="name `N` and `D`, or `C`, by `--map`")

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from gyral.errors import InputError, NotFound
 from gyral.law import intervals, methods, register
 from gyral.law.allocate import Allocation, Budget, allocate
 from gyral.law.choose import Law, choose
 from gyral.law.fit import Loss
+from gyral.law.kept import chart_of, write
+from gyral.law.places import laws_of, register_of, runs_of
 from gyral.law.runs import RunTable, append, load, read, table_of
 from gyral.law.sweep import stops
-
-FOLDER, RUNS, REGISTER = "laws", "runs.parquet", "register.jsonl"
 
 
 def fit(
@@ -42,6 +43,42 @@ def fit(
     return found
 
 
+def fit_own(root: Path, **options: Any) -> list[dict[str, Any]]:
+    """Fit this project's own runs, group by group, and keep what the page of scaling draws.
+
+    A group that cannot be fitted yet says why, and the others are fitted.
+
+    Raises
+    ------
+    InputError : no run is in the table.
+    """
+    path = runs_of(root)
+    if not path.exists():
+        hint = "`gyral train` adds a row for each neural model; `gyral law import FILE` brings others"
+        raise InputError("there are no runs here to fit", where=str(path), hint=hint)
+    loss, num, form = options.get("loss") or Loss(), options.get("num_bootstrap", 4_000), options.get("form", "auto")
+    seed, target = options.get("seed", 0), options.get("target")
+    found: list[dict[str, Any]] = []
+    charts: list[dict[str, Any]] = []
+    whole = load(path)
+    names = options.get("names") or {}
+    values = whole["group"].to_pylist() if "group" in whole.column_names else [None] * whole.num_rows
+    for value in dict.fromkeys(values):
+        title = "" if value is None else str(value)
+        try:
+            rows = whole.filter(pa.array([each == value for each in values]))
+            table = table_of(rows, names, f"{path}, {title}", options.get("where"))
+            law = choose(table, form, loss)
+            told = _of_law(law, num, target, seed) | {"group": title}
+            charts.append(told | chart_of(law, min(num, 400) or 100))
+        except InputError as error:
+            told = {"group": title, "refused": error.what, "why": error.why, "hint": error.hint}
+            charts.append(told)
+        found.append(told)
+    write(laws_of(root), charts)
+    return found
+
+
 def _groups(path: Path, names: Mapping[str, str], where: Mapping[str, str], group: str) -> list[tuple[str, RunTable]]:
     if not group:
         return [("", read(path, names, where))]
@@ -56,8 +93,12 @@ def _fitted(
     table: RunTable, form: str, loss: Loss, num: int, target: Mapping[str, float] | None, seed: int
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    law = choose(table, form, loss)
-    best, member = law.best, law.members[0]
+    told = _of_law(choose(table, form, loss), num, target, seed)
+    return told | {"runtime_s": time.perf_counter() - start}
+
+
+def _of_law(law: Law, num: int, target: Mapping[str, float] | None, seed: int) -> dict[str, Any]:
+    best, member, table = law.best, law.members[0], law.table
     ci: dict[str, Any] = {}
     width = None
     if num:
@@ -92,7 +133,7 @@ def _fitted(
     }
     if asked is not None:
         result["predicted"] = _told(law, asked, num or 400, seed)
-    return result | {"runtime_s": time.perf_counter() - start}
+    return result
 
 
 def _told(law: Law, asked: Mapping[str, np.ndarray], num: int, seed: int) -> dict[str, Any]:
@@ -194,16 +235,6 @@ def ended_with(root: Path, name: str) -> float:
     return float(found[-1])
 
 
-def runs_of(root: Path) -> Path:
-    """The project's table of runs."""
-    return root / FOLDER / RUNS
-
-
-def register_of(root: Path) -> Path:
-    """The project's register of predictions."""
-    return root / FOLDER / REGISTER
-
-
 def pairs(texts: Sequence[str], what: str) -> dict[str, str]:
     """Read `NAME=VALUE`, several with commas between.
 
@@ -241,6 +272,8 @@ def numbers(texts: Sequence[str], what: str) -> dict[str, float]:
 
 def law_text(told: Mapping[str, Any]) -> str:
     """A fitted law for a person."""
+    if "refused" in told:
+        return f"{told['group']}: {told['refused']}: {told['why']}\n\nhint: {told['hint']}"
     lines = [f"{told['form']} through {told['n']} runs" + (f", {told['group']}" if "group" in told else "")]
     for name, each in told["parameters"].items():
         ci = "" if each["ci95"] is None else f"   95 %: {each['ci95'][0]:.5g} to {each['ci95'][1]:.5g}"

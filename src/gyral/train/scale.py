@@ -13,7 +13,7 @@ from torch import nn
 
 from gyral.config import Config
 from gyral.law import runs
-from gyral.law.verb import runs_of
+from gyral.law.places import runs_of
 from gyral.model.card import Card
 from gyral.run import Run
 
