@@ -1,12 +1,11 @@
 """How often nominal 90 % intervals hold the truth: 200 simulated tables a case.
 
-Cases: 100 runs on a grid of sizes and data, and 60 on budgets, noise heavy-tailed (Student, 4 degrees) or with a few outliers; for each the
-bootstrap's intervals of the five parameters of Chinchilla's form, of the exponent of the best size, of the loss of a run 30 times
-larger, and of the best size for 5.88e23 FLOP.
+Cases: 100 runs on a grid of sizes and data, and 60 on budgets, noise heavy-tailed (Student, 4 degrees) or with a few
+outliers; for each the bootstrap's intervals of the five parameters of Chinchilla's form, of the exponent of the best size, of
+the loss of a run 30 times larger, and of the best size for 5.88e23 FLOP.
 
-Prediction, written before the first run: 86 to 93 % for all but E and the far loss, which are at 85.
-Command: .venv/bin/python benchmarks/law/coverage.py (about two CPU-minutes)
-"""
+Prediction, written before the first run: 86 to 93 % for all but E and the far loss, which are at 85. Command:
+.venv/bin/python benchmarks/law/coverage.py (about two CPU-minutes)"""
 
 from __future__ import annotations
 
@@ -70,7 +69,10 @@ def main() -> None:
                 held[name] = held.get(name, 0) + intervals.percentiles(values, LEVEL).holds(float(value))
         found[case] = {name: count / SETS for name, count in held.items()}
     values = [value for case in found.values() for value in case.values()]
-    write("law_coverage", {"level": LEVEL, "sets": SETS, "bootstraps": BOOTSTRAPS, "held": found, "least": min(values), "most": max(values)})
+    write(
+        "law_coverage",
+        {"level": LEVEL, "sets": SETS, "bootstraps": BOOTSTRAPS, "held": found, "least": min(values), "most": max(values)},
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Which law foretells larger runs: gyral's weighted laws against Chinchilla's form alone, on every table here that is wide enough.
+"""Which law foretells larger runs: gyral's weighted laws against Chinchilla's form alone, on every table here of enough range.
 
-All runs above a quarter, or a sixteenth, of the largest compute are held out; laws are fitted to the rest, which must have eight runs
-over 1.5 decades, and the mean |log foretold - log observed| of what was held out is told. `oracle` is the best of the members,
-chosen afterwards.
+All runs above a quarter, or a sixteenth, of the largest compute are held out; laws are fitted to the rest, which must have
+eight runs over 1.5 decades, and the mean |log foretold - log observed| of what was held out is told. `oracle` is the best of
+the members, chosen afterwards.
 
-Prediction, written before the first run: mean .85 of Chinchilla's error at 4x and .8 at 16x, not the .7 that is wanted: over-training
-tables have one or two held-out runs each, and no form reaches them.
+Prediction, written before the first run: mean .85 of Chinchilla's error at 4x and .8 at 16x, not the .7 that is wanted: over-
+training tables have one or two held-out runs each, and no form reaches them.
 Command: .venv/bin/python benchmarks/law/foretelling.py (about two CPU-minutes)
 """
 
@@ -55,7 +55,8 @@ def main() -> None:
     for factor in FACTORS:
         rows = [row for name, row in found.items() if name.endswith(f" {factor}x")]
         means[f"{factor}x"] = {
-            "tables": len(rows), **{who: float(np.mean([row[who] for row in rows])) for who in ("gyral", "chinchilla", "oracle")},
+            "tables": len(rows),
+            **{who: float(np.mean([row[who] for row in rows])) for who in ("gyral", "chinchilla", "oracle")},
             "at_most_.7": sum(row["gyral"] <= 0.7 * row["chinchilla"] for row in rows),
             "better": sum(row["gyral"] < row["chinchilla"] for row in rows),
         }  # fmt: skip

@@ -1,12 +1,13 @@
 """Chinchilla's law by gyral's solver against the script that papers use: scipy, a grid of starts, a loop of bootstraps.
 
-Table: 240 rows drawn from Epoch's published fit (E 1.8169, A 482.01, B 2085.43, α .3478, β .3658) with heavy-tailed noise, on the
-sizes and budgets of Hoffmann et al.; Epoch's own points have no licence to ship. Peer, in the same process on one thread: L-BFGS-B
-with numeric gradients from the 4,500 starts of Hoffmann et al., section D.2, and BFGS from the best for each of 4,000 bootstraps. It
-is timed on every 50th start and on 80 bootstraps, and multiplied: the whole takes minutes. gyral does all of it.
+Table: 240 rows drawn from Epoch's published fit (E 1.8169, A 482.01, B 2085.43, α .3478, β .3658) with heavy-tailed noise, on
+the sizes and budgets of Hoffmann et al.; Epoch's own points have no licence to ship. Peer, in the same process on one thread:
+L-BFGS-B with numeric gradients from the 4,500 starts of Hoffmann et al., section D.2, and BFGS from the best for each of
+4,000 bootstraps. It is timed on every 50th start and on 80 bootstraps, and multiplied: the whole takes minutes. gyral does
+all of it.
 
-Then every table here that the law fits: is gyral's optimum at or below the best of all 4,500 starts, each polished by the compiled
-solver? `ratio` is gyral's objective over that.
+Then every table here that the law fits: is gyral's optimum at or below the best of all 4,500 starts, each polished by the
+compiled solver? `ratio` is gyral's objective over that.
 
 Prediction, written before the first run: 100 to 200 times; all ratios at most 1.000001.
 Command: .venv/bin/python benchmarks/law/solver.py (about three minutes)
@@ -21,8 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[name] = "1"
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from measure import ROOT, write
@@ -48,9 +48,9 @@ def drawn() -> tuple[dict[str, np.ndarray], np.ndarray]:
     return columns, FORM.loss(FORM.fitted(TRUTH), columns) * np.exp(rng.standard_t(3, 240) * 0.003)
 
 
-def cpu(work: Any) -> tuple[float, Any]:
+def cpu(work: Any, *arguments: Any) -> tuple[float, Any]:
     start = time.process_time()
-    found = work()
+    found = work(*arguments)
     return time.process_time() - start, found
 
 
@@ -66,26 +66,40 @@ def speed() -> dict[str, Any]:
     starts = GRID[::50]
     rng = np.random.default_rng(0)
     weights = [np.bincount(rng.integers(0, 240, 240), minlength=240) for _ in range(80)]
+    rows = rows_of(FORM, columns, loss)
+
+    def search() -> list[Any]:
+        return [minimize(objective, start, method="L-BFGS-B") for start in starts]
+
+    def again(best: np.ndarray) -> list[Any]:
+        return [minimize(objective, best, args=(weight,), method="BFGS") for weight in weights]
+
     rounds = []
-    kernel.bootstrap(0, np.zeros((1, 5)), *rows_of(FORM, columns, loss)[:2], np.ones((1, 240)), FORM.low, FORM.high, 1e-3, True)
-    fit(FORM, rows_of(FORM, columns, loss))  # compiled by now
+    kernel.bootstrap(0, np.zeros((1, 5)), rows.x_nM, rows.y_n, np.ones((1, 240)), FORM.low, FORM.high, 1e-3, True)
+    fit(FORM, rows)  # compiled by now
     for _ in range(3):
-        naive_s, found = cpu(lambda: [minimize(objective, start, method="L-BFGS-B") for start in starts])
+        naive_s, found = cpu(search)
         best = min(found, key=lambda each: each.fun)
-        boots_s, _ = cpu(lambda: [minimize(objective, best.x, args=(w,), method="BFGS") for w in weights])
-        rows = rows_of(FORM, columns, loss)
-        fit_s, own = cpu(lambda: fit(FORM, rows))
-        ours_s, _ = cpu(lambda: intervals.bootstrap(own, rows, np.arange(240).astype(str), BOOTSTRAPS))
+        boots_s, _ = cpu(again, best.x)
+        fit_s, own = cpu(fit, FORM, rows)
+        ours_s, _ = cpu(intervals.bootstrap, own, rows, np.arange(240).astype(str), BOOTSTRAPS)
         naive = naive_s * len(GRID) / len(starts) + boots_s * BOOTSTRAPS / len(weights)
         rounds.append(
             {
-                "naive_s": naive, "naive_start_ms": naive_s / len(starts) * 1e3, "naive_bootstrap_ms": boots_s / len(weights) * 1e3,
-                "gyral_s": fit_s + ours_s, "search_ms": fit_s * 1e3, "bootstrap_ms": ours_s / BOOTSTRAPS * 1e3,
+                "naive_s": naive,
+                "naive_start_ms": naive_s / len(starts) * 1e3, "naive_bootstrap_ms": boots_s / len(weights) * 1e3,
+                "gyral_s": fit_s + ours_s,
+                "search_ms": fit_s * 1e3, "bootstrap_ms": ours_s / BOOTSTRAPS * 1e3,
                 "times": naive / (fit_s + ours_s), "objective_over_theirs": own.objective / best.fun,
                 "share_of_their_starts_that_reach_it": float(np.mean([each.fun <= own.objective * (1 + 1e-6) for each in found])),
             }
         )  # fmt: skip
-    return {"starts": len(GRID), "bootstraps": BOOTSTRAPS, "rounds": rounds, "times": float(np.median([r["times"] for r in rounds]))}
+    return {
+        "starts": len(GRID),
+        "bootstraps": BOOTSTRAPS,
+        "rounds": rounds,
+        "times": float(np.median([r["times"] for r in rounds])),
+    }
 
 
 def tables() -> dict[str, tuple[dict[str, np.ndarray], np.ndarray]]:
@@ -114,7 +128,8 @@ def optima() -> dict[str, Any]:
         _, value = kernel.polish_many(FORM.code, starts, *rows, FORM.low, FORM.high, 1e-3, True)
         best = float(np.nanmin(value))
         told[name] = {
-            "rows": len(loss), "ratio": own.objective / best, "share_of_grid_that_reaches_it": float((value <= best * (1 + 1e-6)).mean()),
+            "rows": len(loss), "ratio": own.objective / best,
+            "share_of_grid_that_reaches_it": float((value <= best * (1 + 1e-6)).mean()),
         }  # fmt: skip
     return told
 

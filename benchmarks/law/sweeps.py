@@ -9,9 +9,9 @@ Four parts, in this order, with a commit between the second and the third, so th
 
 | family | data | task | sizes | loss |
 |---|---|---|---|---|
-| `lm` | Debian gnome-user-docs, as `gyral curate` keeps it, bytes | next byte | width and depth | nats a byte of pages kept aside |
-| `recommender` | Online Retail (bundled) | next object, HSTU | width (also of the tables), depth | 1 - NDCG@10, all objects ranked |
-| `vision` | Fashion-MNIST, training part | masked patches | width and depth | of training: the mean of the last twentieth |
+| `lm` | Debian gnome-user-docs after `gyral curate`, bytes | next byte | width, depth | nats a byte of pages kept aside |
+| `recommender` | Online Retail (bundled) | next object, HSTU | width (of tables too), depth | 1 - NDCG@10, all ranked |
+| `vision` | Fashion-MNIST, 30,000 pictures | masked patches | width, depth | of training: mean of the last twentieth |
 
 All by the project's own trainer on one thread, one seed, AdamW, warm-up, stable, decay; the rate is that of the narrowest net and
 follows the width (`train.optim.base_width`). Largest sweep run against final runs: three to five times the compute.

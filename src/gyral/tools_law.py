@@ -17,8 +17,12 @@ _FILE = click.Path(path_type=Path)
 def _fitting(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
-            click.option("--form", default="auto", show_default=True, help="One law, or several weighted by what they foretell."),
-            click.option("--loss", "loss_text", default="huber:1e-3", show_default=True, help="huber:DELTA, lad, squared; :linear."),
+            click.option(
+                "--form", default="auto", show_default=True, help="One law, or several weighted by what they foretell."
+            ),
+            click.option(
+                "--loss", "loss_text", default="huber:1e-3", show_default=True, help="huber:DELTA, lad, squared; :linear."
+            ),
             click.option("--map", "mapping", multiple=True, metavar="OURS=THEIRS,…", help="N=params,D=tokens,loss=val_loss."),
             click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only these rows: `kind=a|b`."),
             click.option("--seed", type=int, default=0, help="Of bootstraps."),
@@ -35,7 +39,9 @@ def law() -> None:
 
 @law.command()
 @click.argument("runs", type=_FILE, required=False)
-@click.option("--bootstrap", "num", type=click.IntRange(0, 1_000_000), default=4_000, show_default=True, help="0: no intervals.")
+@click.option(
+    "--bootstrap", "num", type=click.IntRange(0, 1_000_000), default=4_000, show_default=True, help="0: no intervals."
+)
 @click.option("--group", default="", metavar="COLUMN", help="Fit the rows of each of its values apart.")
 @click.option("--target", multiple=True, metavar="N=…,D=…", help="Say what a run of this size will end with.")
 @_fitting
@@ -45,7 +51,7 @@ def fit(
     where: tuple[str, ...], seed: int, num: int, group: str, target: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Fit RUNS, a CSV or Parquet file with `N`, `D` and `loss`, or `C` and `loss`; default: this project's own runs."""
-    from gyral.law import places, verb
+    from gyral.law import verb
     from gyral.law.fit import loss_of
 
     options: dict[str, Any] = {

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from gyral.errors import InputError
 from gyral.law.allocate import Budget, allocate, flops_of
 from gyral.law.choose import choose
@@ -29,8 +30,8 @@ def law() -> object:
 
 def test_without_servings_the_closed_form_is_found(law: object) -> None:
     found = allocate(law, Budget(1e21))
-    assert found.N == pytest.approx(closed_form(1e21), rel=0.01)
-    assert found.D == pytest.approx(1e21 / 6 / found.N, rel=1e-6)
+    assert pytest.approx(closed_form(1e21), rel=0.01) == found.N
+    assert pytest.approx(1e21 / 6 / found.N, rel=1e-6) == found.D
     assert found.is_point and found.epochs == 1
     low, high = found.flat[0.001]
     assert low < found.N < high and found.flat[0.005].low < low
@@ -42,12 +43,12 @@ def test_what_is_answered_makes_models_smaller(law: object) -> None:
     sizes = [allocate(law, Budget(1e21, serve_tokens=tokens)).N for tokens in (0, 1e11, 1e12, 1e13)]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 0.5 * sizes[0]
     found = allocate(law, Budget(1e21, serve_tokens=1e12))
-    assert 6 * found.N * found.D + 2 * found.N * 1e12 == pytest.approx(1e21, rel=1e-6)
+    assert pytest.approx(1e21, rel=1e-6) == 6 * found.N * found.D + 2 * found.N * 1e12
 
 
 def test_little_data_makes_models_larger_and_epochs_more(law: object) -> None:
     found = allocate(law, Budget(1e21, unique=1e9))
-    assert found.N > 1.5 * closed_form(1e21)
+    assert 1.5 * closed_form(1e21) < found.N
     assert found.epochs == pytest.approx(found.D / 1e9) and found.epochs > 2
     assert found.loss > allocate(law, Budget(1e21)).loss
     assert any("assumed" in note for note in found.notes)
@@ -100,7 +101,14 @@ def test_the_three_approaches_agree_on_a_clean_sweep(law: object) -> None:
 
 @pytest.mark.parametrize(
     ("text", "flops"),
-    [("1e22flop", 1e22), ("2.5e21flops", 2.5e21), ("500usd", 500 / 2 * 1e18), ("2h", 7200e12), ("30s", 30e12), ("1d", 86400e12)],
+    [
+        ("1e22flop", 1e22),
+        ("2.5e21flops", 2.5e21),
+        ("500usd", 500 / 2 * 1e18),
+        ("2h", 7200e12),
+        ("30s", 30e12),
+        ("1d", 86400e12),
+    ],
 )
 def test_budgets_are_read(text: str, flops: float) -> None:
     assert flops_of(text, 2.0, 1e12) == pytest.approx(flops)

@@ -62,7 +62,9 @@ def test_repeated_data_calls_for_its_own_law() -> None:
     found = table()
     columns = {**found.columns, "D_unique": found.columns["D"] / 4}
     assert choose.candidates(RunTable(columns, found.loss, found.run)) == ("data_constrained",)
-    assert choose.candidates(RunTable({**found.columns, "D_unique": found.columns["D"]}, found.loss, found.run)) == choose.TWO_AXES
+    assert (
+        choose.candidates(RunTable({**found.columns, "D_unique": found.columns["D"]}, found.loss, found.run)) == choose.TWO_AXES
+    )
 
 
 def test_the_choice_beats_the_fixed_form_where_it_is_wrong(laws: Path) -> None:

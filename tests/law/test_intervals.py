@@ -62,9 +62,14 @@ def test_a_profile_and_a_bootstrap_say_about_the_same() -> None:
     columns, loss = simulated(7)
     rows = rows_of(FORM, columns, loss)
     found = fit(FORM, rows)
-    by_draws = intervals.of_parameters(found, intervals.bootstrap(found, rows, np.arange(len(loss)).astype(str), 1_000))["alpha"]
+    by_draws = intervals.of_parameters(found, intervals.bootstrap(found, rows, np.arange(len(loss)).astype(str), 1_000))[
+        "alpha"
+    ]
     by_profile, at, value = intervals.profile(found, rows, "alpha")
-    assert at[value.argmin()] == np.float64(found.parameters["alpha"]) or abs(at[value.argmin()] - found.parameters["alpha"]) < 1e-6
+    assert (
+        at[value.argmin()] == np.float64(found.parameters["alpha"])
+        or abs(at[value.argmin()] - found.parameters["alpha"]) < 1e-6
+    )
     width = [each.high - each.low for each in (by_draws, by_profile)]
     assert 0.4 < width[1] / width[0] < 2.5
     assert isinstance(by_profile, Interval) and by_profile.holds(found.parameters["alpha"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from gyral.law.choose import choose
 from gyral.law.runs import RunTable
 from gyral.law.sweep import stops

@@ -29,7 +29,14 @@ from gyral.dash.records import NAME, NUMBER
 from gyral.errors import NotFound
 
 TEMPLATES = Path(__file__).parent / "templates"
-TABS = (("", "Loop"), ("runs", "Runs"), ("models", "Models"), ("datasets", "Datasets"), ("lake", "Lake"), ("scaling", "Scaling"))
+TABS = (
+    ("", "Loop"),
+    ("runs", "Runs"),
+    ("models", "Models"),
+    ("datasets", "Datasets"),
+    ("lake", "Lake"),
+    ("scaling", "Scaling"),
+)
 VERB = re.compile(r"[a-z]{1,20}")
 HEADERS = {
     "cache-control": "no-store",

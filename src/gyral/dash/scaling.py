@@ -98,5 +98,3 @@ def power(log: float) -> str:
 
 def _loss(value: float) -> str:
     return f"{value:.4g}"
-
-

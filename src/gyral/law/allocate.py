@@ -20,8 +20,8 @@ import numpy as np
 from gyral.errors import InputError
 from gyral.law import intervals
 from gyral.law.choose import Law
-from gyral.law.forms import Columns
 from gyral.law.intervals import Interval
+from gyral.law.runs import Columns
 from gyral.law.sweep import Stop, stops
 
 POINTS = 2_401
@@ -115,7 +115,9 @@ def allocate(law: Law, budget: Budget, *, num: int = 800, seed: int = 0) -> Allo
     InputError : the law does not read N and D, or the budget buys no model.
     """
     if not {"N", "D"} <= set(law.axes):
-        raise InputError("there is nothing to divide", why=f"the law reads {', '.join(law.axes)}", hint="a table with `N` and `D`")
+        raise InputError(
+            "there is nothing to divide", why=f"the law reads {', '.join(law.axes)}", hint="a table with `N` and `D`"
+        )
     notes = []
     best = None
     for bits in budget.bits:
@@ -143,7 +145,19 @@ def allocate(law: Law, budget: Budget, *, num: int = 800, seed: int = 0) -> Allo
     refused = tuple(each for each in told if each.rule in REFUSING)
     epochs = max(1.0, float(data_n[i]) / budget.unique)
     return Allocation(
-        float(size_n[i]), float(data_n[i]), epochs, bits, loss, loss_80, n_80, flat, by_form, refused, tuple(told), usd, tuple(notes)
+        float(size_n[i]),
+        float(data_n[i]),
+        epochs,
+        bits,
+        loss,
+        loss_80,
+        n_80,
+        flat,
+        by_form,
+        refused,
+        tuple(told),
+        usd,
+        tuple(notes),
     )
 
 
@@ -188,7 +202,8 @@ def _worth(bits: int) -> float:
 
 def _best_sizes(law: Law, columns: Columns, size_n: np.ndarray, num: int, seed: int) -> tuple[np.ndarray, dict[str, float]]:
     """The best N of bootstraps of each member by weight, and of each form."""
-    found, by_form = [], {}
+    found: list[np.ndarray] = []
+    by_form: dict[str, float] = {}
     for m, each in enumerate(law.members):
         share = max(1, round(num * each.weight))
         theta = intervals.bootstrap(each.fitted, each.rows, law.table.run, share, seed + m)
@@ -222,7 +237,15 @@ def flops_of(text: str, usd_per_eflop: float | None = None, flops_per_s: float |
     ------
     InputError : it is none of these, or what it needs is not said.
     """
-    units: Sequence[tuple[str, float]] = (("flops", 1), ("flop", 1), ("usd", -1), ("s", 1), ("m", 60), ("h", 3600), ("d", 86400))
+    units: Sequence[tuple[str, float]] = (
+        ("flops", 1),
+        ("flop", 1),
+        ("usd", -1),
+        ("s", 1),
+        ("m", 60),
+        ("h", 3600),
+        ("d", 86400),
+    )
     for unit, factor in units:
         if text.endswith(unit):
             try:

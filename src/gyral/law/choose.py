@@ -22,8 +22,8 @@ import numpy as np
 from gyral.errors import InputError
 from gyral.law import intervals
 from gyral.law.fit import Fitted, Loss, Rows, fit, rows_of
-from gyral.law.forms import Columns, Form, find
-from gyral.law.runs import RunTable
+from gyral.law.forms import Form, find
+from gyral.law.runs import Columns, RunTable
 
 HELD_OUT = (3.0, 9.0)
 """Rows within these factors of the largest compute are foretold from the others."""
@@ -202,5 +202,3 @@ def _member(form: Form, table: RunTable, loss: Loss, omega: float) -> Member:
     rows = rows_of(form, table.read_by(form.axes), table.loss, weights_of(table, omega))
     fitted = fit(form, rows, loss)
     return Member(fitted, rows, omega, foretold(form, table, loss, omega), 0.0)
-
-

@@ -16,7 +16,8 @@ import numpy as np
 
 from gyral.errors import ConfigError, InputError
 from gyral.law import kernel
-from gyral.law.forms import Columns, Form
+from gyral.law.forms import Form
+from gyral.law.runs import Columns
 
 NUM_POLISHED = 16
 NUM_SPREAD = 96

@@ -28,8 +28,8 @@ import numpy as np
 
 from gyral.errors import InputError, did_you_mean
 from gyral.law import kernel
+from gyral.law import special_kernel as codes
 from gyral.law.runs import Columns
-
 
 
 class Parameter(NamedTuple):
@@ -79,7 +79,7 @@ class Form(NamedTuple):
     axes: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     rows: Callable[[Columns], np.ndarray]
-    code: int = kernel.SUM
+    code: int = codes.SUM
     linear: tuple[int, ...] = ()
     is_decreasing: bool = True
 
@@ -106,7 +106,9 @@ class Form(NamedTuple):
     def fitted(self, told: Mapping[str, float]) -> np.ndarray:
         """Parameters as they are fitted, from those that are told."""
         values = [told[each.name] for each in self.parameters]
-        return np.array([math.log(v) if each.is_log else v / each.scale for v, each in zip(values, self.parameters, strict=True)])
+        return np.array(
+            [math.log(v) if each.is_log else v / each.scale for v, each in zip(values, self.parameters, strict=True)]
+        )
 
     def loss(self, theta_P: np.ndarray, columns: Columns) -> np.ndarray:
         """What the law says of these columns, n."""
@@ -172,14 +174,14 @@ _FORMS = [
         ("N", "D"),
         (_height("Nc", 0, 120), _height("Dc", 0, 120), _exponent("alpha_N", 24), _exponent("alpha_D", 24)),
         _logs("N", "D"),
-        kernel.KAPLAN,
+        codes.KAPLAN,
     ),
     Form(
         "m4",
         ("x",),
         (_E, _height("L0-E", -12, 8), _height("A", -20, 120), _exponent("gamma", 12, 4.0), Parameter("kappa", 0.0, 6.0)),
         _logs("x"),
-        kernel.SATURATING,
+        codes.SATURATING,
     ),
     Form(
         "broken",
@@ -189,7 +191,7 @@ _FORMS = [
             Parameter("f", -5.0, 3.0, True),
         ),
         _logs("x"),
-        kernel.BROKEN,
+        codes.BROKEN,
     ),
     Form(
         "data_constrained",
@@ -199,7 +201,7 @@ _FORMS = [
             Parameter("R_N", -3.0, 12.0, True),
         ),
         _logs("N", "D", "D_unique"),
-        kernel.CONSTRAINED,
+        codes.CONSTRAINED,
     ),
     Form(
         "routing",
@@ -210,14 +212,14 @@ _FORMS = [
             Parameter("E_start", 0.0, 5.0, True), Parameter("E_max", 1.0, 14.0, True),
         ),
         _routed,
-        kernel.ROUTED,
+        codes.ROUTED,
     ),
     Form(
         "link",
         ("L",),
         (Parameter("epsilon", -6.0, 3.0, True), Parameter("k", -12.0, 30.0, True), Parameter("gamma", -6.0, 4.0, True)),
         lambda columns: np.ascontiguousarray(columns["L"][:, None]),
-        kernel.LINK,
+        codes.LINK,
         is_decreasing=False,
     ),
 ]  # fmt: skip

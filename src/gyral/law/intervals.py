@@ -13,7 +13,7 @@ import numpy as np
 
 from gyral.law import kernel
 from gyral.law.fit import Fitted, Rows
-from gyral.law.forms import Columns
+from gyral.law.runs import Columns
 
 CHI2_95 = 3.841458820694124
 """Of one degree of freedom."""

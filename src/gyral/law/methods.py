@@ -60,7 +60,9 @@ def minima(table: RunTable) -> list[Minimum]:
         at = middle - slope / (2 * bend) if bend > 0 else size[loss.argmin()]
         is_inside = bool(bend > 0 and size.min() <= at <= size.max())
         value = height - slope * slope / (4 * bend) if bend > 0 else loss.min()
-        found.append(Minimum(float(np.median(table.axis()[rows])), float(np.exp(at)), float(np.exp(value)), is_inside, float(bend)))
+        found.append(
+            Minimum(float(np.median(table.axis()[rows])), float(np.exp(at)), float(np.exp(value)), is_inside, float(bend))
+        )
     return found
 
 
@@ -93,7 +95,9 @@ def parametric(law: Law, low: float, high: float) -> Rule:
 def _power(method: str, compute: list[float], size: list[float], table: RunTable) -> Rule:
     if len(compute) < 2 or max(compute) / min(compute) < 2:
         why = f"{len(compute)} budgets have a minimum inside the sizes that were tried"
-        raise InputError(f"`{method}` finds no rule", where=table.source, why=why, hint="more budgets, with sizes on both sides")
+        raise InputError(
+            f"`{method}` finds no rule", where=table.source, why=why, hint="more budgets, with sizes on both sides"
+        )
     exponent, offset = np.polyfit(np.log(compute), np.log(size), 1)
     return Rule(method, float(exponent), float(np.exp(offset)), len(compute))
 

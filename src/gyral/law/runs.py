@@ -122,8 +122,6 @@ def load(path: Path) -> pa.Table:
     ------
     InputError : it cannot be read.
     """
-    import pyarrow.csv
-    import pyarrow.parquet
 
     try:
         if path.suffix in (".parquet", ".pq"):
@@ -153,7 +151,9 @@ def table_of(table: pa.Table, names: Mapping[str, str], source: str, where: Mapp
     notes: list[str] = []
     for column, value in (where or {}).items():
         if column not in table.column_names:
-            raise InputError(f"there is no column `{column}`", where=source, hint=f"it has {', '.join(table.column_names[:12])}")
+            raise InputError(
+                f"there is no column `{column}`", where=source, hint=f"it has {', '.join(table.column_names[:12])}"
+            )
         wanted = value.split("|")
         table = table.filter(pa.array([str(each) in wanted for each in table[column].to_pylist()], pa.bool_()))
     if "loss" not in table.column_names:
@@ -173,7 +173,9 @@ def table_of(table: pa.Table, names: Mapping[str, str], source: str, where: Mapp
     for name in table.column_names:
         if name not in NUMBERS and not name.startswith(DOMAIN):
             continue
-        if table[name].null_count and (name not in NEEDED or table[name].null_count == table.num_rows):  # of runs of another family, or older than the column
+        if table[name].null_count and (
+            name not in NEEDED or table[name].null_count == table.num_rows
+        ):  # of runs of another family, or older than the column
             if table[name].null_count < table.num_rows:
                 notes.append(f"`{name}` is not said of {table[name].null_count} rows, and not used")
             continue
@@ -184,7 +186,11 @@ def table_of(table: pa.Table, names: Mapping[str, str], source: str, where: Mapp
     if "N" in columns and "D" in columns and "C" not in columns:
         columns["C"] = FLOPS_A_TOKEN * columns["N"] * columns["D"]
         notes.append(f"FLOPs are reckoned as {FLOPS_A_TOKEN} N D")
-    run = np.array([str(each) for each in table["run"].to_pylist()]) if "run" in table.column_names else np.arange(len(loss)).astype(str)
+    run = (
+        np.array([str(each) for each in table["run"].to_pylist()])
+        if "run" in table.column_names
+        else np.arange(len(loss)).astype(str)
+    )
     found = RunTable(columns, loss, run, (), source)
     found, more = _without_doubles(found)
     _check(found)
@@ -222,7 +228,9 @@ def _without_doubles(table: RunTable) -> tuple[RunTable, list[str]]:
 def _check(table: RunTable) -> None:
     if len(table) < LEAST_ROWS:
         why = f"{len(table)} rows are left"
-        raise InputError("too few runs for a law", where=table.source, why=why, hint="five sizes over two decades of compute are a start")
+        raise InputError(
+            "too few runs for a law", where=table.source, why=why, hint="five sizes over two decades of compute are a start"
+        )
 
 
 def _units(table: RunTable) -> list[str]:
@@ -253,7 +261,6 @@ def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     ----------
     path : a Parquet file, made where it is missing.
     """
-    import pyarrow.parquet
 
     new = pa.Table.from_pylist([{name: _told(name, value) for name, value in row.items() if value is not None} for row in rows])
     if path.exists():

@@ -25,8 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gyral.law.choose import Law
-from gyral.law.forms import Columns
-from gyral.law.runs import RunTable
+from gyral.law.runs import Columns, RunTable
 
 MOST_ERROR, MOST_NOISE, MOST_FAR, LEAST_BUDGETS, LEAST_DECADES, MOST_WIDE = 0.02, 0.5, 3.0, 4, 1.5, 0.15
 SAME_BUDGET = 0.12

@@ -89,9 +89,7 @@ def _groups(path: Path, names: Mapping[str, str], where: Mapping[str, str], grou
     return [(value, table_of(table, names, f"{path}, {group} = {value}", {**where, group: value})) for value in values]
 
 
-def _fitted(
-    table: RunTable, form: str, loss: Loss, num: int, target: Mapping[str, float] | None, seed: int
-) -> dict[str, Any]:
+def _fitted(table: RunTable, form: str, loss: Loss, num: int, target: Mapping[str, float] | None, seed: int) -> dict[str, Any]:
     start = time.perf_counter()
     told = _of_law(choose(table, form, loss), num, target, seed)
     return told | {"runtime_s": time.perf_counter() - start}
@@ -120,7 +118,10 @@ def _of_law(law: Law, num: int, target: Mapping[str, float] | None, seed: int) -
         "objective": best.objective,
         "n": best.num_rows,
         "optima": [
-            {"objective": each.objective, "parameters": dict(zip(best.form.names, map(float, best.form.told(each.theta)), strict=True))}
+            {
+                "objective": each.objective,
+                "parameters": dict(zip(best.form.names, map(float, best.form.told(each.theta)), strict=True)),
+            }
             for each in best.optima
         ],
         "identified": best.is_identified,
@@ -139,7 +140,11 @@ def _of_law(law: Law, num: int, target: Mapping[str, float] | None, seed: int) -
 def _told(law: Law, asked: Mapping[str, np.ndarray], num: int, seed: int) -> dict[str, Any]:
     draws = law.sample(asked, num, seed)[:, 0]
     ranges = {f"{level:g}": list(intervals.percentiles(draws, level)) for level in register.LEVELS}
-    return {"target": {name: float(value[0]) for name, value in asked.items()}, "loss": float(law.predict(asked)[0]), "intervals": ranges}
+    return {
+        "target": {name: float(value[0]) for name, value in asked.items()},
+        "loss": float(law.predict(asked)[0]),
+        "intervals": ranges,
+    }
 
 
 def divide(
@@ -154,7 +159,7 @@ def divide(
     """
     law = choose(read(path, names, where), form, loss)
     found: Allocation = allocate(law, budget, num=max(num_bootstrap, 40), seed=seed)
-    rules = {}
+    rules: dict[str, dict[str, Any]] = {}
     for name, rule in (("envelope", methods.envelope), ("isoflop", methods.isoflop)):
         try:
             told = rule(law.table)
@@ -278,7 +283,10 @@ def law_text(told: Mapping[str, Any]) -> str:
     for name, each in told["parameters"].items():
         ci = "" if each["ci95"] is None else f"   95 %: {each['ci95'][0]:.5g} to {each['ci95'][1]:.5g}"
         lines.append(f"  {name:<8} {each['value']:<12.6g}{ci}" + ("   at its bound" if each["at_bound"] else ""))
-    lines.append(f"  objective {told['objective']:.8g}, optima {len(told['optima'])}, " + ("identified" if told["identified"] else "not identified"))
+    lines.append(
+        f"  objective {told['objective']:.8g}, optima {len(told['optima'])}, "
+        + ("identified" if told["identified"] else "not identified")
+    )
     for each in told["members"]:
         error = each["foretelling_error"]
         missed = "nothing could be held out" if error != error else f"missed what was held out by {error:.2%}"
@@ -295,7 +303,9 @@ def prediction_text(told: Mapping[str, Any]) -> str:
     lines += [f"  {float(level):.0%}: {low:.5g} to {high:.5g}" for level, (low, high) in told["intervals"].items()]
     if "registered" in told:
         lines.append(f"  registered as `{told['registered']}`, line {told['number']}, hash {told['hash'][:12]}")
-    return "\n".join([*lines, *(f"note: {each['rule']}: {each['what']}; next: {each['next']}" for each in told.get("stops", ()))])
+    return "\n".join(
+        [*lines, *(f"note: {each['rule']}: {each['what']}; next: {each['next']}" for each in told.get("stops", ()))]
+    )
 
 
 def allocation_text(told: Mapping[str, Any]) -> str:
@@ -306,7 +316,10 @@ def allocation_text(told: Mapping[str, Any]) -> str:
     else:
         head = f"N = {told['N']:.4g}, D = {told['D']:.4g} ({told['D'] / told['N']:.3g} a parameter), {told['epochs']:.3g} epochs, {told['bits']} bits"
     lines = [head, f"  loss {told['loss']:.5g}, 80 %: {told['loss_80'][0]:.5g} to {told['loss_80'][1]:.5g}"]
-    lines += [f"  within {float(share):.1%} of that loss: N from {low:.3g} to {high:.3g}" for share, (low, high) in told["flat"].items()]
+    lines += [
+        f"  within {float(share):.1%} of that loss: N from {low:.3g} to {high:.3g}"
+        for share, (low, high) in told["flat"].items()
+    ]
     lines.append(f"  80 % of what bootstraps and forms say: N from {low:.3g} to {high:.3g}")
     lines.append("  by form: " + ", ".join(f"{name} {size:.3g}" for name, size in told["by_form"].items()))
     for name, each in told["methods"].items():
@@ -326,5 +339,3 @@ def score_text(told: Mapping[str, Any]) -> str:
         return "no prediction has its verdict yet"
     inside = ", ".join(f"{float(level):.0%}: {share:.0%}" for level, share in told["inside"].items())
     return f"{told['verdicts']} verdicts: off by {told['mean_abs_error']:.2%} on average; inside their intervals {inside}; CRPS {told['crps']:.4g}"
-
-

@@ -30,7 +30,9 @@ def measured(task: Any, model: nn.Module, steps: int, batch: int, flops: float, 
     flops : of one step, forwards and backwards, by `task.flops`.
     """
     size = sum(each.numel() for each in model.parameters())
-    embeds = {id(weight): weight.numel() for _, module in task.roles.named(model, *EMBEDS) for weight in module.parameters(False)}
+    embeds = {
+        id(weight): weight.numel() for _, module in task.roles.named(model, *EMBEDS) for weight in module.parameters(False)
+    }
     data, rows = steps * batch * task.unit_per_row, task.num_rows * task.unit_per_row
     schedule = config.train.optim.schedule
     return {
