@@ -11,10 +11,10 @@ Four parts, in this order, with a commit between the second and the third, so th
 |---|---|---|---|---|
 | `lm` | Debian gnome-user-docs after `gyral curate`, bytes | next byte | width, depth | nats a byte of pages kept aside |
 | `recommender` | Online Retail (bundled) | next object, HSTU | width (of tables too), depth | 1 - NDCG@10, all ranked |
-| `vision` | Fashion-MNIST, 30,000 pictures | masked patches | width, depth | of training: mean of the last twentieth |
+| `vision` | Fashion-MNIST, 30,000 pictures | masked patches | width, depth | of training, the last twentieth |
 
-All by the project's own trainer on one thread, one seed, AdamW, warm-up, stable, decay; the rate is that of the narrowest net and
-follows the width (`train.optim.base_width`). Largest sweep run against final runs: three to five times the compute.
+All by the project's own trainer on one thread, one seed, AdamW, warm-up, stable, decay; the rate is that of the narrowest net
+and follows the width (`train.optim.base_width`). Largest sweep run against final runs: three to five times the compute.
 Command: as above, with lm, recommender or vision; a sweep takes ten to thirty CPU-minutes
 """
 
@@ -147,7 +147,8 @@ def train(family: str, width: int, depth: int, data: float) -> dict[str, Any]:
     held = told["metrics"].get("loss") or 1 - told["metrics"].get("ndcg_at_10", 0)
     row = {
         "run": f"{family}-{width}x{depth}-{data:.3g}",
-        "width": width, "depth": depth, **{name: scale[name] for name in ("N", "N_non_embedding", "D", "D_unique", "C", "unit")},
+        "width": width, "depth": depth,
+        **{name: scale[name] for name in ("N", "N_non_embedding", "D", "D_unique", "C", "unit")},
         "lr": scale["lr"], "batch": scale["batch"], "loss": held if sweep.column == "loss" else sum(tail) / len(tail),
         "train_loss": sum(tail) / len(tail), "metric": "1 - ndcg_at_10" if family == "recommender" else sweep.column,
         "schedule": "finished", "seed": 0,

@@ -1,12 +1,12 @@
-"""What to train with a budget: how large, on how much, for how many epochs, in how many bits, with what it will be asked in mind.
+"""What to train with a budget: how large, on how much, for how many epochs, in how many bits, and with its servings in mind.
 
 One search over N: what is left of the budget after answering `serve_tokens` with a model of that size buys data, of which
-`unique` is all there is and more is repetition. The answer is a region, not a number: losses are so flat about the best size that
-all N within .1 % of the best loss lie within a factor of two or three, and forms that fit alike disagree by as much. Where a
-table cannot carry a point, only the range is told, with the reasons.
+`unique` is all there is and more is repetition. The answer is a region, not a number: losses are so flat about the best
+size that all N within .1 % of the best loss lie within a factor of two or three, and forms that fit alike disagree by as
+much. Where a table cannot carry a point, only the range is told, with the reasons.
 
-**Source**: serving cost in the budget, Sardana et al., 2401.00448; repeated data, Muennighoff et al., 2305.16264; bits, Kumar et
-al., 2411.04330, equation 9. Constants of the last two are assumed, and said so, unless the table shows its own.
+**Source**: serving cost in the budget, Sardana et al., 2401.00448; repeated data, Muennighoff et al., 2305.16264; bits,
+Kumar et al., 2411.04330, equation 9. Constants of the last two are assumed, and said so, unless the table shows its own.
 """
 
 from __future__ import annotations

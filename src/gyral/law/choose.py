@@ -1,10 +1,10 @@
 """Which law: several are fitted, each on all of the table and with its small runs counting less, and weighted by how well they
 foretold what was held out.
 
-A law that fits the rows at hand says little about larger runs: over the public tables the form with the best fit is rarely the one
-that extrapolates best. So the top of the table is held out (all runs above a third, then above a ninth, of the largest compute),
-each candidate is fitted to the rest and foretells it, and weighs 1 / error². The mean of these errors is also what an extrapolation
-of this table is worth, and goes into the intervals.
+A law that fits the rows at hand says little about larger runs: over the public tables the form with the best fit is rarely
+the one that extrapolates best. So the top of the table is held out (all runs above a third, then above a ninth, of the
+largest compute), each candidate is fitted to the rest and foretells it, and weighs 1 / error². The mean of these errors is
+also what an extrapolation of this table is worth, and goes into the intervals.
 
 Small runs count (C / C max)^ω. With ω = .2 or .4 a law bends to the runs that are near to what is asked; the largest misfit of
 public tables is the smallest models, which obey no law at all.

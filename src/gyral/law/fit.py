@@ -1,9 +1,10 @@
 """From a table of runs to the parameters of a law: starts by variable projection, the best of them polished, all optima told.
 
-The search is not a grid of starts polished one by one. Where a law is a sum of terms, a grid stands over its exponents only, and
-the heights are solved for at each point; the sixteen best points that lie apart are polished. Other laws are started from points
-spread evenly over their bounds. What a reader needs to know whether to believe the numbers comes with them: every distinct optimum
-nearly as good as the best, parameters at their bounds, and how badly conditioned the problem is.
+The search is not a grid of starts polished one by one. Where a law is a sum of terms, a grid stands over its exponents
+only, and the heights are solved for at each point; the sixteen best points that lie apart are polished. Other laws are
+started from points spread evenly over their bounds. What a reader needs to know whether to believe the numbers comes with
+them: every distinct optimum nearly as good as the best, parameters at their bounds, and how badly conditioned the problem
+is.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How sure: bootstraps over runs for parameters and predictions, profiles for single parameters.
 
-Percentiles of a bootstrap are what is told. Simulated, nominal 90 % intervals of parameters hold the truth in about nine of ten
-sets (`tests/law/test_intervals.py` and the leaderboard have the counts). Rows of one run are drawn together: intermediate
-checkpoints are no evidence of their own.
+Percentiles of a bootstrap are what is told. Simulated, nominal 90 % intervals of parameters hold the truth in about nine of
+ten sets (`tests/law/test_intervals.py` and the leaderboard have the counts). Rows of one run are drawn together:
+intermediate checkpoints are no evidence of their own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a project's laws say, written once for pages that only read: `laws/laws.json`.
 
-Of each group of runs: the runs, what the law says of each, the fan beyond them, budgets through which a bowl is drawn, what would be
-trained with three, ten and a hundred times the most, and the reasons not to believe it.
+Of each group of runs: the runs, what the law says of each, the fan beyond them, budgets through which a bowl is drawn, what
+would be trained with three, ten and a hundred times the most, and the reasons not to believe it.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """Compiled loops of the solver: forms and their derivatives, robust Levenberg–Marquardt, starts, bootstraps.
 
-Most laws are sums of terms whose logarithms are linear in the parameters, log term_k = Z_k · θ: an error floor, A / N^α, B / D^β,
-ties and cross terms alike. For these (`SUM`) value and derivative are a softmax over terms, and what is linear in the law itself
-(the height of each term) is solved for exactly while exponents are searched on a grid (variable projection). Other laws are a
-function of complex numbers each; a derivative is the imaginary part of a step of 1e-30 (exact to rounding: nothing cancels).
+Most laws are sums of terms whose logarithms are linear in the parameters, log term_k = Z_k · θ: an error floor, A / N^α, B
+/ D^β, ties and cross terms alike. For these (`SUM`) value and derivative are a softmax over terms, and what is linear in
+the law itself (the height of each term) is solved for exactly while exponents are searched on a grid (variable projection).
+Other laws are a function of complex numbers each; a derivative is the imaginary part of a step of 1e-30 (exact to rounding:
+nothing cancels).
 
 Residuals are log predicted - log observed, or predicted - observed. The objective is the sum of w · ρ(r), with ρ of Huber,
-r²/2 within δ and δ(|r| - δ/2) beyond. A step solves (G_in + μ G_out + λ diag) s = -g, where G_in sums J Jᵀ of residuals within
-δ and G_out those beyond, weighted δ/|r|. With μ = 1 that is reweighting, which goes down from anywhere, slowly; with μ → 0 it is
-Newton's step, which ends in a few. μ and λ are raised when a step does not go down, and lowered when it does.
+r²/2 within δ and δ(|r| - δ/2) beyond. A step solves (G_in + μ G_out + λ diag) s = -g, where G_in sums J Jᵀ of residuals
+within δ and G_out those beyond, weighted δ/|r|. With μ = 1 that is reweighting, which goes down from anywhere, slowly; with
+μ → 0 it is Newton's step, which ends in a few. μ and λ are raised when a step does not go down, and lowered when it does.
 
 Letters: n rows, K terms, P parameters.
 

@@ -1,8 +1,8 @@
 """Predictions written down before the run that tests them, each chained to the one before, and what became of them.
 
-A line is JSON with `hash` = SHA-256 of the line without it, `previous` in it. A line that was changed, taken out or put in breaks
-the chain, and such a file is refused. That shows tampering after the fact only where somebody holds an older hash: committing the
-file, as gyral's own is, makes the repository hold it.
+A line is JSON with `hash` = SHA-256 of the line without it, `previous` in it. A line that was changed, taken out or put in
+breaks the chain, and such a file is refused. That shows tampering after the fact only where somebody holds an older hash:
+committing the file, as gyral's own is, makes the repository hold it.
 """
 
 from __future__ import annotations

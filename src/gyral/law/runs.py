@@ -1,8 +1,8 @@
 """The run table: one row for each training that ended, with everything that decides whether rows may be compared.
 
-Most published fits cannot be reproduced because a column is missing: whether embeddings count among the parameters, what was
-multiplied to get FLOPs, whether the learning rate had come down. So these columns exist, a training of gyral's writes them all,
-and what cannot be compared is refused or left out by name.
+Most published fits cannot be reproduced because a column is missing: whether embeddings count among the parameters, what
+was multiplied to get FLOPs, whether the learning rate had come down. So these columns exist, a training of gyral's writes
+them all, and what cannot be compared is refused or left out by name.
 
 | column | is |
 |---|---|
@@ -122,11 +122,10 @@ def load(path: Path) -> pa.Table:
     ------
     InputError : it cannot be read.
     """
+    from pyarrow import csv, parquet
 
     try:
-        if path.suffix in (".parquet", ".pq"):
-            return pa.parquet.read_table(path)
-        return pa.csv.read_csv(path)
+        return parquet.read_table(path) if path.suffix in (".parquet", ".pq") else csv.read_csv(path)
     except FileNotFoundError:
         raise InputError("there is no such table of runs", where=str(path)) from None
     except (pa.ArrowInvalid, OSError) as error:
@@ -262,12 +261,14 @@ def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path : a Parquet file, made where it is missing.
     """
 
+    from pyarrow import parquet
+
     new = pa.Table.from_pylist([{name: _told(name, value) for name, value in row.items() if value is not None} for row in rows])
     if path.exists():
         new = pa.concat_tables([load(path), new], promote_options="permissive")
     path.parent.mkdir(parents=True, exist_ok=True)
     sink = pa.BufferOutputStream()
-    pa.parquet.write_table(new, sink)
+    parquet.write_table(new, sink)
     write_atomic(path, sink.getvalue().to_pybytes())
 
 

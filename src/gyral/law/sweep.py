@@ -1,7 +1,7 @@
 """Whether a table of runs can carry a law, and which run to make next.
 
-Each rule is one from which published sweeps have gone wrong; it says what is the matter in numbers and names the run that would
-mend it.
+Each rule is one from which published sweeps have gone wrong; it says what is the matter in numbers and names the run that
+would mend it.
 
 | rule | holds when |
 |---|---|

@@ -1,7 +1,7 @@
 """What a training was, as a row of the run table: how large, on how much, by how many FLOPs, and where it ended.
 
-Data is counted in the task's unit (tokens, events, images); repeated data counts once in `D_unique`. The loss is that of what was
-kept aside where the task tells one, else 1 less the metric that models are compared by, for which more is better.
+Data is counted in the task's unit (tokens, events, images); repeated data counts once in `D_unique`. The loss is that of
+what was kept aside where the task tells one, else 1 less the metric that models are compared by, for which more is better.
 """
 
 from __future__ import annotations
