@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -59,16 +60,33 @@ def in_turn(runs: Mapping[str, Callable[[], dict[str, float]]], times: int, warm
     }
 
 
-def peer(name: str, requirements: Sequence[str]) -> str:
-    """Python of an environment that holds a peer; made once, outside the checkout."""
+def peer(name: str, requirements: Sequence[str], without: Sequence[str] = ()) -> str:
+    """Python of an environment that holds a peer; made once, outside the checkout.
+
+    Parameters
+    ----------
+    without : packages that the last requirement asks for and does not get, because they are not to be had here, or break it.
+    """
     folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "gyral" / "benchmarks" / name
     python = folder / "bin" / "python"
     marker = folder / "requirements.json"
-    if not marker.exists() or json.loads(marker.read_text()) != list(requirements):
-        print(f"making an environment for the peer {name}: {' '.join(requirements)}", file=sys.stderr)
+    told = [*requirements, *(f"without {each}" for each in without)]
+    if not marker.exists() or json.loads(marker.read_text()) != told:
+        print(f"making an environment for the peer {name}: {' '.join(told)}", file=sys.stderr)
         subprocess.run([PYTHON, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements], check=True)
-        marker.write_text(json.dumps(list(requirements)))
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        *before, last = requirements
+        if without:
+            if before:
+                subprocess.run([*install, *before], check=True)
+            subprocess.run([*install, "--no-deps", last], check=True)
+            code = "import json, sys\nfrom importlib.metadata import requires\nprint(json.dumps(requires(sys.argv[1])))"
+            asked = [python, "-c", code, re.split(r"[^\w.-]", last)[0]]
+            needs: list[str] = json.loads(subprocess.run(asked, capture_output=True, check=True).stdout)
+            subprocess.run([*install, *(each for each in needs if re.split(r"[^\w.-]", each)[0] not in without)], check=True)
+        else:
+            subprocess.run([*install, *requirements], check=True)
+        marker.write_text(json.dumps(told))
     return str(python)
 
 

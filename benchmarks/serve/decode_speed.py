@@ -29,12 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
-from decoders import KINDS, LENGTH, SHAPE, ask, big, cpu_s, engine
+from decoders import KINDS, LENGTH, SHAPE, big, decoded
 from measure import peer, write
 
 from gyral.model import hf
 from gyral.model.decoder import Decoder
-from gyral.model.decoding.engine import Limits
 from gyral.model.decoding.forward import Forward
 
 ROUNDS, PROMPT, TOKENS = 3, 64, 16
@@ -61,24 +60,10 @@ for line in sys.stdin:
 """
 
 
-def own(forward: Forward, prompts: list[list[int]], is_int8: bool) -> tuple[float, list[list[int]]]:
-    """CPU seconds of a step, and the tokens."""
-    decoding = engine(forward, len(prompts) * 8, limits=Limits(tokens=8_192), is_int8=is_int8)
-    for number, prompt in enumerate(prompts):
-        decoding.submit(ask(number, prompt, TOKENS + 1))
-    found = {told.id: [drawn.token for drawn in told.drawn] for told in decoding.step()}
-    start, steps = cpu_s(), 0
-    while decoding.num_running:
-        steps += 1
-        for told in decoding.step():
-            found[told.id] += [drawn.token for drawn in told.drawn]
-    return (cpu_s() - start) / steps, [found[number] for number in range(len(prompts))]
-
-
 def main() -> None:
     torch.set_num_threads(1)
     net = big()
-    forwards = {kind: Forward(net, LENGTH, swap) for kind, swap in KINDS.items()}
+    forwards = {kind: Forward(net, LENGTH, swap) for kind, swap in KINDS.items() if kind != "int4"}
     random = np.random.default_rng(0)
     steps: dict[str, dict[str, list[float]]] = {f"B={batch}": {} for batch in BATCHES}
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +79,7 @@ def main() -> None:
                     prompts: list[list[int]] = random.integers(0, SHAPE.vocab, (batch, PROMPT)).tolist()
                     spent: dict[str, Any] = {}
                     for kind in ("fp32", "bf16", "int8", "int8+kv8"):
-                        spent[f"gyral {kind}"] = own(forwards[kind[:4]], prompts, kind == "int8+kv8")
+                        spent[f"gyral {kind}"] = decoded(forwards[kind[:4]], prompts, TOKENS, kind == "int8+kv8")
                         if kind in ("fp32", "bf16"):
                             process.stdin.write(json.dumps([kind, prompts, TOKENS]) + "\n")
                             process.stdin.flush()

@@ -1,4 +1,4 @@
-"""What the benchmarks of the language engine share: a model of 110 million parameters, its matrices in three kinds, answers."""
+"""What the benchmarks of the language engine share: a model of 110 million parameters, its matrices in four kinds, answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gyral.model.decoding.sampling import Sampling
 from gyral.model.decoding.sequence import TokenAsk
 from gyral.model.nets.llama import Llama, Shape
 from gyral.model.quant.linear import QuantLinear
-from gyral.model.quant.packing import to_int8
+from gyral.model.quant.packing import to_int4, to_int8
 from gyral.model.task import seeded
 
 SHAPE = Shape(32_000, 768, 12, 12, 12, 2_048, tied=False)
@@ -42,7 +42,14 @@ def int8(weight: Tensor) -> Product:
     return QuantLinear(to_int8(weight.detach().float().numpy()))
 
 
-KINDS = {"fp32": plain, "bf16": bf16, "int8": int8}
+def int4(weight: Tensor) -> Product:
+    """As served: groups of 32 columns; the output matrix in int8."""
+    if len(weight) == SHAPE.vocab:
+        return int8(weight)
+    return QuantLinear(to_int4(weight.detach().float().numpy()))
+
+
+KINDS = {"fp32": plain, "bf16": bf16, "int8": int8, "int4": int4}
 
 
 def engine(
@@ -57,6 +64,22 @@ def engine(
 def ask(number: int, prompt: Sequence[int], num: int) -> TokenAsk:
     """The likeliest tokens."""
     return TokenAsk(number, prompt, num, Sampling(temperature=0))
+
+
+def decoded(
+    forward: Forward, prompts: Sequence[Sequence[int]], num: int, is_int8: bool = False
+) -> tuple[float, list[list[int]]]:
+    """CPU seconds of a step from the second token on, and the tokens, `num` + 1 of each; keys and values in int8 if so."""
+    decoding = engine(forward, len(prompts) * 8, limits=Limits(tokens=8_192), is_int8=is_int8)
+    for number, prompt in enumerate(prompts):
+        decoding.submit(ask(number, prompt, num + 1))
+    found = {told.id: [drawn.token for drawn in told.drawn] for told in decoding.step()}
+    start, steps = cpu_s(), 0
+    while decoding.num_running:
+        steps += 1
+        for told in decoding.step():
+            found[told.id] += [drawn.token for drawn in told.drawn]
+    return (cpu_s() - start) / steps, [found[number] for number in range(len(prompts))]
 
 
 def finish(decoding: Decoding) -> dict[int, list[int]]:

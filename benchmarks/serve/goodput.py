@@ -68,7 +68,7 @@ async def main(names):
     from gyral.serve.pooled import pooled
     from gyral.serve.scheduling.cost import Curve
     from gyral.serve.scheduling.router import Variant
-    from gyral.serve.scheduling.tiers import tiers
+    from gyral.model.tiers import tiers
     from gyral.serve.slots import DEFAULT
     room, quality = [], {"full": 1.0, "int8": 0.995, "int4": 0.97}
     version = " ".join(f"{name}={name}@1" for name in names)

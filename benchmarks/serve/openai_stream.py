@@ -34,6 +34,7 @@ from gyral.serve.app import App
 from gyral.serve.engine import Part
 from gyral.serve.openai import forms
 from gyral.serve.openai.app import OpenAi
+from gyral.serve.openai.runner import Runners
 from gyral.serve.server import serve_app
 
 class Model:
@@ -64,7 +65,7 @@ class Tokens:
         return parts
 
 slots = Slots()
-openai = OpenAi(slots, 1 << 16, lambda model: Tokens())
+openai = OpenAi(slots, 1 << 16, Runners(lambda model: Tokens()))
 serve_app(App(slots, Serve(), None, openai.mounts), "127.0.0.1", 0, lambda url: print(url, flush=True))
 """
 

@@ -15,12 +15,12 @@ from collections import deque
 
 from simulator import Request, Taken
 
+from gyral.model.tiers import BUILT_IN
 from gyral.serve.scheduling.admission import Admission
-from gyral.serve.scheduling.batch import Queue
+from gyral.serve.scheduling.batch import Queue, Waiting
 from gyral.serve.scheduling.cost import Cost, Curve
 from gyral.serve.scheduling.dispatch import Dispatcher
 from gyral.serve.scheduling.router import Variant
-from gyral.serve.scheduling.tiers import BUILT_IN
 
 
 class Fifo:
@@ -69,6 +69,10 @@ class Edf:
         self.cost.observe(len(taken.ids), seconds)
 
 
+def _waiting(request: Request) -> Waiting:
+    return Waiting(request.id, request.deadline, request.key, request.priority)
+
+
 class Own:
     """gyral's queue with one variant."""
 
@@ -77,7 +81,7 @@ class Own:
         self.cost = Cost(prior, max_batch)
 
     def arrive(self, request: Request, now: float) -> bool:
-        return self.queue.push(request.id, request.deadline, now, request.key, priority=request.priority)
+        return self.queue.push(_waiting(request), now)
 
     def take(self, now: float) -> tuple[Taken | None, list[int]]:
         batch = self.queue.take(now, self.cost)
@@ -102,8 +106,8 @@ class Varied:
 
     def arrive(self, request: Request, now: float) -> bool:
         if self.admission is None:
-            return self.dispatcher.push(request.id, request.deadline, now, request.key, priority=request.priority)
-        return self.admission.offer(request.id, request.deadline, now, request.key, priority=request.priority) is None
+            return self.dispatcher.push(_waiting(request), now)
+        return self.admission.offer(_waiting(request), now) is None
 
     def take(self, now: float) -> tuple[Taken | None, list[int]]:
         batch = self.dispatcher.take(now)

@@ -89,7 +89,7 @@ async def main():
     from gyral.serve.pooled import pooled
     from gyral.serve.scheduling.cost import Curve
     from gyral.serve.scheduling.router import Variant
-    from gyral.serve.scheduling.tiers import tiers
+    from gyral.model.tiers import tiers
     from gyral.serve.slots import DEFAULT
     room = []
     job = Job(source="", version="mlp@1", engine="server_gyral:make", environment={"PYTHONPATH": sys.path[0]})

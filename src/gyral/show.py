@@ -324,7 +324,19 @@ def variants_table(card: dict[str, Any]) -> str:
         work = f"{each['per_s']:,.0f} {each['unit']}"
         rows.append([mark, each["to"] or "as it is", fixed(each["quality"]), lost, *sizes, *times, work, *told])
     heads = ["", "variant", card["metric"], "lost", "MB", "MB in memory", "ms for 1: p50 / p99", "for 8", "a CPU-second", "for"]
-    return table(heads, rows)
+    firsts = [(each["to"], each["cascade"]) for each in card["variants"] if each.get("cascade")]
+    return "\n".join([table(heads, rows), *(asked_first(to, cascade) for to, cascade in firsts)])
+
+
+def asked_first(to: str, cascade: dict[str, Any]) -> str:
+    """What a variant is worth that is asked first."""
+    if not cascade.get("kept"):
+        return f"{to} asked first: the model would be asked each time, since {cascade['why']}"
+    found = {name: fixed(cascade.get(name, 0.0)) for name in ("kept", "accuracy", "regret", "small", "large", "threshold")}
+    return (
+        f"{to} asked first: {found['kept']} kept where it is surer than {found['threshold']}, {found['accuracy']} right "
+        f"(alone {found['small']}, the model {found['large']}), {found['regret']} regretted; {cascade['why']}"
+    )
 
 
 def _why(root: Path, lake: Lake, dataset: str, event_id: str) -> tuple[dict[str, Any], str]:

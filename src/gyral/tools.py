@@ -50,6 +50,29 @@ def serve(root: Path, sets: tuple[str, ...], as_json: bool, **flags: Any) -> Non
     print_result(as_json, told, lambda: f"{table_of(told)}\n\nrun {run.number}")
 
 
+@bench.command()
+@click.argument("pairs", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--url", help="Server of a language model, if not the one of this project.")
+@click.option("--model", help="Model that requests name.")
+@click.option(
+    "--max-error", type=click.FloatRange(0, 1, min_open=True), default=0.01, show_default=True, help="Of answers told."
+)
+@click.option("--key-env", metavar="NAME", help="Environment variable that holds the server's key.")
+@common
+def alike(root: Path, sets: tuple[str, ...], as_json: bool, pairs: Path, max_error: float, **flags: Any) -> None:
+    """From PAIRS of questions, find `serve.alike`: how like one must be to another to be told its answer."""
+    config = configure(root, sets, {f"bench.{name}": flags[name] for name in ("url", "model", "key_env")})
+    from gyral.bench.alike import alike as run_alike
+
+    told = run_alike(root, config.bench, pairs, max_error)
+
+    def shown() -> str:
+        same = f"{told['same_above']:.0%} of the same questions are above it, and {told['wrong_above']} of others"
+        return f"serve.alike = {told['threshold']:.5f}: {same} ({told['pairs']:,} pairs)"
+
+    print_result(as_json, told, shown)
+
+
 @click.command()
 @common
 def doctor(root: Path, sets: tuple[str, ...], as_json: bool, **_: Any) -> None:

@@ -33,6 +33,8 @@ def served(tmp_path):
             "workers": [{"number": 0, "state": "ready", "resident_bytes": 5_000_000, "busy": 0.25, "deaths": 1}],
             "trial": {"why": "goes on: <b>"},
             "chosen": {"default": "shop: kept"},
+            "tiers": {"phone": 400, "server": 245},
+            "cascade": {"default": {"told": "shop-int8 first, shop where it is less sure", "kept": 3}},
         }
         run.metric("serving", **line(600, 645, **last))
     with Run.start(tmp_path, "serve", config):
@@ -47,13 +49,16 @@ def test_the_page_shows_what_the_lines_say(served, ask, parse):
     assert data["model"] == "shop" and told["requests"] == 645 and told["hit_share"] == 0.3 and len(told["points"]) <= 240
     assert told["points"][-1]["t"] == 600 and told["points"][0]["per_s"] == 10.0 * told["points"][0]["t"]
     shown = re.findall(r'data-series="(\w+)" data-x="([^"]*)" data-y="([^"]*)"', page.text)
-    values = {(series, x): float(y) for series, x, y in shown if series in ("latency", "batches", "variants", "refused")}
+    values = {
+        (series, x): float(y) for series, x, y in shown if series in ("latency", "batches", "variants", "refused", "tiers")
+    }
     assert values == {
         ("latency", "to 0.631 ms"): 100, ("latency", "to 1.58 ms"): 500, ("latency", "longer"): 45,
         ("batches", "to 1"): 4, ("batches", "to 64"): 12, ("variants", "shop"): 600, ("variants", "shop-int8"): 45,
-        ("refused", "too many waited"): 5,
+        ("refused", "too many waited"): 5, ("tiers", "phone"): 400, ("tiers", "server"): 245,
     }  # fmt: skip
     assert "goes on: &lt;b&gt;" in page.text and "busy 25.0 %" in page.text and "1 death<" in page.text
+    assert "default: shop-int8 first, shop where it is less sure" in page.text
     assert "Answered by" in ask(dash, "/runs/1").text and json.loads(ask(dash, "/runs/1.json").text)["serving"] == told
     assert "script" not in parse(page.text).tags
 

@@ -6,7 +6,7 @@ import jinja2
 import pytest
 
 from gyral.errors import InputError
-from gyral.model.chat import Chat, Message, chat_of, tokens_of
+from gyral.model.chat import Chat, Message, chat_of, tokens_of, write
 
 CHATML = (  # SmolLM2's
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a "
@@ -62,5 +62,23 @@ def test_a_folder_says_how_it_is_talked_to(tmp_path):
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}")
     assert chat_of(tmp_path).pieces([Message("user", "a")])[0].text == "a"
     (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        chat_of(tmp_path)
+
+
+def test_a_chat_is_what_it_was_once_it_is_exported(tmp_path):
+    """Without the tokens that end an answer, vLLM wrote the next question itself."""
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<end>", "eos_token": "<end>", "model_max_length": 8}')
+    write(Chat(), tmp_path, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer_config.json"]
+    given = Chat("{{ eos_token }}", (2, 5), (("bos_token", "<s>"), ("eos_token", "</s>")))
+    write(given, tmp_path, 5)
+    assert chat_of(tmp_path) == given
+    write(given, tmp_path, 0)
+    assert chat_of(tmp_path).ends == (2, 5, 0)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["model_max_length"] == 8
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7, "do_sample": true}')
+    assert chat_of(tmp_path).ends == (7,)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": "no"}')
     with pytest.raises(InputError, match="cannot be read"):
         chat_of(tmp_path)

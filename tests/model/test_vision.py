@@ -7,6 +7,7 @@ import pytest
 
 from gyral.errors import InputError, UsageError
 from gyral.model import card as cards
+from gyral.model import vision
 from gyral.model.augment import Recipe, scaled
 from gyral.model.card import Card, Weights
 from gyral.model.embedder import Embedder
@@ -102,3 +103,16 @@ def test_a_damaged_folder_is_told(folder, tmp_path):
 
 def test_equal_scores_keep_their_order():
     assert best(np.array([1.0, 2.0, 2.0, 0.0]), 3) == [1, 2, 0]
+
+
+def test_many_pictures_are_found_by_an_index_and_the_card_says_how_well(folder, monkeypatch):
+    monkeypatch.setattr(vision, "INDEX_FROM", 10**9)
+    exact = VISION.load(folder)
+    monkeypatch.setattr(vision, "INDEX_FROM", len(WORDS))
+    model = VISION.load(folder)
+    assert exact.index is None and "index" not in exact.card
+    assert model.card["index"]["rows"] == len(WORDS) and model.card["index"]["recall"] == 1
+    for k in (0, 1, 4, 10):
+        one, two = model.search("a stone", k, "fr"), exact.search("a stone", k, "fr")
+        assert [(each.id, each.name) for each in one] == [(each.id, each.name) for each in two]
+        assert [each.score for each in one] == pytest.approx([each.score for each in two], abs=2e-6)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gyral.errors import InputError
+from gyral.model.retrieving.index import Index
 from gyral.model.vision_routes import Embed, Label, Search, Shown, routes_of
 
 
@@ -97,3 +98,31 @@ def test_labels_are_told_with_their_share_of_what_was_asked_or_known(model, rout
 
 class _Pictures(msgspec.Struct):
     pictures: list[Shown]
+
+
+def test_a_large_gallery_is_searched_by_its_index_which_says_what_it_finds(model):
+    random = np.random.default_rng(0)
+    model.gallery = random.standard_normal((6_000, 4)).astype(np.float32)
+    model.objects = [f"{at}" for at in range(6_000)]
+    index = Index("ivf", recall=0.9)
+    card = index.build(model.gallery, "1", queries_BD=random.standard_normal((600, 4)).astype(np.float32))
+    assert 0.8 < card.recall < 1
+    best = lambda scores, k: np.argsort(-scores, kind="stable")[:k].tolist()  # noqa: E731
+    by_index, exact = routes_of(model, best, index), routes_of(model, best)
+    words = ["a" * (1 + at % 7) + "b" * (at % 5) + "c" * (at % 3) for at in range(105)]
+    requests = [Search(each, k=5 + at % 6, language="en") for at, each in enumerate(words)]
+    found, wanted = by_index["/v1/search"].together(requests), exact["/v1/search"].together(requests)
+    for told, request in zip(found, requests, strict=True):
+        assert told == by_index["/v1/search"].answer(request) and told.body["recall"] == card.recall
+        assert [item["score"] for item in told.body["items"]] == sorted((i["score"] for i in told.body["items"]), reverse=True)
+    pairs = [({item["object"] for item in one.body["items"]}, {item["object"] for item in two.body["items"]})
+             for one, two in zip(found, wanted, strict=True)]  # fmt: skip
+    share = sum(len(one & two) for one, two in pairs) / sum(len(two) for _, two in pairs)
+    assert 0.75 < share < 1 and all("recall" not in told.body for told in wanted)
+    for routes in (by_index, exact):
+        routes["/v1/pictures"].answer(msgspec.convert({"pictures": [{"object": "new", "raw": encoded(b"zzzz")[0]}]}, _Pictures))
+        told = routes["/v1/search"].answer(Search("aaa", k=3, language="en"))
+        assert told.body["items"][0] == {"object": "new", "score": told.body["items"][0]["score"]}
+        assert len(told.body["items"]) == 3 and "title" in told.body["items"][1]
+    alone = by_index["/v1/search"].answer(Search("aaa", among="shown"))
+    assert "recall" not in alone.body and len(alone.body["items"]) == 1

@@ -30,6 +30,24 @@ def test_the_nearest_question_is_answered_if_it_is_near_enough_and_the_oldest_go
     assert 20 < told < 280
 
 
+def test_questions_of_another_key_are_not_looked_at():
+    kept = Alike(2, threshold=0.5, max_entries=3)
+    kept.put(np.array([1, 0]), b"a", b"one")
+    kept.put(np.array([1, 1]), b"b", b"two")
+    assert kept.get(np.array([1, 0]), b"two").answer == b"b" and kept.get(np.array([1, 0]), b"one").answer == b"a"
+    assert kept.get(np.array([1, 0])) is None and kept.get(np.array([-1, 1]), b"one") is None
+    kept.put(np.array([1, 0]), b"c", b"two")
+    kept.put(np.array([1, 0]), b"d", b"two")  # in the place of the first
+    assert kept.get(np.array([1, 0]), b"one") is None
+
+
+def test_keys_whose_numbers_meet_are_told_nothing_of_each_other(monkeypatch):
+    monkeypatch.setattr("gyral.serve.alike._lane", lambda key: 7)
+    kept = Alike(2, threshold=0.5)
+    kept.put(np.array([1, 0]), b"a", b"one")
+    assert kept.get(np.array([1, 0]), b"two") is None and kept.get(np.array([1, 0]), b"one").answer == b"a"
+
+
 def test_what_has_no_direction_is_refused():
     kept = Alike(3, 0.9)
     for bad in ([0, 0, 0], [np.nan, 0, 1], [np.inf, 0, 1]):

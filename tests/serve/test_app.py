@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gyral.config.sections import Serve
+from gyral.config.sections import DeviceTier, Serve
 from gyral.http import Refused
 from gyral.serve.app import App
 from gyral.serve.slots import Slots
@@ -220,3 +220,19 @@ def test_a_program_that_asks_for_what_is_not_there_gets_no_page(made):
     finally:
         slots.close()
         app.close()
+
+
+def test_a_class_of_devices_is_counted_and_one_that_is_not_here_is_told(made):
+    slots = Slots(made.root, "shop-int8", lambda text: None)
+    app = App(slots, Serve(tiers={"kiosk": DeviceTier(memory_bytes=1)}))
+    try:
+        for headers, status in (
+            ([(b"x-gyral-tier", b"kiosk")], 200),
+            ([(b"user-agent", b"Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X)")], 200),
+            ([(b"x-gyral-tier", b"kisok")], 400),
+        ):
+            found, _, body = call(app, "POST", "/v1/recommend", b'{"subject": "17850"}', headers)
+            assert found == status
+        assert "kiosk" in json.loads(body)["error"]["hint"] and app.metrics.tiers == {"kiosk": 1, "phone": 1}
+    finally:
+        slots.close()

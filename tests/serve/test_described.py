@@ -7,13 +7,21 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
+import msgspec
+import numpy as np
 import pytest
 
-from gyral.http.operations import HEALTH, Answer, Documented, Operation, Parameter, document
+from gyral.http.operations import HEALTH, Answer, Documented, Operation, Parameter, Parts, document
 from gyral.http.page import page
+from gyral.model.vision_routes import routes_of
+from gyral.serve import models
+from gyral.serve.about import About
+from gyral.serve.described import asked, beside
 
+from ..model.test_vision_routes import Encoder
 from .openai.conftest import publish_lm
 
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
@@ -65,8 +73,9 @@ def test_a_server_of_a_language_model_is_as_it_says(tmp_path, start):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_server_of_a_recommender_is_as_it_says(shop, start, tmp_path):
-    assert fits(start("serve", "shop-int8", "--root", shop.root, "--port", "0"), 10, tmp_path) > 200
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_server_of_a_recommender_is_as_it_says(shop, start, tmp_path, workers):
+    assert fits(start("serve", "shop-int8", "--root", shop.root, "--port", "0", "--workers", workers), 10, tmp_path) > 200
 
 
 @pytest.mark.slow
@@ -79,8 +88,9 @@ PATHS = {"/healthz", "/openapi.json", "/docs", "/v1/events", "/v1/feedback", "/v
 PATHS |= {"/v1/bundles/{model}/files/{digest}", "/metrics"}
 
 
-def test_the_document_has_what_the_family_has_and_nothing_else(shop, start):
-    url = start("serve", "shop-int8", "--root", shop.root, "--port", "0")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_document_has_what_the_family_has_and_nothing_else(shop, start, workers):
+    url = start("serve", "shop-int8", "--root", shop.root, "--port", "0", "--workers", workers)
     headers, body = fetched(f"{url}/openapi.json")
     told = json.loads(body)
     assert headers["content-type"] == "application/json" and told["openapi"] == "3.1.0"
@@ -101,6 +111,29 @@ def test_the_document_has_what_the_family_has_and_nothing_else(shop, start):
     html = body.decode()
     assert headers["content-type"].startswith("text/html") and "default-src 'none'" in headers["content-security-policy"]
     assert "POST /v1/recommend" in html and "<script" not in html and "src=" not in html and "//" not in html.replace("://", "")
+
+
+def test_a_server_with_workers_has_what_one_without_has_and_says_it_in_the_same_words(shop, start):
+    words = ("serve", "shop-int8", "--root", shop.root, "--port", "0")
+    here, there = start(*words), start(*words, "--workers", 1, "--set", "serve.canary=shop@1")
+    one, other = (json.loads(fetched(f"{url}/openapi.json")[1]) for url in (here, there))
+    asked = other["paths"]["/v1/recommend"]["post"]
+    assert [each["name"] for each in asked.pop("parameters")] == ["x-deadline-ms", "x-min-quality"]
+    assert asked["responses"].pop("502") and asked["responses"].pop("504") and one == other
+    told = [json.loads(fetched(f"{url}/v1/model")[1]) for url in (here, there)]
+    schema = {"$ref": "#/components/schemas/Model", "components": one["components"]}
+    for each in told:
+        jsonschema.Draft202012Validator(schema).validate(each)
+    assert told[1]["slots"].pop("canary") == "shop@1" and {"variants", "workers", "chosen", "trial"} <= set(told[1])
+    assert {**told[1], "loaded_at": "", "impressions": 0} == {**told[1], **told[0], "loaded_at": "", "impressions": 0}
+    manifests = [json.loads(fetched(f"{url}/v1/bundles/shop-int8")[1]) for url in (here, there)]
+    assert manifests[0] == manifests[1]
+    digest = manifests[0]["files"][-1]["digest"]
+    assert len({fetched(f"{url}/v1/bundles/shop-int8/files/{digest}")[1] for url in (here, there)}) == 1
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        fetched(f"{there}/v1/bundles/canary")  # a model on trial goes to nobody for good
+    with refused.value as answer:
+        assert answer.code == 404
 
 
 def test_a_collector_has_its_own(tmp_path, start):
@@ -135,10 +168,68 @@ def test_schemas_stand_where_they_belong():
     }
 
 
+def test_schemas_of_another_process_that_have_a_name_of_ours_get_one_of_their_own():
+    class Model(msgspec.Struct):
+        ours: int
+
+    ours, same = Model, Parts
+
+    class Model(msgspec.Struct):
+        theirs: dict[str, Parts]
+
+    other = document("", [Operation("post", "/asked", "A", {200: Answer(Model)}, Model)])
+    told = document("T", [Operation("get", "/model", "M", {200: Answer(ours)}, error=same)], other)
+    schemas = told["components"]["schemas"]
+
+    def answered(path, method):
+        return told["paths"][path][method]["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[
+            2
+        ]
+
+    assert set(schemas[answered("/model", "get")]["properties"]) == {"ours"}
+    assert set(schemas[answered("/asked", "post")]["properties"]) == {"theirs"}
+    assert told["paths"]["/asked"]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"] in json.dumps(
+        told["paths"]["/asked"]["post"]["responses"]
+    )
+    assert sorted(schemas) == ["Model", "Model_", "Parts", "Refusal"]
+
+
+def test_routes_of_pictures_are_told_by_workers_as_by_the_servers_process():
+    routes = routes_of(Encoder(), lambda scores, k: np.argsort(-scores)[:k].tolist())
+    model = SimpleNamespace(name="m@1", card={"family": "vision"}, routes=routes)
+    told = models.about(model, routes).answer(None).body
+    about = msgspec.json.decode(msgspec.json.encode(told), type=About)
+    assert about.routes["/v1/embed"][1] and not about.recommends
+    here, there = document("T", [*asked(model), *beside(True)]), document("T", beside(True), about.document)
+    for path in routes:
+        del there["paths"][path]["post"]["parameters"]
+        for status in ("502", "504"):
+            del there["paths"][path]["post"]["responses"][status]
+    assert msgspec.json.decode(msgspec.json.encode(here)) == msgspec.json.decode(msgspec.json.encode(there))
+    assert set(routes) < set(here["paths"])
+
+
 def test_no_text_of_a_document_becomes_markup():
     told = document("<b>", [Operation("get", "/<i>", "<script>x</script>", {200: Answer(int)})])
     html = page(told)
+    assert 'name="viewport"' in html and ":root { color-scheme: light dark }" in html
     assert "<script>" not in html and "<b>" not in html and "<i>" not in html and "&lt;script&gt;" in html
+
+
+def test_the_page_says_what_a_type_is_and_leaves_its_fields_to_the_schema():
+    class Thing(msgspec.Struct):
+        """A thing.
+
+        Attributes
+        ----------
+        n : how many.
+        """
+
+        n: int
+
+    html = page(document("T", [Operation("get", "/", "X", {200: Answer(Thing)})]))
+    summary = html.partition('<details id="Thing">')[2].partition("</summary>")[0]
+    assert "A thing." in summary and "Attributes" not in summary
 
 
 def test_beside_an_application_only_two_paths_are_taken():

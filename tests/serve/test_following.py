@@ -88,3 +88,21 @@ def test_what_was_measured_when_it_was_compressed_is_believed_at_first(root):
     assert [each.name for each in slots] == ["shop", "small"] and [each.quality for each in slots] == [1.0, 0.9]
     assert slots[0].curves["server"] == GUESS and slots[1].memory_bytes == 7
     assert slots[1].curves["server"] == pytest.approx((1e-3, 1e-3))
+
+
+def test_when_a_variant_is_sure_is_what_the_card_of_this_version_says_and_an_older_version_may_be_asked_first(root):
+    sure = {"threshold": 0.5, "kept": 0.8, "accuracy": 0.9, "large": 0.91, "path": "/v1/label"}
+    tried = [{"to": "int8", "model": "shop-int8@1", "cascade": sure}, {"to": "shop@1", "model": "shop@1", "cascade": sure}]
+    made = {"to": "int8", "from": "shop@2", "metric_before": 1, "metric_after": 1, "relative_loss": 0.1, "max_loss": 1}
+    made |= {"bytes_before": 2, "bytes_after": 1}
+    card_of(root, "shop@2", variants=tried)
+    card_of(root, "shop-int8@1", compression=made, variants=tried)
+    following = Following(root, "shop", ["*"], print)
+    version = following.sets()[0]
+    assert version == "shop=shop@2 shop-int8=shop-int8@1 shop@1=shop@1"
+    variants = {each.name: each for each in following.slots(version)[DEFAULT]}
+    assert list(variants) == ["shop", "shop-int8", "shop@1"] and variants["shop"].cascade is None
+    assert variants["shop-int8"].cascade.threshold == variants["shop@1"].cascade.threshold == 0.5
+    card_of(root, "shop@3")
+    newer = Following(root, "shop", ["shop-int8"], print)
+    assert [each.cascade for each in newer.slots(newer.sets()[0])[DEFAULT]] == [None, None], "it was held against shop@2"

@@ -10,8 +10,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gyral.config.rerank import Rerank
-from gyral.config.sections import Caller, Serve
+from gyral.config.sections import Caller, DeviceTier, Serve
 from gyral.http import Refused
+from gyral.model.tiers import tiers
 from gyral.serve.app import App
 from gyral.serve.feedback import Impression
 from gyral.serve.front import Front
@@ -20,7 +21,6 @@ from gyral.serve.http1.answer import Response
 from gyral.serve.opening import opened
 from gyral.serve.pool import Settings
 from gyral.serve.pooled import pooled
-from gyral.serve.scheduling.tiers import tiers
 from gyral.serve.slots import DEFAULT, Slots
 
 from .test_app import call
@@ -158,6 +158,48 @@ def test_one_client_that_goes_takes_no_answer_from_another():
     run(test, Serve(cache_bytes=1 << 20))
 
 
+def test_a_client_that_goes_as_its_answer_comes_takes_nothing_from_who_asks_the_same_next():
+    async def test(front):
+        one, next_ = asked(front), []
+        heard = front._heard
+
+        def at_once(*told):
+            front._heard = heard
+            one.cancel()
+            heard(*told)
+            next_.append(asked(front))
+
+        front._heard = at_once
+        while not next_:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        next_.append(asked(front))
+        assert front.gateway.in_flight == 1
+        assert [json.loads((await each).body)["n"] for each in next_] == [2, 2]
+
+    run(test, Serve(cache_bytes=1))  # shared while it is asked for, never kept
+
+
+def test_a_swap_of_a_variant_does_not_make_the_model_newer_and_one_on_trial_begins_its_trial_anew(shop, publish):
+    async def test():
+        config = Serve(workers=1, variants=["shop-int8"], canary="shop-int8")
+        async with opened(shop.root, "shop", config, Rerank(), None, {}, print) as front:
+
+            async def swapped(name):
+                version = publish(shop.root, name)
+                while (told := json.loads((await get(front, "/v1/model"))[2]))["variants"][name] != version:
+                    await asyncio.sleep(0.02)
+                return told["loaded_at"]
+
+            first = json.loads((await get(front, "/v1/model"))[2])["loaded_at"]
+            assert await swapped("shop-int8") == first
+            assert (front.trial.canary.old, front.trial.canary.new) == ("shop@1", "shop-int8@2")
+            assert await swapped("shop") > first
+            assert (front.trial.canary.old, front.trial.canary.new) == ("shop@2", "shop-int8@2")
+
+    asyncio.run(asyncio.wait_for(test(), 120))
+
+
 def test_keys_have_what_they_were_given_and_no_more():
     digest = hashlib.sha256(b"secret").hexdigest()
 
@@ -201,3 +243,32 @@ def test_a_deadline_is_that_of_the_request_or_else_of_the_server():
         assert (await busy).status == 200 and (await asked(front, x_deadline_ms="5000")).status == 200
 
     run(test, Serve(deadline_ms=100))
+
+
+def test_a_tier_says_deadline_and_floor_where_the_request_does_not_and_is_counted():
+    phone = DeviceTier(memory_bytes=1, deadline_ms=8_000, round_trip_ms=2_000)
+    own = {"phone": phone, "strict": DeviceTier(memory_bytes=1, min_quality=1.0)}
+
+    async def test(front):
+        async def left_s(**headers):
+            return json.loads((await asked(front, **headers)).body)["left_s"]
+
+        assert 5 < await left_s(x_gyral_tier="phone") < 6
+        assert 6 < await left_s(x_gyral_tier="phone", rtt="500") < 7.5
+        assert 2 < await left_s(x_gyral_tier="phone", x_deadline_ms="3000") < 3
+        assert 59 < await left_s() < 60 and 59 < await left_s(x_gyral_tier="strict") < 60
+        front.gateway.use({DEFAULT: [PLAIN._replace(quality=0.9)]})
+        with pytest.raises(Refused, match="no variant is as good"):
+            asked(front, x_gyral_tier="strict")
+        await asked(front, x_gyral_tier="strict", x_min_quality="0.5")
+        with pytest.raises(Refused) as told:
+            asked(front, x_gyral_tier="phon")
+        assert told.value.status == 400 and "`phone`" in told.value.hint
+        with pytest.raises(Refused) as told:
+            asked(front, x_gyral_tier="fridge")
+        assert "`laptop`, `phone`, `server`, `strict`" in told.value.hint
+        counted = metrics(front)
+        assert counted[("gyral_tier_requests_total", "phone")] == 3 and counted[("gyral_tier_requests_total", "strict")] == 3
+        assert counted[("gyral_tier_requests_total", "server")] == 1
+
+    run(test, Serve(tiers=own, deadline_ms=60_000))

@@ -10,12 +10,12 @@ import time
 import pytest
 
 from gyral.http import Refused
+from gyral.model.tiers import tiers
 from gyral.serve.gateway import Gateway, Wanted
 from gyral.serve.pool import Settings
 from gyral.serve.pooled import pooled
 from gyral.serve.scheduling.cost import Curve
 from gyral.serve.scheduling.router import Variant
-from gyral.serve.scheduling.tiers import tiers
 
 from .test_pool import job, pids_of
 

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
+from gyral.model.tiers import tiers
 from gyral.serve.gateway import Demand, Gateway
 from gyral.serve.pool import Settings
 from gyral.serve.pooled import pooled
 from gyral.serve.scaling import Scaler
-from gyral.serve.scheduling.tiers import tiers
 
 from .test_gateway import PLAIN, answer
 from .test_pool import job

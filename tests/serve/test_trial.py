@@ -6,6 +6,7 @@ import json
 import pytest
 
 from gyral.config.sections import Serve
+from gyral.model.tiers import tiers
 from gyral.serve.engine import Part
 from gyral.serve.following import CANARY
 from gyral.serve.front import Front
@@ -13,7 +14,6 @@ from gyral.serve.gateway import Gateway
 from gyral.serve.pool import Settings
 from gyral.serve.pooled import pooled
 from gyral.serve.said import Said
-from gyral.serve.scheduling.tiers import tiers
 from gyral.serve.slots import DEFAULT
 from gyral.serve.trial import Trial
 
@@ -75,6 +75,36 @@ def test_shadowed_requests_are_asked_of_both_and_answered_by_one():
         assert 30 <= len(front.trial._pairs) <= 60 and set(front.trial._pairs) == {(False, False)}
 
     with_trial(test, shadow_share=1.0)
+
+
+def test_a_swap_of_either_begins_another_trial_and_what_was_asked_before_counts_for_the_old_one():
+    async def test(front):
+        def answers(version):
+            return front._pool.swap(version)
+
+        first = front.trial
+        await answers(f"a=a@3 slot:{CANARY}=a@2")
+        waits = asked(front, body={"n": 1, "subject": "s"})
+        front._renew()
+        second = front.trial
+        assert (second.canary.old, second.canary.new) == ("a@3", "a@2") and second is not first
+        await waits
+        assert not second._who and len(first._who) == 1
+        told = await asked(front, body={"n": 1, "subject": "s"})
+        front.said([Said(json.loads(told.body)["request_id"], "rejected")])
+        tests = [each.canary._tests["rejected"] for each in (first, second)]
+        assert [each.here + each.there for each in tests] == [0, 1]
+        front._renew()
+        assert front.trial is second
+        second.canary.stop("for the test")
+        await answers(f"a=a@4 slot:{CANARY}=a@2")
+        front._renew()
+        assert front.trial is second  # a model that was stopped is not let in by its neighbour's swap
+        await answers(f"a=a@4 slot:{CANARY}=a@5")
+        front._renew()
+        assert (front.trial.canary.old, front.trial.canary.new) == ("a@4", "a@5") and not front.trial.canary.is_stopped
+
+    with_trial(test, Kept())
 
 
 @pytest.mark.parametrize("measure", ["error", "late", "rejected"])

@@ -115,7 +115,7 @@ def _asked(root: Path, bench: Bench) -> Asked:
 def _maker(bench: Bench, lake: Lake, asked: Asked) -> Make:
     """Makes the traffic of a rate, a number of seconds and a seed."""
     target = asked.target
-    headers = {"authorization": f"Bearer {_key(bench.key_env)}"} if bench.key_env else {}
+    headers = {"authorization": f"Bearer {key_of(bench.key_env)}"} if bench.key_env else {}
     heads = Heads(target.authority, headers)
     if bench.route == "replay":
         logged = replay.traffic(bench, lake, heads, target.prefix, np.random.default_rng(bench.seed))
@@ -137,7 +137,13 @@ def _maker(bench: Bench, lake: Lake, asked: Asked) -> Make:
     return make
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
+    """The key in an environment variable.
+
+    Raises
+    ------
+    UsageError : there is none.
+    """
     key = os.environ.get(name, "")
     if not key or any(not 0x21 <= ord(letter) < 0x7F for letter in key):
         raise UsageError(f"the environment variable `{name}` holds no key", hint=f"export {name}=…")

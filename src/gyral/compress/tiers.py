@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from gyral.compress import front
+from gyral.compress.cascade import calibrated, trained
 from gyral.compress.quantize import Source, further, opened, published, relative_loss, variant_name
 from gyral.compress.trial import BATCHES, Tried, trying
 from gyral.config import Config
@@ -65,6 +66,8 @@ def compress_for_tiers(root: Path, name: str, config: Config, run: Run) -> Card:
     before = source.twin.measure(source.twin.weights)
     with ExitStack() as stack:
         made: dict[str, Made] = {"": Made(_row("", source.folder, before, 0.0, ""), source.folder, before)}
+        firsts = {each: trained(root, each, source, before) for each in config.compress.first}
+        made |= {each: Made(row, folder, row.quality or 0.0) for each, (row, folder) in firsts.items()}
         failed: list[Variant] = []
         for done, to in enumerate(targets, 1):
             meter.update(done)
@@ -77,15 +80,17 @@ def compress_for_tiers(root: Path, name: str, config: Config, run: Run) -> Card:
             msgspec.structs.replace(row, is_front=is_front)
             for row, is_front in zip(rows, front.on_front(rows, metric), strict=True)
         ]
-        choice = {tier: front.chosen(device, rows, metric) for tier, device in wanted.items()}
+        own = [row for row in rows if row.to not in firsts]
+        choice = {tier: front.chosen(device, own, metric) for tier, device in wanted.items()}
         rows = [
             msgspec.structs.replace(
                 row, tiers=(mine := [tier for tier, one in choice.items() if one is not None and one.to == row.to]),
-                model=_name_of(card, row.to, root) if mine else "",
+                model=_name_of(card, row.to, root) if mine else row.model,
             )
             for row in rows
         ]  # fmt: skip
-        card.variants = rows
+        folders = {to: each.folder for to, each in made.items()}
+        rows = card.variants = calibrated(source.twin, rows, folders, config.compress.max_regret)
         for row in rows:
             if row.tiers and row.to:
                 weights = cards.read_weights(made[row.to].folder)

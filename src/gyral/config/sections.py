@@ -105,6 +105,12 @@ class Compress(Section, frozen=True):
         list[str], Meta(description="classes of devices that get a variant each: `phone`, `laptop`, `server`, own ones")
     ] = []
     tried: Annotated[list[str], Meta(description="targets that are tried for tiers; empty: what the family is known for")] = []
+    first: Annotated[
+        list[str], Meta(description="with tiers: smaller models, trained on the same dataset, that may be asked first, too")
+    ] = []
+    max_regret: Annotated[
+        float, Meta(gt=0, lt=1, description="of a variant that is asked first: answers kept and wrong where the model is right")
+    ] = 0.01
 
 
 class Caller(Section, frozen=True):
@@ -131,6 +137,15 @@ class DeviceTier(Section, frozen=True):
     is_on_battery: Annotated[bool, Meta(description="joules count: the smallest variant that is good enough")] = False
     runtimes: Annotated[list[str], Meta(description="formats it can run; empty: any")] = []
     usd_per_hour: Annotated[float, Meta(ge=0, description="of the machine, for `max_usd` of a request")] = 0.0
+    deadline_ms: Annotated[
+        float, Meta(ge=0, description="of its requests that name none, from asking to answer; 0: as `serve.deadline_ms`")
+    ] = 0.0
+    round_trip_ms: Annotated[
+        float, Meta(ge=0, description="of its network, taken off `deadline_ms`; what a browser observed (`rtt`) comes first")
+    ] = 0.0
+    min_quality: Annotated[
+        float, Meta(ge=0, le=1, description="of its requests that name none: least share of the first model's; 0: any")
+    ] = 0.0
 
 
 class Serve(Section, frozen=True):
@@ -146,15 +161,23 @@ class Serve(Section, frozen=True):
     tiers: Annotated[dict[str, DeviceTier], Meta(description="classes of devices, beside the built-in ones")] = {}
     bundles: Annotated[bool, Meta(description="devices may download what is served, without what is its subjects'")] = True
     max_waiting: Annotated[int, Meta(ge=1, le=1_000_000, description="requests that may wait; more get 503")] = 8_192
-    workers: Annotated[int, Meta(ge=0, le=256, description="processes that answer; 0: the server itself does")] = 0
-    max_workers: Annotated[int, Meta(ge=0, le=256, description="as many as the load asks for, up to these; 0: `workers`")] = 0
+    workers: Annotated[int, Meta(ge=0, le=256, description="processes that answer, each with its copy; 0: the server does")] = 0
+    max_workers: Annotated[
+        int, Meta(ge=0, le=256, description="as many as the load asks for, up to these, not of a language model; 0: `workers`")
+    ] = 0
     canary: Annotated[str, Meta(description="a model on trial beside the one that answers: `shop@4`; with `workers`")] = ""
     canary_share: Annotated[float, Meta(gt=0, lt=1, description="of the subjects, who see it")] = 0.05
     shadow_share: Annotated[float, Meta(ge=0, le=1, description="of requests that it is asked as well, unseen")] = 0.0
     variants: Annotated[list[str], Meta(description="models that may answer too; `*`: those of `compress --tiers`")] = []
+    cascade: Annotated[
+        bool, Meta(description="variants whose card says when they are sure are asked first, where that is cheaper")
+    ] = False
     max_batch: Annotated[int, Meta(ge=1, le=256, description="requests that a worker computes together")] = 64
     deadline_ms: Annotated[float, Meta(ge=0, description="of requests without `x-deadline-ms`; 0: none")] = 0.0
     cache_bytes: Annotated[int, Meta(ge=0, description="of answers that may be told again; 0: none is")] = 0
+    alike: Annotated[
+        float, Meta(ge=0, le=1, description="least cosine of a question to one whose answer it is told as well; 0: none is")
+    ] = 0.0
 
 
 class Decode(Section, frozen=True):
@@ -166,7 +189,9 @@ class Decode(Section, frozen=True):
         float, Meta(gt=0, description="a text whose first token would come later than this, or its deadline, gets 429 at once")
     ] = 60.0
     chunk: Annotated[int, Meta(ge=1, description="tokens of prompts that are read in a pass in which others write")] = 64
-    kv_bytes: Annotated[int, Meta(ge=1 << 12, description="memory for keys and values at most, taken as it is used")] = 1 << 30
+    kv_bytes: Annotated[int, Meta(ge=1 << 12, description="most memory of a process for keys and values, taken as used")] = (
+        1 << 30
+    )
     kv: Annotated[Literal["float32", "int8"], Meta(description="of keys and values: `int8` holds four times as many")] = (
         "float32"
     )

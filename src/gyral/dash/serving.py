@@ -62,6 +62,8 @@ def of_lines(lines: Sequence[Mapping[str, Any]]) -> Data | None:
         "waiting": last.get("waiting"),
         "workers": last.get("workers") or [],
         "chosen": last.get("chosen") or {},
+        "tiers": last.get("tiers") or {},
+        "cascade": last.get("cascade") or {},
         "trial": last.get("trial"),
         "points": [{name: row.get(name) for name in ("t", "per_s", "p50_ms", "p99_ms", "waiting")} for row in thinned(rows)],
     }
@@ -134,6 +136,13 @@ def variant_chart(serving: Data) -> Markup:
     rows = sorted(serving["answered_by"].items(), key=lambda pair: -pair[1])
     bars = [Bar(name, count, formats.count(count)) for name, count in rows]
     return charts.bar_chart(bars, title="Answered by", series="variants", note="of the models that may answer")
+
+
+def tier_chart(serving: Data) -> Markup:
+    """Which classes of devices asked how much."""
+    rows = sorted(serving["tiers"].items(), key=lambda pair: -pair[1])
+    bars = [Bar(name, count, formats.count(count)) for name, count in rows]
+    return charts.bar_chart(bars, title="Asked by", series="tiers", note="classes of devices")
 
 
 def refused_chart(serving: Data) -> Markup:

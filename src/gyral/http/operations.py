@@ -89,8 +89,13 @@ ITSELF = Operation("get", DOCUMENT, "This document", {200: Answer(dict[str, Any]
 FOR_PEOPLE = Operation("get", PAGE, "The same as a page", {200: Answer(str, "text/html; charset=utf-8")})
 
 
-def document(title: str, operations: Iterable[Operation]) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of some operations."""
+def document(title: str, operations: Iterable[Operation], of_another: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of some operations.
+
+    Parameters
+    ----------
+    of_another : the document of a process whose answers this server passes on.
+    """
     listed = list(operations)
     types = [each for operation in listed for each in _types(operation)]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
@@ -98,6 +103,9 @@ def document(title: str, operations: Iterable[Operation]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for operation in listed:
         paths.setdefault(operation.path, {})[operation.method] = _told(operation, lambda: next(found))
+    if of_another:
+        other, components = _beside(of_another, components)
+        paths = {**other, **paths}
     info = {"title": title, "version": __version__}
     return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": components}}
 
@@ -108,10 +116,14 @@ class Documented:
     Parameters
     ----------
     operations : of the server, asked each time.
+    of_another : document of what answers through it, asked each time.
     """
 
-    def __init__(self, title: str, operations: Callable[[], Iterable[Operation]]) -> None:
-        self._title, self._operations = title, operations
+    def __init__(
+        self, title: str, operations: Callable[[], Iterable[Operation]],
+        of_another: Callable[[], Mapping[str, Any] | None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self._title, self._operations, self._of_another = title, operations, of_another
 
     @property
     def mounts(self) -> Mapping[str, AsgiApp]:
@@ -133,7 +145,7 @@ class Documented:
         if path not in (DOCUMENT, PAGE):
             raise Refused(404, f"there is nothing at `{path[:200]}`", hint=f"GET {DOCUMENT}, GET {PAGE}")
         allow(scope, "GET")
-        told = document(self._title, [*self._operations(), HEALTH, ITSELF, FOR_PEOPLE])
+        told = document(self._title, [*self._operations(), HEALTH, ITSELF, FOR_PEOPLE], self._of_another())
         if path == DOCUMENT:
             await reply(send, 200, msgspec.json.encode(told), (b"cache-control", b"no-cache"))
             return
@@ -141,6 +153,17 @@ class Documented:
 
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         await send({"type": "http.response.body", "body": page(told).encode()})
+
+
+def _beside(other: Mapping[str, Any], ours: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Paths of another document, and its schemas with ours; of two that have one name and differ, its own gets another."""
+    schemas = other["components"]["schemas"]
+    renamed = {name: f"{name}_" for name, schema in schemas.items() if ours.get(name, schema) != schema}
+    told = msgspec.json.encode((other["paths"], schemas))
+    for name, new in renamed.items():
+        told = told.replace(f'"{_REF.format(name=name)}"'.encode(), f'"{_REF.format(name=new)}"'.encode())
+    paths, theirs = msgspec.json.decode(told)
+    return paths, {**ours, **{renamed.get(name, name): schema for name, schema in theirs.items()}}
 
 
 def _types(operation: Operation) -> list[Any]:

@@ -16,10 +16,12 @@ HEADERS: list[Header] = [
     (b"cache-control", b"no-cache"),
 ]
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color-scheme: light dark }
+:root { color-scheme: light dark }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 code, pre { font: 13px/1.5 ui-monospace, monospace } pre { overflow: auto; padding: .6rem; background: #8882 }
 details { border-top: 1px solid #8884; padding: .5rem 0 } summary { cursor: pointer } table { border-collapse: collapse }
-td { padding: .1rem 1rem .1rem 0; vertical-align: top }
+td { padding: .1rem 1rem .1rem 0; vertical-align: top } td:first-child { white-space: nowrap }
+summary { overflow-wrap: anywhere }
 """
 
 
@@ -28,15 +30,21 @@ def page(told: dict[str, Any]) -> str:
     info = told["info"]
     parts = [_operation(method, path, each) for path, item in told["paths"].items() for method, each in item.items()]
     parts += [
-        f'<details id="{escape(name)}"><summary><code>{escape(name)}</code> {escape(schema.get("description", ""))}</summary>'
+        f'<details id="{escape(name)}"><summary><code>{escape(name)}</code> {escape(_first(schema))}</summary>'
         f"<pre>{_json(schema)}</pre></details>"
         for name, schema in told["components"]["schemas"].items()
     ]
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(info["title"])}</title><style>{_STYLE}</style>'
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{escape(info['title'])}</title><style>{_STYLE}</style>"
         f'<h1>{escape(info["title"])}</h1><p>gyral {escape(info["version"])}; <a href="openapi.json">openapi.json</a>'
         f"{''.join(parts)}</html>\n"
     )
+
+
+def _first(schema: dict[str, Any]) -> str:
+    """What a type is; how its fields are meant stands in the schema below."""
+    return str(schema.get("description", "")).partition("\n\n")[0]
 
 
 def _operation(method: str, path: str, told: dict[str, Any]) -> str:

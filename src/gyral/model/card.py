@@ -17,6 +17,7 @@ import numpy as np
 
 from gyral.errors import InputError, MissingExtra
 from gyral.files import find_version, new_version, write_atomic
+from gyral.model.cascade import Cascade
 
 if TYPE_CHECKING:
     from gyral.model.inputs import Inputs
@@ -60,6 +61,7 @@ class Variant(msgspec.Struct, frozen=True, omit_defaults=True):
     is_front : nothing tried is as good, as small and as fast, and better in one of them.
     why : it is refused; empty: it is not.
     tiers : classes of devices that it was chosen for.
+    cascade : when the model itself is asked too, where this variant is asked first; None: nothing says when.
     """
 
     to: str
@@ -75,6 +77,7 @@ class Variant(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str = ""
     tiers: list[str] = []
     model: str = ""
+    cascade: Cascade | None = None
 
 
 class Card(msgspec.Struct):

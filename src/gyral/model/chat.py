@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gyral.errors import InputError, MissingExtra
+from gyral.files import write_atomic
 
-CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+CONFIG, TEMPLATE, GENERATION = "tokenizer_config.json", "chat_template.jinja", "generation_config.json"
 ROLES = ("system", "developer", "user", "assistant")
 _MARK = re.compile("\\ue000(\\d+)\\ue001")
 _MAX_CHARS = 65_536
@@ -88,6 +89,8 @@ def tokens_of(pieces: Sequence[Piece], plain: Callable[[str], list[int]], marked
 def chat_of(folder: Path) -> Chat:
     """What a folder says of chats: `tokenizer_config.json`, or `chat_template.jinja` beside it; the plain one without them.
 
+    Tokens that end an answer are those of `generation_config.json`.
+
     Raises
     ------
     InputError : the file cannot be read.
@@ -97,12 +100,37 @@ def chat_of(folder: Path) -> Chat:
         told: dict[str, Any] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
         path = folder / TEMPLATE
         template = path.read_text(encoding="utf-8") if path.exists() else told.get("chat_template") or ""
+        path = folder / GENERATION
+        ends = msgspec.json.decode(path.read_bytes(), type=_Generation).eos_token_id if path.exists() else None
     except (OSError, ValueError) as error:
         raise InputError("the chat template cannot be read", why=str(error), where=str(path)) from None
     if isinstance(template, list):  # several, by name
         template = next((each["template"] for each in template if each.get("name") == "default"), "")
     specials = {name: _text(told.get(name)) for name in ("bos_token", "eos_token")}
-    return Chat(str(template), (), tuple(specials.items()))
+    listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    return Chat(str(template), tuple(listed), tuple(specials.items()))
+
+
+def write(chat: Chat, folder: Path, end: int) -> None:
+    """Put a chat beside an exported model, so that other programs write its prompts and end its answers alike.
+
+    Parameters
+    ----------
+    folder : with a `tokenizer_config.json`.
+    end : the token that ends a document.
+    """
+    if not chat.template:
+        return
+    write_atomic(folder / TEMPLATE, chat.template)
+    told: dict[str, Any] = msgspec.json.decode((folder / CONFIG).read_bytes())
+    told |= {name: text for name, text in chat.specials if text}
+    write_atomic(folder / CONFIG, msgspec.json.format(msgspec.json.encode(told), indent=1))
+    ends = list(dict.fromkeys([*chat.ends, end]))
+    write_atomic(folder / GENERATION, msgspec.json.format(msgspec.json.encode({"eos_token_id": ends}), indent=1))
+
+
+class _Generation(msgspec.Struct):
+    eos_token_id: int | list[int] | None = None
 
 
 def _text(token: Any) -> str:

@@ -27,6 +27,13 @@ ROWS = 256
 """At once."""
 GALLERY = "gallery"
 """Name of the array that holds the vectors of the dataset's pictures."""
+DEFAULT_SCALE = 10.0
+"""Of scores before they become shares, where a model has learned none."""
+
+
+def scale_of(weights: Weights) -> float:
+    """What scores are multiplied by before they become shares."""
+    return float(np.exp(weights.arrays["scale"].reshape(-1)[0])) if "scale" in weights.arrays else DEFAULT_SCALE
 
 
 def model_of(settings: dict[str, Any]) -> nn.Module:

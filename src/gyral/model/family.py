@@ -47,6 +47,7 @@ class Told(NamedTuple):
     ----------
     kind : of the event: `search`, `score`, `completion`.
     props : what was asked and answered, as far as it is worth keeping: feedback joins it by the request's id.
+    confidence : in the answer, 1 at most; None where that means nothing.
     """
 
     body: dict[str, Any]
@@ -54,6 +55,7 @@ class Told(NamedTuple):
     subject: str | None = None
     object: str | None = None
     props: dict[str, Any] = {}
+    confidence: float | None = None
 
 
 class Route(NamedTuple):
@@ -128,7 +130,8 @@ class Family(Protocol):
     matrices : names of the arrays that are large and may be quantized; `*` in a name stands for anything.
 
     `twin` is given the weights of `folder`; a twin of a net has `calibration()`, too (`gyral.model.quant.calibration`), and one
-    whose model keeps what it made of its data has `finish(weights)`. A family that may be tried in several forms (`gyral
+    whose model keeps what it made of its data has `finish(weights)`; one whose answers say how sure they are has
+    `judged(weights)` (`gyral.model.naming.Judged`, on what was kept aside). A family that may be tried in several forms (`gyral
     compress --tiers`) has `tried`, the targets that are worth it, and `trial(servable)`, what they are timed by. A
     family whose models may go to devices has `portable(folder)` (`gyral.model.portable`).
     """

@@ -33,8 +33,16 @@ def labels_of(*parts: Pictures) -> list[np.ndarray] | None:
     What is trained on comes first: a class that it lacks makes the data have none.
     """
     found = _by_folder(parts) or _by_caption(parts)
-    if found is None:
-        return None
+    return _numbered(found) if found is not None else None
+
+
+def captions_are_classes(*parts: Pictures) -> bool:
+    """Whether each picture has one caption, and few captions stand for many pictures: `shirt`, and no `a shirt on a line`."""
+    found = _by_caption(parts)
+    return found is not None and _numbered(found) is not None
+
+
+def _numbered(found: list[list[str]]) -> list[np.ndarray] | None:
     names = Counter(name for labels in found for name in labels)
     is_one_lacking = len({*found[0]}) < len(names) or not all(found)
     if len(names) < 2 or sum(names.values()) < FEW * len(names) or is_one_lacking:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
@@ -17,7 +17,10 @@ from msgspec import Meta
 
 from gyral.errors import InputError
 from gyral.model.family import Route, Told
+from gyral.model.naming import margin, shares_of
+from gyral.model.retrieving.index import Index
 
+LABEL = "/v1/label"
 MAX_SHOWN = 100_000
 """Pictures that a server keeps beside those of the model."""
 MAX_PICTURES, MAX_TEXTS = 256, 256
@@ -79,11 +82,12 @@ class Hit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Answer of a search, best first."""
+    """Answer of a search, best first. `recall`: the share of the nearest learned ones that is found, as it was measured."""
 
     request_id: str
     model: str
     items: list[Hit]
+    recall: float = 1.0
 
 
 class Likely(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,8 +144,8 @@ class Encoder(Protocol):
     def named(self, language: str) -> tuple[list[str], np.ndarray]: ...
 
 
-def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> dict[str, Route]:
-    """Routes of one loaded model; `best` ranks scores."""
+def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]], index: Index | None = None) -> dict[str, Route]:
+    """Routes of one loaded model; `best` ranks scores, `index` holds the gallery where that is large."""
     shown: dict[str, int] = {}
     vectors = np.zeros((0, model.gallery.shape[1]), np.float32)
 
@@ -155,39 +159,60 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> d
         raws = [decoded(each.picture) for each in requests if each.picture]
         texts = iter(model.embed_texts([each.text for each in requests if each.text]) if len(raws) < len(requests) else ())
         pictures = iter(model.embed_images(raws) if raws else ())
-        return [found(each, next(texts) if each.text else next(pictures)) for each in requests]
+        return found(requests, np.stack([next(texts) if each.text else next(pictures) for each in requests]))
 
-    def found(request: Search, vector: np.ndarray) -> Told:
-        learned = model.objects if request.among != "shown" else []
-        gallery = model.gallery if request.among != "shown" else model.gallery[:0]
-        extra, names = (vectors, list(shown)) if request.among != "learned" else (vectors[:0], [])
-        scores = np.concatenate([gallery, extra]) @ vector
-        items: list[dict[str, Any]] = []
-        for place in best(scores, request.k):
-            is_learned = place < len(learned)
-            item = {"object": learned[place] if is_learned else names[place - len(learned)], "score": float(scores[place])}
-            title = model.name_of(place, request.language) if is_learned else ""
-            items.append({**item, "title": title} if title else item)
-        objects = [item["object"] for item in items]
-        props = {"query": request.text, "language": request.language, "k": request.k, "items": objects}
-        return Told({"items": items}, "search", request.subject, objects[0] if objects else None, props)
+    def learned(vectors_QE: np.ndarray, k: int) -> Iterator[list[tuple[float, int]]]:
+        """Score and place of the k nearest pictures that the model has learned."""
+        if index is None:
+            for vector in vectors_QE:
+                scores = model.gallery @ vector
+                yield [(float(scores[at]), at) for at in best(scores, k)]
+            return
+        near = index.search(vectors_QE, k)
+        for places, row in zip(near.ids_Bk.tolist(), near.scores_Bk.tolist(), strict=True):
+            yield [(score, at) for score, at in zip(row, places, strict=True) if at >= 0]
+
+    def found(requests: Sequence[Search], vectors_QE: np.ndarray) -> list[Told]:
+        wants_learned = [each.among != "shown" for each in requests]
+        hits = learned(vectors_QE[wants_learned], max(each.k for each in requests))
+        told = []
+        for request, vector in zip(requests, vectors_QE, strict=True):
+            near = next(hits)[: request.k] if request.among != "shown" else []
+            items = [_hit(model, score, at, request.language) for score, at in near]
+            if shown and request.among != "learned":
+                names, scores = list(shown), vectors @ vector
+                items += [{"object": names[at], "score": float(scores[at])} for at in best(scores, request.k)]
+                items = sorted(items, key=lambda item: -item["score"])[: request.k]
+            objects = [item["object"] for item in items]
+            props = {"query": request.text, "language": request.language, "k": request.k, "items": objects}
+            body: dict[str, Any] = {"items": items}
+            if index is not None and request.among != "shown" and index.card["recall"] != 1:
+                body["recall"] = index.card["recall"]
+            told.append(Told(body, "search", request.subject, objects[0] if objects else None, props))
+        return told
 
     def label(request: Label) -> Told:
-        vector = model.embed_images([decoded(request.picture)])[0]
+        return label_together([request])[0]
+
+    def label_together(requests: Sequence[Label]) -> list[Told]:
+        pictures = model.embed_images([decoded(each.picture) for each in requests])
+        return [labelled(each, vector) for each, vector in zip(requests, pictures, strict=True)]
+
+    def labelled(request: Label, vector: np.ndarray) -> Told:
         names = request.labels
         if names:
             vectors = model.embed_texts(names)
         else:
             names, vectors = model.named(request.language)
         scores = vectors @ vector
-        shares = np.exp(model.scale * (scores - scores.max()))
-        shares /= shares.sum()
+        shares = shares_of(scores, model.scale)
         told = [
             {"label": names[at], "score": round(float(scores[at]), 6), "share": round(float(shares[at]), 6)}
             for at in best(scores, request.k)
         ]
         props = {"labels": [each["label"] for each in told], "k": request.k, "language": request.language}
-        return Told({"labels": told}, "label", request.subject, None, props)
+        sure = None if request.labels else float(margin(shares))  # among names of a client's own it means something else
+        return Told({"labels": told}, "label", request.subject, None, props, sure)
 
     def show(request: Pictures) -> Told:
         nonlocal vectors
@@ -221,10 +246,16 @@ def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]]) -> d
 
     return {
         "/v1/search": Route(Search, search, '{"text": "a hedgehog", "k": 5}', together=search_together, response=Found),
-        "/v1/label": Route(Label, label, _LABEL, is_pure=True, response=Labelled),
+        LABEL: Route(Label, label, _LABEL, True, label_together, Labelled),
         "/v1/pictures": Route(Pictures, show, '{"pictures": [{"object": "a.png", "raw": "base64…"}]}', response=Seen),
         "/v1/embed": Route(Embed, embed, '{"texts": ["a hedgehog"]}', True, embed_together, Embedded),
     }
+
+
+def _hit(model: Encoder, score: float, place: int, language: str) -> dict[str, Any]:
+    title = model.name_of(place, language)
+    item = {"object": model.objects[place], "score": score}
+    return {**item, "title": title} if title else item
 
 
 def _vectors(embed: Callable[[list[Any]], np.ndarray], of: list[Any]) -> list[list[float]]:

@@ -5,8 +5,10 @@ Calibration shows it `NUM` pictures that it was trained on and as many of their 
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import nn
@@ -15,12 +17,16 @@ from gyral.errors import InputError
 from gyral.lake.dataset import Dataset
 from gyral.model import augment, picture_rows
 from gyral.model.card import Weights
-from gyral.model.embedder import GALLERY, Embedder, model_of
+from gyral.model.embedder import GALLERY, Embedder, model_of, scale_of
+from gyral.model.naming import Judged, judged
 from gyral.model.nets import captions, vit
 from gyral.model.quant.calibration import Calibration
 from gyral.model.tasks.contrastive import Contrastive
+from gyral.model.tasks.pictures import PICTURES
+from gyral.model.vision_routes import LABEL
 
 NUM, ROWS = 256, 64
+ENGLISH = "en"
 
 
 class VisionTwin:
@@ -35,12 +41,40 @@ class VisionTwin:
         shape, caption = vit.Shape(**settings["picture"]), captions.Shape(**settings["caption"])
         by_name = settings.get("concept", "picture") == "name"
         known = picture_rows.read(data, shape.side, shape.channels, by_name=by_name, captioned=True)
-        self._trained, held_out = picture_rows.split(known)
+        self._trained, self._held_out = picture_rows.split(known)
+        held_out = self._held_out
         self._task = Contrastive(shape, caption, settings["width"], self._trained, held_out, augment.Recipe((1.0, 1.0)), seed)
 
     def measure(self, weights: Weights) -> float:
-        """r@1, by the net and the kernels that answer."""
-        return float(self._task.evaluate(Embedder.of(weights).model)["r_at_1"])
+        """Its metric, by the net and the kernels that answer."""
+        return float(self._task.evaluate(Embedder.of(weights).model)[self._task.metric])
+
+    def judged(self, weights: Weights) -> Judged | None:
+        """Pictures that were kept aside named as `POST /v1/label` names them, from all names of one language: English, where
+        half of the pictures have a name in it, else the one that most have. None where nothing has a name."""
+        names, truth, language = self._names
+        if not names:
+            return None
+        embedder = Embedder.of(weights)
+        shown = [at for at, known in enumerate(truth) if known]
+        pictures, texts = embedder.pictures(self._held_out.pixels[shown]), embedder.captions(names)
+        found = judged(pictures, texts, scale_of(weights), names, [truth[at] for at in shown])
+        return Judged(*found, LABEL, {"language": language})
+
+    @cached_property
+    def _names(self) -> tuple[list[str], list[set[str]], str]:
+        """Names that a server offers, those of each picture kept aside, and their language."""
+        known = msgspec.json.decode(self._task.files()[PICTURES])["names"]
+        aside = self._held_out
+        told: dict[str, dict[int, set[str]]] = {}
+        for concept, text, language in zip(aside.caption_concept.tolist(), aside.texts, aside.languages, strict=True):
+            told.setdefault(language, {}).setdefault(concept, set()).add(text)
+        if not told:
+            return [], [], ""
+        most = max(told, key=lambda language: (len(told[language]), language))
+        language = ENGLISH if len(told.get(ENGLISH, ())) * 2 >= aside.num_concepts else most
+        truth = [told[language].get(concept, set()) for concept in aside.concept.tolist()]
+        return sorted(set(known[language].values())), truth, language
 
     def finish(self, weights: Weights) -> Weights:
         """With vectors of the dataset's pictures as this variant makes them: what is asked is compared with its own kind."""

@@ -1,14 +1,16 @@
 """Answers to questions that are alike: the nearest question that was answered, if it is near enough. Off unless asked for.
 
-An embedding of what is asked is compared with those of the last `max_entries` questions of the same route and model version by
-cosine, all of them (.2 ms at 4,096 of 384 numbers): a threshold is the only thing that stands between a question and the answer
-to another one, so an approximate search would save nothing worth having. How often a threshold tells a wrong answer depends on
-the embedder and on what is asked: `calibrated` takes it from pairs that are known to be the same or not, for an error that is
-allowed, and refuses to where the pairs do not show it.
+An embedding of what is asked is compared with those of the last `max_entries` questions of the same model version by cosine,
+all of them: a threshold is the only thing that stands between a question and the answer to another one, so an approximate
+search would save nothing worth having. Questions have a key, of everything else that an answer depends on and of who asks;
+only those of one key are told each other's answers. How often a threshold tells a wrong answer depends on the embedder and on
+what is asked: `calibrated` takes it from pairs that are known to be the same or not, for an error that is allowed, and refuses
+to where the pairs do not show it (`gyral bench alike`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +28,7 @@ class Found(NamedTuple):
 
 
 class Alike:
-    """Of one route and model version; the oldest question goes first.
+    """Of one model version; the oldest question goes first.
 
     Parameters
     ----------
@@ -38,29 +40,39 @@ class Alike:
             raise InputError(f"{threshold} is not a cosine above 0", hint="`calibrated` takes one from pairs of questions")
         self._threshold = threshold
         self._vectors_ND = np.zeros((max_entries, dim), np.float32)
-        self._answers: list[bytes] = []
+        self._lanes_N = np.zeros(max_entries, np.int64)
+        self._answers: list[tuple[bytes, bytes]] = []
         self._next = 0
 
     def __len__(self) -> int:
         return len(self._answers)
 
-    def get(self, vector_D: np.ndarray) -> Found | None:
-        """What was answered to the question nearest to this one, if that is near enough."""
-        if not self._answers:
+    def get(self, vector_D: np.ndarray, key: bytes = b"") -> Found | None:
+        """What was answered to the question of this key that is nearest to this one, if that is near enough."""
+        num = len(self._answers)
+        is_of_key_N = self._lanes_N[:num] == _lane(key)
+        if not is_of_key_N.any():
             return None
-        cosine_N = self._vectors_ND[: len(self._answers)] @ unit(vector_D)
+        cosine_N = np.where(is_of_key_N, self._vectors_ND[:num] @ unit(vector_D), -2)
         best = int(cosine_N.argmax())
         near = float(cosine_N[best])
-        return Found(self._answers[best], near) if near >= self._threshold else None
+        kept, answer = self._answers[best]
+        return Found(answer, near) if near >= self._threshold and kept == key else None
 
-    def put(self, vector_D: np.ndarray, answer: bytes) -> None:
+    def put(self, vector_D: np.ndarray, answer: bytes, key: bytes = b"") -> None:
         """Keep an answer."""
         self._vectors_ND[self._next] = unit(vector_D)
+        self._lanes_N[self._next] = _lane(key)
         if self._next == len(self._answers):
-            self._answers.append(answer)
+            self._answers.append((key, answer))
         else:
-            self._answers[self._next] = answer
+            self._answers[self._next] = (key, answer)
         self._next = (self._next + 1) % len(self._vectors_ND)
+
+
+def _lane(key: bytes) -> int:
+    """A key as a number, to compare all at once; the key itself is compared where it counts."""
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little", signed=True)
 
 
 def unit(vector_D: np.ndarray) -> np.ndarray:

@@ -11,9 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from typing import Any, cast
-from urllib.parse import parse_qs
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -21,7 +19,8 @@ from gyral.config.sections import Serve
 from gyral.errors import InputError, UsageError
 from gyral.event.clock import now_us
 from gyral.http import AsgiApp, Header, Receive, Refused, Scope, Send, allow, header, read_body, reply, routed
-from gyral.model.family import Answer, Item, Recommends, Route, Servable
+from gyral.model.family import Answer, Recommends, Route, Servable
+from gyral.serve.about import asked_slot, described, no_such
 from gyral.serve.feedback import Impression, Impressions, Logged, RequestIds
 from gyral.serve.guard import GONE, Guard
 from gyral.serve.http1.answer import Response
@@ -29,19 +28,22 @@ from gyral.serve.http1.request import Request
 from gyral.serve.http1.request import Route as Hot
 from gyral.serve.metrics import Metrics
 from gyral.serve.mounts import Mounts
-from gyral.serve.packaged import Packaged
-from gyral.serve.slots import DEFAULT, Slots
-from gyral.serve.wire import POPULARITY, Recommend
+from gyral.serve.openai.runner import Asks, Wanted, told_by
+from gyral.serve.slots import DEFAULT
+from gyral.serve.wire import EXAMPLE, POPULARITY, Recommend, Recommended, number_of
 
 
-class Recommended(msgspec.Struct):
-    """Its answer."""
+class Holds(Protocol):
+    """Named slots of models, one of them the default: `Slots`, `Packaged`, `openai.copies.Copies`."""
 
-    request_id: str
-    model: str
-    subject: str
-    known: bool
-    items: list[Item]
+    @property
+    def default(self) -> Servable: ...
+
+    def get(self, slot: str | None) -> Servable | None: ...
+
+    def names(self) -> dict[str, str]: ...
+
+    def loaded_at(self, slot: str = DEFAULT) -> float: ...
 
 
 class App:
@@ -54,18 +56,20 @@ class App:
     mounts : path prefix → ASGI application for all other paths; the longest prefix wins. It sees the whole path.
     note : told when a model raises instead of answering.
     models : further mounts, that ask models: whoever may not ask the server's routes may not ask them.
+    asks : who answers the families' routes where that is not this process.
     """
 
     def __init__(
         self,
-        slots: Slots | Packaged,
+        slots: Holds,
         config: Serve,
         impressions: Impressions | None = None,
         mounts: Mapping[str, AsgiApp] | None = None,
         note: Callable[[str], None] | None = None,
         models: Mapping[str, AsgiApp] | None = None,
+        asks: Asks | None = None,
     ) -> None:
-        self._slots = slots
+        self._slots, self._asks = slots, asks
         self._config = config
         self._impressions = impressions
         self.metrics = Metrics()
@@ -86,25 +90,26 @@ class App:
         if path == "/v1/recommend":
             allow(scope, "POST")
             asked = await read_body(scope, receive, self._config.max_body_bytes)
-            body, version = self._recommend(asked, header(scope, b"authorization"), header(scope, b"traceparent"))
+            body, version = self._recommend(asked, lambda name: header(scope, name))
             await reply(send, 200, body, version)
         elif path == "/v1/model":
             allow(scope, "GET")
             self.guard.check(header(scope, b"authorization"))
-            await reply(send, 200, self._encoder.encode(self._describe(scope)))
+            await reply(send, 200, self._described(asked_slot(scope)))
         elif (route := self._slots.default.routes.get(path)) is not None:
             allow(scope, "POST")
             body = await read_body(scope, receive, self._config.max_body_bytes)
-            await self._guarded(path, route, body, scope, send)
+            await self._guarded(path, route, body, scope, receive, send)
         else:
             routes = ", ".join(f"POST {each}" for each in self._slots.default.routes) or "POST /v1/recommend"
             await self._mounts.find(path, f"{routes}, GET /v1/model, GET /healthz")(scope, receive, send)
 
-    async def _guarded(self, path: str, route: Route, body: bytes, scope: Scope, send: Send) -> None:
+    async def _guarded(self, path: str, route: Route, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         began, status = time.monotonic(), GONE
         account = self.guard.begin(path, header(scope, b"authorization"), len(body), began)
         try:
-            await self._ask(path, route, body, send)
+            self.guard.tier(lambda name: header(scope, name))
+            await self._ask(path, route, body, scope, receive, send)
             status = 200
         except Refused as refused:
             status = refused.status
@@ -112,8 +117,8 @@ class App:
         finally:
             self.guard.end(account, path, status, began, header(scope, b"traceparent"))
 
-    async def _ask(self, path: str, route: Route, body: bytes, send: Send) -> None:
-        """A route that the family has: decoded here, answered in a thread of its own, so that the others go on."""
+    async def _ask(self, path: str, route: Route, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """A route that the family has: decoded here, answered in a thread of its own or by another process."""
         try:
             request = msgspec.json.decode(body, type=route.request)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -123,7 +128,13 @@ class App:
         if path not in model.routes:
             raise Refused(404, f"`{model.name}` is not asked at `{path}`", hint=_asked_at(model))
         try:
-            told = await asyncio.get_running_loop().run_in_executor(self._worker, model.routes[path].answer, request)
+            if self._asks is None:
+                told = await asyncio.get_running_loop().run_in_executor(self._worker, model.routes[path].answer, request)
+            else:
+                left_s = number_of(header(scope, b"x-deadline-ms"), self._config.deadline_ms, "x-deadline-ms") / 1e3
+                told = await told_by(self._asks, Wanted(model, slot, path, body, left_s), receive)
+        except Refused:
+            raise
         except (InputError, UsageError) as error:  # what the client sent, or this model is not asked
             raise Refused(400, error.what, why=error.why, hint=error.hint) from None
         except Exception as error:  # a family's fault, not the client's
@@ -131,9 +142,12 @@ class App:
         request_id = self._ids.next()
         if self._impressions is not None:
             props = {"model": model.name, "slot": slot, **told.props}
+            if told.confidence is not None:
+                props["confidence"] = round(told.confidence, 9)
             self._impressions.add(Logged(request_id, now_us(), told.kind, told.subject, told.object, None, props))
         answered = {"request_id": request_id, "model": model.name, **told.body}
-        await reply(send, 200, self._encoder.encode(answered), (b"x-model-version", model.name.rpartition("@")[2].encode()))
+        version = (b"x-model-version", answered["model"].rpartition("@")[2].encode())
+        await reply(send, 200, self._encoder.encode(answered), version)
 
     def answer(self, request: Recommend) -> Recommended:
         """Answer one decoded request, and log the impression."""
@@ -176,28 +190,28 @@ class App:
         """The fast handlers, by path; the application answers these paths as well."""
 
         def recommend(request: Request) -> Response:
-            body, version = self._recommend(request.body, request.header(b"authorization"), request.header(b"traceparent"))
+            body, version = self._recommend(request.body, request.header)
             return Response(body, headers=(version,))
 
         return {"/v1/recommend": Hot(recommend, ("POST",), self._config.max_body_bytes)}
 
-    def _recommend(self, body: bytes, authorization: bytes, parent: bytes) -> tuple[bytes, Header]:
+    def _recommend(self, body: bytes, header: Callable[[bytes], bytes]) -> tuple[bytes, Header]:
         began, status = time.monotonic(), 200
-        account = self.guard.begin("/v1/recommend", authorization, len(body), began)
+        account = self.guard.begin("/v1/recommend", header(b"authorization"), len(body), began)
         try:
+            self.guard.tier(header)
             return self._recommended(body)
         except Refused as refused:
             status = refused.status
             raise
         finally:
-            self.guard.end(account, "/v1/recommend", status, began, parent)
+            self.guard.end(account, "/v1/recommend", status, began, header(b"traceparent"))
 
     def _recommended(self, body: bytes) -> tuple[bytes, Header]:
         try:
             request = self._decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            hint = '{"subject": "17850", "k": 10, "context": {"country": "France"}}'
-            raise Refused(400, "the body is not a request", why=str(error), hint=f"send {hint}") from None
+            raise Refused(400, "the body is not a request", why=str(error), hint=f"send {EXAMPLE}") from None
         try:
             answered = self.answer(request)
         except Refused:
@@ -216,25 +230,12 @@ class App:
     def _model(self, slot: str) -> Servable:
         model = self._slots.get(None if slot == POPULARITY else slot)
         if model is None:
-            listed = ", ".join(f"`{name}`" for name in self._slots.names())
-            raise Refused(404, f"there is no model `{slot}` here", hint=f"leave `model` out, or use one of {listed}")
+            raise no_such(slot, self._slots.names())
         return model
 
-    def _describe(self, scope: Scope) -> dict[str, Any]:
-        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-        slot = query.get("slot", [DEFAULT])[0]
-        model = self._model(slot)
-        loaded_at = datetime.fromtimestamp(self._slots.loaded_at(DEFAULT if slot == POPULARITY else slot), UTC)
-        impressions = self._impressions
-        return {
-            "model": model.name,
-            "family": model.card["family"],
-            "learned_until": model.card.get("learned_until"),
-            "loaded_at": loaded_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "slots": self._slots.names(),
-            "impressions": {"appended": impressions.appended, "dropped": impressions.dropped} if impressions else None,
-            "card": model.card,
-        }
+    def _described(self, slot: str) -> bytes:
+        model, loaded_at = self._model(slot), self._slots.loaded_at(DEFAULT if slot == POPULARITY else slot)
+        return described(model.name, model.card, loaded_at, self._slots.names(), self._impressions)
 
     def close(self) -> None:
         """End the thread; may be called twice."""

@@ -35,6 +35,7 @@ class Ask(NamedTuple):
     deadline_s : seconds left when it was sent; inf: none.
     version : model version that must answer, "" for the newest.
     variant : which of the models of that version, "" for the first.
+    key : asks of one key go to one worker as far as its load allows; empty: to the one with the fewest.
     """
 
     id: int
@@ -44,6 +45,7 @@ class Ask(NamedTuple):
     version: str = ""
     is_stream: bool = False
     variant: str = ""
+    key: bytes = b""
 
 
 class Part(NamedTuple):
@@ -52,7 +54,8 @@ class Part(NamedTuple):
     Attributes
     ----------
     status : 200, or the error's.
-    props : what the log keeps; whoever carries the part adds `version`, the one that computed it.
+    props : what the log keeps; whoever carries the part adds `version` and `worker`, those that computed it. An `opening` part
+        says nothing yet of the answer: who asks again gets another.
     """
 
     id: int
@@ -190,4 +193,6 @@ class OneShot:
 
     def _part(self, ask: Ask, told: Told) -> Part:
         props = {"kind": told.kind, "subject": told.subject, "object": told.object, **told.props, "model": self._name}
+        if told.confidence is not None:
+            props["confidence"] = round(told.confidence, 9)
         return Part(ask.id, 200, self._encoder.encode({"model": self._name, **told.body}), True, props)

@@ -111,7 +111,8 @@ class Following:
     def _set(self, name: str, version: str) -> str:
         found = {name: version}
         for other in self._models[1:]:
-            found[other.partition("@")[0]] = cards.find(self._root, other).name
+            base = other.partition("@")[0]
+            found[base if base != name else other] = cards.find(self._root, other).name  # `shop@1` beside `shop`
         extra = self._extra(name)
         if self._canary:
             extra[CANARY] = self._canary
@@ -141,7 +142,10 @@ class Following:
         card = cards.read_card(self._folder / version)
         tried = {each.model: each for each in [*card.variants, *(first.variants if first is not None else ())]}.get(card.model)
         memory = tried.memory_bytes if tried is not None else card.size_bytes
-        return Variant(name, _kept(card, first), card.size_bytes, memory, {"server": _curve(tried)})
+        curves = {"server": _curve(tried)}
+        # when it is sure was found against one version of the model, whose card says so, and tells nothing of another
+        held = next((each.cascade for each in first.variants if each.model == card.model), None) if first is not None else None
+        return Variant(name, _kept(card, first), card.size_bytes, memory, curves, cascade=held)
 
     def _changed(self, version: str) -> tuple[int, ...]:
         found = []
@@ -159,8 +163,10 @@ class Following:
 
 
 def published(card: cards.Card) -> list[str]:
-    """Names of what a model was compressed to for tiers."""
-    return [each.model.partition("@")[0] for each in card.variants if each.to and each.model]
+    """Names of what a model was compressed to for tiers; of an older version of itself, that version."""
+    own = card.model.partition("@")[0]
+    named = [(each.model, each.model.partition("@")[0]) for each in card.variants if each.to and each.model]
+    return [model if base == own else base for model, base in named]
 
 
 def _curve(tried: cards.Variant | None) -> Curve:

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs
 
 import msgspec
 
@@ -22,6 +19,7 @@ from gyral.config.sections import Serve
 from gyral.errors import GyralError, ServeError
 from gyral.event.clock import now_us
 from gyral.http import AsgiApp, Receive, Refused, Scope, Send, allow, read_body, reply, routed
+from gyral.serve.about import About, asked_slot, described, no_such
 from gyral.serve.cache import Cache
 from gyral.serve.engine import Ask, Part
 from gyral.serve.feedback import Impressions, Logged, RequestIds
@@ -35,11 +33,13 @@ from gyral.serve.job import in_set
 from gyral.serve.metrics import Gauge, Metrics
 from gyral.serve.mounts import Mounts
 from gyral.serve.pool import Pool
+from gyral.serve.said import Said
 from gyral.serve.scheduling.canary import Arm
 from gyral.serve.scheduling.quota import Account
 from gyral.serve.slots import DEFAULT, POLL_S
+from gyral.serve.standing import gauges, state
 from gyral.serve.trial import Trial
-from gyral.serve.wire import MODEL, POPULARITY
+from gyral.serve.wire import MODEL, POPULARITY, number_of
 
 ASK_S = 60.0
 FIRST_OWN_ID = 1 << 60
@@ -63,6 +63,7 @@ class _Client(NamedTuple):
     slot: str
     began: float
     subject: str
+    trial: Trial | None
     arm: Arm | None
     parent: bytes
 
@@ -95,21 +96,18 @@ class Front:
         self._impressions = impressions
         self.metrics = Metrics(self._gauges)
         self._mounts = Mounts({**(mounts or {}), "/metrics": self.metrics})
-        self._guard = Guard(config, self.metrics, note)
+        self.guard = Guard(config, self.metrics, note)
         self._cache = Cache(config.cache_bytes)
         self._asking: dict[bytes, _Asked] = {}
         self._ids, self._own = RequestIds(), FIRST_OWN_ID
-        self._decoder, self._encoder = msgspec.json.Decoder(_Named), msgspec.json.Encoder()
+        self._decoder = msgspec.json.Decoder(_Named)
         self._loop = asyncio.get_running_loop()
         self.routes: dict[str, bool] = {}
-        self._told: dict[str, dict[str, Any]] = {}
+        self._told: dict[str, About] = {}
         self._models: dict[str, str] = {}
-        self._since = time.time()
+        self._since: dict[str, float] = {}
         self.trial: Trial | None = None
-        if config.canary:
-            models = in_set(pool.versions.current)
-            old, new = next(iter(models.values())), models[f"{SLOT}{CANARY}"]
-            self.trial = Trial(old, new, config.canary_share, config.shadow_share, note)
+        self._renew()
 
     async def learn(self) -> None:
         """Ask the workers what they answer with, and how that is asked; once they are ready, and after each swap."""
@@ -120,9 +118,25 @@ class Front:
             part = await self._pool.answer(Ask(self._own, MODEL, b"{}", ASK_S, variant=name))
             if part.status != 200:
                 raise ServeError("the workers do not say what they answer with", why=part.body.decode("utf-8", "replace")[:500])
-            told[name] = msgspec.json.decode(part.body)
-        self._told, self._models, self._since = told, models, time.time()
-        self.routes = {path: is_pure for path, (_, is_pure) in next(iter(told.values()))["routes"].items() if path != MODEL}
+            told[name] = msgspec.json.decode(part.body, type=About)
+        now, before = time.time(), self._models
+        self._since = {each: self._since[each] if before.get(each) == models[each] else now for each in models}
+        self._told, self._models = told, models
+        self.routes = {path: is_pure for path, (_, is_pure) in self._first.routes.items() if path != MODEL}
+
+    def _renew(self) -> None:
+        """Have the trial be of the versions that answer; a model that was stopped is not tried again before it is another."""
+        models, config, trial = in_set(self._pool.versions.current), self._config, self.trial
+        if not config.canary:
+            return
+        old, new = next(iter(models.values())), models[f"{SLOT}{CANARY}"]
+        if trial is None or trial.canary.new != new or (trial.canary.old != old and not trial.canary.is_stopped):
+            self.trial = Trial(old, new, config.canary_share, config.shadow_share, self._note)
+
+    def said(self, feedback: Sequence[Said]) -> None:
+        """Count feedback where a model is on trial."""
+        if self.trial is not None:
+            self.trial.said(feedback)
 
     async def follow(self) -> None:
         """Have the newest versions answer, for ever."""
@@ -135,6 +149,7 @@ class Front:
                     except GyralError as error:
                         self._following.refuse(version, error)
                         continue
+                    self._renew()
                     await self.learn()
                     self._gateway.use(await asyncio.to_thread(self._following.slots, version))
                     break
@@ -163,8 +178,8 @@ class Front:
             await reply(send, told.status, told.body, *told.headers)
         elif path == MODEL:
             allow(scope, "GET")
-            self._guard.check(dict(scope["headers"]).get(b"authorization", b""))
-            await reply(send, 200, self._encoder.encode(self._describe(scope)))
+            self.guard.check(dict(scope["headers"]).get(b"authorization", b""))
+            await reply(send, 200, self._described(asked_slot(scope)))
         else:
             routes = ", ".join(f"POST {each}" for each in self.routes)
             await self._mounts.find(path, f"{routes}, GET {MODEL}, GET /metrics, GET /healthz")(scope, receive, send)
@@ -177,12 +192,12 @@ class Front:
         Refused : the request is not answered.
         """
         began = time.monotonic()
-        account = self._guard.begin(path, header(b"authorization"), len(body), began)
+        account = self.guard.begin(path, header(b"authorization"), len(body), began)
         try:
             return self._begin(path, header, body, account, began)
         except BaseException as error:
             status = error.status if isinstance(error, Refused) else 500
-            self._guard.end(account, path, status, began, header(b"traceparent"))
+            self.guard.end(account, path, status, began, header(b"traceparent"))
             raise
 
     def _begin(
@@ -193,17 +208,19 @@ class Front:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(400, "the body is not a request", why=str(error), hint=f"send {self._example(path)}") from None
         slot, subject = named.model or DEFAULT, named.subject or ""
-        arm = self.trial.arm(subject) if self.trial is not None and slot == DEFAULT else None
-        if arm is not None and arm.version == self.trial.canary.new:  # type: ignore[union-attr]
+        trial = self.trial if slot == DEFAULT else None
+        arm = trial.arm(subject) if trial is not None else None
+        if arm is not None and trial is not None and arm.version == trial.canary.new:
             slot = CANARY
         lane = DEFAULT if slot == POPULARITY else slot
         if lane != DEFAULT and f"{SLOT}{lane}" not in self._models:
-            listed = ", ".join(f"`{name}`" for name in self._slots())
-            raise Refused(404, f"there is no model `{slot[:200]}` here", hint=f"leave `model` out, or use one of {listed}")
-        until = began + _number(header(b"x-deadline-ms"), self._config.deadline_ms, "x-deadline-ms") / 1e3
-        floor = _number(header(b"x-min-quality"), -math.inf, "x-min-quality")
+            raise no_such(slot, self.slots())
+        tier = self.guard.tier(header)
+        default_s = tier.deadline_s(self._config.deadline_ms / 1e3)
+        until = began + number_of(header(b"x-deadline-ms"), 1e3 * default_s, "x-deadline-ms") / 1e3
+        floor = number_of(header(b"x-min-quality"), tier.floor(), "x-min-quality")
         caller = account.caller
-        client = _Client(self._loop.create_future(), account, path, slot, began, subject, arm, header(b"traceparent"))
+        client = _Client(self._loop.create_future(), account, path, slot, began, subject, trial, arm, header(b"traceparent"))
         key = b""
         if self._config.cache_bytes and self.routes.get(path):
             key = self._cache.key(path, f"{self._pool.versions.current} {slot} {floor}", body)
@@ -219,18 +236,18 @@ class Front:
         asked.id = self._gateway.ask(wanted, lambda part: self._heard(asked, key, part))
         if key:
             self._asking[key] = asked
-        if arm is not None and arm.shadow:
-            self._shadow(wanted, client)
+        if trial is not None and arm is not None and arm.shadow:
+            self._shadow(wanted, client, trial)
         return self._wait(asked, client, key)
 
-    def _shadow(self, wanted: Wanted, client: _Client) -> None:
+    def _shadow(self, wanted: Wanted, client: _Client, trial: Trial) -> None:
         """Ask the model on trial as well; both answers are compared when both are there."""
         parts: dict[str, Part] = {}
 
         def heard(which: str, part: Part) -> None:
             parts[which] = part
-            if len(parts) == 2 and self.trial is not None:
-                self.trial.shadowed(parts["old"], parts["new"])
+            if len(parts) == 2:
+                trial.shadowed(parts["old"], parts["new"])
 
         def told(answer: asyncio.Future[Response]) -> None:
             if not answer.cancelled():
@@ -246,10 +263,11 @@ class Front:
         def gone(answer: asyncio.Future[Response]) -> None:
             if not answer.cancelled():
                 return
-            self._guard.end(client.account, client.path, GONE, client.began, client.parent)
+            self.guard.end(client.account, client.path, GONE, client.began, client.parent)
             asked.clients.remove(client)
             if not asked.clients:
-                self._asking.pop(key, None)
+                if self._asking.get(key) is asked:  # and not what was asked for the same after this one's answer came
+                    del self._asking[key]
                 self._gateway.cancel(asked.id)
 
         client.answer.add_done_callback(gone)
@@ -267,10 +285,10 @@ class Front:
     def _answer(self, client: _Client, part: Part) -> Response:
         """One client's answer: logged, counted, with a number of its own."""
         model = str(part.props.get("model", ""))
-        self._guard.end(client.account, client.path, part.status, client.began, client.parent, model)
+        self.guard.end(client.account, client.path, part.status, client.began, client.parent, model)
         request_id = self._ids.next()
-        if self.trial is not None and client.arm is not None:
-            self.trial.answered(request_id, client.subject, part)
+        if client.trial is not None:
+            client.trial.answered(request_id, client.subject, part)
         if part.status != 200:
             headers = ((b"retry-after", b"1"),) if part.status == 503 else ()
             return Response(_located(part.body, client.path), part.status, headers)
@@ -284,93 +302,51 @@ class Front:
             self._impressions.add(Logged(request_id, now_us(), kind, subject, shown, props.get("country"), kept))
         version = model.rpartition("@")[2].encode()
         body = b'{"request_id":"%b",%b' % (request_id.encode(), part.body[1:])
-        return Response(body, headers=((b"x-model-version", version),))
+        more = ((b"x-gyral-cascade", props["cascade"].encode()),) if "cascade" in props else ()
+        return Response(body, headers=((b"x-model-version", version), *more))
 
-    def _describe(self, scope: Scope) -> dict[str, Any]:
-        slot = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("slot", [DEFAULT])[0]
+    @property
+    def document(self) -> dict[str, Any]:
+        """Of the routes of the model that answers, as its workers told it."""
+        return self._first.document
+
+    @property
+    def _first(self) -> About:
+        return next(iter(self._told.values()))
+
+    def _described(self, slot: str) -> bytes:
         name = next(iter(self._models)) if slot in (DEFAULT, POPULARITY) else f"{SLOT}{slot}"
         if name not in self._told:
-            raise Refused(404, f"there is no model `{slot[:200]}` here", hint=f"one of {', '.join(self._slots())}")
-        told, impressions = self._told[name], self._impressions
-        loaded_at = datetime.fromtimestamp(self._since, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return {
-            "model": self._models[name],
-            "family": told["family"],
-            "learned_until": told["learned_until"],
-            "loaded_at": loaded_at,
-            "slots": self._slots(),
-            "variants": {each: self._models[each] for each in self._models if not each.startswith(SLOT)},
-            **{name: value for name, value in self.state().items() if name in ("workers", "chosen", "trial")},
-            "impressions": {"appended": impressions.appended, "dropped": impressions.dropped} if impressions else None,
-            "card": told["card"],
-        }
+            raise no_such(slot, self.slots())
+        more = {each: value for each, value in self.state().items() if each in ("workers", "chosen", "cascade", "trial")}
+        more["variants"] = {each: version for each, version in self._models.items() if not each.startswith(SLOT)}
+        card = self._told[name].card
+        return described(self._models[name], card, self._since[name], self.slots(), self._impressions, **more)
 
-    def _slots(self) -> dict[str, str]:
+    def slots(self) -> dict[str, str]:
+        """Slot → model."""
         first = next(iter(self._models))
         named = {DEFAULT: self._models[first]}
         named |= {name.removeprefix(SLOT): each for name, each in self._models.items() if name.startswith(SLOT)}
-        return named | ({POPULARITY: self._models[first]} if self._told[first]["recommends"] else {})
+        return named | ({POPULARITY: self._models[first]} if self._first.recommends else {})
 
     def _example(self, path: str) -> str:
-        return str(next(iter(self._told.values()))["routes"][path][0])
+        return self._first.routes[path][0]
 
     def close(self) -> None:
         """Send what is to be told; may be called twice."""
-        self._guard.close()
+        self.guard.close()
 
     def state(self) -> dict[str, Any]:
         """How it is now, for the run's record."""
-        cache, gateway = self._cache.counts(), self._gateway
-        return {
-            "waiting": gateway.waiting,
-            "in_flight": gateway.in_flight,
-            "not_answered": gateway.not_answered(),
-            "cache": {"hits": cache.hits + cache.shared, "misses": cache.misses, "bytes": cache.num_bytes},
-            "workers": [each._asdict() for each in self._pool.loads()],
-            "chosen": {each: choice.explain() for each, choice in gateway.choices().items()},
-            "trial": self.trial.canary.verdict()._asdict() if self.trial is not None else None,
-        }
+        trial = self.trial.canary.verdict()._asdict() if self.trial is not None else None
+        return {**state(self._pool, self._gateway, self._cache.counts()), "trial": trial}
 
     def _gauges(self) -> dict[str, Gauge]:
-        loads, cache, gateway = self._pool.loads(), self._cache.counts(), self._gateway
-        versions = {name: float(each.rpartition("@")[2]) for name, each in self._models.items()}
-
-        def of_workers(field: str) -> dict[str, float]:
-            return {str(each.number): getattr(each, field) for each in loads}
-
-        return {
-            "gyral_waiting": Gauge("requests that wait for a worker", "", {"": gateway.waiting}),
-            "gyral_in_flight": Gauge("requests that have no answer yet", "", {"": gateway.in_flight}),
-            "gyral_not_answered": Gauge("refused or given up, by why", "why", gateway.not_answered(), True),
-            "gyral_worker_resident_bytes": Gauge("memory", "worker", of_workers("resident_bytes")),
-            "gyral_worker_busy": Gauge("share of the time that it computes", "worker", of_workers("busy")),
-            "gyral_worker_deaths": Gauge("how often it was replaced", "worker", of_workers("deaths"), True),
-            "gyral_cache_hits": Gauge("answers that were told again", "", {"": cache.hits}, True),
-            "gyral_cache_misses": Gauge("answers that were not kept", "", {"": cache.misses}, True),
-            "gyral_cache_bytes": Gauge("of answers that are kept", "", {"": cache.num_bytes}),
-            "gyral_model_version": Gauge("of the models that answer", "model", versions),
-        }
+        return gauges(self._pool, self._gateway, self._cache.counts(), self._models)
 
 
-_NOT_KEPT = frozenset(("kind", "subject", "object", "country", "version"))
-
-
-def _number(value: bytes, default: float, name: str) -> float:
-    """A positive number of a header.
-
-    Raises
-    ------
-    Refused : 400.
-    """
-    if not value:
-        return default or math.inf
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise Refused(400, f"`{name}` is `{value[:50].decode('latin-1')}`", hint="a number above 0")
-    return number
+_NOT_KEPT = frozenset(("kind", "subject", "object", "country", "version", "worker"))
 
 
 def _located(body: bytes, path: str) -> bytes:

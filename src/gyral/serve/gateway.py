@@ -19,10 +19,14 @@ from gyral.http import Refused
 from gyral.serve.engine import Ask, Part, failed
 from gyral.serve.pool import Pool
 from gyral.serve.scheduling.admission import Admission
+from gyral.serve.scheduling.batch import Waiting
+from gyral.serve.scheduling.cascade import First, chosen
 from gyral.serve.scheduling.cost import Curve
 from gyral.serve.scheduling.dispatch import Dispatched, Dispatcher
 from gyral.serve.scheduling.router import Choice, Variant
 
+FIRST = "first of "
+"""Before a slot's name, its queue for the variant that is asked first; no slot has a space in its name."""
 EXPIRE_S = 0.005
 """How often those who wait are looked at while no worker is free."""
 OnPart = Callable[[Part], None]
@@ -48,6 +52,11 @@ class Wanted(NamedTuple):
     weight: float = 1.0
     floor: float = -math.inf
 
+    def waiting(self, id: int, floor: float | None = None) -> Waiting:
+        """What a queue has to know of it; `floor` instead of its own."""
+        floor = self.floor if floor is None else floor
+        return Waiting(id, self.until, self.key, self.priority, self.weight, floor=floor)
+
 
 class Demand(NamedTuple):
     """Requests a second, those that wait, and requests a second of one worker within their deadlines."""
@@ -70,11 +79,14 @@ class _Batch:
 class _Request:
     """From being let in to the answer."""
 
-    __slots__ = ("batch", "on_part", "wanted")
+    __slots__ = ("batch", "is_again", "on_part", "queue", "small", "wanted")
 
-    def __init__(self, wanted: Wanted, on_part: OnPart) -> None:
-        self.wanted, self.on_part = wanted, on_part
+    def __init__(self, wanted: Wanted, on_part: OnPart, queue: str) -> None:
+        self.wanted, self.on_part, self.queue = wanted, on_part, queue
         self.batch: _Batch | None = None
+        self.is_again = False
+        self.small: Part | None = None
+        """The answer of the small variant, which counts where the large one's would be too late and the floor allows it."""
 
 
 class Gateway:
@@ -86,13 +98,16 @@ class Gateway:
     slots : slot → its variants; a variant's name is the one it has in the set of models that the workers hold.
     tiers : classes of devices; workers are of `server`.
     on_batch : told the variant, size and seconds of each batch that was measured.
+    cascade : variants that know when they are sure are asked first (`scheduling.cascade`).
     """
 
     def __init__(
         self, pool: Pool, slots: Mapping[str, Sequence[Variant]], tiers: Mapping[str, DeviceTier], *, max_waiting: int = 8_192,
         max_batch: int = 64, on_batch: Callable[[str, int, float], None] = lambda *_: None,
-        draw: Callable[[], float] = random.random,
+        draw: Callable[[], float] = random.random, cascade: bool = False,
     ) -> None:  # fmt: skip
+        self._has_cascade = cascade
+        self._firsts: dict[str, First] = {}
         self._pool, self._tiers, self._max_waiting, self._draw, self._on_batch = pool, tiers, max_waiting, draw, on_batch
         self._max_batch = max_batch
         self._loop = asyncio.get_running_loop()
@@ -109,24 +124,36 @@ class Gateway:
     def use(self, slots: Mapping[str, Sequence[Variant]]) -> None:
         """Have other variants answer; who waits keeps waiting, and a slot that is gone refuses who waits for it."""
         waiting = [(id, each) for id, each in self._requests.items() if each.batch is None]
-        workers = max(1, self._pool.num_ready)
+        before, self._firsts = self._firsts, {}
+        queues = dict(slots)
         for name, variants in slots.items():
+            if self._has_cascade and (pair := chosen(variants)) is not None:
+                queues[FIRST + name] = [pair[0]]
+        for name, variants in queues.items():
             known = self._learned(name)
             variants = [
                 each._replace(max_batch=self._max_batch, curves={"server": known.get(each.name, each.curves["server"])})
                 for each in variants
             ]
-            dispatcher = Dispatcher(variants, self._tiers, workers=workers, max_waiting=self._max_waiting)
+            dispatcher = Dispatcher(variants, self._tiers, workers=max(1, self._pool.num_ready), max_waiting=self._max_waiting)
             self._dispatchers[name] = dispatcher
-            self._admissions[name] = Admission(dispatcher, self._draw, self._not_answered)
-        for name in [name for name in self._dispatchers if name not in slots]:
+            counts = None if name.startswith(FIRST) else self._not_answered  # who is refused there is asked the other way
+            self._admissions[name] = Admission(dispatcher, self._draw, counts)
+        for name in [name for name in self._dispatchers if name not in queues]:
             del self._dispatchers[name], self._admissions[name]
+        for name, variants in slots.items():
+            if FIRST + name in queues:
+                small, large = queues[FIRST + name][0], variants[0]
+                costs = self._dispatchers[FIRST + name].cost(small.name), self._dispatchers[name].cost(large.name)
+                first = self._firsts[name] = First(small, large, costs)
+                if name in before:
+                    first.counts = before[name].counts
         self._turn = list(self._dispatchers)
         now = time.monotonic()
         for id, each in waiting:
-            wanted, dispatcher_ = each.wanted, self._dispatchers.get(each.wanted.slot)
-            more = {"priority": wanted.priority, "weight": wanted.weight, "floor": wanted.floor}
-            if dispatcher_ is None or not dispatcher_.push(id, wanted.until, now, wanted.key, **more):  # type: ignore[arg-type]
+            each.queue, each.small, each.is_again = each.wanted.slot, None, False
+            found = self._dispatchers.get(each.wanted.slot)
+            if found is None or not found.push(each.wanted.waiting(id), now):
                 self._end(id, failed(id, 503, "the models here have changed", hint="ask again"))
         self.pump()
 
@@ -145,17 +172,24 @@ class Gateway:
         """
         self._next = id = self._next + 1
         now = time.monotonic()
-        admission = self._admissions.get(wanted.slot)
-        if admission is None:  # the models have just changed, and with them the slots
+        if wanted.slot not in self._admissions:  # the models have just changed, and with them the slots
             raise Refused(503, f"nothing answers in `{wanted.slot}` now", hint="ask again", headers=((b"retry-after", b"1"),))
-        refusal = admission.offer(
-            id, wanted.until, now, wanted.key, priority=wanted.priority, weight=wanted.weight, floor=wanted.floor
-        )
-        if refusal is not None:
-            raise refusal.raised()
-        self._requests[id] = _Request(wanted, on_part)
+        queue = FIRST + wanted.slot
+        if not self._begins(wanted, now) or self._admissions[queue].offer(wanted.waiting(id, -math.inf), now) is not None:
+            queue = wanted.slot
+            refusal = self._admissions[queue].offer(wanted.waiting(id), now)
+            if refusal is not None:
+                raise refusal.raised()
+        self._requests[id] = _Request(wanted, on_part, queue)
         self.pump()
         return id
+
+    def _begins(self, wanted: Wanted, now: float) -> bool:
+        """Whether it goes to the small variant first."""
+        first = self._firsts.get(wanted.slot)
+        if first is None or wanted.path != first.cascade.path:
+            return False
+        return first.begins(wanted.floor, wanted.until - now, max(1, self._pool.num_ready), now)
 
     def cancel(self, id: int) -> None:
         """Nobody waits for it any more; `on_part` is not called."""
@@ -163,7 +197,7 @@ class Gateway:
         if request is None:
             return
         if request.batch is None:
-            dispatcher = self._dispatchers.get(request.wanted.slot)
+            dispatcher = self._dispatchers.get(request.queue)
             if dispatcher is not None:
                 dispatcher.cancel(id)
             return
@@ -196,15 +230,22 @@ class Gateway:
         found = {}
         for name, dispatcher in self._dispatchers.items():
             choice = dispatcher.choice()
-            if choice is not None:
+            if choice is not None and not name.startswith(FIRST):
                 found[name] = choice
         return found
+
+    def cascades(self) -> dict[str, First]:
+        """Of each slot that has one."""
+        return dict(self._firsts)
 
     def demand(self) -> Demand:
         """What comes, what waits, and what one worker carries of it."""
         rate = sum(each.rate for each in self._dispatchers.values())
         busiest = max(self._dispatchers.values(), key=lambda each: each.rate)
-        return Demand(rate, self.waiting, busiest.capacity())
+        if not self._firsts or rate <= 0:
+            return Demand(rate, self.waiting, busiest.capacity())
+        seconds = sum(each.rate / max(each.capacity(), 1e-9) for each in self._dispatchers.values())
+        return Demand(rate, self.waiting, rate / seconds)
 
     def close(self) -> None:
         """Refuse who still waits."""
@@ -252,8 +293,39 @@ class Gateway:
         batch = request.batch
         if part.status >= 500:
             batch.is_whole = False
-        self._end(part.id, part)
+        first = self._firsts.get(request.wanted.slot)
+        if first is None:
+            self._end(part.id, part)
+        elif request.queue.startswith(FIRST) and part.status in (200, 500):
+            self._judge(request, part, first)
+        else:
+            self._end(part.id, _by(first, "escalated", part) if request.is_again and part.status == 200 else part)
         self._counted(batch)
+
+    def _judge(self, request: _Request, part: Part, first: First) -> None:
+        """The small variant has answered: that is it, or the large one is asked."""
+        wanted, is_answer = request.wanted, part.status == 200
+        if is_answer and first.keeps(part.props):
+            self._end(part.id, _by(first, "kept", part))
+            return
+        request.batch, request.queue, request.is_again = None, wanted.slot, True
+        request.small = part if is_answer and wanted.floor <= first.small.quality else None
+        refused = dict.fromkeys(self._not_answered, 0)
+        door = Admission(self._dispatchers[wanted.slot], self._draw, refused)
+        refusal = door.offer(wanted.waiting(part.id, first.large.quality), time.monotonic())
+        if refusal is not None and not self._small_instead(request, part.id):
+            for why, count in refused.items():
+                self._not_answered[why] += count
+            hint = "allow more time (`x-deadline-ms`), or ask less"
+            self._end(part.id, failed(part.id, refusal.status, refusal.what, why=refusal.why, hint=hint))
+
+    def _small_instead(self, request: _Request, id: int) -> bool:
+        """End with the small variant's answer, since the large one's would be too late, where the floor allows it."""
+        first = self._firsts.get(request.wanted.slot)
+        if request.small is None or first is None:
+            return False
+        self._end(id, _by(first, "late", request.small))
+        return True
 
     def _counted(self, batch: _Batch) -> None:
         """One of a batch is answered or gone; with the last one it is measured."""
@@ -263,6 +335,9 @@ class Gateway:
         if batch.is_whole:
             seconds = time.monotonic() - batch.began
             batch.dispatcher.done(batch.variant, batch.size, seconds)
+            for first in self._firsts.values():
+                if batch.variant in (first.small.name, first.large.name):
+                    first.batch(batch.size)
             self._on_batch(batch.variant, batch.size, seconds)
         self.pump()
 
@@ -278,6 +353,9 @@ class Gateway:
     def _given_up(self, dispatcher: Dispatcher) -> None:
         dropped, dispatcher.dropped = dispatcher.dropped, []
         for one, why in dropped:
+            request = self._requests.get(one.id)
+            if request is not None and self._small_instead(request, one.id):
+                continue
             self._not_answered[why] += 1
             told = "the deadline passed" if why == "hopeless" else "there is more to do than can be done in this time"
             self._end(one.id, failed(one.id, 504, told, hint="allow more time (`x-deadline-ms`), or ask less"))
@@ -286,3 +364,9 @@ class Gateway:
         request = self._requests.pop(id, None)
         if request is not None:
             request.on_part(part)
+
+
+def _by(first: First, how: str, part: Part) -> Part:
+    """An answer that says by which of two it is, counted."""
+    first.counts[how] += 1
+    return part._replace(props={**part.props, "cascade": how})

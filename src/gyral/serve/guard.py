@@ -7,9 +7,12 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from gyral.config.sections import Serve
+from gyral.errors import InputError
 from gyral.http import AsgiApp, Receive, Refused, Scope, Send, header
+from gyral.model.tiers import tiers
 from gyral.serve.metrics import Metrics
 from gyral.serve.scheduling.quota import Account, Quotas
+from gyral.serve.scheduling.tiers import HEADERS, Classified, classify
 from gyral.serve.traces import Traces
 
 GONE = 499
@@ -27,6 +30,7 @@ class Guard:
     def __init__(self, config: Serve, metrics: Metrics, note: Callable[[str], None]) -> None:
         self._quotas, self._metrics = Quotas(config.keys, time.monotonic(), file=config.keys_file, note=note), metrics
         self._traces = Traces.of_environment()
+        self._tiers = tiers(config.tiers)
 
     def begin(self, path: str, authorization: bytes, size_bytes: int, now: float) -> Account:
         """Let a request in; `end` is called once for each.
@@ -43,6 +47,20 @@ class Guard:
             raise
         account.spend(size_bytes=size_bytes)
         return account
+
+    def tier(self, header: Callable[[bytes], bytes]) -> Classified:
+        """The class of devices that a request is of, counted.
+
+        Raises
+        ------
+        Refused : 400, it names one that is not here.
+        """
+        try:
+            found = classify({name: value for name in HEADERS if (value := header(name))}, self._tiers)
+        except InputError as error:
+            raise Refused(400, error.what, error.why, error.hint) from None
+        self._metrics.of_tier(found.name)
+        return found
 
     def end(self, account: Account, path: str, status: int, began: float, parent: bytes = b"", model: str = "") -> None:
         """It is answered, refused or gone.

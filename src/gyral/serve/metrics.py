@@ -69,6 +69,11 @@ class Metrics:
         self.statuses: dict[tuple[str, int], int] = {}
         self.batches: dict[str, Histogram] = {}
         self.batch_s: dict[str, Histogram] = {}
+        self.tiers: dict[str, int] = {}
+
+    def of_tier(self, name: str) -> None:
+        """Count a request of a class of devices."""
+        self.tiers[name] = self.tiers.get(name, 0) + 1
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count an answer of any kind."""
@@ -109,6 +114,10 @@ class Metrics:
         for (route, status), count in self.statuses.items():
             requests.add_metric((route, str(status)), count)
         yield requests
+        by_tier = CounterMetricFamily("gyral_tier_requests", "requests of models by class of devices", labels=("tier",))
+        for tier, count in self.tiers.items():
+            by_tier.add_metric((tier,), count)
+        yield by_tier
         yield _family("gyral_batch_size", "requests computed together", "variant", self.batches)
         yield _family("gyral_batch_seconds", "from giving a batch to a worker to its last answer", "variant", self.batch_s)
         for name, gauge in self.gauges().items():

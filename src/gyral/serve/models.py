@@ -15,12 +15,15 @@ import msgspec
 from gyral import plugins
 from gyral.config.rerank import Rerank
 from gyral.errors import GyralError, InputError, NotFound, ServeError
+from gyral.http.operations import document
 from gyral.model import card as cards
 from gyral.model.family import Recommends, Route, Servable, Told
+from gyral.serve import described
+from gyral.serve.about import About
 from gyral.serve.engine import MAX_BATCH, Ask, Engine, OneShot, Part
 from gyral.serve.job import in_set
 from gyral.serve.recommend.pipeline import dressing
-from gyral.serve.wire import MODEL, POPULARITY, RECOMMEND, Recommend
+from gyral.serve.wire import EXAMPLE, MODEL, POPULARITY, RECOMMEND, Recommend, Recommended
 
 MAX_K = 10_000
 KEPT_ITEMS = 100
@@ -98,18 +101,24 @@ def open_model(source: str, version: str, options: dict[str, Any]) -> Engine:
     loaded: dict[str, Servable] = {}
     engines: dict[str, Engine] = {}
     for name, each in in_set(version).items():
-        model = loaded.get(each) or _loaded(root, each)
+        model = loaded.get(each) or load(root, each)
         loaded[each] = model
         served = dress(model) if dress is not None else model
         routes = dict(served.routes) or {RECOMMEND: recommending(cast(Recommends, served), int(options.get("max_k", MAX_K)))}
-        routes[MODEL] = _described(served, routes)
+        routes[MODEL] = about(served, routes)
         engines[name] = OneShot(served, routes, version=each, max_batch=int(options.get("max_batch", MAX_BATCH)))
     if not engines:
         raise InputError("no version is named", hint="write `name@number`")
     return next(iter(engines.values())) if len(engines) == 1 else Several(version, engines)
 
 
-def _loaded(root: Path, version: str) -> Servable:
+def load(root: Path, version: str) -> Servable:
+    """A published version, warm.
+
+    Raises
+    ------
+    NotFound : there is no such version.  GyralError : it cannot be loaded.
+    """
     folder = cards.find(root, version)
     if folder.name != version:
         raise NotFound(f"`{version}` is not a version", where=str(folder.parent), hint="write `name@number`")
@@ -123,16 +132,11 @@ def _loaded(root: Path, version: str) -> Servable:
     return model
 
 
-def _described(model: Servable, routes: Mapping[str, Route]) -> Route:
+def about(model: Servable, routes: Mapping[str, Route]) -> Route:
     """How a gateway, which loads nothing, learns what the model is and how it is asked."""
-    told = {
-        "family": model.card["family"],
-        "learned_until": model.card.get("learned_until"),
-        "card": model.card,
-        "routes": {path: [route.example, route.is_pure] for path, route in routes.items()},
-        "recommends": not model.routes,
-    }
-    return Route(Nothing, lambda _: Told(told, "model"), "{}")
+    examples = {path: (route.example, route.is_pure) for path, route in routes.items()}
+    told = About(model.card, examples, not model.routes, document("", described.by_workers(routes)))
+    return Route(Nothing, lambda _: Told(msgspec.structs.asdict(told), "model"), "{}")
 
 
 def recommending(model: Recommends, max_k: int = MAX_K) -> Route:
@@ -157,4 +161,4 @@ def recommending(model: Recommends, max_k: int = MAX_K) -> Route:
         body = {"subject": request.subject, "known": told.known, "items": msgspec.to_builtins(told.items)}
         return Told(body, "impression", request.subject, shown[0] if shown else None, props)
 
-    return Route(Recommend, answer, '{"subject": "17850", "k": 10}')
+    return Route(Recommend, answer, EXAMPLE, response=Recommended)

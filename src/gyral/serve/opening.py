@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -13,6 +14,7 @@ from gyral.config.rerank import Rerank
 from gyral.config.sections import Serve
 from gyral.errors import GyralError, ServeError
 from gyral.http import AsgiApp
+from gyral.model.tiers import tiers
 from gyral.serve.feedback import Impressions
 from gyral.serve.following import Following
 from gyral.serve.front import Front
@@ -23,7 +25,26 @@ from gyral.serve.pool import Pool, Settings
 from gyral.serve.pooled import pooled
 from gyral.serve.said import FeedbackRoute
 from gyral.serve.scaling import Scaler
-from gyral.serve.scheduling.tiers import tiers
+
+
+async def newest(
+    stack: contextlib.AsyncExitStack, following: Following, job: Job, settings: Settings, folder: Path | None, **options: Any
+) -> Pool:
+    """A pool of the newest set of versions that can be loaded, open as long as the stack; `options` as of `pooled`.
+
+    Raises
+    ------
+    ServeError : there is none.
+    """
+    last: GyralError | None = None
+    for version in following.sets():
+        opening = pooled(msgspec.structs.replace(job, version=version), settings, folder, **options)
+        try:
+            return await stack.enter_async_context(opening)
+        except ServeError as error:
+            following.refuse(version, error)
+            last = error
+    raise last or ServeError("no version can be served")
 
 
 @contextlib.asynccontextmanager
@@ -42,24 +63,15 @@ async def opened(
     options = {"max_batch": config.max_batch, "max_k": config.max_k, "rerank": msgspec.to_builtins(rerank)}
     settings = Settings(workers=config.workers, max_waiting=config.max_waiting)
     async with contextlib.AsyncExitStack() as stack:
-        pool: Pool | None = None
-        last: GyralError | None = None
-        for version in following.sets():
-            job = Job(source=str(root.absolute()), version=version, options=options)
-            opening = pooled(job, settings, folder, on=on, note=note, on_room=lambda: room[0].pump() if room else None)
-            try:
-                pool = await stack.enter_async_context(opening)
-                break
-            except ServeError as error:
-                following.refuse(version, error)
-                last = error
-        if pool is None:
-            raise last or ServeError(f"no version of `{model}` can be served")
+        job = Job(source=str(root.absolute()), version="", options=options)
+        more = {"on": on, "note": note, "on_room": lambda: room[0].pump() if room else None}
+        pool = await newest(stack, following, job, settings, folder, **more)
         slots = following.slots(pool.versions.current)
         front_metrics: list[Metrics] = []
         gateway = Gateway(
             pool, slots, tiers(config.tiers), max_waiting=config.max_waiting, max_batch=config.max_batch,
             on_batch=lambda *batch: front_metrics[0].batch(*batch) if front_metrics else None,
+            cascade=config.cascade,
         )  # fmt: skip
         room.append(gateway)
         front = Front(pool, gateway, following, config, impressions, mounts, note)
@@ -67,8 +79,8 @@ async def opened(
         await front.learn()
         note(f"serve    {' '.join(in_set(pool.versions.current).values())} answers, by {config.workers} workers")
         for each in mounts.values():
-            if isinstance(each, FeedbackRoute) and front.trial is not None:
-                each.on_said = front.trial.said
+            if isinstance(each, FeedbackRoute):
+                each.on_said = front.said
         scaler = Scaler(pool, gateway, config.workers, config.max_workers, note)
         tasks = [asyncio.create_task(front.follow()), asyncio.create_task(scaler.keep())]
         try:

@@ -59,7 +59,7 @@ def packaged(source: str, note: Callable[[str], None]) -> Packaged:
         remote = Remote(source)
         note(f"serve    {remote.name} is answered by {remote.address}")
         return Packaged(remote)
-    path, name = _located(source, note)
+    path, name = located(source, note)
     from gyral.model.packaged import PackagedLm, model_in
 
     if path.is_dir() and not (path / "config.json").exists():
@@ -71,8 +71,13 @@ def packaged(source: str, note: Callable[[str], None]) -> Packaged:
     return Packaged(model)
 
 
-def _located(source: str, note: Callable[[str], None]) -> tuple[Path, str]:
-    """Where a source lies on this machine, and the name that its model gets."""
+def located(source: str, note: Callable[[str], None]) -> tuple[Path, str]:
+    """Where a source lies on this machine, fetched if it has to be, and the name that its model gets.
+
+    Raises
+    ------
+    InputError : it cannot be fetched, or is not there.
+    """
     if source.partition(":")[0] not in MANAGERS:
         path = Path(source)
         if not path.exists():

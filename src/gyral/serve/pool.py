@@ -1,8 +1,8 @@
 """Worker processes behind one event loop: asks go out, parts come back, and who dies is replaced.
 
 The pool carries and decides nothing about order, batch or variant: whoever schedules asks for `room`, and is told when there
-is some. An ask goes to the ready worker with the fewest in flight, `window` at most each, so that little is lost with a
-worker; the rest waits here. What a dead worker had not begun to answer is asked once more, of another one if there is one; a
+is some. An ask goes to a ready worker (`Chooser` says which), `window` at most each, so that little is lost with a worker; the
+rest waits here. What a dead worker had not begun to answer is asked once more, of another one if there is one; a
 stream that had begun ends with an error, since nobody can go on in the midst of it. One that fails twice is not tried again: a
 request that kills workers kills two. A deadline that passes is answered here, cancelled in the worker, and nothing of it stays.
 
@@ -25,6 +25,7 @@ import msgspec
 from gyral.engine import ranks
 from gyral.errors import ServeError
 from gyral.serve.carrier import Carrier, Flight, Load, OnPart, State
+from gyral.serve.choosing import Chooser
 from gyral.serve.deadlines import Deadlines
 from gyral.serve.engine import Ask, Part, failed
 from gyral.serve.frames import Answered, Asked, FromWorker
@@ -85,6 +86,7 @@ class Pool:
         self._folder = folder or Path(tempfile.mkdtemp(prefix="gyral-workers-"))
         self._folder.mkdir(parents=True, exist_ok=True)
         self._kept: list[Kept] = []
+        self._chooser = Chooser(lambda: self._kept, settings.window)
         path = None if self._is_own else self._folder / "version.json"
         self.versions = Versions(job.version, self._ready, path, settings.load_s)
         self._starter = Starter(self._folder, start, host)
@@ -175,7 +177,7 @@ class Pool:
             if len(self._waiting) >= self.settings.max_waiting:
                 raise Full("the workers are busy", why=f"{len(self._waiting):,} asks wait", hint="ask again in a moment")
         flight = self._begin(ask, on_part)
-        carrier = None if self._waiting else self._choose(flight)
+        carrier = None if self._waiting else self._chooser.choose(flight)
         if carrier is None:
             self._had_room = False
             self._waiting.append(flight)
@@ -276,22 +278,6 @@ class Pool:
         await self.versions.join(carrier)
         self._fill()
 
-    def _choose(self, flight: Flight) -> Carrier | None:
-        """The one with the fewest asks; not the one that died of it, and one that has its version, if there is any."""
-        best: Carrier | None = None
-        least = math.inf
-        window, version = self.settings.window, flight.ask.version
-        for kept in self._kept:
-            at = kept.carrier
-            if at is None or not at.has_room(window):
-                continue
-            cost = len(at.flights) + (1 << 20) * (at.number == flight.avoid) + (window // 2) * (at.num_loading > 0)
-            if version and version not in at.versions:
-                cost += 1 << 21
-            if cost < least:
-                best, least = at, cost
-        return best
-
     def _begin(self, ask: Ask, on_part: OnPart) -> Flight:
         until = math.inf
         if ask.deadline_s != math.inf:
@@ -322,7 +308,7 @@ class Pool:
             if self._flights.get(flight.ask.id) is not flight:
                 self._waiting.popleft()
                 continue
-            carrier = self._choose(flight)
+            carrier = self._chooser.choose(flight)
             if carrier is None:
                 return
             self._waiting.popleft()
@@ -341,11 +327,11 @@ class Pool:
             flight = flights.get(each.id)
             if flight is None:
                 continue  # cancelled meanwhile
-            flight.has_begun = True
+            flight.has_begun = flight.has_begun or not each.props.get("opening")
             if each.is_last:
                 del flights[each.id]
                 self._flights.pop(each.id, None)
-            each.props["version"] = each.version
+            each.props["version"], each.props["worker"] = each.version, carrier.number
             self._tell(flight, Part(each.id, each.status, each.body, each.is_last, each.props))
         if has_other:
             self.versions.heard(carrier, said)

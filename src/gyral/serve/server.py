@@ -14,32 +14,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gyral.config.rerank import Rerank
 from gyral.config.sections import Decode, Serve
-from gyral.errors import ConfigError, MissingExtra
+from gyral.errors import MissingExtra
 from gyral.http import AsgiApp
 from gyral.http.operations import Documented, Operation
 from gyral.lake.table import Lake
 from gyral.model import card as cards
-from gyral.serve.app import App
+from gyral.model.tiers import tiers
+from gyral.serve.app import App, Holds
 from gyral.serve.bundles.app import Bundles
-from gyral.serve.described import operations
+from gyral.serve.described import asked, beside
 from gyral.serve.feedback import Impressions
+from gyral.serve.following import CANARY
 from gyral.serve.http1.request import Route
 from gyral.serve.openai.app import OpenAi
 from gyral.serve.openai.engines import Engines
+from gyral.serve.openai.opening import copied
+from gyral.serve.openai.runner import Asks, Runners
 from gyral.serve.opening import opened
 from gyral.serve.packaged import Packaged, is_source, packaged
 from gyral.serve.recommend.pipeline import dressing
-from gyral.serve.scheduling.tiers import tiers
 from gyral.serve.slots import Slots
 from gyral.serve.stats import Stats
 
@@ -108,12 +112,13 @@ def serve(
         impressions = Impressions(lake, note) if config.impressions else None
         try:
             rules, others = rerank or Rerank(), mounts or {}
-            opened = (
-                _workers(root, model, config, rules, impressions, others, note, folder, on)
-                if config.workers
-                else _inline(root, model, config, rules, decode or Decode(), impressions, others, described, note)
-            )
-            was_interrupted = run_app(opened, sock, on_ready, record)
+            if not config.workers:
+                opening = _inline(root, model, config, rules, decode or Decode(), impressions, others, described, note)
+            elif is_source(model) or cards.read_card(cards.find(root, model)).family == "lm":
+                opening = _copies(root, model, config, decode or Decode(), impressions, others, described, note, folder, on)
+            else:
+                opening = _workers(root, model, config, rules, impressions, others, described, note, folder, on)
+            was_interrupted = run_app(opening, sock, on_ready, record)
         finally:
             if impressions is not None:
                 impressions.close()
@@ -146,33 +151,64 @@ async def _inline(
     else:
         slots = Slots(root, model, note, lambda loaded: engines.make(rules(loaded) if rules is not None else loaded))
     try:
-        openai = OpenAi(slots, config.max_body_bytes, engines, impressions, note)
-        has_bundles = config.bundles and not is_source(model)
-        bundles = Bundles(root, slots.names, tiers(config.tiers), lambda key: app.guard.check(key))
-        told = Documented("gyral serve", lambda: [*operations(slots.default, has_bundles), *described])
-        further = {**(bundles.mounts if has_bundles else {}), **told.mounts}
-        app = App(slots, config, impressions, {**mounts, **further}, note, openai.mounts)
+        runners = Runners(engines, note)
+        openai = OpenAi(slots, config.max_body_bytes, runners, impressions, alike=config.alike)
         try:
-            yield Opened(app, app.hot(), Stats(app.metrics))
+            with _answering(root, model, config, slots, openai, None, impressions, mounts, described, note) as app:
+                yield Opened(app, app.hot(), Stats(app.metrics))
         finally:
-            bundles.close()
-            openai.close()
-            app.close()
+            runners.close()
     finally:
         slots.close()
 
 
 @contextlib.asynccontextmanager
+async def _copies(
+    root: Path, model: str, config: Serve, decode: Decode, impressions: Impressions | None, mounts: Mapping[str, AsgiApp],
+    described: Sequence[Operation], note: Callable[[str], None], folder: Path | None, on: str,
+) -> AsyncIterator[Opened]:  # fmt: skip
+    """Language models in processes of their own."""
+    async with copied(root, model, config, decode, note, folder=folder, on=on) as copies:
+        openai = OpenAi(copies, config.max_body_bytes, copies, impressions, config.deadline_ms / 1e3 or math.inf, config.alike)
+        with _answering(root, model, config, copies, openai, copies, impressions, mounts, described, note) as app:
+            app.metrics.gauges = copies.gauges
+            yield Opened(app, {}, Stats(app.metrics, copies.state))
+
+
+@contextlib.contextmanager
+def _answering(
+    root: Path, model: str, config: Serve, slots: Holds, openai: OpenAi, asks: Asks | None, impressions: Impressions | None,
+    mounts: Mapping[str, AsgiApp], described: Sequence[Operation], note: Callable[[str], None],
+) -> Iterator[App]:  # fmt: skip
+    """The application over models, with what describes it and what devices download."""
+    has_bundles = config.bundles and not is_source(model)
+    bundles = Bundles(root, slots.names, tiers(config.tiers), lambda key: app.guard.check(key))
+    told = Documented("gyral serve", lambda: [*asked(slots.default), *beside(has_bundles), *described])
+    further = {**(bundles.mounts if has_bundles else {}), **told.mounts}
+    app = App(slots, config, impressions, {**mounts, **further}, note, openai.mounts, asks)
+    try:
+        yield app
+    finally:
+        bundles.close()
+        app.close()
+
+
+@contextlib.asynccontextmanager
 async def _workers(
     root: Path, model: str, config: Serve, rerank: Rerank, impressions: Impressions | None, mounts: Mapping[str, AsgiApp],
-    note: Callable[[str], None], folder: Path | None, on: str,
+    described: Sequence[Operation], note: Callable[[str], None], folder: Path | None, on: str,
 ) -> AsyncIterator[Opened]:  # fmt: skip
     """The models in processes of their own."""
-    if is_source(model) or cards.read_card(cards.find(root, model)).family == "lm":
-        why = "what language models write together is one batch of one process"
-        raise ConfigError("a language model is not answered by workers", why=why, where="serve.workers", hint="leave it at 0")
-    async with opened(root, model, config, rerank, impressions, mounts, note, folder=folder, on=on) as front:
-        yield Opened(front, front.hot(), Stats(front.metrics, front.state))
+
+    def had() -> dict[str, str]:
+        """What devices may have: a model on trial they may not."""
+        return {slot: each for slot, each in front.slots().items() if slot != CANARY}
+
+    with contextlib.closing(Bundles(root, had, tiers(config.tiers), lambda key: front.guard.check(key))) as bundles:
+        told = Documented("gyral serve", lambda: [*beside(config.bundles), *described], lambda: front.document)
+        further = {**(bundles.mounts if config.bundles else {}), **told.mounts}
+        async with opened(root, model, config, rerank, impressions, {**mounts, **further}, note, folder=folder, on=on) as front:
+            yield Opened(front, front.hot(), Stats(front.metrics, front.state))
 
 
 def _listening(host: str, port: int) -> contextlib.closing[socket.socket]:

@@ -57,6 +57,7 @@ class Stats:
             "statuses": statuses,
             "latency_ms": _rows(EDGES_S, counts, 1e3),
             "batches": {name: _rows(each.edges, each.counts, 1) for name, each in self._metrics.batches.items()},
+            "tiers": dict(self._metrics.tiers),
             "answered_by": {name: int(each.total) for name, each in self._metrics.batches.items()},
             **self._state(),
         }

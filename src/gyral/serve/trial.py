@@ -3,6 +3,9 @@
 Somebody sees one of the two all along (`scheduling.canary`); the log has which, and with what chance. Errors, late answers and
 rejections count against it. Shadowed requests are asked of the new one as well, and its answers thrown away: what is learned is
 whether it fails or is late where the other one does not. They wait behind everything else, with the deadline of the request.
+
+A trial is of two versions: when either is swapped another one begins, with arms drawn anew, and answers that were asked for
+before count for the one that they were asked in.
 """
 
 from __future__ import annotations

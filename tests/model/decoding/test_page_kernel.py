@@ -34,7 +34,7 @@ class Case:
     def own(self, rows=None):
         rows = np.arange(len(self.lengths)) if rows is None else np.array(rows)
         out = np.full((len(self.lengths), self.heads * self.width), np.nan, np.float32)
-        seen, shares = np.array(self.lengths)[rows], np.full(self.tables.shape[1] * PAGE, np.nan, np.float32)
+        seen, shares = np.array(self.lengths)[rows], np.full((self.heads, self.tables.shape[1] * PAGE), np.nan, np.float32)
         attend(self.joined, rows, rows, self.tables, seen, self.keys, self.values, self.scales, shares, out)
         return out
 

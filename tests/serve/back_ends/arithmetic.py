@@ -39,13 +39,17 @@ class Arithmetic:
                     {"n": number + 1, "version": self.version, "pid": os.getpid(), "left_s": min(ask.deadline_s, 9e9)}
                 )
                 parts.append(Part(ask.id, 200, answer.encode(), True, {"kind": "add"}))
+            elif ask.path == "/sure":
+                time.sleep(self.options.get("sure_s", {}).get(ask.variant, 0.0))
+                told = {"by": ask.variant}
+                parts.append(Part(ask.id, 200, json.dumps(told).encode(), True, {"confidence": number, "of": "numbers"}))
             elif ask.path == "/blob":
                 parts.append(Part(ask.id, 200, ask.body[::-1], True, {}))
             elif ask.path == "/odd":
                 parts.append(Part(ask.id, 200, b"{}", True, {"path": pathlib.Path("/"), "large": "x" * number}))
             elif ask.path == "/v1/model":
                 routes = {"/add": ['{"n": 1}', True], "/sleep": ['{"n": 1}', False], "/raise": ["", False]}
-                told = {"family": "arithmetic", "learned_until": None, "card": {}, "routes": routes, "recommends": False}
+                told = {"card": {"family": "arithmetic"}, "routes": routes, "recommends": False}
                 parts.append(Part(ask.id, 200, json.dumps(told).encode(), True, {}))
             elif ask.path == "/count":
                 self.counts[ask.id] = [0, number]

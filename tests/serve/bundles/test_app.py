@@ -16,7 +16,7 @@ from gyral.keys import new_key
 from gyral.serve.bundles.device import Device
 from gyral.serve.bundles.shelf import KEPT_VERSIONS, Shelf
 
-CLAIM = {"x-device-tier": "server"}
+CLAIM = {"x-gyral-tier": "server"}
 
 
 class Asking:
@@ -49,8 +49,8 @@ class Asking:
         return status, error
 
 
-@pytest.fixture(scope="module")
-def shared(made, tmp_path_factory):
+@pytest.fixture(scope="module", params=[0, pytest.param(1, marks=pytest.mark.slow)], ids=["inline", "workers"])
+def shared(made, tmp_path_factory, request):
     root = tmp_path_factory.mktemp("bundles") / "project"
     shutil.copytree(made.root, root, ignore=shutil.ignore_patterns("runs", "datasets", "lake"))
     (root / "models" / "private@1").mkdir()
@@ -59,6 +59,7 @@ def shared(made, tmp_path_factory):
     (root / "secret.txt").write_text("secret")
     os.symlink(root / "secret.txt", root / "models" / "shop-int8@1" / "secret.txt")
     command = [sys.executable, "-P", "-m", "gyral", "serve", "shop-int8", "--root", str(root), "--port", "0", "--json"]
+    command += ["--workers", str(request.param)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     yield root, json.loads(child.stdout.readline())["url"]
     child.kill()
@@ -73,7 +74,7 @@ def ask(shared):
 
 def test_a_manifest_says_what_there_is_and_every_file_is_that(ask):
     manifest, headers = ask.manifest("shop-int8@1")
-    assert headers["content-type"] == "application/json" and "x-device-tier" in headers["vary"]
+    assert headers["content-type"] == "application/json" and "x-gyral-tier" in headers["vary"]
     assert manifest["model"] == "shop-int8@1" and manifest["variant"] == "int8" and manifest["format"] == 1
     assert manifest["run"] == {**manifest["run"], "family": "recommender", "runtimes": []}
     assert [each["name"] for each in manifest["files"]] == ["card.json", "inputs.json", "weights.safetensors"]
@@ -104,14 +105,14 @@ def test_nobodys_name_and_nothing_they_met_leaves(ask, shared):
 
 def test_the_tier_chooses_the_variant(ask):
     on_server, _ = ask.manifest("shop-int8", **CLAIM)
-    on_phone, _ = ask.manifest("shop", x_device_tier="phone")
+    on_phone, _ = ask.manifest("shop", x_gyral_tier="phone")
     assert on_phone["model"] == "shop-int8@1" and on_phone["asked"] == "shop" and "battery" in on_phone["why"]
     assert on_server["quality"]["value"] >= on_phone["quality"]["value"] and on_server["tier"] == "server"
     by_hints, _ = ask.manifest("shop", sec_ch_ua_mobile="?1", user_agent="Mozilla/5.0")
     assert (by_hints["tier"], by_hints["model"]) == ("phone", "shop-int8@1")
-    pinned, _ = ask.manifest("shop@1", x_device_tier="phone")
+    pinned, _ = ask.manifest("shop@1", x_gyral_tier="phone")
     assert pinned["model"] == "shop@1" and pinned["variant"] == "as trained"
-    status, error = ask.error("/v1/bundles/shop", x_device_tier="fridge")
+    status, error = ask.error("/v1/bundles/shop", x_gyral_tier="fridge")
     assert status == 400 and "fridge" in error["what"]
 
 
@@ -260,7 +261,7 @@ def test_a_language_model_goes_whole_and_not_to_a_phone(tmp_path, start):
 
     publish_lm(tmp_path)
     url = start(tmp_path, "tiny")
-    status, error = Asking(url).error("/v1/bundles/tiny", x_device_tier="phone")
+    status, error = Asking(url).error("/v1/bundles/tiny", x_gyral_tier="phone")
     assert status == 409 and "torch" in error["why"] and "executorch" in error["why"]
     device = Device(url, "tiny", tmp_path / "device", "laptop")
     assert device.update().model == "tiny@1"

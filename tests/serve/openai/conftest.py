@@ -1,5 +1,6 @@
 """A language model of random weights, and a real server process that answers with it."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -20,16 +21,16 @@ SHAPE = Shape(257, 32, 2, 4, 2, 64)
 LENGTH = 256
 
 
-def publish_lm(root, seed=1, name="tiny", layout="llama"):
+def publish_lm(root, seed=1, name="tiny", layout="llama", length=LENGTH):
     """The next version of a model over bytes, far from uniform."""
     shape = SHAPE if layout == "llama" else replace(SHAPE, kv_heads=4)
-    model = seeded(seed, lambda: build_net(layout, shape, LENGTH))
+    model = seeded(seed, lambda: build_net(layout, shape, length))
     torch.manual_seed(seed)
     for param in model.parameters():
         if param.dim() > 1:
             torch.nn.init.normal_(param, std=0.3)
     arrays = {key: value.numpy() for key, value in model.state_dict().items() if key != "logits.weight"}
-    settings = {"shape": asdict(shape), "length": LENGTH, "layout": layout}
+    settings = {"shape": asdict(shape), "length": length, "layout": layout}
     card = cards.publish(root, name, Weights(arrays, settings), None, Card(family="lm"))
     return root / "models" / card.model
 
@@ -49,23 +50,32 @@ def reader(lm_root):
     return LM.load(lm_root / "models" / "tiny@1")
 
 
+SMALL = ("decode.running=16", "decode.waiting=40", "decode.patience_s=1e6")
+
+
+@contextlib.contextmanager
+def started(root, model="tiny", *sets):
+    """`gyral serve`, its address and process."""
+    command = [sys.executable, "-P", "-m", "gyral", "serve", str(model), "--root", str(root), "--port", "0", "--json"]
+    command += [word for each in sets for word in ("--set", each)]
+    with open(root / "notes", "ab+") as notes, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=notes) as child:
+        try:
+            line = child.stdout.readline()
+            notes.seek(0)
+            assert line, notes.read().decode()
+            yield json.loads(line)["url"], child
+            child.terminate()
+            assert child.wait(30) in (0, 143), (root / "notes").read_text()
+        finally:
+            child.kill()
+            child.wait()
+
+
 @pytest.fixture(scope="session")
 def server(lm_root):
-    """Its address, the process, and its folder."""
-    command = [sys.executable, "-P", "-m", "gyral", "serve", "tiny", "--root", str(lm_root), "--port", "0", "--json"]
-    command += ["--set", "decode.running=16", "--set", "decode.waiting=40", "--set", "decode.patience_s=1e6"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    line = child.stdout.readline()
-    assert line, child.stderr.read().decode()
-    yield json.loads(line)["url"]
-    child.terminate()
-    try:
-        child.wait(20)
-    finally:
-        child.kill()
-        child.wait()
-        for pipe in (child.stdout, child.stderr):
-            pipe.close()
+    """Its address."""
+    with started(lm_root, "tiny", *SMALL) as (url, _):
+        yield url
 
 
 @pytest.fixture

@@ -15,7 +15,32 @@ from gyral.event.codec import decode_payload
 from gyral.log.sqlite import SqliteLog
 from gyral.model.lm import LM
 
-from .conftest import publish_lm
+from .conftest import SMALL, publish_lm, started
+
+
+@pytest.fixture(scope="module", params=[0, pytest.param(1, marks=pytest.mark.slow)], ids=["inline", "a worker"])
+def workers(request):
+    """The same must hold whoever writes: the server's process, or one copy in another."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def lm_root(tmp_path_factory, workers):
+    root = tmp_path_factory.mktemp("lm")
+    publish_lm(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def reader(lm_root):
+    return LM.load(lm_root / "models" / "tiny@1")
+
+
+@pytest.fixture(scope="module")
+def server(lm_root, workers):
+    with started(lm_root, "tiny", *SMALL, f"serve.workers={workers}") as (url, _):
+        yield url
+
 
 HELLO = [{"role": "user", "content": "Hello"}]
 PICTURE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]

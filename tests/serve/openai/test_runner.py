@@ -9,7 +9,7 @@ import pytest
 
 from gyral.serve.engine import Part
 from gyral.serve.openai.app import OpenAi
-from gyral.serve.openai.runner import Runner
+from gyral.serve.openai.runner import Runner, Runners
 
 
 class Counts:
@@ -175,7 +175,8 @@ def test_a_version_answers_to_its_end_and_is_closed_after_it():
         return sent[0]["status"], dict(sent[0]["headers"])[b"x-model-version"]
 
     async def ask():
-        app = OpenAi(slots, 1 << 16, make)
+        runners = Runners(make)
+        app = OpenAi(slots, 1 << 16, runners)
         old = asyncio.ensure_future(post(app))
         while "m@1" not in engines or not engines["m@1"].asks:
             await asyncio.sleep(0.001)
@@ -185,7 +186,7 @@ def test_a_version_answers_to_its_end_and_is_closed_after_it():
         engines["m@1"].is_held = False
         assert await asyncio.wait_for(old, 10) == (200, b"1")
         assert running() == {"engine m@2"} and engines["m@1"].is_closed
-        app.close()
+        runners.close()
 
     asyncio.run(ask())
     assert not running()

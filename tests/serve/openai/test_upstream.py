@@ -1,6 +1,6 @@
 """Another server as the engine: a real one of gyral's own, and one that speaks the protocol badly.
 
-vLLM itself is not here: what is held is the protocol, as OpenAI's client sees it.
+What is held is the protocol, as OpenAI's client sees it; vLLM itself is in `test_vllm`.
 """
 
 import contextlib
@@ -125,6 +125,14 @@ class Bad(http.server.BaseHTTPRequestHandler):
             self.said(503, b"later", ("retry-after", "7"))
         elif asked["prompt"] == "nonsense":
             self.said(200, b"<html>")
+        elif asked["prompt"] == "odd":
+            self.said(200, b'{"choices": [3]}')
+        elif asked["prompt"] == "detail":
+            self.said(404, b'{"detail": "Not Found"}')
+        elif asked["prompt"].startswith("error"):
+            code = asked["prompt"].removeprefix("error").encode()
+            events = [b'{"choices": []}', b'{"error": {"message": "no grammar", "code": %s}}' % code, b"[DONE]"]
+            self.said(200, b"".join(b"data: %s\n\n" % each for each in events))
         else:
             self.said(200, b'data: {"choices": [{"index": 0, "text": "a", "finish_reason": null}]}\n\ndata: [DONE]\n\n')
 
@@ -160,6 +168,19 @@ def test_a_server_that_answers_badly_is_told_as_an_error(bad, lm_root):
         assert told[1][0].status == 503 and told[1][0].props == {"retry_after": "7"}
         assert told[2][0].status == 502 and "no answer" in json.loads(told[2][0].body)["error"]["message"]
         assert [part.status for part in told[3]] == [200, 502] and told[3][-1].is_last
+        told = heard(engine, ask(4, prompt="odd"), ask(5, prompt="detail"))
+        assert told[4][0].status == 502 and told[5][0].status == 404
+        assert "Not Found" in json.loads(told[5][0].body)["error"]["message"]
+
+
+@pytest.mark.parametrize(("code", "status"), [("400", 400), ("null", 502), ("7", 502)])
+def test_an_error_in_a_stream_is_its_one_end(bad, lm_root, code, status):
+    """vLLM says so of a grammar that it cannot follow, once it has begun to answer."""
+    with relaying(Remote(f"openai:{bad}"), lm_root) as engine:
+        parts = heard(engine, ask(1, prompt=f"error{code}", stream=True))[1]
+        time.sleep(0.1)
+        assert [part.status for part in parts] == [200, status] and not engine.step()
+        assert json.loads(parts[-1].body)["error"]["message"] == "no grammar"
 
 
 @pytest.mark.slow

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from policies import Varied
 from simulator import arrivals, noisy, simulate
 
+from gyral.model.tiers import BUILT_IN
 from gyral.serve.scheduling.admission import Admission, retry_s
+from gyral.serve.scheduling.batch import Waiting
 from gyral.serve.scheduling.cost import Curve
 from gyral.serve.scheduling.dispatch import Dispatcher
 from gyral.serve.scheduling.router import Variant
-from gyral.serve.scheduling.tiers import BUILT_IN
 
 CURVE = Curve(0.004, 0.0005)
 ONE = [Variant("fp32", 1.0, 1, 1, {"server": CURVE})]
@@ -22,24 +23,24 @@ def admission(max_waiting=8192):
 
 
 def test_a_deadline_that_an_empty_server_does_not_keep_is_refused_at_once():
-    refusal = admission().offer(1, 10.002, 10.0)
+    refusal = admission().offer(Waiting(1, 10.002), 10.0)
     assert refusal.status == 504 and refusal.retry_s == 0
     assert "2 ms are left, an answer takes 4.5" in refusal.why
-    assert admission().offer(1, 10.0, 11.0).status == 504
+    assert admission().offer(Waiting(1, 10.0), 11.0).status == 504
 
 
 def test_beyond_the_limit_one_is_told_when_to_come_back():
     door = admission(max_waiting=5000)
     for id in range(5000):
-        assert door.offer(id, 100.0, id * 1e-9) is None
-    refused = door.offer(5000, 100.0, 0.01).raised()
+        assert door.offer(Waiting(id, 100.0), id * 1e-9) is None
+    refused = door.offer(Waiting(5000, 100.0), 0.01).raised()
     assert refused.status == 503
     assert dict(refused.headers)[b"retry-after"] == b"4"  # 5,000 at 1,600 a second
     assert "4 s" in refused.hint
 
 
 def test_a_floor_that_nothing_reaches_is_the_clients_mistake():
-    refusal = admission().offer(1, 10.0, 0.0, floor=2.0)
+    refusal = admission().offer(Waiting(1, 10.0, floor=2.0), 0.0)
     assert refusal.status == 400 and "min_quality" in refusal.why
 
 
@@ -96,7 +97,7 @@ def test_each_request_ends_in_one_way_whatever_is_asked_and_whatever_the_clock_s
     door, now, waiting, ended = Admission(dispatcher, lambda: 0.5), 0.0, set(), []
     for id, (moved, slack, floor, priority, is_taken) in enumerate(steps):
         now = now + moved
-        refusal = door.offer(id, now + slack, now, f"k{id % 3}", priority=priority, floor=floor)
+        refusal = door.offer(Waiting(id, now + slack, f"k{id % 3}", priority, floor=floor), now)
         if refusal is None:
             waiting.add(id)
         else:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gyral.serve.scheduling.batch import PATIENCE_S, Queue
+from gyral.serve.scheduling.batch import PATIENCE_S, Queue, Waiting
 from gyral.serve.scheduling.cost import Cost, Curve
 
 CURVE = Curve(0.004, 0.0005)
@@ -28,7 +28,7 @@ def test_those_who_wait_go_together_and_at_once():
     queue, cost = Queue(8), Cost(CURVE, 8)
     assert queue.take(0.0, cost) is None
     for id in range(11):
-        queue.push(id, 1.0, 0.0)
+        queue.push(Waiting(id, 1.0), 0.0)
     assert [one.id for one in queue.take(0.0, cost).requests] == list(range(8))
     assert [one.id for one in queue.take(0.01, cost).requests] == [8, 9, 10]
     assert queue.take(0.02, cost) is None and not queue.dropped
@@ -36,9 +36,9 @@ def test_those_who_wait_go_together_and_at_once():
 
 def test_a_tight_one_gets_a_small_batch_while_the_worker_keeps_up():
     queue, cost = Queue(32), Cost(CURVE, 32)
-    queue.push(0, 0.008, 0.0)
+    queue.push(Waiting(0, 0.008), 0.0)
     for id in range(1, 30):
-        queue.push(id, 0.5, 0.0)
+        queue.push(Waiting(id, 0.5), 0.0)
     first = [one.id for one in queue.take(0.0, cost).requests]
     assert 0 in first and len(first) < 10
     assert not queue.dropped
@@ -47,7 +47,7 @@ def test_a_tight_one_gets_a_small_batch_while_the_worker_keeps_up():
 def test_a_tight_one_is_given_up_for_full_batches_when_more_comes_than_can_be_computed():
     queue, cost = Queue(32), Cost(CURVE, 32)
     for id in range(3000):
-        queue.push(id, id / 4000 + (0.012 if id % 10 == 0 else 0.5), id / 4000)
+        queue.push(Waiting(id, id / 4000 + (0.012 if id % 10 == 0 else 0.5)), id / 4000)
     now = 3000 / 4000
     assert queue.load(cost) > 1.5
     assert len(queue.take(now, cost).requests) == 32
@@ -79,7 +79,7 @@ def test_nothing_is_lost_or_answered_twice_whatever_the_clock_says(steps, max_ba
         now = now + moved
         if what == "push":
             ids += 1
-            if queue.push(ids, now + slack, now, f"key{key}", priority=priority, size=size, weight=size / 7):
+            if queue.push(Waiting(ids, now + slack, f"key{key}", priority, size / 7, size), now):
                 waiting.add(ids)
             else:
                 assert len(waiting) == 40
@@ -135,7 +135,7 @@ def test_it_comes_close_to_the_best_of_all_ways_to_cut_a_few_requests(slack_ms, 
     deadlines = [each / 1e3 for each in slack_ms]
     queue = Queue(max_batch)
     for id, deadline in enumerate(deadlines):
-        queue.push(id, deadline, 0.0)
+        queue.push(Waiting(id, deadline), 0.0)
     answered = drain(queue, cost)
     in_time = sum(answered.get(id, math.inf) <= deadline + 1e-9 for id, deadline in enumerate(deadlines))
     best = best_possible(tuple(deadlines), cost, max_batch)
@@ -153,7 +153,7 @@ def test_on_average_it_is_within_five_percent_of_the_best_of_all_ways():
         deadlines = rng.uniform(0.004, 0.03, int(rng.integers(2, 7))).round(4).tolist()
         queue = Queue(max_batch)
         for id, deadline in enumerate(deadlines):
-            queue.push(id, deadline, 0.0)
+            queue.push(Waiting(id, deadline), 0.0)
         answered = drain(queue, cost)
         reached += sum(answered.get(id, math.inf) <= deadline + 1e-9 for id, deadline in enumerate(deadlines))
         possible += best_possible(tuple(deadlines), cost, max_batch)
@@ -172,7 +172,7 @@ def overloaded(rates, seconds=4.0, *, weights=None, slack=0.3, max_batch=16, pri
     while cursor < len(came):
         while cursor < len(came) and came[cursor][0] <= now:
             at, key = came[cursor]
-            queue.push(cursor, at + slack, at, key, weight=(weights or {}).get(key, 1), priority=(priorities or {}).get(key, 1))
+            queue.push(Waiting(cursor, at + slack, key, (priorities or {}).get(key, 1), (weights or {}).get(key, 1)), at)
             cursor += 1
         batch = queue.take(now, cost)
         if batch is None:
@@ -207,11 +207,11 @@ def test_urgent_ones_go_first_and_the_others_do_not_starve():
 
 def test_without_a_deadline_one_waits_no_longer_than_the_patience_of_the_queue():
     queue, cost = Queue(4), Cost(CURVE, 4)
-    queue.push(0, math.inf, 0.0)
+    queue.push(Waiting(0), 0.0)
     now, id = 0.0, 1
     while len(queue) and now < 2 * PATIENCE_S:
         for _ in range(8):
-            queue.push(id, now + 0.05, now)
+            queue.push(Waiting(id, now + 0.05), now)
             id += 1
         batch = queue.take(now, cost)
         if any(one.id == 0 for one in batch.requests):
@@ -223,8 +223,8 @@ def test_without_a_deadline_one_waits_no_longer_than_the_patience_of_the_queue()
 
 def test_a_request_waits_once_and_a_full_queue_says_so():
     queue = Queue(4, max_waiting=2)
-    assert queue.push(1, 1.0, 0.0)
+    assert queue.push(Waiting(1, 1.0), 0.0)
     with pytest.raises(ValueError, match="waits already"):
-        queue.push(1, 1.0, 0.0)
-    assert queue.push(2, 1.0, 0.0)
-    assert not queue.push(3, 1.0, 0.0)
+        queue.push(Waiting(1, 1.0), 0.0)
+    assert queue.push(Waiting(2, 1.0), 0.0)
+    assert not queue.push(Waiting(3, 1.0), 0.0)

@@ -1,51 +1,53 @@
+"""When a small variant is asked first, by numbers alone."""
+
 import math
 
-import numpy as np
 import pytest
 
-from gyral.serve.scheduling.cascade import binomial_tail, calibrate
+from gyral.model.cascade import Cascade
+from gyral.serve.scheduling.cascade import LOOK, First, chosen
+from gyral.serve.scheduling.cost import Cost, Curve
+from gyral.serve.scheduling.router import Variant
+
+SURE = Cascade(0.5, 0.8, 0.9, 0.01, 500, small=0.8, large=0.91, path="/sure")
+LARGE = Variant("large", 1.0, 1, 1, {"server": Curve(0.0, 4e-3)})
+SMALL = Variant("small", 0.9, 1, 1, {"server": Curve(0.0, 2e-3)}, cascade=SURE)
 
 
-def examples(count, seed, small=0.8, large=0.9):
-    """A small model that is right as often as it says, and a large one that is right more often, on the same examples."""
-    rng = np.random.default_rng(seed)
-    confidence = rng.beta(4 * small, 4 * (1 - small), count)
-    return confidence, rng.random(count) < confidence, rng.random(count) < large
+def first(small=SMALL, large=LARGE):
+    return First(small, large, tuple(Cost(each.curves["server"]) for each in (small, large)))
 
 
-def test_the_promise_holds_on_data_that_was_not_seen():
-    truth = examples(200_000, 99)
-    broken = kept = 0
-    for seed in range(60):
-        cascade = calibrate(*examples(1000, seed), max_regret=0.05, sure=0.9)
-        keeps = truth[0] >= cascade.threshold
-        kept += cascade.kept
-        broken += float((~truth[1] & truth[2] & keeps).mean()) > 0.05
-    assert broken / 60 <= 0.2
-    assert kept / 60 >= 0.3, "a promise that keeps nothing would be easy"
+def begun(of, times, now=0.0, step_s=1.0, **more):
+    asked = {"floor": -math.inf, "slack_s": math.inf, "workers": 1, **more}
+    return [of.begins(asked["floor"], asked["slack_s"], asked["workers"], now + at * step_s) for at in range(times)]
 
 
-def test_the_chance_is_that_of_the_exact_binomial():
-    for trials, chance, successes in ((20, 0.1, 0), (20, 0.1, 3), (300, 0.01, 1), (5, 0.5, 5)):
-        exact = sum(math.comb(trials, k) * chance**k * (1 - chance) ** (trials - k) for k in range(successes + 1))
-        assert binomial_tail(successes, trials, chance) == pytest.approx(exact)
-    assert binomial_tail(0, 10, 0.0) == 1 and binomial_tail(3, 10, 1.0) == 0
+def test_where_it_is_never_sure_it_is_asked_only_to_look_and_again_once_it_is():
+    one = first()
+    assert all(begun(one, 50)) and one.costs().both_s == pytest.approx(2.8e-3)
+    while one.costs().both_s < one.costs().large_s:
+        assert not one.keeps({"confidence": 0.1})
+    assert sum(begun(one, 10 * LOOK, 100)) == 10 and one.why == "it would cost more"
+    while not one.costs().both_s < one.costs().large_s:
+        assert one.keeps({"confidence": 0.9})
+    assert all(begun(one, 50, 1000))
 
 
-def test_too_few_examples_keep_nothing_and_say_so():
-    cascade = calibrate(*examples(40, 0), max_regret=0.01)
-    assert cascade.kept == 0 and cascade.escalates(1.0) and "do not show" in cascade.why
+def test_when_both_do_not_keep_up_the_router_decides_unless_the_floor_forbids_the_small_one():
+    assert all(begun(first(), 200, step_s=1 / 250))
+    crowded = begun(first(), 600, step_s=1 / 500)
+    assert crowded[0] and not any(crowded[-50:])
+    assert all(begun(first(), 600, step_s=1 / 500, floor=0.95)) and all(begun(first(), 600, step_s=1 / 500, workers=2))
 
 
-def test_who_is_unsure_is_asked_again_and_it_pays_only_when_enough_are_kept():
-    cascade = calibrate(*examples(2000, 1), max_regret=0.05)
-    assert cascade.escalates(cascade.threshold - 1e-9) and not cascade.escalates(cascade.threshold)
-    assert cascade.escalates(float("nan"))
-    assert 0.3 < cascade.kept < 1 and "95% sure" in cascade.why
-    assert cascade.pays(0.001, 0.02) and not cascade.pays(0.02, 0.02)
-    assert cascade.seconds(0.001, 0.02) == pytest.approx(0.001 + (1 - cascade.kept) * 0.02)
+def test_floors_and_deadlines_that_it_cannot_keep():
+    assert not any(begun(first(), 3, floor=0.995)) and all(begun(first(), 3, floor=0.98))
+    assert not any(begun(first(), 3, slack_s=6e-3)) and all(begun(first(), 3, slack_s=7e-3))
 
 
-def test_examples_that_do_not_fit_each_other_are_refused():
-    with pytest.raises(ValueError, match="cannot be held against each other"):
-        calibrate(np.ones(3), np.ones(2), np.ones(3))
+def test_the_pair_is_the_cheapest_that_knows_when_it_is_sure():
+    dear = SMALL._replace(name="dear", curves={"server": Curve(0.0, 3e-3)})
+    assert chosen([LARGE, dear, SMALL]) == (SMALL, LARGE)
+    for other in (SMALL._replace(cascade=None), SMALL._replace(cascade=Cascade()), SMALL._replace(quality=1.0)):
+        assert chosen([LARGE, other]) is None

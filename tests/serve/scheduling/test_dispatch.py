@@ -5,10 +5,11 @@ import pytest
 from policies import Own, Varied
 from simulator import Taken, arrivals, noisy, simulate
 
+from gyral.model.tiers import BUILT_IN
+from gyral.serve.scheduling.batch import Waiting
 from gyral.serve.scheduling.cost import Curve
 from gyral.serve.scheduling.dispatch import Dispatcher
 from gyral.serve.scheduling.router import Variant
-from gyral.serve.scheduling.tiers import BUILT_IN
 
 CURVES = [Curve(0.004, 0.0005), Curve(0.0016, 0.00014), Curve(0.0012, 0.0001)]
 QUALITY = [1.0, 0.995, 0.97]
@@ -83,7 +84,7 @@ def test_a_floor_is_kept_whatever_the_load():
         is_strict = id % 10 == 0
         if is_strict:
             strict.add(id)
-        assert dispatcher.push(id, now + 0.1, now, floor=1.0 if is_strict else -math.inf)
+        assert dispatcher.push(Waiting(id, now + 0.1, floor=1.0 if is_strict else -math.inf), now)
         if id % 32 == 31:
             batch = dispatcher.take(now)
             dispatcher.done(batch.variant.name, len(batch.requests), batch.expected_s)
@@ -91,7 +92,7 @@ def test_a_floor_is_kept_whatever_the_load():
             for one in batch.requests:
                 assert one.id not in strict or batch.variant.name == "fp32"
     assert seen["fp32"] and seen["int8"] + seen["int4"] > seen["fp32"]
-    assert not dispatcher.push(99_999, now + 1, now, floor=1.01)
+    assert not dispatcher.push(Waiting(99_999, now + 1, floor=1.01), now)
 
 
 def test_lanes_do_not_starve_each_other():
@@ -100,7 +101,7 @@ def test_lanes_do_not_starve_each_other():
     now = 0.0
     for id in range(4000):
         now += 1 / 5000
-        dispatcher.push(id, now + 0.5, now, floor=1.0 if id % 2 else 0.0)
+        dispatcher.push(Waiting(id, now + 0.5, floor=1.0 if id % 2 else 0.0), now)
         if id % 8 == 7 and (batch := dispatcher.take(now)):
             for one in batch.requests:
                 answered[one.id % 2 == 1] += 1
@@ -110,7 +111,7 @@ def test_lanes_do_not_starve_each_other():
 def test_who_waits_can_be_forgotten_and_who_is_late_without_workers_is_told():
     dispatcher = Dispatcher(variants(), BUILT_IN)
     for id in range(3):
-        dispatcher.push(id, 0.05, 0.0, floor=QUALITY[id])
+        dispatcher.push(Waiting(id, 0.05, floor=QUALITY[id]), 0.0)
     assert dispatcher.cancel(1) and not dispatcher.cancel(1)
     dispatcher.expire(0.1)
     assert sorted(gone.waiting.id for gone in dispatcher.dropped) == [0, 2]

@@ -82,3 +82,16 @@ def test_copies_that_are_gone_get_nothing_and_without_any_there_is_no_answer():
 def test_a_prompt_goes_where_it_is_cached_unless_that_copy_is_much_busier():
     assert score(900, 1000, 10, 10) > score(0, 1000, 10, 10)
     assert score(900, 1000, 30, 10) < score(0, 1000, 5, 10)
+
+
+def test_loads_that_somebody_else_counts_choose_as_its_own_do():
+    replicas = Replicas(dict.fromkeys("abcd", 1.0))
+    for key in KEYS[:200]:
+        first, second, *_ = replicas.order(key)
+        loads = dict.fromkeys("abcd", 3)
+        assert replicas.find(key, loads).name == first
+        assert replicas.find(key, loads | {first: 9}).name == second
+        assert replicas.find(key, loads | {first: 9}, free=10).name == first
+        del loads[first]
+        assert replicas.find(key, loads) == (second, 1)
+    assert replicas.find(b"k", {}) is None and set(replicas.under_way.values()) == {0}

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gyral.config.sections import DeviceTier
+from gyral.model.tiers import BUILT_IN
 from gyral.serve.scheduling.cost import Cost, Curve
 from gyral.serve.scheduling.router import HOLD_S, Router, Variant, Wish, consider, curve_on
-from gyral.serve.scheduling.tiers import BUILT_IN
 
 MIB = 1 << 20
 FP32 = Variant("fp32", 0.9, 400 * MIB, 600 * MIB, {"server": Curve(0.004, 0.0005)})

@@ -19,13 +19,11 @@ class Hf:
 
     def write(self, source: Source, folder: Path) -> list[str]:
         """As `gyral show MODEL --export` does."""
-        from gyral.files import write_atomic
         from gyral.model import chat, hf
 
-        hf.write(source.decoder("hf"), folder)
-        found = chat.chat_of(source.folder)
-        if found.template:
-            write_atomic(folder / chat.TEMPLATE, found.template)
+        found = source.decoder("hf")
+        hf.write(found, folder)
+        chat.write(chat.chat_of(source.folder), folder, found.end)
         return []
 
     def read(self, program: Program, folder: Path) -> Reading:

@@ -149,7 +149,7 @@ class _Look:
         self._rows = np.array(self._few, np.int64)
         self._of_row, self._seen = lines[self._rows], self.positions[self._rows] + 1
         self._slots = self._tables[lines, self.positions // PAGE].astype(np.int64) * PAGE + self.positions % PAGE
-        self._shares = np.empty(longest * PAGE, np.float32)
+        self._shares = np.empty((heads, longest * PAGE), np.float32)
         self._masks = [_mask(span) for _, _, span in self._chunks]
 
     def __call__(self, joined: Tensor, kept: Layer, kv_heads: int) -> Tensor:

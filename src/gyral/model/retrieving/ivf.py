@@ -1,7 +1,7 @@
 """Search in cells (faiss `IVF…,SQ8`), its candidates scored anew in float32, tuned to a stated recall.
 
 Above some 100,000 vectors an exact scan is too slow; here a query looks into `probes` of √N·4 cells. Inverted lists and not a
-graph, because a catalogue is embedded anew all the time: at 1,000,000 × 64 they are built in 7 CPU-s, HNSW in 210, and on
+graph, because a catalogue is embedded anew all the time: at 1,000,000 × 64 they are built in 4 CPU-s, HNSW in 210, and on
 vectors without clusters they find more at the same speed. Scoring four times k candidates anew costs about 3 % of a search and
 gives back what eight bits had lost (recall .95 → .97 at equal probes), so fewer probes are needed for the same recall.
 
@@ -18,13 +18,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gyral.errors import MissingExtra
+from gyral.model.retrieving import cells
 from gyral.model.retrieving import scan_kernel as kernel
 from gyral.model.retrieving.exact import EVERY, Hits, Searcher, none
 
 POINTS = 39
-"""Vectors a cell, from which its centre is found, in as many rounds of k-means: with 24 and 6 the build takes a third
-of the CPU and a search a twentieth more."""
+"""Vectors a cell, from which its centre is found."""
 ROUNDS = 10
+"""Of k-means."""
+RANGED = 40_960
+"""Vectors whose numbers say what eight bits have to span."""
 MORE = 4
 """Candidates that are scored anew, times k."""
 LEAST_CELLS, MOST_CELLS = 4, 65_536
@@ -35,7 +38,7 @@ class Ivf:
 
     Parameters
     ----------
-    vectors_ND : float32; kept, not copied. The lists add D + 8 bytes a row.
+    vectors_ND : float32; kept, not copied. The lists add D + 12 bytes a row.
     probes : cells that a query looks into; `tuned` sets it.
 
     Raises
@@ -53,12 +56,13 @@ class Ivf:
         self.probes = min(probes, self.cells)
         self._faiss = faiss
         self._index: Any = faiss.index_factory(width, f"IVF{self.cells},SQ8", faiss.METRIC_INNER_PRODUCT)
-        self._index.cp.seed, self._index.cp.niter = seed + 1, ROUNDS
-        self._index.cp.max_points_per_centroid = POINTS
-        self._index.cp.min_points_per_centroid = 1
-        some = np.random.default_rng(seed).choice(num, min(num, POINTS * self.cells), replace=False)
-        self._index.train(np.ascontiguousarray(vectors_ND[np.sort(some)]))
-        self._index.add(vectors_ND)
+        some = np.sort(np.random.default_rng(seed).choice(num, min(num, POINTS * self.cells), replace=False))
+        some_SD = np.ascontiguousarray(vectors_ND[some])
+        self._index.quantizer.add(cells.centres(faiss, some_SD, self.cells, ROUNDS, seed))
+        self._index.train(some_SD[:: -(-len(some_SD) // RANGED)])  # what eight bits span; it has its centres
+        cell_N = cells.nearest(faiss, vectors_ND, self._index.quantizer.reconstruct_n(0, self.cells), seed)
+        self._index.add_core(num, faiss.swig_ptr(vectors_ND), None, faiss.swig_ptr(cell_N))
+        self._cell_N = cell_N.astype(np.int32)
 
     def search(self, q_BD: np.ndarray, k: int, may_N: np.ndarray = EVERY) -> Hits:
         """About the k best rows of each query; see `Flat.search`. Fewer than k may come where few rows may be found."""
@@ -84,8 +88,7 @@ class Ivf:
         rank_BC = np.empty_like(order_BC)
         np.put_along_axis(rank_BC, order_BC, np.broadcast_to(np.arange(self.cells), order_BC.shape), axis=1)
         there_Bk = places_Bk >= 0
-        cells = self._index.quantizer.search(self.vectors_ND[places_Bk[there_Bk]], 1)[1][:, 0]
-        return np.asarray(rank_BC[np.nonzero(there_Bk)[0], cells])
+        return np.asarray(rank_BC[np.nonzero(there_Bk)[0], self._cell_N[places_Bk[there_Bk]]])
 
 
 class Tuned(NamedTuple):

@@ -32,12 +32,14 @@ from torch import Tensor, nn
 
 from gyral.model import augment
 from gyral.model.embedder import Embedder
+from gyral.model.naming import judged
 from gyral.model.nets import captions, vit
 from gyral.model.nets.towers import ROLES, Towers
 from gyral.model.pictures import Pictures
 from gyral.model.retrieval import naming, recall
 from gyral.model.task import Batch, Gather, Sums, row_generator, seeded
 from gyral.model.tasks.pictures import PictureTask
+from gyral.model.uncaptioned import captions_are_classes
 
 MOST_CAPTIONS = 20_000
 """That an evaluation asks about."""
@@ -82,6 +84,9 @@ class Contrastive(PictureTask):
         super().__init__(shape, trained, held_out, recipe, seed)
         self.caption, self.width, self.kind, self.rows, self.several = caption, width, loss, rows, several
         self.alike, self.joined, self.num_views, self.concept = alike, joined, 2 if alike else 1, concept
+        self._has_classes = captions_are_classes(trained, held_out)
+        if self._has_classes:  # a thousand pictures are as right for `shirt` as the nearest
+            self.metric = "label_accuracy"
 
     def build(self, seed: int) -> nn.Module:
         """Both towers."""
@@ -156,12 +161,20 @@ class Contrastive(PictureTask):
         return -0.5 * (forth + back)
 
     def evaluate(self, model: nn.Module) -> Mapping[str, float]:
-        """Of concepts kept aside: captions whose nearest picture is right, pictures whose nearest caption is."""
+        """Of concepts kept aside: captions whose nearest picture is right, pictures whose nearest caption is; where captions
+        are classes, pictures that get their own."""
         embedder, data = Embedder(model), self.held_out
         pictures, texts = embedder.pictures(data.pixels), embedder.captions([data.texts[at] for at in self._asked.tolist()])
         concepts = data.caption_concept[self._asked]
         named = naming(pictures, data.concept, texts, concepts, [data.languages[at] for at in self._asked.tolist()])
-        return {
+        by_class = {}
+        if self._has_classes:
+            classes = sorted(set(self.trained.texts))
+            own = dict(zip(data.caption_concept.tolist(), data.texts, strict=True))
+            truth = [{own[concept]} for concept in data.concept.tolist()]
+            right = judged(pictures, embedder.captions(classes), 1.0, classes, truth)[1]
+            by_class = {"label_accuracy": float(right.mean())}
+        return by_class | {
             "r_at_1": recall(texts, concepts, pictures, data.concept),
             "r_at_10": recall(texts, concepts, pictures, data.concept, 10),
             "zero_shot": float(np.mean([found for found, _ in named.values()])) if named else 0.0,

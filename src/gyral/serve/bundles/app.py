@@ -1,6 +1,6 @@
 """`GET /v1/bundles/{model}`: what a device has to have to run a model; `GET …/files/{digest}`: one file of it.
 
-    x-device-tier: phone                        or the browser's hints say (`gyral.serve.scheduling.tiers`)
+    x-gyral-tier: phone                         or the browser's hints say (`gyral.serve.scheduling.tiers`)
     GET /v1/bundles/shop?from=shop-int8@3       with patches from what the device has
     GET /v1/bundles/shop/files/61c3…            `range: bytes=1048576-2097151`
 
@@ -36,7 +36,7 @@ PATCH_WAIT_S = 20.0
 """How long a device waits for patches to be made; later ones find them."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _RANGE = re.compile(rb"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))")
-_VARY = (b"vary", b"x-device-tier, x-gyral-tier, device-memory, sec-ch-ua-mobile, user-agent")
+_VARY = (b"vary", b"x-gyral-tier, device-memory, sec-ch-ua-mobile, user-agent")
 T = TypeVar("T")
 
 
@@ -129,12 +129,8 @@ class Bundles:
             return content
 
     def _tier(self, scope: Scope) -> Classified:
-        named = header(scope, b"x-device-tier").decode("latin-1").strip()
-        headers = dict(scope["headers"])
-        if named:
-            headers[b"x-gyral-tier"] = named.encode("latin-1")
         try:
-            return classify(headers, self._tiers)
+            return classify(dict(scope["headers"]), self._tiers)
         except InputError as error:
             raise Refused(400, error.what, hint=error.hint) from None
 

@@ -79,7 +79,7 @@ class Device:
     def __init__(
         self, url: str, model: str, folder: Path, tier: str = "", key: str = "", max_bytes: int = 8 << 30
     ) -> None:  # fmt: skip
-        headers = {"x-device-tier": tier} if tier else {}
+        headers = {"x-gyral-tier": tier} if tier else {}
         self._wire = _Wire(url, headers | ({"authorization": f"Bearer {key}"} if key else {}))
         self._path = f"/v1/bundles/{quote(model, safe='')}"
         self._folder, self._max_bytes = folder, max_bytes

@@ -186,7 +186,7 @@ def operations() -> list[Operation]:
     """The routes of a server that has a language model."""
 
     def written(path: str, summary: str, request: Any, body: Any, example: dict[str, Any]) -> Operation:
-        answers = {200: (Answer(body, headers=_HEADERS), _EVENTS)}
+        answers = {200: (Answer(body, headers=(*_HEADERS, "x-gyral-alike")), _EVENTS)}
         return Operation("post", path, summary, answers, request, example, (_DEADLINE,), _REFUSALS, OpenAiRefusal)
 
     chat = {"model": "default", "messages": [{"role": "user", "content": "What comes next?"}], "max_tokens": 8}

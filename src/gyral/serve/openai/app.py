@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -17,11 +17,12 @@ import msgspec
 from gyral.event.clock import now_us
 from gyral.http import AsgiApp, Header, Receive, Refused, Scope, Send, allow, header, read_body, reply
 from gyral.model.family import Servable
-from gyral.serve.engine import Engine, Part
+from gyral.serve.engine import Part
 from gyral.serve.feedback import Impressions, Logged, RequestIds
+from gyral.serve.openai.again import Again, Look, feed_of
 from gyral.serve.openai.errors import as_openai, body_of
-from gyral.serve.openai.runner import Feed, Runner
-from gyral.serve.openai.wire import CHAT, COMPLETIONS, EMBEDDINGS, MODELS, Body, Wrong, decode
+from gyral.serve.openai.runner import Asks, Feed, Wanted, gone
+from gyral.serve.openai.wire import CHAT, COMPLETIONS, EMBEDDINGS, MODELS, Body, Wrong, beginning, decode
 
 PATHS = (COMPLETIONS, CHAT, EMBEDDINGS, MODELS)
 _STREAM: tuple[Header, ...] = (
@@ -50,18 +51,20 @@ class OpenAi:
     Parameters
     ----------
     slots : the models; a request names a slot, a model `name@n`, or `name` for the version of it that is loaded.
-    engine : makes what answers for a model; called once a version, in a thread of its own.
+    asks : who answers: engines in this process, or copies in others.
     impressions : where answers are logged, None to log nothing.
+    deadline_s : of requests that name none.
+    alike : least cosine of questions of which one is told the other's answer; 0: none is.
     """
 
     def __init__(
-        self, slots: Models, max_body_bytes: int, engine: Callable[[Servable], Engine],
-        impressions: Impressions | None = None, note: Callable[[str], None] | None = None,
+        self, slots: Models, max_body_bytes: int, asks: Asks, impressions: Impressions | None = None,
+        deadline_s: float = math.inf, alike: float = 0.0,
     ) -> None:  # fmt: skip
-        self._slots, self._limit, self._engine = slots, max_body_bytes, engine
-        self._impressions, self._note = impressions, note
+        self._slots, self._limit, self._asks, self._deadline_s = slots, max_body_bytes, asks, deadline_s
+        self._impressions = impressions
+        self._again = Again(alike, asks) if alike else None
         self._ids = RequestIds()
-        self._runners: dict[str, Runner] = {}
 
     @property
     def mounts(self) -> Mapping[str, AsgiApp]:
@@ -73,11 +76,6 @@ class OpenAi:
             await self._route(scope["path"], scope, receive, send)
         except Refused as refused:
             await _refuse(send, refused.status, body_of(refused, scope["path"]), *refused.headers)
-
-    def close(self) -> None:
-        """End the engines; may be called twice."""
-        for runner in self._runners.values():
-            runner.close()
 
     async def _route(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         if path == MODELS or path.startswith(MODELS + "/"):
@@ -92,29 +90,37 @@ class OpenAi:
         request = decode(path, body)
         slot, model = self._model(request.model)
         is_stream = bool(getattr(request, "stream", False))
-        feed = self._runner(model).ask(path, body, _deadline_s(scope), is_stream)
-        watch = asyncio.ensure_future(_gone(receive, feed))
+        is_pinned, until = request.model == model.name, time.monotonic() + self._left_s(scope)
+        wanted = Wanted(model, slot, path, body, until - time.monotonic(), is_stream, is_pinned, beginning(request))
+        look = None
+        if self._again is not None:
+            look = await self._again.look(wanted, request, header(scope, b"authorization"))
+            wanted = wanted._replace(deadline_s=until - time.monotonic())
+        feed = feed_of(look) if look is not None and look.told is not None else self._asks.ask(wanted)
+        watch = asyncio.ensure_future(gone(receive, feed))
         request_id = f"{_PREFIX[path]}-{self._ids.next()}"
         try:
-            props = await self._answer(path, request, model, request_id, feed, send)
+            props = await self._answer(path, request, request_id, feed, send, look)
         finally:
             watch.cancel()
             feed.give_up()
-            self._end_old()
+            self._asks.tidy(self._slots.names)
         if props is not None and self._impressions is not None:
             kind = "embedding" if path == EMBEDDINGS else "completion"
-            told = {"model": model.name, "slot": slot, **props}
+            told = {"model": feed.model, "slot": slot, **props}
             self._impressions.add(Logged(request_id, now_us(), kind, getattr(request, "user", None), None, None, told))
 
     async def _answer(
-        self, path: str, request: Body, model: Servable, request_id: str, feed: Feed, send: Send
+        self, path: str, request: Body, request_id: str, feed: Feed, send: Send, look: Look | None
     ) -> dict[str, Any] | None:
         """Put the answer on the wire; what the log keeps of it, None where there was none."""
         parts = await feed.next()
         if not parts:
             return None
         first = parts[0]
-        headers = ((b"x-model-version", model.name.rpartition("@")[2].encode()), (b"x-request-id", request_id.encode()))
+        version = feed.model.rpartition("@")[2].encode()
+        alike: tuple[Header, ...] = look.headers if look is not None else ()
+        headers = ((b"x-model-version", version), (b"x-request-id", request_id.encode()), *alike)
         if first.status != 200:
             again = first.props.get("retry_after")
             later: tuple[Header, ...] = ((b"retry-after", again.encode()),) if again else ()
@@ -127,23 +133,22 @@ class OpenAi:
             del told["id"], told["created"]
         head = msgspec.json.encode(told)[:-1] + b","
         if not is_stream:
+            if look is not None:
+                look.keep(first, request_id, feed.model)
             await reply(send, 200, head + first.body[1:], *headers)
             return first.props
         return await _stream(send, b"data: " + head, parts, feed, headers, path)
 
-    def _runner(self, model: Servable) -> Runner:
-        """What runs a model's engine."""
-        runner = self._runners.get(model.name)
-        if runner is None:
-            runner = self._runners[model.name] = Runner(lambda: self._engine(model), model.name, self._note)
-        return runner
-
-    def _end_old(self) -> None:
-        """End the engines of versions that are no longer served, once nobody waits for them."""
-        if len(self._runners) > 1:
-            served = set(self._slots.names().values())
-            for name in [name for name, each in self._runners.items() if name not in served and each.is_idle]:
-                self._runners.pop(name).close()
+    def _left_s(self, scope: Scope) -> float:
+        """Seconds that the client gives it, from `x-deadline-ms`."""
+        given = header(scope, b"x-deadline-ms")
+        if not given:
+            return self._deadline_s
+        if not given.isdigit() or len(given) > 12:
+            raise Wrong(
+                400, "`x-deadline-ms` is no number of milliseconds", "x-deadline-ms", "invalid_value", hint="send digits"
+            )
+        return int(given) / 1e3
 
     def _named(self) -> dict[str, str]:
         """Name that a request may use → slot. A slot's own name wins, then the default slot's model."""
@@ -200,25 +205,8 @@ async def _stream(
     return None
 
 
-async def _gone(receive: Receive, feed: Feed) -> None:
-    """Give an ask up when its client goes."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    feed.give_up()
-
-
 async def _refuse(send: Send, status: int, body: bytes, *headers: Header) -> None:
     try:
         await reply(send, status, body, *headers)
     except (OSError, RuntimeError):  # nobody may be there to be told
         return
-
-
-def _deadline_s(scope: Scope) -> float:
-    """Seconds that the client gives it, from `x-deadline-ms`."""
-    given = header(scope, b"x-deadline-ms")
-    if not given:
-        return math.inf
-    if not given.isdigit() or len(given) > 12:
-        raise Wrong(400, "`x-deadline-ms` is no number of milliseconds", "x-deadline-ms", "invalid_value", hint="send digits")
-    return int(given) / 1e3

@@ -24,7 +24,8 @@ def as_openai(status: int, body: bytes, where: str) -> bytes:
         told: dict[str, Any] = msgspec.json.decode(body)["error"]
         if "message" in told:
             return body
-        return _encoded(status, tuple(str(told.get(part, "")) for part in ("what", "where", "why", "hint")))
+        code = "deadline_exceeded" if status == 504 else None
+        return _encoded(status, tuple(str(told.get(part, "")) for part in ("what", "where", "why", "hint")), None, code)
     except (ValueError, TypeError, KeyError, AttributeError):  # whatever it was
         return _encoded(status, ("the request could not be answered", where, "", ""))
 

@@ -1,4 +1,4 @@
-"""An engine in a thread of its own, asked from an event loop.
+"""Who answers a request from an event loop, and what comes of it: here an engine in a thread of its own, one a version.
 
 The thread sleeps while there is nothing to do. All parts of a step cross into the loop by one call, because waking a loop from
 another thread costs 20 µs and a part in a list nothing: what is told of a token is cheap when many texts grow at once.
@@ -10,9 +10,15 @@ import asyncio
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
 
+import msgspec
+
+from gyral.http import Receive, Refused
+from gyral.model.family import Servable, Told
 from gyral.serve.engine import Ask, Engine, Part
+from gyral.serve.guard import GONE
 from gyral.serve.openai.errors import body_of
 from gyral.serve.openai.wire import Wrong
 
@@ -21,11 +27,58 @@ IDLE_S = 5.0
 CLOSE_TIMEOUT_S = 10.0
 
 
-class Feed:
-    """Parts of one ask as they come. Lives in the loop."""
+class Wanted(NamedTuple):
+    """One request of a model.
 
-    def __init__(self, runner: Runner, id: int) -> None:
-        self._runner, self.id = runner, id
+    Attributes
+    ----------
+    model : that answers, which is in `slot`; `is_pinned`: that version and no other, since it was named.
+    deadline_s : seconds that are left.
+    key : requests of one key have a beginning in common; empty: nobody knows.
+    """
+
+    model: Servable
+    slot: str
+    path: str
+    body: bytes
+    deadline_s: float
+    is_stream: bool = False
+    is_pinned: bool = False
+    key: bytes = b""
+
+
+class Asks(Protocol):
+    """Who answers: engines here (`Runners`), or copies in other processes (`copies.Copies`)."""
+
+    def ask(self, wanted: Wanted) -> Feed:
+        """Have a request answered; called in the loop.
+
+        Raises
+        ------
+        Wrong : it is not even tried.
+        """
+
+    def tidy(self, served: Callable[[], Mapping[str, str]]) -> None:
+        """Let go of what is neither served (slot → model) nor waited for; called after each answer."""
+
+    def close(self) -> None:
+        """Answer nothing more; may be called twice."""
+
+
+class Feed:
+    """Parts of one ask as they come. Lives in the loop.
+
+    Parameters
+    ----------
+    drop : called with its id when nobody waits for it any more.
+
+    Attributes
+    ----------
+    model : name of the model that answers, known with the first part at the latest.
+    """
+
+    def __init__(self, drop: Callable[[int], None], id: int, model: str) -> None:
+        self._drop, self.id, self.model = drop, id, model
         self._parts: list[Part] = []
         self._waiter: asyncio.Future[None] | None = None
         self.is_over = False
@@ -48,12 +101,77 @@ class Feed:
         if not self.is_over:
             self.is_over = True
             self._parts.clear()
-            self._runner.drop(self.id)
+            self._drop(self.id)
         self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+async def gone(receive: Receive, feed: Feed) -> None:
+    """Give an ask up when its client goes."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    feed.give_up()
+
+
+async def told_by(asks: Asks, wanted: Wanted, receive: Receive) -> Told:
+    """The whole answer of somebody else, in the form that a family's own route gives it.
+
+    Raises
+    ------
+    Refused : it is an error, or the client has gone.
+    """
+    feed = asks.ask(wanted)
+    watch = asyncio.ensure_future(gone(receive, feed))
+    try:
+        parts = await feed.next()
+    finally:
+        watch.cancel()
+        feed.give_up()
+    if not parts:
+        raise Refused(GONE, "nobody waits for the answer")
+    body, props = msgspec.json.decode(parts[-1].body), dict(parts[-1].props)
+    if parts[-1].status != 200:
+        told, again = body["error"], props.get("retry_after")
+        headers = ((b"retry-after", again.encode()),) if again else ()
+        raise Refused(parts[-1].status, told["what"], why=told["why"], hint=told["hint"], headers=headers)
+    return Told(body, props.pop("kind", "answer"), props.pop("subject", None), props.pop("object", None), props)
+
+
+class Runners:
+    """The engines of a server's models, each in its thread.
+
+    Parameters
+    ----------
+    engine : makes what answers for a model; called once a version, in its thread.
+    note : told what an engine raises.
+    """
+
+    def __init__(self, engine: Callable[[Servable], Engine], note: Callable[[str], None] | None = None) -> None:
+        self._engine, self._note = engine, note
+        self._runners: dict[str, Runner] = {}
+
+    def ask(self, wanted: Wanted) -> Feed:
+        """Hand it to the engine of its model."""
+        model = wanted.model
+        runner = self._runners.get(model.name)
+        if runner is None:
+            runner = self._runners[model.name] = Runner(lambda: self._engine(model), model.name, self._note)
+        return runner.ask(wanted.path, wanted.body, wanted.deadline_s, wanted.is_stream)
+
+    def tidy(self, served: Callable[[], Mapping[str, str]]) -> None:
+        """End the engines of versions that are no longer served, once nobody waits for them."""
+        if len(self._runners) > 1:
+            models = set(served().values())
+            for name in [name for name, each in self._runners.items() if name not in models and each.is_idle]:
+                self._runners.pop(name).close()
+
+    def close(self) -> None:
+        """End them all; may be called twice."""
+        for runner in self._runners.values():
+            runner.close()
 
 
 class Runner:
@@ -84,7 +202,7 @@ class Runner:
     def ask(self, path: str, body: bytes, deadline_s: float, is_stream: bool) -> Feed:
         """Hand a request to the engine; called in the loop."""
         self._loop = asyncio.get_running_loop()
-        feed = Feed(self, next(self._ids))
+        feed = Feed(self.drop, next(self._ids), self._version)
         self._feeds[feed.id] = feed
         self._inbox.append(Ask(feed.id, path, body, deadline_s, self._version, is_stream))
         self._something.set()

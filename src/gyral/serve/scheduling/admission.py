@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from gyral.http import Header, Refused
+from gyral.serve.scheduling.batch import Waiting
 from gyral.serve.scheduling.dispatch import Dispatcher
 
 SLACK: Final = 1.5
@@ -79,33 +80,22 @@ class Admission:
         self._dispatcher, self._draw = dispatcher, draw
         self.refused = {"full": 0, "hopeless": 0, "late": 0} if refused is None else refused
 
-    def offer(
-        self,
-        id: int,
-        deadline: float,
-        now: float,
-        key: str = "",
-        *,
-        priority: int = 1,
-        weight: float = 1.0,
-        size: float = 1.0,
-        floor: float = -math.inf,
-    ) -> Refusal | None:
+    def offer(self, one: Waiting, now: float) -> Refusal | None:
         """Let a request wait, or say why not."""
         to = self._dispatcher
-        lane = to.lane(floor)
+        lane = to.lane(one.floor)
         if lane is None:
-            return Refusal(400, "no variant is as good as that", least_s=floor)
-        slack = deadline - now
+            return Refusal(400, "no variant is as good as that", least_s=one.floor)
+        slack = one.deadline - now
         if slack < lane.least_s:
             self.refused["hopeless"] += 1
             lane.queue.count(now)
             return Refusal(504, "there is no answer in this time", left_s=slack, least_s=lane.least_s)
-        if to.load > 1 and len(lane.queue) > to.max_batch and lane.wait_s(deadline, priority) > SLACK * slack:
+        if to.load > 1 and len(lane.queue) > to.max_batch and lane.wait_s(one.deadline, one.priority) > SLACK * slack:
             self.refused["late"] += 1
             lane.queue.count(now)
             return self._busy("the deadline would pass first")
-        if not lane.push(id, deadline, now, key, priority, weight, size):
+        if not lane.push(one, now):
             self.refused["full"] += 1
             return self._busy("too many requests wait")
         return None

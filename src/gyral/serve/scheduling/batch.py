@@ -42,14 +42,26 @@ CHEAP, DEAR = 0.4, 1.1
 
 
 class Waiting:
-    """A request that waits; `due` is what it is ordered by, `deadline` when it is worth nothing."""
+    """A request that waits, or would.
 
-    __slots__ = ("arrived", "deadline", "due", "id", "key", "place", "priority", "seq", "size")
+    Attributes
+    ----------
+    id, key : used once; whose it is.
+    deadline : when an answer is worth nothing any more, on the clock of `now`; inf: never.
+    weight, size : its key's share, .01 to 100, and what it counts against it, for example tokens; what is neither is 1.
+    floor : least quality of the variant that answers.
+    arrived, due : when it began to wait, and what it is ordered by; the queue sets them.
+    """
 
-    def __init__(self, id: int, key: str, priority: int, arrived: float, deadline: float, size: float) -> None:
-        self.id, self.key, self.priority, self.size = id, key, priority, size
-        self.arrived, self.deadline = arrived, deadline
-        self.due = deadline if deadline < math.inf else arrived + PATIENCE_S
+    __slots__ = ("arrived", "deadline", "due", "floor", "id", "key", "place", "priority", "seq", "size", "weight")
+
+    def __init__(
+        self, id: int, deadline: float = math.inf, key: str = "", priority: int = 1, weight: float = 1.0, size: float = 1.0,
+        floor: float = -math.inf,
+    ) -> None:  # fmt: skip
+        self.id, self.key, self.priority, self.weight, self.size, self.floor = id, key, priority, weight, size, floor
+        self.deadline = deadline if deadline == deadline else math.inf
+        self.arrived = self.due = 0.0
         self.seq = 0
         self.place: list[Entry] | None = None
 
@@ -94,7 +106,7 @@ class Level:
         self.waiting = 0
         self._quantum = 1.0
 
-    def push(self, one: Waiting, weight: float) -> None:
+    def push(self, one: Waiting) -> None:
         self.waiting += 1
         if not self.flows and len(self.pool) < self.room:
             one.place = self.pool
@@ -102,7 +114,7 @@ class Level:
             return
         flow = self.flows.get(one.key)
         if flow is None:
-            flow = self.flows[one.key] = Flow(weight)
+            flow = self.flows[one.key] = Flow(one.weight)
             self.turn.append(one.key)
         one.place = flow.entries
         insort(flow.entries, (one.due, one.seq, one))
@@ -190,15 +202,8 @@ class Queue:
             self._came, self._rated_at = 0, now
         return now
 
-    def push(
-        self, id: int, deadline: float, now: float, key: str = "", priority: int = 1, weight: float = 1.0, size: float = 1.0
-    ) -> bool:
+    def push(self, one: Waiting, now: float) -> bool:
         """Let a request wait; False when `max_waiting` do.
-
-        Parameters
-        ----------
-        deadline : when an answer is worth nothing any more, on the same clock as `now`; inf: never.
-        weight, size : its key's share, .01 to 100, and what it counts against it, for example tokens; what is neither is 1.
 
         Raises
         ------
@@ -210,15 +215,19 @@ class Queue:
         self._came += 1
         if len(self.by_id) >= self.max_waiting:
             return False
-        if id in self.by_id:
-            raise ValueError(f"request {id} waits already")
-        priority = min(max(priority, 0), len(self._levels) - 1)
-        size = size if 1e-9 <= size <= LARGEST else 1.0
-        one = Waiting(id, key, priority, now, deadline if deadline == deadline else math.inf, size)
+        if one.id in self.by_id:
+            raise ValueError(f"request {one.id} waits already")
+        one.priority = priority = min(max(one.priority, 0), len(self._levels) - 1)
+        if not 1e-9 <= one.size <= LARGEST:
+            one.size = 1.0
+        if not 0.01 <= one.weight <= 100:
+            one.weight = 1.0
+        one.arrived = now
+        one.due = one.deadline if one.deadline < math.inf else now + PATIENCE_S
         self._seq += 1
         one.seq = self._seq
-        self.by_id[id] = one
-        self._levels[priority].push(one, weight if 0.01 <= weight <= 100 else 1.0)
+        self.by_id[one.id] = one
+        self._levels[priority].push(one)
         return True
 
     def count(self, now: float) -> None:

@@ -58,12 +58,11 @@ class Lane:
         self.least_s = self.quickest.seconds(1)
         self.each_s = 1 / (max(cost.rate() for cost in costs) * self.queue.workers)
 
-    def push(self, id: int, deadline: float, now: float, key: str, priority: int, weight: float, size: float) -> bool:
+    def push(self, one: Waiting, now: float) -> bool:
         """Let a request wait; False when too many do."""
-        queue = self.queue
-        if not queue.push(id, deadline, now, key, priority, weight, size):
+        if not self.queue.push(one, now):
             return False
-        slack = deadline - now
+        slack = one.deadline - now
         self.slack[self.seen % SEEN] = slack if slack == slack else math.inf
         self.seen += 1
         return True
@@ -138,21 +137,10 @@ class Dispatcher:
             lane.queue.workers = max(1, workers)
             lane.refresh()
 
-    def push(
-        self,
-        id: int,
-        deadline: float,
-        now: float,
-        key: str = "",
-        *,
-        priority: int = 1,
-        weight: float = 1.0,
-        size: float = 1.0,
-        floor: float = -math.inf,
-    ) -> bool:
-        """Let a request wait; False when too many do, or no variant is as good as its floor. An id is used once."""
-        lane = self.lane(floor)
-        return lane is not None and lane.push(id, deadline, now, key, priority, weight, size)
+    def push(self, one: Waiting, now: float) -> bool:
+        """Let a request wait; False when too many do, or no variant is as good as its floor."""
+        lane = self.lane(one.floor)
+        return lane is not None and lane.push(one, now)
 
     def lane(self, floor: float) -> Lane | None:
         """Where requests with this floor wait; None when no variant is as good."""

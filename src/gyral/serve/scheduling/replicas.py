@@ -74,17 +74,29 @@ class Replicas:
         **Source**: highest random weight, Thaler and Ravishankar 1998; weights by -log of the draw; bounded loads, Mirrokni et
         al., 1608.01350: no copy has more than `BOUND` times the mean.
         """
-        if not self._seeds:
+        routed = self.find(key, self.under_way)
+        if routed is not None:
+            self.under_way[routed.name] += 1
+        return routed
+
+    def find(self, key: bytes, loads: Mapping[str, int], free: int = 0) -> Routed | None:
+        """The copy for a key, by loads that somebody else counts; None when there is none.
+
+        Parameters
+        ----------
+        loads : name → requests under way; a copy that is not among them takes nothing now, and its keys come back to it later.
+        free : a copy with fewer than these is never too busy.
+        """
+        if not loads:
             return None
-        total = sum(self.under_way.values()) + 1
-        weights = sum(weight for _, weight in self._seeds.values())
+        total = sum(loads.values()) + 1
+        weights = sum(self._seeds[name][1] for name in loads)
         first = self._homes.get(key) or self._home(key)
         for place, name in enumerate(self._from(first, key)):
-            if self.under_way[name] < math.ceil(BOUND * total * self._seeds[name][1] / weights):
-                self.under_way[name] += 1
+            load = loads.get(name)
+            if load is not None and load < max(free, math.ceil(BOUND * total * self._seeds[name][1] / weights)):
                 return Routed(name, place)
-        name = min(self._seeds, key=lambda each: self.under_way[each] / self._seeds[each][1])
-        self.under_way[name] += 1
+        name = min(loads, key=lambda each: loads[each] / self._seeds[each][1])
         return Routed(name, len(self._seeds))
 
     def _from(self, first: str, key: bytes) -> Iterator[str]:

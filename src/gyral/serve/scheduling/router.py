@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from gyral.config.sections import DeviceTier
+from gyral.model.cascade import Cascade
 from gyral.serve.scheduling.cost import Cost, Curve
 
 SPARE: Final = 0.1
@@ -30,7 +31,8 @@ MAX_KEPT: Final = 1024
 
 
 class Variant(NamedTuple):
-    """A variant as its card has it: quality is the family's metric, higher is better; curves are seconds by tier."""
+    """A variant as its card has it: quality is the family's metric, higher is better; curves are seconds by tier; `cascade`
+    says when it is sure, where it is asked first."""
 
     name: str
     quality: float
@@ -39,6 +41,7 @@ class Variant(NamedTuple):
     curves: Mapping[str, Curve]
     runtimes: tuple[str, ...] = ("torch",)
     max_batch: int = 32
+    cascade: Cascade | None = None
 
 
 class Wish(NamedTuple):
