@@ -35,10 +35,11 @@ class Matmul(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """`num` kernels that read and write so many bytes, together."""
+    """`num` kernels that read and write so many bytes, together, and take so many exponentials (free but on processors)."""
 
     size_bytes: float
     num: float = 1.0
+    exps: float = 0.0
 
 
 Operations = tuple[list[Matmul], list[Walk]]
@@ -72,12 +73,12 @@ def block_operations(
     stream = n * h / apart
     inside = n * model.hidden * used / t
     norms, adds = Walk(4 * stream * e, 2), Walk(2 * stream * (3 * e + (1 if dropout else 0)), 2)
-    gate = Walk((ups + 1) * inside * e)
+    gate = Walk((ups + 1) * inside * e, exps=inside)
     walks = [norms, adds, gate]
     walks_back = [
         Walk(6 * stream * e, 2),
         Walk(2 * stream * (2 * e + (1 if dropout else 0)), 2),
-        Walk((2 * ups + 1) * inside * e),
+        Walk((2 * ups + 1) * inside * e, exps=inside),
     ]
 
     scores, scores_back, through = attention_operations(model, layout, e, dropout)
@@ -106,7 +107,7 @@ def attention_operations(
     other = product(T, T, E, e, heads)._replace(num=1)
     cells = heads * T * T
     masks = 1 if dropout else 0
-    walks = [Walk(2 * cells * e)] + ([Walk(cells * (2 * e + masks))] if dropout else [])
+    walks = [Walk(2 * cells * e, exps=cells)] + ([Walk(cells * (2 * e + masks))] if dropout else [])
     walks_back = [Walk(3 * cells * e)] + ([Walk(cells * (2 * e + masks))] if dropout else [])
     return [one, other], [one, other, one, other], (walks, walks_back)
 
@@ -120,4 +121,5 @@ def head_operations(model: Transformer, layout: Layout, number_bytes: int = 2) -
         return ([forward], []), ([forward, forward], [])
     forward = product(n, model.width, model.vocab / t, e)
     cells = n * model.vocab / t
-    return ([forward], [Walk(cells * (e + 4)), Walk(2 * 4 * cells)]), ([forward, forward], [Walk(cells * (4 + e))])
+    walks = [Walk(cells * (e + 4)), Walk(2 * 4 * cells, exps=cells)]
+    return ([forward], walks), ([forward, forward], [Walk(cells * (4 + e), exps=cells)])
