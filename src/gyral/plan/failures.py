@@ -102,6 +102,5 @@ def money(wall: Figure, nodes: int, node_hour_usd: float) -> Figure:
     """What nodes cost for so long."""
     usd = nodes * node_hour_usd / HOUR_S
     low, high = wall.interval
-    return Figure(
-        wall.value * usd, "usd", weakest(wall, Figure(0)), f"{node_hour_usd:g} usd a node-hour", low * usd, high * usd
-    )
+    why = f"{node_hour_usd:g} usd a node-hour"
+    return Figure(wall.value * usd, "usd", weakest(wall, Figure(0)), why, low * usd, high * usd)
