@@ -194,10 +194,10 @@ def attention_rate(dtype: object) -> float:
     """FLOP/s of attention."""
     import torch
 
-    parts = [torch.rand(ATTENDED).to(dtype) for _ in range(3)]  # type: ignore[call-overload]
+    query, key, value = (torch.rand(ATTENDED).to(dtype) for _ in range(3))  # type: ignore[call-overload]
     rows, heads, length, width = ATTENDED
     attend = torch.nn.functional.scaled_dot_product_attention
-    return 2.0 * rows * heads * length**2 * width / least_s(lambda: attend(*parts, is_causal=True))
+    return 2.0 * rows * heads * length**2 * width / least_s(lambda: attend(query, key, value, is_causal=True))
 
 
 def copy_s(size_bytes: int) -> float:
@@ -228,7 +228,8 @@ def sums_s() -> list[tuple[float, float]]:
                 rank.wait()
         if any(rank.returncode for rank in ranks):
             lines = b"".join(errors for _, errors in told).decode(errors="replace").strip().splitlines()
-            raise RankError("sums over two processes failed", why=lines[-1] if lines else "no word", hint="see `gyral doctor`")
+            hint = "two processes of this machine must be able to reach each other over its loopback"
+            raise RankError("sums over two processes failed", why=lines[-1] if lines else "no word", hint=hint)
         return [(float(size), seconds) for size, seconds in msgspec.json.decode(told[0][0], type=list[tuple[int, float]])]
 
 
@@ -260,10 +261,8 @@ def told(found: Probe) -> list[str]:
     lines.append(f"memory: {2 * size / seconds / 1e9:,.1f} GB/s a core, read and written")
     size, seconds = found.sums[-1]
     lines.append(f"sum over two processes: {size / seconds / 1e9:,.2f} GB/s, {1e6 * found.sums[0][1]:,.0f} µs at least")
-    return [
-        *lines,
-        f"disk: writes {found.disk_write / 1e6:,.0f} MB/s, reads {found.disk_read / 1e6:,.0f} MB/s (from the cache)",
-    ]
+    write, read = found.disk_write / 1e6, found.disk_read / 1e6
+    return [*lines, f"disk: writes {write:,.0f} MB/s and flushes them, reads {read:,.0f} MB/s (from the system's cache)"]
 
 
 def save(root: Path, found: Probe) -> Path:
