@@ -148,3 +148,9 @@ def test_splitting_never_costs_memory_and_recomputing_less_never_saves_it(model,
     assert apart.activations <= none.activations
     stages = [in_flight(model, layout, stage) for stage in range(pipeline)]
     assert stages == sorted(stages, reverse=True) and stages[0] == model.depth  # there are enough micro-batches
+
+
+def test_the_last_stage_holds_logits_and_their_gradient_and_no_other_does():
+    model, layout = published.megatron("gpt3-175B", "none")
+    assert memory(model, layout, stage=7).working == 2048 * 51200 * (4 + 2) / 8
+    assert memory(model, layout, stage=0).working == memory(model, layout, stage=6).working == 0
