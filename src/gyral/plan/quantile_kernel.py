@@ -1,8 +1,8 @@
 """Draws by number and histograms of times, for the compiled simulators.
 
 A draw is a hash of (key, number), not the next of a stream: the n-th request of a pod has the same luck in every what-if,
-whatever else is drawn. Quantities are drawn from tables of their quantiles (`spread.py`), which costs no logarithm and holds what
-was measured as well as what has a name. Times are counted in bins of 1/64 of an octave, found by the bits of a float64.
+whatever else is drawn. Quantities are drawn from tables of their quantiles (`spread.py`), which costs no logarithm and holds
+what was measured as well as what has a name. Times are counted in bins of 1/64 of an octave, found by the bits of a float64.
 
 Source: splitmix64, Steele, Lea and Flood 2014, as a counter-based generator; the bins are those of HDR histograms.
 """
@@ -46,14 +46,15 @@ def quantile(table: np.ndarray, u: float) -> float:
         cell = int(x)
         level += 1
     low = table[level, cell]
-    return low + (x - cell) * (table[level, cell + 1] - low)
+    found: float = low + (x - cell) * (table[level, cell + 1] - low)
+    return found
 
 
 @njit(nogil=True, cache=True, inline="always")
 def bin_of(seconds: float) -> int:
     """Which bin of a histogram a time is counted in."""
     place = (np.float64(seconds).view(np.int64) >> _SHIFT) - _FIRST + 1
-    return 0 if place < 0 else BINS - 1 if place >= BINS else place
+    return int(0 if place < 0 else BINS - 1 if place >= BINS else place)
 
 
 @njit(nogil=True, cache=True, inline="always")

@@ -45,7 +45,7 @@ class Times(NamedTuple):
             return 0.0
         inside = (share * total - below[place - 1]) / self.counts[place]
         low, high = _edge(place), _edge(place + 1)
-        return low + inside * (high - low)
+        return float(low + inside * (high - low))
 
     def __add__(self, other: object) -> Times:
         """Of both together."""
@@ -247,7 +247,9 @@ def batching(
         waits, sojourns, steps, sums,
     )  # fmt: skip
     times = Times(waits, _mean(sums[1], sums[0])), Times(sojourns, _mean(sums[2], sums[0]))
-    return Outcome(*times, steps, traffic.step_s, sums[5] / sums[6], int(steps[:, 0].sum() - steps[:, 1].sum()) / max(sums[4], 1))
+    return Outcome(
+        *times, steps, traffic.step_s, sums[5] / sums[6], int(steps[:, 0].sum() - steps[:, 1].sum()) / max(sums[4], 1)
+    )
 
 
 def stages(traffic: Traffic, row: Sequence[tuple[Spread, int]], *, seed: Seed = 0, warm_s: float = 0.0) -> Times:

@@ -1,7 +1,7 @@
 """Servers in simulated time, compiled: first come first served, batches of what waits, and stages in a row.
 
-They draw by number (`quantile_kernel.py`), share one kind of arrivals (a Poisson or other renewal process whose rate is given for
-each step of time), and count times in histograms. What they tell of each step of time is a row of `steps`:
+They draw by number (`quantile_kernel.py`), share one kind of arrivals (a Poisson or other renewal process whose rate is given
+for each step of time), and count times in histograms. What they tell of each step of time is a row of `steps`:
 [came, refused, late, seconds in the system, workers, seconds of work]. One thread each; the lock of Python is free meanwhile.
 
 Source: waiting times of G/G/c, Kiefer and Wolfowitz 1955, kept as a heap of the moments at which workers are free.
@@ -196,7 +196,7 @@ def batches(
         lasts = (fixed_s + each_s * taken) * quantile(noise, uniform(batch_key, batch_number))
         batch_number += _1
         free[place] = now + lasts
-        for each in range(taken):
+        for _ in range(taken):
             came = queue[head]
             hop = quantile(hops, uniform(hop_key, answered))
             answered += _1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -89,7 +90,7 @@ def of_percentiles(percentiles: Mapping[float, float], mean: float | None = None
     """
     shares = sorted(percentiles)
     values = [percentiles[share] for share in shares]
-    is_rising = all(0 < low <= high < math.inf for low, high in zip(values, values[1:], strict=False))
+    is_rising = all(0 < low <= high < math.inf for low, high in pairwise(values))
     if len(shares) < 2 or not is_rising or not 0 < shares[0] < shares[-1] < 1:
         raise UsageError(f"{dict(percentiles)} are no percentiles", hint="two or more shares in (0, 1), with rising values > 0")
     known, logs = _scores(np.array(shares)), np.log(values)

@@ -1,4 +1,4 @@
-"""A language model's replica in simulated time, compiled: continuous batching with chunked prefill and a KV cache of so many tokens.
+"""A language model's replica in simulated time, compiled: continuous batching, chunked prefill, a KV cache of so many tokens.
 
 A step reads one token of each answer that is being made, and as much of the prompts that wait as is left of the chunk, oldest
 first; it takes `fixed + per_token · tokens + per_context · context` seconds, context being the tokens whose keys and values are

@@ -19,7 +19,8 @@ import numpy as np
 
 from gyral.errors import UsageError
 from gyral.plan.day import local_day
-from gyral.plan.figure import Figure, weakest
+from gyral.plan.figure import By, Figure, weakest
+from gyral.plan.product import product
 from gyral.plan.simulate import Outcome, Times, Traffic, edges
 
 DAY_S = 86_400.0
@@ -78,14 +79,8 @@ class Population(NamedTuple):
     @property
     def per_day(self) -> Figure:
         """Requests of a day that reach a server."""
-        served = sum(each.share * each.served for each in self.devices)
-        (low, high), (few, many) = self.users.interval, self.per_user.interval
-        value = self.users.value * self.per_user.value * served
-        by = weakest(self.users, self.per_user)
-        # logarithms of independent factors: their distances add up as squares
-        down = math.hypot(_logs(self.users.value, low), _logs(self.per_user.value, few))
-        up = math.hypot(_logs(high, self.users.value), _logs(many, self.per_user.value))
-        return Figure(value, "1/day", by, "users · requests · served", value * math.exp(-down), value * math.exp(up))
+        served = Figure(sum(each.share * each.served for each in self.devices), by="counted")
+        return product("1/day", "users · requests · served", self.users, self.per_user, served)
 
     def rates(self, region: Region, step_s: float = 60.0, *, seed: int = 0) -> np.ndarray:
         """Requests a second of a region in each step of a day in UTC, float64 [day / step_s].
@@ -141,7 +136,7 @@ PodOf = Callable[[Traffic, Sequence[int]], Outcome]
 
 def play(
     population: Population, pods: Mapping[str, int], pod: PodOf, *, share: float = 0.01, enough: float = ENOUGH,
-    step_s: float = 60.0, seed: int = 0, threads: int = 0,
+    step_s: float = 60.0, seed: int = 0, threads: int = 0, by: By = "assumed",
 ) -> Day:  # fmt: skip
     """Play a day of some pods of every region.
 
@@ -152,6 +147,7 @@ def play(
     share : of the pods of a region that are simulated at most; eight where it has as many.
     enough : stop when the 95 % interval of the p99 is within this of it on either side.
     threads : 0: as many as cores.
+    by : what the pods' seconds of work rest on.
 
     Raises
     ------
@@ -160,7 +156,9 @@ def play(
     missing = [each.name for each in population.regions if pods.get(each.name, 0) < 1]
     if missing:
         raise UsageError(f"region `{missing[0]}` has no pods", hint="one or more in each region")
-    most = {each.name: min(pods[each.name], max(FEWEST_PODS, math.ceil(share * pods[each.name]))) for each in population.regions}
+    most = {
+        each.name: min(pods[each.name], max(FEWEST_PODS, math.ceil(share * pods[each.name]))) for each in population.regions
+    }
     rates = {each.name: population.rates(each, step_s, seed=seed) / pods[each.name] for each in population.regions}
     names = [each.name for each in population.regions]
     found: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -181,7 +179,7 @@ def play(
                 times[name] = times[name] + outcome.sojourns if name in times else outcome.sojourns
                 steps[name] += outcome.steps
             first += FEWEST_PODS
-            p99 = quantile(found, pods, 0.99)
+            p99 = quantile(found, pods, 0.99)._replace(by=weakest(population.users, population.per_user, Figure(0.0, by=by)))
             low, high = p99.interval
             if max(p99.value - low, high - p99.value) * CONFIDENCE / FOUR_OF_FIVE <= enough * p99.value:
                 break
@@ -213,13 +211,9 @@ def quantile(found: Mapping[str, Sequence[np.ndarray]], pods: Mapping[str, int],
             variance = math.inf
     around = FOUR_OF_FIVE * math.sqrt(variance) / total if total else math.inf
     low, high = (all_times.quantile(min(max(share + sign * around, 0.0), 1.0)) for sign in (-1, 1))
-    return Figure(at, "s", "calibrated", f"{sum(map(len, found.values()))} pods simulated", low, high)
+    return Figure(at, "s", "assumed", f"{sum(map(len, found.values()))} pods simulated", low, high)
 
 
 def _below(counts: np.ndarray, seconds: float) -> float:
     """How many took less."""
     return float(np.interp(seconds, edges(), np.concatenate([[0.0], np.cumsum(counts)])))
-
-
-def _logs(high: float, low: float) -> float:
-    return math.log(high / low) if high > low > 0 else 0.0
