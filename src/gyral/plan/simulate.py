@@ -15,45 +15,13 @@ import numpy as np
 
 from gyral.errors import MissingExtra, UsageError
 from gyral.plan.spread import Spread, exponential, fixed
+from gyral.plan.times import BINS, Times, of_samples
 
-PER_OCTAVE, LEAST_EXPONENT, OCTAVES = 64, -20, 34
-BINS = PER_OCTAVE * OCTAVES + 1
 MAX_WAITING = 1 << 16
 POISSON = exponential(1.0)
 
 Seed = int | Sequence[int]
 """Equal seeds are equal people with equal luck."""
-
-
-class Times(NamedTuple):
-    """A histogram of seconds: int64 [BINS] of 1/64 of an octave, and the mean where it was summed exactly."""
-
-    counts: np.ndarray
-    mean_s: float
-
-    def __len__(self) -> int:  # a named tuple's own would be 2
-        return int(self.counts.sum())
-
-    def quantile(self, share: float) -> float:
-        """Seconds that this share took at most; NaN when nobody was counted. The bins know it to 0.8 %."""
-        total = self.counts.sum()
-        if not total:
-            return math.nan
-        below = np.cumsum(self.counts)
-        place = int(np.searchsorted(below, share * total))
-        if place == 0:
-            return 0.0
-        inside = (share * total - below[place - 1]) / self.counts[place]
-        low, high = _edge(place), _edge(place + 1)
-        return float(low + inside * (high - low))
-
-    def __add__(self, other: object) -> Times:
-        """Of both together."""
-        if not isinstance(other, Times):
-            return NotImplemented
-        mine, its = len(self), len(other)
-        mean = (mine * self.mean_s + its * other.mean_s) / (mine + its) if mine + its else math.nan
-        return Times(self.counts + other.counts, mean)
 
 
 class Traffic(NamedTuple):
@@ -219,8 +187,8 @@ def first_come(
 
 def batching(
     traffic: Traffic, fixed_s: float, each_s: float, workers: int | Sequence[int] = 1, *, noise: Spread | None = None,
-    hop: Spread | None = None, max_batch: int = 64, rules: Rules | None = None, max_waiting: int = 8_192, warm_s: float = 0.0,
-    seed: Seed = 0,
+    hop: Spread | None = None, front_s: float = 0.0, max_batch: int = 64, rules: Rules | None = None,
+    max_waiting: int = 8_192, warm_s: float = 0.0, seed: Seed = 0,
 ) -> Outcome:  # fmt: skip
     """Workers who take what waits when they are free, as the gateway of `gyral serve` does.
 
@@ -229,6 +197,7 @@ def batching(
     fixed_s, each_s : a batch of b takes `fixed_s + each_s · b` seconds.
     noise : a factor on a batch's seconds, mean 1; None: 1.
     hop : seconds of a request elsewhere, for which nobody waits.
+    front_s : of the one process in front, which reads requests one after the other.
     max_batch, max_waiting : requests of a batch, and of the queue; more are refused.
 
     Raises
@@ -242,7 +211,7 @@ def batching(
         raise UsageError("this is no batching server", hint="max_batch and max_waiting ≥ 1, seconds ≥ 0, and no cache")
     waits, sojourns, steps, sums = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64), np.zeros((len(rates), 6)), np.zeros(7)
     kernel.batches(
-        _key(seed), rates, traffic.step_s, traffic.gaps.table, fixed_s, each_s, (noise or fixed(1.0)).table,
+        _key(seed), rates, traffic.step_s, traffic.gaps.table, fixed_s, each_s, (noise or fixed(1.0)).table, front_s,
         (hop or fixed(0.0)).table, counts, max_batch, rules.deadline_s if rules.sheds else math.inf, max_waiting, warm_s,
         waits, sojourns, steps, sums,
     )  # fmt: skip
@@ -307,13 +276,6 @@ def tokens(
     )
 
 
-def of_samples(seconds: np.ndarray) -> Times:
-    """Count times that are known one by one."""
-    place = ((np.asarray(seconds, np.float64).view(np.int64) >> (52 - 6)) - ((1023 + LEAST_EXPONENT) << 6)) + 1
-    mean = float(seconds.mean()) if len(seconds) else math.nan
-    return Times(np.bincount(np.clip(place, 0, BINS - 1), minlength=BINS).astype(np.int64), mean)
-
-
 def erlang_c(rate: float, service_s: float, workers: int) -> float:
     """Mean seconds waited before `workers` that serve in exponential times, who come by chance; inf when they are too few.
 
@@ -357,14 +319,3 @@ def _key(seed: Seed, *more: int) -> np.uint64:
 
 def _mean(total: float, count: float) -> float:
     return float(total / count) if count else math.nan
-
-
-def edges() -> np.ndarray:
-    """Where the bins of a histogram begin and the last ends, seconds, float64 [BINS + 1]."""
-    return np.array([0.0, *(_edge(place) for place in range(1, BINS + 1))])
-
-
-def _edge(place: int) -> float:
-    """Where a bin begins, seconds."""
-    octave, part = divmod(place - 1, PER_OCTAVE)
-    return float(2.0 ** (octave + LEAST_EXPONENT) * (1 + part / PER_OCTAVE))

@@ -40,7 +40,7 @@ def wanted(
 ) -> int:
     """Workers of step `at` by an autoscaler that sees what came `lag` steps ago and does not take away within `hold` steps."""
     best = least
-    for seen in range(max(0, at - lag - hold), at - lag):
+    for seen in range(max(0, at - lag - hold), at - lag + 1):
         need = math.ceil(steps[seen, CAME] * service_s / (step_s * busy_share) - 1e-9)
         best = max(best, min(int(need), most))
     return best
@@ -132,7 +132,7 @@ def first_come(
 @njit(nogil=True, cache=True)
 def batches(
     key: np.uint64, rates: np.ndarray, step_s: float, gaps: np.ndarray, fixed_s: float, each_s: float, noise: np.ndarray,
-    hops: np.ndarray, servers: np.ndarray, max_batch: int, deadline_s: float, max_waiting: int, warm_s: float,
+    front_s: float, hops: np.ndarray, servers: np.ndarray, max_batch: int, deadline_s: float, max_waiting: int, warm_s: float,
     waits: np.ndarray, sojourns: np.ndarray, steps: np.ndarray, sums: np.ndarray,
 ) -> None:  # fmt: skip
     """A free worker takes all that waits, at most `max_batch`: `(fixed_s + each_s · size) · noise` seconds.
@@ -140,6 +140,7 @@ def batches(
     Parameters
     ----------
     noise : table of quantiles of a factor, mean 1.
+    front_s : of the one process in front, before a request can wait for a worker.
     hops : table of quantiles of seconds that a request spends elsewhere and nobody waits for.
     deadline_s : at the head of the queue, who could not be answered in time alone is given up; inf: nobody.
     max_waiting : more are refused.
@@ -147,6 +148,7 @@ def batches(
     """
     n = len(rates)
     queue = np.empty(max_waiting)
+    front = 0.0
     head, size, batch_number, answered = 0, 0, _0, _0
     count = int(servers[0])
     free = np.zeros(int(servers.max()))
@@ -161,10 +163,11 @@ def batches(
         for each in range(1, count):
             if free[each] < free[place]:
                 place = each
-        # the head waits for a worker; with nobody waiting the next event is an arrival
-        starts = max(free[place], queue[head]) if size else math.inf
-        if next_t <= starts:
-            now = next_t
+        # with nobody waiting the next event is an arrival; who waits where a worker is free has just come
+        starts = max(free[place], seen) if size else math.inf
+        enters = max(next_t, front) + front_s
+        if enters <= starts:
+            now = front = enters
             sums[5] += size * (min(now, end) - min(seen, end))
             seen = now
             while at < next_at:
@@ -177,10 +180,10 @@ def batches(
             if size == max_waiting:
                 steps[at, REFUSED] += 1
             else:
-                queue[(head + size) % max_waiting] = now
+                queue[(head + size) % max_waiting] = next_t
                 size += 1
             number += _1
-            next_t, next_at = arrival(now, at, quantile(gaps, uniform(key, number)), rates, step_s)
+            next_t, next_at = arrival(next_t, at, quantile(gaps, uniform(key, number)), rates, step_s)
             continue
         now = starts
         sums[5] += size * (min(now, end) - min(seen, end))

@@ -21,7 +21,8 @@ from gyral.errors import UsageError
 from gyral.plan.day import local_day
 from gyral.plan.figure import By, Figure, weakest
 from gyral.plan.product import product
-from gyral.plan.simulate import Outcome, Times, Traffic, edges
+from gyral.plan.simulate import Outcome, Traffic
+from gyral.plan.times import Times, edges
 
 DAY_S = 86_400.0
 ENOUGH = 0.05
