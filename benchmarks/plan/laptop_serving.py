@@ -108,7 +108,7 @@ def _round(root: Path, url: str, pid: int) -> dict[str, Any]:
     before = _batches(url)
     low, curve = _bench(root, url, LOW)
     alone = _batches(url).since(before)
-    fixed_s, each_s, front_s = _groups(root, url, pid)
+    _, each_s, front_s = _groups(root, url, pid)
     # the level is that of the low rate, the groups tell how it grows
     batch_s = alone.seconds / alone.num
     each_s = min(max(each_s, 0.0), 0.9 * batch_s)

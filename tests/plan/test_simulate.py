@@ -1,4 +1,4 @@
-"""Servers in simulated time, against formulas that are exact, laws that hold for any queue, and a queue written down plainly."""
+"""Servers in simulated time, against exact formulas, laws that hold for any queue, and queues written down plainly."""
 
 import heapq
 import math
@@ -285,5 +285,3 @@ def test_what_is_no_server_is_refused():
 
 def _replica(kv_tokens=50_000):
     return Replica(TokenCost(4e-3, 2e-5, 1e-7), kv_tokens, 512, 128)
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +51,7 @@ def of_samples(seconds: np.ndarray) -> Times:
     return Times(np.bincount(np.clip(place, 0, BINS - 1), minlength=BINS).astype(np.int64), mean)
 
 
+@cache
 def edges() -> np.ndarray:
     """Where the bins of a histogram begin and the last ends, seconds, float64 [BINS + 1]."""
     return np.array([0.0, *(_edge(place) for place in range(1, BINS + 1))])
