@@ -8,9 +8,10 @@ The server is that of the bundled purchases (`--workers 1`: one process in front
 3. predicted: the simulator of `plan` with these;
 4. measured: `gyral bench serve` at the two rates.
 
-Predicted over measured is quoted as the median of the rounds, beside the measured p99s, which say how steady the machine was: a
-busy one stops processes for 10 ms at a time, which is neither a service time nor a queue. Next to it stands the constant rule
-that a planner must beat: the p99 of the low rate.
+Predicted over measured is quoted as the median of the steady rounds, those in which the generator itself was never late by more
+than 2 ms at its p99: a busy machine stops processes for 10 ms at a time, which is neither a service time nor a queue, and what it
+does in one minute says nothing of the next. Without a steady round nothing is said. Next to it stands the constant rule that a
+planner must beat: the p99 of the low rate.
 Command: .venv/bin/python benchmarks/plan/laptop_serving.py [rounds] (about a minute a round)
 """
 
@@ -44,7 +45,8 @@ from gyral.plan.spread import Spread, fixed, of_inverse
 from gyral.run import read_metrics
 
 NAME = "online_retail-int8"
-LOW, RATES, SECONDS, ROUNDS = 60.0, (300.0, 900.0), 12.0, 3
+LOW, RATES, SECONDS, ROUNDS = 150.0, (400.0, 1_000.0), 12.0, 5
+STEADY_MS = 2.0
 GROUPS, GROUP_RATE, GROUP_S = (1, 4, 16), 20.0, 4.0
 SIMULATED = 400_000
 
@@ -85,23 +87,22 @@ def main() -> None:
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(20)
-    ratios = {
-        f"{rate:g}": {
-            "p99_ms": _median(each["measured"][f"{rate:g}"]["p99_ms"] for each in found),
-            "predicted_p99_ms": _median(each["predicted"][f"{rate:g}"]["p99_ms"] for each in found),
-            "predicted_over_measured_p99": _median(
-                each["predicted"][f"{rate:g}"]["p99_ms"] / each["measured"][f"{rate:g}"]["p99_ms"] for each in found
-            ),
-            "predicted_over_measured_p50": _median(
-                each["predicted"][f"{rate:g}"]["p50_ms"] / each["measured"][f"{rate:g}"]["p50_ms"] for each in found
-            ),
-            "constant_over_measured_p99": _median(
-                each["low"]["p99_ms"] / each["measured"][f"{rate:g}"]["p99_ms"] for each in found
-            ),
-        }
-        for rate in RATES
+    steady = [each for each in found if each["is_steady"]]
+    rates = {f"{rate:g}": _compared(steady, f"{rate:g}") for rate in RATES} if steady else {}
+    goal = {"p99_within": 0.15, "steady_rounds_of": [len(steady), len(found)]}
+    write("plan_laptop_serving", {"goal": goal, "low_per_s": LOW, "rates": rates, "rounds": found, "seed": 0})
+
+
+def _compared(rounds: list[dict[str, Any]], rate: str) -> dict[str, float]:
+    """Medians over rounds of what was predicted and measured at a rate."""
+    pairs = [(each["predicted"][rate], each["measured"][rate], each["low"]) for each in rounds]
+    return {
+        "p99_ms": _median(measured["p99_ms"] for _, measured, _ in pairs),
+        "predicted_p99_ms": _median(predicted["p99_ms"] for predicted, _, _ in pairs),
+        "predicted_over_measured_p99": _median(predicted["p99_ms"] / measured["p99_ms"] for predicted, measured, _ in pairs),
+        "predicted_over_measured_p50": _median(predicted["p50_ms"] / measured["p50_ms"] for predicted, measured, _ in pairs),
+        "constant_over_measured_p99": _median(low["p99_ms"] / measured["p99_ms"] for _, measured, low in pairs),
     }
-    write("plan_laptop_serving", {"goal": {"p99_within": 0.15}, "low_per_s": LOW, "rates": ratios, "rounds": found, "seed": 0})
 
 
 def _round(root: Path, url: str, pid: int) -> dict[str, Any]:
@@ -124,7 +125,9 @@ def _round(root: Path, url: str, pid: int) -> dict[str, Any]:
             "busy": round(told.busy, 3),
         }
     measured = {f"{rate:g}": _bench(root, url, rate)[0] for rate in RATES}
+    late = max(each["generator_late_p99_ms"] for each in (low, *measured.values()))
     result = {
+        "is_steady": late <= STEADY_MS,
         "low": low,
         "batch_us": round(1e6 * batch_s, 1),
         "each_us": round(1e6 * each_s, 1),
