@@ -1,5 +1,12 @@
 """What a worker needs: from a run under load, from a card, from a sheet, and carried to another machine."""
 
+import json
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import numpy as np
 import pytest
 
@@ -33,6 +40,41 @@ def test_a_run_tells_of_its_lowest_rate():
         assert spread.at(share) == pytest.approx(1e-3 * np.quantile(ms, share), rel=0.03)
     low, high = work.alone_s.interval
     assert low < work.alone_s.value < high < 1.03 * low
+
+
+class _Slow(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        time.sleep(0.01)
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_server_under_load_tells_what_it_takes(tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "bodies.jsonl").write_text("{}\n")
+    command = [sys.executable, "-m", "gyral", "bench", "serve", f"http://127.0.0.1:{server.server_port}", "--root", str(tmp_path)]
+    command += ["--route", "bodies", "--bodies", str(tmp_path / "bodies.jsonl"), "--path", "/", "--rate", "40", "--seconds", "3"]
+    try:
+        done = subprocess.run([*command, "--set", "bench.max_late=1.0", "--json"], capture_output=True, text=True, timeout=60)
+    finally:
+        server.shutdown()
+        server.server_close()
+    told = json.loads(done.stdout.splitlines()[-1])
+    work = service.of_run(tmp_path, told["run"])
+    assert work.alone_s.value == pytest.approx(1e-3 * told["latency"]["mean_ms"]) and work.alone_s.value >= 0.01
+    spread = work.noise.scaled(work.alone_s.value)
+    assert spread.at(0.5) == pytest.approx(1e-3 * told["latency"]["p50_ms"], rel=0.1)
+    assert work.alone_s.by == "measured" and f"run {told['run']}" in work.alone_s.why
 
 
 def test_a_run_without_a_valid_point_tells_nothing():

@@ -44,6 +44,10 @@ def test_batches_hold_more():
     assert alone.value < 200 < 600 < together.value < 1_000
 
 
+def test_no_plan_counts_on_workers_that_never_rest():
+    assert capacity(Pod(_work(0.01, fixed(1.0)), 2), 1_000.0).value == pytest.approx(196)
+
+
 def test_a_limit_that_one_request_breaks_is_refused():
     with pytest.raises(UsageError, match="no pod holds a p99 of 10 ms"):
         capacity(Pod(_work(0.02, fixed(1.0))), 0.01)
