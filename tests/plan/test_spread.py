@@ -31,6 +31,12 @@ def test_draws_are_those_of_the_spread():
         assert np.quantile(seen, share) == pytest.approx(spread.at(share), rel=0.03)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.998, 0.9985, 0.99999, 0.9999999])
+def test_the_kernel_reads_the_tail_as_the_table_tells_it(share):
+    spread = lognormal(5.0, 1.2)
+    assert draws.quantile(spread.table, share) == pytest.approx(spread.at(share), rel=1e-9)
+
+
 def test_draws_of_a_key_are_uniform_and_those_of_another_are_others():
     one, two = (np.array([draws.uniform(np.uint64(key), np.uint64(n)) for n in range(50_000)]) for key in (1, 2))
     counts = np.bincount((one * 100).astype(int), minlength=100)
