@@ -22,7 +22,7 @@ Formula = Callable[[Values], Mapping[str, Any]]
 
 DRAWS = 4_096
 _SCORE = 1.2816
-_ASKED = "what large providers ask on demand, rounded; yours is on your bill"
+_ASKED = "list prices of large providers, from memory; yours is on your bill"
 
 PRICES = {
     "usd_core_hour": Figure(0.04, "usd/h", "assumed", f"a virtual core with 4 GB; {_ASKED}", 0.015, 0.06),
