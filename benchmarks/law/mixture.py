@@ -1,9 +1,9 @@
 """From mixtures of 17 domains of the Pile to 13 losses: 512 runs of 1M parameters rank 256 others, and the same 256 at 60M.
 
-Mean over targets of Spearman's ρ with what was measured. Everything of gyral's is fitted and chosen on the 512 training rows alone.
-The peer is LightGBM with RegMix's settings (1,000 trees, rate .01), twice: as published, where early stopping looks at the test rows
-of 1M, and with a seventh of the training rows held out for it. One thread each; CPU seconds of fitting, without imports. All three
-of gyral's members of the law are fitted again for each of four folds, which is most of `stacked`.
+Mean over targets of Spearman's ρ with what was measured. Everything of gyral's is fitted and chosen on the 512 training rows.
+The peer is LightGBM with RegMix's settings (1,000 trees, rate .01), twice: as published, where early stopping looks at the test
+rows of 1M, and with a seventh of the training rows held out for it. One thread each; CPU seconds of fitting, without imports.
+`stacked`, the law, fits each member again for each of four folds.
 
 `interval`: how often the middle four fifths of `loss_80`'s making held a test row's loss (three targets).
 `second scale`: the law with 48 rows of 60M, and without, on the other 208: mean ρ, and mean relative error.
@@ -18,9 +18,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-    os.environ[name] = "1"  # before numpy is loaded
 
 import numpy as np
 
@@ -55,6 +52,8 @@ for name, keep in (("published", np.ones(len(w), bool)), ("held_out", ~out)):
 
 
 def main() -> None:
+    if os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # read as numpy is loaded
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OPENBLAS_NUM_THREADS": "1"})
     train, test, larger = (_read(*each) for each in (("train", "1m"), ("test", "1m"), ("test", "60m")))
     results: dict[str, object] = {}
 

@@ -53,7 +53,7 @@ def test_the_best_mixture_is_found_through_a_law_of_noisy_runs(law: mixture.Mixt
     assert found.sure == 1
     assert all(low <= high for low, high in found.weights_80.values())
     # what is worth most helps most, what is worth nothing takes room
-    assert list(found.effects)[0] == "books"
+    assert next(iter(found.effects)) == "books"
     assert list(found.effects)[-1] in ("mail", "code")
     near = np.array([found.neighbour_weights[name] for name in DOMAINS])
     apart = np.abs(law.weights_nD - weights).sum(axis=1) / 2

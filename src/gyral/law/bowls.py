@@ -3,7 +3,7 @@
 Loss over the logarithms of rate and batch is a bowl near its least. So a quadratic is fitted to each cell of runs that share
 N and D (a parabola where all have one batch), its bottom is the best of that cell, and straight lines through the logarithms
 of the bottoms say what is best elsewhere: rate over N and D, batch over D. A run far up the side says little of the bottom
-and counts less: half as much for each `gap`, the median of what runs of the cell lose to its best.
+and counts less: half as much for each gap that a quarter of the cell's runs stay within.
 
 A bowl whose bottom lies outside what was tried is no measurement: such a cell has no part in the lines, and names the run
 that would show it. Intervals are bootstraps over cells, and over residuals within each.
