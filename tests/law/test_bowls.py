@@ -55,8 +55,8 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
             found["lr"].interval(0.9, N=7e9, D=1.4e11).holds(truth[0]),
             found["batch"].interval(0.9, D=1.4e11).holds(truth[1]),
         ]
-    assert ((inside / sets >= 0.7) & (inside / sets <= 1.0)).all(), inside / sets
-    assert 0.8 <= inside.mean() / sets <= 0.99
+    assert (inside / sets >= 0.8).all(), inside / sets
+    assert inside.mean() / sets >= 0.88
 
 
 def test_far_sides_that_are_no_parabola_count_less() -> None:

@@ -36,9 +36,9 @@ def test_a_prior_holds_what_rows_do_not_say() -> None:
 
 def test_an_objective_that_is_infinite_somewhere_is_stepped_back_from() -> None:
     def smooth(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        if theta[0] <= 0:
+        if theta[0] <= 2.95:  # the first step goes there
             return np.inf, np.zeros(1)
-        return float(theta[0] - 3 * np.log(theta[0])), 1 - 3 / theta
+        return 8 * float(theta[0] - 3 * np.log(theta[0])), 8 * (1 - 3 / theta)
 
-    found, _ = bfgs(smooth, np.array([0.05]))
+    found, _ = bfgs(smooth, np.array([3.6]))
     assert found[0] == pytest.approx(3, abs=1e-3)

@@ -53,6 +53,9 @@ def test_known_parameters_are_found_and_intervals_hold_what_comes() -> None:
     loss = np.linspace(2.4, 5.5, 14)
     exact = link.fit(loss, error(loss), num=5)
     assert list(exact.fitted.parameters.values()) == pytest.approx(truth, rel=1e-4)
+    noisy = link.fit(loss, error(loss) + 0.004 * rng.standard_normal(14), num=200)
+    spread = noisy.sample(np.full((4_000, 1), 3.5)).std()  # in the middle of the runs, where the link itself is sure
+    assert 0.95 * noisy.noise < spread < 1.3 * noisy.noise
     assert exact.reach(np.array([2.0, 3.0])) == pytest.approx([0.4, 0.0])
     for seed in range(40):
         found = link.fit(loss, error(loss) + 0.004 * rng.standard_normal(14), num=200, seed=seed)

@@ -62,6 +62,18 @@ def test_the_best_mixture_is_found_through_a_law_of_noisy_runs(law: mixture.Mixt
     assert found.neighbour_loss == pytest.approx(law.loss_nT[found.neighbour - 1, 0])
 
 
+def test_the_search_starts_from_the_best_of_what_was_drawn_and_measured(
+    law: mixture.MixtureLaw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gyral.law import mixture_best
+
+    monkeypatch.setattr(mixture_best, "improve", lambda value, start, *_: start)
+    measured = law.predict(law.weights_nD)[:, 0].min()
+    assert best(law, {"text": 1}, num_bootstraps=1).loss <= measured
+    monkeypatch.setattr(mixture_best, "NUM_DRAWN", 1)
+    assert best(law, {"text": 1}, num_bootstraps=1).loss == pytest.approx(measured, abs=1e-6)
+
+
 def test_what_is_aimed_at_decides(law: mixture.MixtureLaw) -> None:
     assert best(law, {"code": 1}, num_bootstraps=2).weights["code"] > 0.95
     both = best(law, {"code": 1, "text": 3}, num_bootstraps=2)

@@ -6,7 +6,8 @@ of the bottoms say what is best elsewhere: rate over N and D, batch over D. A ru
 and counts less: half as much for each gap that a quarter of the cell's runs stay within.
 
 A bowl whose bottom lies outside what was tried is no measurement: such a cell has no part in the lines, and names the run
-that would show it. Intervals are bootstraps over cells, and over residuals within each.
+that would show it. Intervals are bootstraps over cells, and over residuals within each: simulated, nominal 90 % hold the truth
+in 97 % (12 cells) and 98 % (5 cells). Over cells alone they would in 82 and 86 %.
 
 **Source**: Li et al. (Step Law), 2503.04715: lr = 1.79 N^-0.713 D^0.307, batch = 0.58 D^0.571 tokens, on their runs;
 McCandlish et al., 1812.06162, for why the best batch follows the data.
