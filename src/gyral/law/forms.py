@@ -11,8 +11,8 @@
 | `crossed` | L = E + A N^-α + B D^-β + G N^-α D^-β | cross terms as in Farseer, 2506.10972; ours is the plainest |
 | `m4` | (L - E) / (L0 - L)^κ = A x^-γ | Alabdulmohsin et al., 2209.06640 |
 | `broken` | L = E + A x^-c0 (1 + (x / d)^(1 / f))^(-c1 f) | Caballero et al., 2210.14891 |
-| `data_constrained` | `chinchilla` of N' and D', which saturate as data is repeated | Muennighoff et al., 2305.16264, equations 5 to 7 |
-| `routing` | log10 L = a log10 N + b log10 Ê + c log10 N log10 Ê + d, Ê the saturated number of experts | Clark et al., 2202.01169 |
+| `data_constrained` | `chinchilla` of N' and D', which saturate as data repeats | Muennighoff et al., 2305.16264, eq. 5 to 7 |
+| `routing` | lg L = a lg N + b lg Ê + c lg N lg Ê + d, Ê the saturated number of experts | Clark et al., 2202.01169 |
 | `link` | error = ε - k exp(-γ L) | Gadre et al., 2403.08540, equation 5 |
 
 x is compute C where a table has no other column. N: parameters; D: tokens, examples or interactions; C: FLOPs.

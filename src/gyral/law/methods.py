@@ -2,8 +2,8 @@
 
 | method | what it does | what goes wrong |
 |---|---|---|
-| `envelope` (approach 1) | the best run at each compute, then a power law through their sizes | as coarse as the sizes that were tried |
-| `isoflop` (approach 2) | a parabola of loss over log N for each budget, then a power law through the minima | biased even without noise when a sweep's middle is off (Open Athena, 2026) |
+| `envelope` (approach 1) | a power law through the sizes of the best run at each compute | as coarse as what was tried |
+| `isoflop` (approach 2) | a parabola over log N for each budget, a power law through the minima | biased, even without noise |
 | `parametric` (approach 3) | the least of a fitted law along a budget | as good as the law |
 
 **Source**: Hoffmann et al., 2203.15556, section 3.

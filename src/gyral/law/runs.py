@@ -10,7 +10,7 @@ them all, and what cannot be compared is refused or left out by name.
 | `N`, `N_non_embedding`, `N_active` | parameters: all, without embeddings, those that one token meets |
 | `D`, `D_unique`, `unit` | tokens, examples or interactions seen, those of them that differ, and which of the three |
 | `C`, `flops_by` | FLOPs, and the formula that counted them |
-| `loss`, `metric`, `noise`, `train_loss` | value, what it is of, its deviation between equal runs, and the loss that was trained |
+| `loss`, `metric`, `noise`, `train_loss` | value, what it is of, its deviation between equal runs, the loss trained |
 | `schedule` | `finished`, `decayed` (a branch whose rate came down), `constant`, or `mid_cosine` |
 | `lr`, `batch`, `width`, `depth`, `experts`, `precision`, `seed`, `family` | how it was trained |
 | `w:NAME` | weight of a domain in the data |
@@ -139,7 +139,7 @@ def table_of(table: pa.Table, names: Mapping[str, str], source: str, where: Mapp
     ------
     InputError : a column is missing or a value cannot be used; which, and where.
     """
-    for ours, theirs in names.items():
+    for theirs in names.values():
         if theirs not in table.column_names:
             hint = did_you_mean(theirs, table.column_names) or f"it has {', '.join(table.column_names[:12])}"
             raise InputError(f"there is no column `{theirs}`", where=source, hint=hint)
