@@ -9,7 +9,7 @@ The server is that of the bundled purchases (`--workers 1`: one process in front
 4. measured: `gyral bench serve` at the two rates.
 
 Predicted over measured is quoted as the median of the steady rounds, those in which the generator itself was never late by more
-than 2 ms at its p99: a busy machine stops processes for 10 ms at a time, which is neither a service time nor a queue, and what it
+than 2 ms at its p99: a busy machine stops processes for 10 ms at a time, neither a service time nor a queue, and what it
 does in one minute says nothing of the next. Without a steady round nothing is said. Next to it stands the constant rule that a
 planner must beat: the p99 of the low rate.
 Command: .venv/bin/python benchmarks/plan/laptop_serving.py [rounds] (about a minute a round)

@@ -125,7 +125,8 @@ def verdict(root: Path, sets: tuple[str, ...], as_json: bool, name: str, value: 
     told = register.verdict(places.register_of(root), name, value)
     score = register.scores(places.register_of(root))
     inside = ", ".join(f"{float(level):.0%} {'yes' if is_in else 'no'}" for level, is_in in told["inside"].items())
-    text = f"{name} ended with {value:.5g}, {told['error']:+.2%} from what was predicted; inside {inside}\n{verb.score_text(score)}"
+    text = f"{name} ended with {value:.5g}, {told['error']:+.2%} from what was predicted; inside {inside}"
+    text += f"\n{verb.score_text(score)}"
     print_result(as_json, {**told, "score": score}, lambda: text)
 
 

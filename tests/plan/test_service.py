@@ -62,8 +62,9 @@ def test_a_server_under_load_tells_what_it_takes(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Slow)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     (tmp_path / "bodies.jsonl").write_text("{}\n")
-    command = [sys.executable, "-m", "gyral", "bench", "serve", f"http://127.0.0.1:{server.server_port}", "--root", str(tmp_path)]
-    command += ["--route", "bodies", "--bodies", str(tmp_path / "bodies.jsonl"), "--path", "/", "--rate", "40", "--seconds", "3"]
+    command = [sys.executable, "-m", "gyral", "bench", "serve", f"http://127.0.0.1:{server.server_port}"]
+    command += ["--root", str(tmp_path), "--route", "bodies", "--bodies", str(tmp_path / "bodies.jsonl"), "--path", "/"]
+    command += ["--rate", "40", "--seconds", "3"]
     try:
         done = subprocess.run([*command, "--set", "bench.max_late=1.0", "--json"], capture_output=True, text=True, timeout=60)
     finally:

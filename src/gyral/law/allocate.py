@@ -119,15 +119,11 @@ def allocate(law: Law, budget: Budget, *, num: int = 800, seed: int = 0) -> Allo
             "there is nothing to divide", why=f"the law reads {', '.join(law.axes)}", hint="a table with `N` and `D`"
         )
     notes = []
-    best = None
-    for bits in budget.bits:
-        size_n, data_n, columns = _asked(law, budget, bits)
-        loss_n = law.predict(columns)
-        i = int(np.nanargmin(loss_n))
-        if best is None or loss_n[i] < best[0]:
-            best = (float(loss_n[i]), i, bits, size_n, data_n, columns, loss_n)
-    assert best is not None
-    loss, i, bits, size_n, data_n, columns, loss_n = best
+    tried = [(bits, *_asked(law, budget, bits)) for bits in budget.bits]
+    bits, size_n, data_n, columns = min(tried, key=lambda each: float(np.nanmin(law.predict(each[-1]))))
+    loss_n = law.predict(columns)
+    i = int(np.nanargmin(loss_n))
+    loss = float(loss_n[i])
     if math.isfinite(budget.unique) and "data_constrained" not in {each.fitted.form.name for each in law.members}:
         notes.append(f"assumed: data that is repeated is worth what R*_D = {REPEATS:g} says (Muennighoff et al. 2023)")
     if budget.bits != (BITS_FULL,):

@@ -34,9 +34,9 @@ Columns = Mapping[str, np.ndarray]
 FLOPS_A_TOKEN = 6
 """FLOPs of a parameter and token, forwards and backwards, where a table does not count them."""
 NUMBERS = (
-    "N", "N_non_embedding", "N_active", "D", "D_unique", "C", "loss", "train_loss", "noise", "lr", "batch", "width", "depth", "experts",
+    "N", "N_non_embedding", "N_active", "D", "D_unique", "C", "loss", "train_loss", "noise", "lr", "batch", "width", "depth",
+    "experts",
 )  # fmt: skip
-TEXTS = ("run", "group", "unit", "flops_by", "metric", "schedule", "precision", "family")
 MAY_LACK = ("noise", "train_loss")
 NEEDED = ("N", "D", "C", "loss")
 DOMAIN = "w:"

@@ -23,7 +23,8 @@ from gyral.law.sweep import stops
 
 
 def fit(
-    path: Path, *, form: str = "auto", loss: Loss | None = None, num_bootstrap: int = 4_000, names: Mapping[str, str] | None = None,
+    path: Path, *, form: str = "auto", loss: Loss | None = None, num_bootstrap: int = 4_000,
+    names: Mapping[str, str] | None = None,
     where: Mapping[str, str] | None = None, group: str = "", target: Mapping[str, float] | None = None, seed: int = 0,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Fit a table, or each of its groups.
@@ -314,7 +315,8 @@ def allocation_text(told: Mapping[str, Any]) -> str:
     if told["N"] is None:
         head = f"no point can be told: N lies between {low:.3g} and {high:.3g} (80 %)"
     else:
-        head = f"N = {told['N']:.4g}, D = {told['D']:.4g} ({told['D'] / told['N']:.3g} a parameter), {told['epochs']:.3g} epochs, {told['bits']} bits"
+        head = f"N = {told['N']:.4g}, D = {told['D']:.4g} ({told['D'] / told['N']:.3g} a parameter), "
+        head += f"{told['epochs']:.3g} epochs, {told['bits']} bits"
     lines = [head, f"  loss {told['loss']:.5g}, 80 %: {told['loss_80'][0]:.5g} to {told['loss_80'][1]:.5g}"]
     lines += [
         f"  within {float(share):.1%} of that loss: N from {low:.3g} to {high:.3g}"
@@ -338,4 +340,5 @@ def score_text(told: Mapping[str, Any]) -> str:
     if not told["verdicts"]:
         return "no prediction has its verdict yet"
     inside = ", ".join(f"{float(level):.0%}: {share:.0%}" for level, share in told["inside"].items())
-    return f"{told['verdicts']} verdicts: off by {told['mean_abs_error']:.2%} on average; inside their intervals {inside}; CRPS {told['crps']:.4g}"
+    head = f"{told['verdicts']} verdicts: off by {told['mean_abs_error']:.2%} on average"
+    return f"{head}; inside their intervals {inside}; CRPS {told['crps']:.4g}"

@@ -1,6 +1,6 @@
 """The loop as a cost: bytes of events a day, how old what a model knows is, and how often it pays to train it again.
 
-Rates and bytes an event are those of `benchmarks/ingest/day.py`: synthetic events on two shared cores. They have an interval only
+Rates and bytes an event are of `benchmarks/ingest/day.py`: synthetic events on two shared cores. They have an interval only
 where two were measured; those of another machine and other events take their place.
 """
 

@@ -7,15 +7,16 @@ what was kept aside where the task tells one, else 1 less the metric that models
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from gyral.config import Config
 from gyral.law import runs
 from gyral.law.places import runs_of
 from gyral.model.card import Card
 from gyral.run import Run
+
+if TYPE_CHECKING:
+    from torch import nn
 
 EMBEDS = ("vocabulary", "logits", "table")
 TAIL = 20
