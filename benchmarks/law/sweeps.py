@@ -69,7 +69,7 @@ SWEEPS = {
     ),
     "recommender": Sweep(
         "shop",
-        ("train.family=recommender", "train.task=sequence", *OPTIM),
+        ("train.family=recommender", "train.task=sequence", "train.optim.rate=0.003", *OPTIM[2:]),
         0,
         ((8, 1), (16, 1), (32, 2), (64, 2), (96, 3)),
         (1e5, 2e5, 4e5, 8e5, 1.6e6),
@@ -114,7 +114,8 @@ def project(family: str) -> Path:
             gyral(folder, "curate", "shop")
         else:
             pictures(folder / "pictures")
-            gyral(folder, "curate", "clothes", "--source", "pictures")
+            small = ("--set", "images.min_side=16", "--set", "images.min_blur=0")
+            gyral(folder, "curate", "clothes", "--source", "pictures", *small)
     return folder
 
 

@@ -153,3 +153,45 @@ def score(root: Path, sets: tuple[str, ...], as_json: bool) -> None:
 
     told = register.scores(places.register_of(root))
     print_result(as_json, told, lambda: verb.score_text(told))
+
+
+@law.command()
+@click.argument("weights", type=_FILE)
+@click.argument("losses", type=_FILE, required=False)
+@click.option("--prefix", default="w:", show_default=True, help="What names of columns of weights begin with.")
+@click.option("--target", multiple=True, metavar="COLUMN", help="Loss that counts; default: all columns of LOSSES, alike.")
+@click.option("--cap", "caps", multiple=True, metavar="DOMAIN=SHARE", help="Most that a domain may have.")
+@click.option("--least-entropy", type=float, default=0.0, help="Of the mixture, in nats: more is more even.")
+@common
+def mixture(
+    root: Path, sets: tuple[str, ...], as_json: bool, weights: Path, losses: Path | None, prefix: str, target: tuple[str, ...],
+    caps: tuple[str, ...], least_entropy: float,
+) -> None:  # fmt: skip
+    """Say which data to train on, from small runs on many mixtures: WEIGHTS, and LOSSES in the same file or their own."""
+    from gyral.law import mixture_best, mixture_verb, verb
+
+    found = mixture_verb.fit(mixture_verb.read(weights, losses, prefix=prefix, targets=target))
+    best = mixture_best.best(found, caps=verb.numbers(caps, "`wikipedia=0.2`"), least_entropy=least_entropy)
+    print_result(as_json, {**mixture_verb.as_json(found), **best.as_json()}, lambda: mixture_verb.text(found, best))
+
+
+@law.command()
+@click.argument("runs", type=_FILE, required=False)
+@click.option("--target", multiple=True, metavar="N=…,D=…", help="Say the best rate and batch for this size.")
+@click.option("--map", "mapping", multiple=True, metavar="OURS=THEIRS,…", help="lr=learning_rate,batch=batch_tokens.")
+@common
+def rates(
+    root: Path, sets: tuple[str, ...], as_json: bool, runs: Path | None, target: tuple[str, ...], mapping: tuple[str, ...]
+) -> None:
+    """Say the best learning rate and batch by size and data, from sweeps of `lr` and `batch` at several."""
+    from gyral.law import bowls, places, verb
+    from gyral.law.runs import read
+
+    found = bowls.fit(read(runs or places.runs_of(root), verb.pairs(mapping, "lr=learning_rate")))
+    asked = verb.numbers(target, TARGET)
+    laws = [each.as_json() for each in found.laws.values()]
+    told: dict[str, Any] = {"laws": laws, "stops": [each._asdict() for each in found.stops]}
+    if asked:
+        best = {name: (each.value(**asked), each.interval(**asked)) for name, each in found.laws.items()}
+        told["best"] = {name: {"value": value, "ci95": list(ci)} for name, (value, ci) in best.items()}
+    print_result(as_json, told, lambda: bowls.text(found, asked))

@@ -259,3 +259,18 @@ def _stop(bowl: Bowl, knob: str) -> Stop:
     at = "".join(f", {name} = {each:.3g}" for name, each in others.items())
     what = f"the best `{knob}` of N = {bowl.N:.3g}, D = {bowl.D:.3g} is not inside what was tried"
     return Stop("edge", what, f"a run of N = {bowl.N:.3g}, D = {bowl.D:.3g} with {knob} = {value:.3g}{at}")
+
+
+def text(found: BestKnobs, asked: Mapping[str, float]) -> str:
+    """What a table of sweeps says, for a person."""
+    lines = [f"{len(found.bowls)} bowls"]
+    for name, law in found.laws.items():
+        spread = law.of_exponents()
+        powers = " ".join(
+            f"{on}^{power:.3f} ({spread[on].low:.3f} to {spread[on].high:.3f})" for on, power in law.exponents.items()
+        )
+        lines.append(f"best {name} = {law.coefficient:.4g} {powers}, through {law.cells} cells")
+        if asked:
+            low, high = law.interval(**asked)
+            lines.append(f"  {law.value(**asked):.4g} for what is asked, 95 %: {low:.4g} to {high:.4g}")
+    return "\n".join([*lines, *(f"note: {each.rule}: {each.what}; next: {each.next}" for each in found.stops)])

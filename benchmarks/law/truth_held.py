@@ -5,7 +5,7 @@ outliers; for each the bootstrap's intervals of the five parameters of Chinchill
 the loss of a run 30 times larger, and of the best size for 5.88e23 FLOP.
 
 Prediction, written before the first run: 86 to 93 % for all but E and the far loss, which are at 85. Command:
-.venv/bin/python benchmarks/law/coverage.py (about two CPU-minutes)"""
+.venv/bin/python benchmarks/law/truth_held.py (about two CPU-minutes)"""
 
 from __future__ import annotations
 
