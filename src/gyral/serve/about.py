@@ -24,7 +24,7 @@ class Counted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Answer of `GET /v1/model`; `card` is what was measured of it. Where workers answer, also who they are, which variants
-    there are, which of them was chosen and why, and how a trial stands."""
+    there are, which of them was chosen and why, how asking a small one first goes, and how a trial stands."""
 
     model: str
     family: str
@@ -36,6 +36,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     variants: dict[str, str] | UnsetType = UNSET
     workers: list[dict[str, Any]] | UnsetType = UNSET
     chosen: dict[str, str] | UnsetType = UNSET
+    cascade: dict[str, dict[str, Any]] | UnsetType = UNSET
     trial: dict[str, Any] | UnsetType | None = UNSET
 
 

@@ -47,7 +47,7 @@ def test_both_ways_are_answered_side_by_side(copy, reader):
     assert told[1]["choices"][0]["text"] == reader.complete("Once", 40, temperature=0).text
     assert told[2]["bits"] == [pytest.approx(reader.score(["abc"]).bits[0], rel=1e-3)] and parts[2].props["kind"] == "score"
     assert told[3]["text"] == reader.complete("Once", 9, temperature=0).text
-    assert told[4]["family"] == "lm" and told[4]["card"]["model"] == "tiny@1"
+    assert told[4]["card"]["family"] == "lm" and told[4]["card"]["model"] == "tiny@1"
     assert copy.step() == [] == copy.step()
 
 
