@@ -1,6 +1,6 @@
 """How often nominal 90 % intervals hold the truth: 200 simulated tables a case.
 
-Cases: 240 runs (as many as published tables have) and 60 on nine budgets, and 100 on a grid of sizes and data; noise heavy-tailed
+Cases: 240 runs (as many as published tables have) and 60 on nine budgets, 100 on a grid of sizes and data; noise heavy-tailed
 (Student, 4 degrees), or with a few outliers. For each the bootstrap's intervals of the five parameters of Chinchilla's form, of
 the exponent of the best size, of the loss of a run 30 times larger, and of the best size for 5.88e23 FLOP.
 
