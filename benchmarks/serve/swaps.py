@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmarks.measure import write
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from measure import write
 
 from gyral.serve.engine import Ask, Part
 from gyral.serve.job import Job

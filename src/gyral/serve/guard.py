@@ -18,6 +18,9 @@ from gyral.serve.traces import Traces
 GONE = 499
 """The status that is counted where a client went before its answer."""
 
+REMEMBERED, MAX_REMEMBERED_BYTES = 1_024, 2_048
+"""Combinations of headers whose class is remembered, and how long one may be: a look costs 2 µs otherwise."""
+
 
 class Guard:
     """Keys, quotas and counts of one server.
@@ -31,6 +34,7 @@ class Guard:
         self._quotas, self._metrics = Quotas(config.keys, time.monotonic(), file=config.keys_file, note=note), metrics
         self._traces = Traces.of_environment()
         self._tiers = tiers(config.tiers)
+        self._classified: dict[tuple[bytes, ...], Classified] = {}
 
     def begin(self, path: str, authorization: bytes, size_bytes: int, now: float) -> Account:
         """Let a request in; `end` is called once for each.
@@ -55,10 +59,17 @@ class Guard:
         ------
         Refused : 400, it names one that is not here.
         """
-        try:
-            found = classify({name: value for name in HEADERS if (value := header(name))}, self._tiers)
-        except InputError as error:
-            raise Refused(400, error.what, error.why, error.hint) from None
+        values = tuple(map(header, HEADERS))
+        found = self._classified.get(values)
+        if found is None:
+            try:
+                found = classify({name: value for name, value in zip(HEADERS, values, strict=True) if value}, self._tiers)
+            except InputError as error:
+                raise Refused(400, error.what, error.why, error.hint) from None
+            if sum(map(len, values)) <= MAX_REMEMBERED_BYTES:
+                if len(self._classified) >= REMEMBERED:
+                    self._classified.clear()
+                self._classified[values] = found
         self._metrics.of_tier(found.name)
         return found
 
