@@ -40,6 +40,7 @@ from gyral.console import (
 )
 from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, UsageError, render
 from gyral.tools import bench, doctor
+from gyral.tools_law import law
 
 
 def main() -> None:
@@ -72,7 +73,7 @@ def main() -> None:
         fail(fault(error), 1)
 
 
-@click.group(commands=[bench, doctor], context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(commands=[bench, doctor, law], context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="gyral")
 def commands() -> None:
     """gyral closes the loop of machine learning: events in, models out, and what people do next comes back.

@@ -19,7 +19,7 @@ import msgspec
 
 from gyral import config as configs
 from gyral import run as runs
-from gyral.errors import GyralError
+from gyral.errors import GyralError, NotFound
 from gyral.lake import dataset as datasets
 from gyral.lake.table import Lake
 from gyral.run import Lineage
@@ -44,6 +44,22 @@ class Finding(msgspec.Struct, frozen=True):
 def examine(root: Path) -> list[Finding]:
     """Run every check; none changes anything but one temporary file."""
     return [*_machine(root), *_packages(), *_project(root)]
+
+
+def measure(root: Path, tell: Callable[[str], None]) -> list[Finding]:
+    """Probe the machine for plans, and keep what was found in the project.
+
+    Raises
+    ------
+    GyralError : it cannot be measured, or the project's folder is not there.
+    """
+    from gyral.plan import probe
+
+    if not root.is_dir():
+        raise NotFound(f"there is no folder `{root}`", hint="make it, or name another by `--root`")
+    found = probe.probe(root, tell)
+    path = probe.save(root, found)
+    return [Finding("probe", "ok", text) for text in (f"written to `{path}`", *probe.told(found))]
 
 
 def _machine(root: Path) -> Iterator[Finding]:

@@ -74,12 +74,15 @@ def alike(root: Path, sets: tuple[str, ...], as_json: bool, pairs: Path, max_err
 
 
 @click.command()
+@click.option("--probe", "probes", is_flag=True, help="Also measure this machine for plans, in about half a minute.")
 @common
-def doctor(root: Path, sets: tuple[str, ...], as_json: bool, **_: Any) -> None:
+def doctor(root: Path, sets: tuple[str, ...], as_json: bool, probes: bool, **_: Any) -> None:
     """Check this machine and this project, and say what to mend."""
-    from gyral.doctor import examine, table_of
+    from gyral.doctor import examine, measure, table_of
 
     findings = examine(root)
+    if probes:
+        findings += measure(root, lambda what: click.echo(f"measuring {what}", err=True))
     print_result(as_json, {"findings": [plain(each) for each in findings]}, lambda: table_of(findings))
     if any(each.state == "bad" for each in findings):
         sys.exit(1)

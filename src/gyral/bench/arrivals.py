@@ -12,13 +12,12 @@ from collections.abc import Callable
 import numpy as np
 
 from gyral.errors import UsageError
+from gyral.plan.day import day
 
 MAX_REQUESTS = 5_000_000
 """A request costs about 60 bytes before it is answered."""
 BURST_SHARE = 0.1
 GRID = 20_001
-HOURS = 24.0
-TROUGH_H, PEAK_SHARE = 4.5, 0.5
 
 Shape = Callable[[np.ndarray], np.ndarray]
 
@@ -54,16 +53,6 @@ def bursts(factor: float, every_s: float, seconds: float) -> Shape:
     """A tenth of the time `factor` times the mean rate, and less between; at most 10."""
     low = max((1 - factor * BURST_SHARE) / (1 - BURST_SHARE), 0.0)
     return lambda at: np.where((at * seconds / every_s) % 1.0 < BURST_SHARE, factor, low)
-
-
-def day(at: np.ndarray) -> np.ndarray:
-    """A day: fewest at half past four, a long high from noon, most in the evening; 3.9 between most and fewest.
-
-    Two harmonics; a round shape of what consumer services see, not one that was measured.
-    """
-    angle = 2 * np.pi * (at * HOURS - TROUGH_H) / HOURS
-    heights: np.ndarray = 1 - PEAK_SHARE * np.cos(angle) - 0.15 * np.sin(angle) - 0.1 * np.cos(2 * angle)
-    return heights
 
 
 def due(

@@ -75,13 +75,14 @@ def line_chart(
     y_format: Format = formats.metric,
     y_tick: Format | None = None,
     height: int = PLOT_HEIGHT,
+    from_zero: bool = True,
 ) -> Markup:
-    """Draw series over a common x axis; the y axis starts at zero (or below), so heights compare."""
+    """Draw series over a common x axis; the y axis starts at zero (or below), so heights compare, unless told otherwise."""
     xs = sorted({x for one in series for x, _ in one.points})
     ys = [y for one in series for _, y in one.points if y is not None]
     if not xs or not ys:
-        return _figure(title, "", Markup('<p class="none">No numbers yet.</p>'))
-    y_ticks = ticks(min(0.0, *ys), max(0.0, *ys) or 1.0)
+        return figure(title, "", Markup('<p class="none">No numbers yet.</p>'))
+    y_ticks = ticks(min(0.0, *ys), max(0.0, *ys) or 1.0) if from_zero else ticks(min(ys), max(ys))
     few_whole = len(xs) <= 12 and all(x == int(x) for x in xs)
     x_ticks = xs if few_whole else [x for x in ticks(xs[0], xs[-1], 5) if xs[0] <= x <= xs[-1]]
 
@@ -102,9 +103,9 @@ def line_chart(
     parts.append(Markup("</svg>"))
     parts += [_dots(one, left, top, x_format, y_format, x_label) for one in series]
     parts += _end_labels(series, left, top, y_format, height)
-    svg = _svg(height + (44 if x_label else 26), f"{title}. {_spoken(series, y_format)}", parts, "plot")
+    svg = drawing(height + (44 if x_label else 26), f"{title}. {_spoken(series, y_format)}", parts, "plot")
     legend = [(one.name, one.role) for one in series] if len(series) > 1 else []
-    return _figure(title, y_label, _legend(legend, "line") + Markup('<div class="frame">') + svg + Markup("</div>"))
+    return figure(title, y_label, _legend(legend, "line") + Markup('<div class="frame">') + svg + Markup("</div>"))
 
 
 def scatter_chart(
@@ -113,7 +114,7 @@ def scatter_chart(
 ) -> Markup:  # fmt: skip
     """Draw marks over two measures, both from zero; the name stands left of a mark in the right half."""
     if not spots:
-        return _figure(title, "", Markup('<p class="none">No numbers yet.</p>'))
+        return figure(title, "", Markup('<p class="none">No numbers yet.</p>'))
     y_ticks = ticks(min(0.0, *(each.y for each in spots)), max(0.0, *(each.y for each in spots)) or 1.0)
     x_ticks = ticks(0.0, max(each.x for each in spots) or 1.0)
     parts = [
@@ -136,8 +137,8 @@ def scatter_chart(
             ).format(each.role, left, top, series, each.name, each.x, each.y, told, "end" if left > 50 else "start", label)
         )
     spoken = "; ".join(f"{each.name} {x_format(each.x)} {y_format(each.y)}" for each in spots)
-    svg = _svg(height + 44, f"{title}. {spoken}", parts, "plot")
-    return _figure(title, y_label, Markup('<div class="frame">') + svg + Markup("</div>"))
+    svg = drawing(height + 44, f"{title}. {spoken}", parts, "plot")
+    return figure(title, y_label, Markup('<div class="frame">') + svg + Markup("</div>"))
 
 
 def bar_chart(
@@ -145,15 +146,15 @@ def bar_chart(
 ) -> Markup:
     """Draw one horizontal bar a row; `reference` is a dashed line across all of them, for a floor to beat."""
     if not bars:
-        return _figure(title, note, Markup('<p class="none">Nothing to show yet.</p>'))
+        return figure(title, note, Markup('<p class="none">Nothing to show yet.</p>'))
     longest = max([bar.value or 0 for bar in bars] + ([reference[1]] if reference else []))
     parts = []
     for index, bar in enumerate(bars):
         width = 100 * max(bar.value or 0, 0) / longest if longest > 0 else 0
         y = index * ROW_HEIGHT
-        parts.append(_row_text(y, bar.label, bar.note, bar.text))
-        parts.append(_track(y))
-        parts.append(_rect(y, 0, width, f"fill-{bar.role}", series, bar.label, bar.value, f"{bar.label}: {bar.text}"))
+        parts.append(row_text(y, bar.label, bar.note, bar.text))
+        parts.append(track(y))
+        parts.append(rect(y, 0, width, f"fill-{bar.role}", series, bar.label, bar.value, f"{bar.label}: {bar.text}"))
     height = len(bars) * ROW_HEIGHT
     if reference:
         at = 100 * reference[1] / longest if longest > 0 else 0
@@ -165,7 +166,7 @@ def bar_chart(
         ]
     spoken = "; ".join(f"{bar.label} {bar.text}" for bar in bars)
     legend = _legend([(reference[0], "floor")], "line") if reference else Markup()
-    return _figure(title, note, legend + _svg(height, f"{title}. {spoken}", parts, "bars"))
+    return figure(title, note, legend + drawing(height, f"{title}. {spoken}", parts, "bars"))
 
 
 def funnel(
@@ -179,9 +180,9 @@ def funnel(
 ) -> Markup:
     """Draw what is left after each reason, in the order of the rules; what goes is drawn where it is cut off."""
     whole = max(total, 1)
-    parts = [_row_text(0, ends[0], "", f"{formats.count(total)} {unit}"), _track(0)]
+    parts = [row_text(0, ends[0], "", f"{formats.count(total)} {unit}"), track(0)]
     parts.append(
-        _rect(0, 0, 100 * total / whole, "fill-whole", "read", ends[0], total, f"{ends[0]}: {formats.count(total)} {unit}")
+        rect(0, 0, 100 * total / whole, "fill-whole", "read", ends[0], total, f"{ends[0]}: {formats.count(total)} {unit}")
     )
     left = total
     rows = list(dropped.items())
@@ -192,10 +193,10 @@ def funnel(
         width = max(100 * number / whole, 0.4) if number else 0
         start = min(100 * max(left, 0) / whole, 100 - width)
         name = formats.words(reason)
-        parts += [_row_text(y, name, "", text), _track(y)]
-        parts.append(_rect(y, 0, start, "fill-left", "left", reason, left, f"left after {name}: {formats.count(left)} {unit}"))
+        parts += [row_text(y, name, "", text), track(y)]
+        parts.append(rect(y, 0, start, "fill-left", "left", reason, left, f"left after {name}: {formats.count(left)} {unit}"))
         parts.append(
-            _rect(
+            rect(
                 y,
                 start,
                 width,
@@ -207,12 +208,10 @@ def funnel(
             )
         )
     y = (len(rows) + 1) * ROW_HEIGHT
-    parts += [_row_text(y, ends[1], "", f"{formats.count(kept)} {unit}  ({formats.share(kept / whole)})"), _track(y)]
-    parts.append(
-        _rect(y, 0, 100 * kept / whole, "fill-kept", "kept", ends[1], kept, f"{ends[1]}: {formats.count(kept)} {unit}")
-    )
+    parts += [row_text(y, ends[1], "", f"{formats.count(kept)} {unit}  ({formats.share(kept / whole)})"), track(y)]
+    parts.append(rect(y, 0, 100 * kept / whole, "fill-kept", "kept", ends[1], kept, f"{ends[1]}: {formats.count(kept)} {unit}"))
     spoken = f"{title}. {formats.count(total)} {unit} {ends[0]}, {formats.count(kept)} {ends[1]}."
-    return _figure(title, "", _svg(y + ROW_HEIGHT, spoken, parts, "bars"))
+    return figure(title, "", drawing(y + ROW_HEIGHT, spoken, parts, "bars"))
 
 
 def stacked_bars(rows: Sequence[tuple[str, Mapping[str, float]]], *, title: str, note: str = "") -> Markup:
@@ -220,21 +219,21 @@ def stacked_bars(rows: Sequence[tuple[str, Mapping[str, float]]], *, title: str,
     names = list(dict.fromkeys(name for _, parts in rows for name in parts))
     longest = max((sum(parts.values()) for _, parts in rows), default=0)
     if longest <= 0:
-        return _figure(title, note, Markup('<p class="none">No times yet.</p>'))
+        return figure(title, note, Markup('<p class="none">No times yet.</p>'))
     marks = []
     for index, (label, parts) in enumerate(rows):
         y = index * ROW_HEIGHT
-        marks.append(_row_text(y, label, "", formats.duration(sum(parts.values()))))
-        marks.append(_track(y))
+        marks.append(row_text(y, label, "", formats.duration(sum(parts.values()))))
+        marks.append(track(y))
         start = 0.0
         for name, seconds in parts.items():
             width = 100 * seconds / longest
             role = f"fill-part part-{names.index(name) % 6}"
-            marks.append(_rect(y, start, width, role, name, label, seconds, f"{label}, {name}: {formats.duration(seconds)}"))
+            marks.append(rect(y, start, width, role, name, label, seconds, f"{label}, {name}: {formats.duration(seconds)}"))
             start += width
     legend = [(name, f"part-{index % 6}") for index, name in enumerate(names)]
     spoken = "; ".join(f"{label} {formats.duration(sum(parts.values()))}" for label, parts in rows)
-    return _figure(title, note, _legend(legend, "box") + _svg(len(rows) * ROW_HEIGHT, f"{title}. {spoken}", marks, "bars"))
+    return figure(title, note, _legend(legend, "box") + drawing(len(rows) * ROW_HEIGHT, f"{title}. {spoken}", marks, "bars"))
 
 
 def _grid(y_ticks: Sequence[float], top: Callable[[float], float], y_format: Format) -> Markup:
@@ -321,7 +320,7 @@ def _end_labels(
     ]
 
 
-def _row_text(y: float, label: str, note: str, text: str) -> Markup:
+def row_text(y: float, label: str, note: str, text: str) -> Markup:
     short = label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 1] + "…"
     behind = Markup('<tspan class="note" dx="8">{}</tspan>').format(note) if note else Markup()
     return Markup(
@@ -329,11 +328,11 @@ def _row_text(y: float, label: str, note: str, text: str) -> Markup:
     ).format(y + 13, label, short, behind, text)
 
 
-def _track(y: float) -> Markup:
+def track(y: float) -> Markup:
     return Markup('<rect class="track" x="0" y="{0}" width="100%" height="10" rx="2"/>').format(y + 20)
 
 
-def _rect(y: float, start: float, width: float, role: str, series: str, x: str, value: float | None, title: str) -> Markup:
+def rect(y: float, start: float, width: float, role: str, series: str, x: str, value: float | None, title: str) -> Markup:
     return Markup(
         '<rect class="{0}" x="{1:.3f}%" y="{2}" width="{3:.3f}%" height="10" rx="2" '
         'data-series="{4}" data-x="{5}" data-y="{6}"><title>{7}</title></rect>'
@@ -372,11 +371,11 @@ def _legend(entries: Sequence[tuple[str, str]], kind: str) -> Markup:
     return Markup('<ul class="legend">{}</ul>').format(items) if entries else Markup()
 
 
-def _svg(height: float, label: str, parts: Sequence[Markup], role: str) -> Markup:
+def drawing(height: float, label: str, parts: Sequence[Markup], role: str) -> Markup:
     open_tag = Markup('<svg class="{0}" width="100%" height="{1}" role="img" aria-label="{2}">').format(role, height, label)
     return open_tag + Markup("").join(parts) + Markup("</svg>")
 
 
-def _figure(title: str, note: str, body: Markup) -> Markup:
+def figure(title: str, note: str, body: Markup) -> Markup:
     behind = Markup(' <span class="note">{}</span>').format(note) if note else Markup()
     return Markup('<figure class="chart"><figcaption>{0}{1}</figcaption>{2}</figure>').format(escape(title), behind, body)

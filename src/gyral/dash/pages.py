@@ -23,13 +23,20 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from gyral import __version__
-from gyral.dash import figures, formats, gather, live, load, serving
+from gyral.dash import figures, formats, gather, live, load, scaling, serving
 from gyral.dash.gather import Data, LakeOverview
 from gyral.dash.records import NAME, NUMBER
 from gyral.errors import NotFound
 
 TEMPLATES = Path(__file__).parent / "templates"
-TABS = (("", "Loop"), ("runs", "Runs"), ("models", "Models"), ("datasets", "Datasets"), ("lake", "Lake"))
+TABS = (
+    ("", "Loop"),
+    ("runs", "Runs"),
+    ("models", "Models"),
+    ("datasets", "Datasets"),
+    ("lake", "Lake"),
+    ("scaling", "Scaling"),
+)
 VERB = re.compile(r"[a-z]{1,20}")
 HEADERS = {
     "cache-control": "no-store",
@@ -86,7 +93,7 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "plural",
     ):
         environment.filters[name] = getattr(formats, name)
-    environment.globals.update(live=live, load=load, serving=serving)
+    environment.globals.update(live=live, load=load, scaling=scaling, serving=serving)
     environment.globals.update(figures=figures, rate=formats.rate, value_of=formats.value_of, version=__version__, tabs=TABS)
     site = Site(root, lake_overview, as_files, environment)
 
@@ -100,6 +107,7 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "datasets": page("datasets.html", lambda _: gather.datasets(root)),
         "live": page("live.html", lambda _: live.page(root)),
         "serving": page("serving.html", lambda _: serving.page(root)),
+        "scaling": page("scaling.html", lambda _: scaling.page(root)),
         "lake": page("lake.html", lambda _: gather.lake(root, lake_overview)),
     }
     run, runs = (

@@ -17,7 +17,7 @@ from gyral.files import write_atomic
 from gyral.lake.dataset import Dataset
 from gyral.model.card import WEIGHTS, find, read_card, read_weights, write_weights
 from gyral.run import Run
-from gyral.train import ranges, resume, saved
+from gyral.train import ranges, resume, saved, scale
 from gyral.train.elastic import launch
 from gyral.train.fitted import Fitted
 from gyral.train.saved import LEDGER
@@ -99,6 +99,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     (folder / WEIGHTS).unlink()
     candidate = {"name": task.name, **result.metrics, "chosen": True}
     training = {"steps": result.steps, "loss": result.loss, "metrics": result.metrics, "ranks": result.ranks}
+    training["scale"] = scale.measured(task, sample, result.steps, config.train.batch, flops, config)
     training |= {"server": result.server} if result.server else {}
     training |= teller.done(result)
     if live is not None:

@@ -56,6 +56,10 @@ def train(
     )
     cards.publish(root, name or folder.title_of(data), fitted.weights, fitted.inputs, card, fitted.files)
     run.writes("model", card.model)
+    if "scale" in card.training:  # learned by steps
+        from gyral.train import scale
+
+        scale.keep(root, card, config, run)
     chosen = next(each for each in card.candidates if each["chosen"])
     run.summarize(
         chosen=chosen["name"],
