@@ -194,10 +194,13 @@ def sweep(family: str) -> None:
 def predict(family: str) -> None:
     """Sizes of the runs to come are counted by one step of each; the loss of that step is thrown away."""
     found = SWEEPS[family]
+    with table(family).open() as file:  # what there is of data shows where runs repeated it
+        unique = max(float(row["D_unique"]) for row in csv.DictReader(file))
     for width, depth, data in found.finals:
         one = train(family, width, depth, found.per_step or 1)
         steps = max(1, round(data / one["D"]))
         target = {"N": one["N_non_embedding"], "D": one["D"] * steps, "C": one["C"] * steps}
+        target["D_unique"] = min(target["D"], unique)
         name = f"{family}-{width}x{depth}-{data:.3g}"
         told = gyral(
             LAWS.parent, "law", "predict", str(table(family)), "--map", "N=N_non_embedding", "--register", name,

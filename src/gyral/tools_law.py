@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,7 @@ def mixture(
     caps: tuple[str, ...], least_entropy: float,
 ) -> None:  # fmt: skip
     """Say which data to train on, from small runs on many mixtures: WEIGHTS, and LOSSES in the same file or their own."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: its threads wait for each other, 15 times as long
     from gyral.law import mixture_best, mixture_verb, verb
 
     found = mixture_verb.fit(mixture_verb.read(weights, losses, prefix=prefix, targets=target))

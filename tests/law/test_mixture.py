@@ -111,10 +111,15 @@ def test_a_second_scale_carries_predictions_over() -> None:
 
 
 @pytest.mark.slow
-def test_thirteen_targets_are_ranked_better_than_by_trees_that_saw_the_test() -> None:
-    train, test, larger = regmix("train", "1m"), regmix("test", "1m"), regmix("test", "60m")
+def test_targets_are_ranked_better_than_by_trees_that_saw_the_test() -> None:
+    """Three of the thirteen; `benchmarks/law/mixture.py` has them all."""
+    some = slice(None, None, 5)
+    train, test, larger = (
+        each._replace(loss_nT=np.ascontiguousarray(each.loss_nT[:, some]), targets=each.targets[some])
+        for each in (regmix("train", "1m"), regmix("test", "1m"), regmix("test", "60m"))
+    )
     law = mixture_verb.fit(train)
-    assert len(law.targets) == 13
+    assert len(law.targets) == 3
     assert agreement(law.predict(test.weights_nD), test.loss_nT) > 0.992  # trees: .9896
     assert agreement(law.predict(larger.weights_nD), larger.loss_nT) > 0.987  # trees: .9841
 
