@@ -61,7 +61,7 @@ def _hash(entry: Mapping[str, Any]) -> str:
 
 def _append(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with alone(path.with_suffix(".lock"), "another prediction is being written"):
+    with alone(path, "another prediction is being written"):
         known = read(path)
         entry = {"number": len(known) + 1, "time": time.time(), **entry, "previous": known[-1]["hash"] if known else FIRST}
         entry["hash"] = _hash(entry)
