@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from gyral.errors import InputError, did_you_mean
-from gyral.files import write_atomic
+from gyral.files import without_others, write_atomic
 
 Columns = Mapping[str, np.ndarray]
 FLOPS_A_TOKEN = 6
@@ -44,6 +44,7 @@ LEFT_OUT = ("mid_cosine",)
 """Schedules whose rows are left out: a rate that has not come down hides what the model has learned (**Source**: Porian et al.,
 2406.19146; Choshen et al., 2410.11840)."""
 LEAST_ROWS = 4
+WAIT_S = 30.0
 FAR = 1e5
 """Rows of one unit do not leave a gap as wide as this between neighbours."""
 
@@ -254,22 +255,25 @@ def _units(table: RunTable) -> list[str]:
 
 
 def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add rows to a table of runs; it is written whole, or not at all.
+    """Add rows to a table of runs; it is written whole, or not at all, after those who write it now.
 
     Parameters
     ----------
     path : a Parquet file, made where it is missing.
-    """
 
+    Raises
+    ------
+    InputError : what is there is no table.  ConflictError : somebody writes it for too long.
+    """
     from pyarrow import parquet
 
     new = pa.Table.from_pylist([{name: _told(name, value) for name, value in row.items() if value is not None} for row in rows])
-    if path.exists():
-        new = pa.concat_tables([load(path), new], promote_options="permissive")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sink = pa.BufferOutputStream()
-    parquet.write_table(new, sink)
-    write_atomic(path, sink.getvalue().to_pybytes())
+    with without_others(path.with_name(f"{path.name}.lock"), WAIT_S, "the table of runs is being written"):
+        if path.exists():
+            new = pa.concat_tables([load(path), new], promote_options="permissive")
+        sink = pa.BufferOutputStream()
+        parquet.write_table(new, sink)
+        write_atomic(path, sink.getvalue().to_pybytes())
 
 
 def _told(name: str, value: Any) -> Any:

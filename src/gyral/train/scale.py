@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gyral.config import Config
+from gyral.errors import GyralError
 from gyral.law import runs
 from gyral.law.places import runs_of
 from gyral.model.card import Card
@@ -74,4 +75,7 @@ def keep(root: Path, card: Card, config: Config, run: Run) -> None:
         "train_loss": sum(tail) / len(tail) if tail else None,
         "seed": config.train.seed,
     }
-    runs.append(runs_of(root), [row])
+    try:
+        runs.append(runs_of(root), [row])
+    except GyralError as error:  # the model is there, whatever has become of the table
+        run.note(f"law      this run is not in the table of runs: {error.what}")
