@@ -29,6 +29,9 @@ from gyral.console import (
     names,
     on_option,
     plain,
+    plan_option,
+    population_options,
+    print_plan,
     print_result,
     refused,
     resume_line,
@@ -39,7 +42,7 @@ from gyral.console import (
     turns_and_pages,
 )
 from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, UsageError, render
-from gyral.tools import bench, doctor
+from gyral.tools import bench, doctor, evaluate
 from gyral.tools_law import law
 
 
@@ -73,7 +76,9 @@ def main() -> None:
         fail(fault(error), 1)
 
 
-@click.group(commands=[bench, doctor, law], context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    commands=[bench, doctor, evaluate, law], context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="gyral")
 def commands() -> None:
     """gyral closes the loop of machine learning: events in, models out, and what people do next comes back.
@@ -175,8 +180,11 @@ def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, *
 @click.option("--map", "mapping", metavar="FIELD=COLUMN,…", help="Of a file of events: subject, object, time, …")
 @click.option("--resume", type=int, metavar="RUN", help="Go on with an interrupted training, on any mesh.")
 @mesh_options
+@plan_option
 @common
-def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str | None, mapping: str | None, **flags: Any) -> None:
+def train(
+    root: Path, sets: tuple[str, ...], as_json: bool, dataset: str | None, mapping: str | None, plan: bool, **flags: Any
+) -> None:
     """Train a model on DATASET, or on a file, a folder or a package of it; candidates compete on its last part."""
     from gyral.config import budget_seconds
     from gyral.prepared import dataset_of
@@ -185,6 +193,10 @@ def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str | None,
 
     resume = flags.pop("resume")
     config = configure(root, sets, flags, mapping, base=settings_of(root, resume) if resume is not None else None)
+    if plan:
+        from gyral.planned import train as plan_train
+
+        return print_plan(as_json, plan_train(root, dataset or "", config))
     if resume is None:
         dataset = dataset_of(root, dataset, config, lambda verb, of: start_run(root, verb, of, as_json))
     with start_run(root, "train", config, as_json, seed=config.train.seed) as run:
@@ -195,10 +207,7 @@ def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str | None,
 
 @commands.command()
 @click.argument("model")
-@click.option(
-    "--to",
-    help="Target format: int8, int4, prune-0.3, 2:4, rank-0.5, rows-int4, …, joined by `+`; or gguf-q8_0, onnx, hf, torch.",
-)
+@click.option("--to", help="int8, int4, prune-0.3, 2:4, rank-0.5, rows-int4, …, joined by `+`; or gguf-q8_0, onnx, hf, torch.")
 @click.option("--tiers", metavar="TIER,…", callback=names, help="Try many, and choose one each for phone, laptop, server.")
 @click.option("--max-loss", type=float, help="Largest relative loss of quality; above it the result is refused.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Of an export; default: in the model's folder.")
@@ -222,10 +231,19 @@ def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, out: 
 @click.option("--workers", type=int, help="Processes that answer; 0: the server itself does.")
 @click.option("--draft", metavar="MODEL", help="A small language model that guesses ahead for a large one.")
 @click.option("--child-of", type=int, hidden=True, help="Run this belongs to; stop when its process goes.")
+@population_options
+@plan_option
 @common
-def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of: int | None, **flags: Any) -> None:
+def serve(
+    root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of: int | None, plan: bool, people: dict[str, float],
+    **flags: Any,
+) -> None:  # fmt: skip
     """Serve MODEL over HTTP, with the pages; a newer version is swapped in without dropping a request."""
     config = configure(root, sets, flags)
+    if plan:
+        from gyral.planned import serve as plan_serve
+
+        return print_plan(as_json, *plan_serve(root, model, config, **people))
     from gyral.fronts import serve as run_serve
 
     if child_of is not None:
@@ -278,19 +296,3 @@ def show(root: Path, sets: tuple[str, ...], as_json: bool, what: str | None, why
 
     data, text = look(root, what, why, config)
     print_result(as_json, data, lambda: text)
-
-
-@commands.command(name="eval")
-@click.argument("model")
-@click.option("--dataset", metavar="NAME", required=True, help="What is later here than the model learned is the test.")
-@common
-def evaluate(root: Path, sets: tuple[str, ...], as_json: bool, model: str, dataset: str, **_: Any) -> None:
-    """Score MODEL by full ranking on what came after it learned."""
-    config = configure(root, sets, {})
-    from gyral.model.evaluate import evaluate as run_evaluate
-
-    with start_run(root, "eval", config, as_json) as run:
-        result = run_evaluate(root, model, dataset, run)
-    from gyral.show import eval_table
-
-    print_result(as_json, result, lambda: eval_table(result))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import shlex
 import signal
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 INTERRUPTED = 130
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 def fail(text: str, code: int) -> NoReturn:
@@ -108,6 +110,37 @@ def mesh_options(command: Callable[..., Any]) -> Callable[..., Any]:
     sync = "How ranks agree: allreduce; by a parameter server: bsp, ssp:4, async; federated: simulated devices."
     command = click.option("--sync", metavar="RULE", help=sync)(on_option(command))
     return click.option("--parallel", metavar="MESH", help=parallel)(command)
+
+
+def plan_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    help_ = "Say what it would take, with intervals and where each number is from, and do nothing."
+    return click.option("--plan", is_flag=True, help=help_)(command)
+
+
+def population_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What `--plan` is asked for, which the command gets as `people`."""
+
+    @functools.wraps(command)
+    def gathered(users: float, per_user: float, p99_ms: float, **others: Any) -> Any:
+        return command(people={"users": users, "per_user": per_user, "p99_ms": p99_ms}, **others)
+
+    for option in reversed(
+        [
+            click.option("--users", type=float, default=1e6, show_default=True, help="With `--plan`: of a day."),
+            click.option("--per-user", type=float, default=0.0, help="With `--plan`: requests of one in a day; else assumed."),
+            click.option("--p99-ms", type=float, default=100.0, help="With `--plan`: within which 99 of 100 answers come."),
+        ]
+    ):
+        gathered = option(gathered)
+    return gathered
+
+
+def print_plan(as_json: bool, plan: Any, more: Any = None) -> None:
+    """What was planned, and a bill beside it."""
+    from gyral.planned import bill_text, text
+
+    told = {"plan": {name: each.as_json() for name, each in plan.items()}} | ({"bill": more.as_json()} if more else {})
+    print_result(as_json, told, lambda: text(plan) + (f"\n\n{bill_text(more)}" if more else ""))
 
 
 def into_option(command: Callable[..., Any]) -> Callable[..., Any]:

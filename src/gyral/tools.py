@@ -86,3 +86,19 @@ def doctor(root: Path, sets: tuple[str, ...], as_json: bool, probes: bool, **_: 
     print_result(as_json, {"findings": [plain(each) for each in findings]}, lambda: table_of(findings))
     if any(each.state == "bad" for each in findings):
         sys.exit(1)
+
+
+@click.command(name="eval")
+@click.argument("model")
+@click.option("--dataset", metavar="NAME", required=True, help="What is later here than the model learned is the test.")
+@common
+def evaluate(root: Path, sets: tuple[str, ...], as_json: bool, model: str, dataset: str, **_: Any) -> None:
+    """Score MODEL by full ranking on what came after it learned."""
+    config = configure(root, sets, {})
+    from gyral.model.evaluate import evaluate as run_evaluate
+
+    with start_run(root, "eval", config, as_json) as run:
+        result = run_evaluate(root, model, dataset, run)
+    from gyral.show import eval_table
+
+    print_result(as_json, result, lambda: eval_table(result))

@@ -1,0 +1,218 @@
+"""`--plan`: what a verb would take, before it is done. Nothing is written, nothing is started.
+
+Every number says where it is from. What nobody has measured here is assumed, wide, and named, so that a reader knows which
+measurement would narrow it: `gyral doctor --probe` for seconds of a training, `gyral bench serve` for those of an answer,
+`gyral law fit` for what a training ends with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gyral.config import Config
+from gyral.errors import GyralError, NotFound
+from gyral.plan.figure import Figure
+
+if TYPE_CHECKING:
+    from gyral.plan.cost import Bill
+    from gyral.plan.service import Work
+
+Plan = dict[str, Figure]
+ANSWER_BYTES, EVENTS_AN_ANSWER = 2_000.0, 3.0
+ASSUMED_MS, ASSUMED_REQUESTS = 5.0, 20.0
+NOMINAL_OFF = 3.0
+"""A machine that nobody has probed computes within this factor of the nominal rate, in four of five cases."""
+PRODUCT = (256, 256, 256)
+"""Of which the rate stands for all of a model that is not planned part by part."""
+ADAM_BYTES = 16
+"""Of a parameter: weight, gradient, and two means, in float32."""
+
+
+def train(root: Path, dataset: str, config: Config) -> Plan:
+    """What the training of a neural model would take.
+
+    Raises
+    ------
+    NotFound : there is no such dataset.  UsageError : it learns in closed form, for which seconds are all there is to say.
+    """
+    from gyral.config import budget_seconds
+    from gyral.errors import UsageError
+    from gyral.train import scale
+    from gyral.train.neural import NOMINAL_FLOP_PER_S, planned_steps
+    from gyral.train.readers import folder
+    from gyral.train.tasks import open_task
+
+    if config.train.family == "recommender" and not config.train.task:
+        hint = "a neural one has `--set train.task=sequence`, `retrieval` or `ranking`"
+        raise UsageError("what learns in closed form is planned by its `--budget` alone", hint=hint)
+    data = folder.find(root, dataset)
+    task = open_task(root, data.name, config)
+    model = task.build(config.train.seed)
+    flops = float(task.flops(model)) * config.train.batch
+    size = sum(each.numel() for each in model.parameters())
+    steps = config.train.steps or planned_steps(flops, size, budget_seconds(config.train.budget), 1)
+    found = scale.measured(task, model, steps, config.train.batch, flops, config)
+    unit = found["unit"]
+    plan: Plan = {
+        "parameters": Figure(float(size), "", "counted", "of the model that would be built"),
+        "without embeddings": Figure(float(found["N_non_embedding"]), "", "counted", "the same"),
+        "steps": Figure(float(steps), "", "counted", "train.steps, or what the budget pays by a nominal rate"),
+        f"{unit} seen": Figure(float(found["D"]), unit, "counted", "steps · batch"),
+        "epochs": Figure(found["D"] / found["D_unique"], "", "counted", f"of {found['D_unique']:,} {unit}"),
+        "compute": Figure(float(found["C"]), "FLOP", "counted", "by the roles of the parameters, forwards and backwards"),
+        "states": Figure(float(ADAM_BYTES * size), "bytes", "counted", "weights, gradients and AdamW's means in float32"),
+    }
+    plan["step"] = _step(root, task, config, flops, NOMINAL_FLOP_PER_S)
+    low, high = plan["step"].interval
+    step = plan["step"]
+    plan["training"] = Figure(steps * step.value, "s", step.by, f"steps · {step.why}", steps * low, steps * high)
+    plan |= _ends_with(root, data.name, config, found)
+    return plan
+
+
+def _step(root: Path, task: Any, config: Config, flops: float, nominal: float) -> Figure:
+    """Seconds of a step of one rank: by the probe of this machine where there is one and the model is one that plans know."""
+    from gyral.plan import counters, probe
+    from gyral.plan.axes import ADAM, Layout
+    from gyral.plan.steptime import step_time
+
+    try:
+        machine = probe.Measured(probe.load(root))
+    except GyralError:
+        seconds = flops / nominal
+        why = f"{nominal / 1e9:.0f} GFLOP/s, nominal; `gyral doctor --probe` measures this machine"
+        return Figure(seconds, "s", "assumed", why, seconds / NOMINAL_OFF, seconds * NOMINAL_OFF)
+    if config.train.family == "lm" and config.train.batch:
+        known = counters.gpt2 if config.lm.layout == "gpt2" else counters.llama
+        layout = Layout(batch=config.train.batch, microbatch=config.train.microbatch or config.train.batch)
+        return (
+            step_time(known(task.shape, task.length), layout, machine, ADAM)
+            .figure("measured")
+            ._replace(why="from the probe of one core of this machine; 10 % off on average here")
+        )
+    rate = machine.probe.rate(*PRODUCT, "f32")
+    seconds = flops / rate
+    why = f"{rate / 1e9:.0f} GFLOP/s of one core, as probed; this kind of model is not planned part by part"
+    return Figure(seconds, "s", "assumed", why, seconds / NOMINAL_OFF, seconds * NOMINAL_OFF)
+
+
+def _ends_with(root: Path, dataset: str, config: Config, found: Mapping[str, Any]) -> Plan:
+    """The loss, where this project's runs of this kind carry a law."""
+    from gyral.law.places import runs_of
+
+    path = runs_of(root)
+    if not path.exists():
+        return {}
+    import numpy as np
+
+    from gyral.law import intervals, runs
+    from gyral.law.choose import choose
+
+    group = f"{config.train.family}/{config.train.task or 'default'} {dataset}"
+    try:
+        law = choose(runs.read(path, where={"group": group}))
+        asked = {name: np.array([float(found[name])]) for name in ("N", "D", "D_unique", "C")}
+        value = float(law.predict(asked)[0])
+        low, high = intervals.percentiles(law.sample(asked, 400)[:, 0], 0.8)
+    except GyralError:  # too few runs, or none of this kind
+        return {}
+    why = f"{law.best.form.name} through {len(law.table)} runs, {float(law.reach(asked)[0]):.1f} decades beyond the largest"
+    return {"loss": Figure(value, "", "calibrated", why, min(low, value), max(high, value))}
+
+
+def serve(root: Path, model: str, config: Config, users: float, per_user: float, p99_ms: float) -> tuple[Plan, Bill]:
+    """What answers a population, and what that costs a day.
+
+    Parameters
+    ----------
+    per_user : requests of one of them in a day; 0: assumed.
+
+    Raises
+    ------
+    NotFound : there is no such model.  UsageError : no rate holds the limit.
+    """
+    from gyral.model import card as cards
+    from gyral.plan.cost import PRICES, bill
+    from gyral.plan.freshness import volume
+    from gyral.plan.serving import Pod, need
+    from gyral.plan.traffic import Bursts, Population, Region
+
+    card = cards.read_card(cards.find(root, model))
+    asked = Figure(per_user, "1/day", "counted", "as asked")
+    if not per_user:
+        asked = Figure(ASSUMED_REQUESTS, "1/day", "assumed", "of a user", ASSUMED_REQUESTS / 3, ASSUMED_REQUESTS * 3)
+    regions = [Region("americas", 0.3, -5), Region("europe", 0.3, 1), Region("asia", 0.4, 8)]
+    people = Population(Figure(users, "", "counted", "as asked"), asked, regions, bursts=Bursts(factor=1.5, per_day=3))
+    work = _work(root, card)
+    told = need(people, Pod(work), p99_ms / 1e3, head=0.1)
+    events = volume(people.per_day, Figure(EVENTS_AN_ANSWER, "", "assumed", "events an answer", 2, 5))
+    peak = max(told.peak_per_s.values())
+    plan: Plan = {
+        "requests": people.per_day,
+        "peak of a region": Figure(peak, "1/s", people.per_day.by, "its worst minute, with its share of a region that is lost"),
+        "an answer": work.alone_s,
+        "a worker holds": told.pod_per_s,
+        "workers": told.total,
+        "cores": told.cores,
+        "events": Figure(EVENTS_AN_ANSWER * people.per_day.value, "1/day", "assumed", "three an answer"),
+        "log": events.log_bytes,
+        "lake": events.lake_bytes,
+    }
+    total = bill(
+        {
+            **PRICES, "cores": told.cores, "held_share": Figure(0.7, "", "assumed", "of an autoscaler", 0.5, 1.0),
+            "ingest_cores": events.cores, "requests": people.per_day,
+            "answer_bytes": Figure(ANSWER_BYTES, "bytes", "assumed", "of an answer", 500, 4_000),
+            "lake_bytes": events.lake_bytes,
+            "keep_days": Figure(365.0, "days", "assumed", "a year", 90, 730),
+            "trainings": Figure(24.0, "1/day", "assumed", "each hour", 4, 96),
+            "device_hours": Figure(1.0, "h", "assumed", "of accelerators of a training", 0.1, 8),
+        }
+    )  # fmt: skip
+    plan["cost"] = total.total
+    return plan, total
+
+
+def _work(root: Path, card: Any) -> Work:
+    """Seconds of an answer: from the newest load test of this project, else the model's card, else assumed."""
+    from gyral.plan.service import of_card, of_run, of_sheet
+    from gyral.run import numbers, read_lineage
+
+    for number in sorted(numbers(root), reverse=True):
+        try:
+            if read_lineage(root, number).verb == "bench":
+                return of_run(root, number)
+        except GyralError:  # damaged, or without a valid point
+            continue
+    try:
+        return of_card(card)
+    except NotFound:
+        why = "an answer; `gyral bench serve` or `gyral compress MODEL --tiers server` measures it"
+        told = of_sheet(ASSUMED_MS / 1e3, why, off=3.0)
+        return told._replace(fixed_s=told.fixed_s._replace(by="assumed"), each_s=told.each_s._replace(by="assumed"))
+
+
+def text(plan: Plan) -> str:
+    """A plan for a person."""
+    lines = []
+    for name, each in plan.items():
+        low, high = each.interval
+        spread = "" if math.isclose(low, high, rel_tol=1e-9) else f"  {_told(low)} to {_told(high)}"
+        lines.append(f"{name:<18} {_told(each.value):>10} {each.unit:<7}{spread:<24} {each.by}: {each.why}")
+    return "\n".join(lines)
+
+
+def bill_text(total: Bill) -> str:
+    """A bill for a person: parts, and the assumptions that move it most."""
+    parts = ", ".join(f"{name} {_told(each.value)}" for name, each in total.parts.items())
+    swings = [
+        f"  {each.name}: {_told(each.at_low)} to {_told(each.at_high)} usd a day ({each.figure.by})" for each in total.swings
+    ]
+    return "\n".join([f"of it {parts}", "moved most by", *swings])
+
+
+def _told(value: float) -> str:
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"

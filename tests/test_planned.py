@@ -1,0 +1,119 @@
+"""`--plan`: numbers of what would be done, and nothing done."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from gyral.law import runs
+from gyral.law.places import runs_of
+from gyral.plan import probe
+
+from . import verbs
+
+BY = {"measured", "counted", "calibrated", "sheet", "assumed"}
+LM = ("--family", "lm", "--set", "lm.depth=1", "--set", "lm.width=16", "--set", "lm.heads=1", "--set", "lm.length=32")
+LM += ("--set", "train.steps=3", "--set", "train.batch=2", "--set", 'curate.stages=["extract", "digest"]')
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A shop with a closed form, and pages with a small language model."""
+    folder = tmp_path_factory.mktemp("planned")
+    root = ("--root", str(folder))
+    (folder / "pages").mkdir()
+    for n in range(40):
+        (folder / "pages" / f"p{n}.txt").write_text(f"What is {n} times {n + 2}? {n} times {n + 2} is {n * (n + 2)}. " * 4)
+    lines = ["subject,object,time"]
+    lines += [f"s{n % 30},o{(n * n) % 17},2024-01-{1 + n // 40:02}T00:00:{n % 60:02}Z" for n in range(1_000)]
+    (folder / "shop.csv").write_text("\n".join(lines))
+    verbs.result("ingest", "--source", str(folder / "shop.csv"), "--map", "subject=subject,object=object,time=time", *root)
+    verbs.result("curate", "shop", *root)
+    verbs.result("train", "shop", "--budget", "3s", *root)
+    verbs.result("train", str(folder / "pages"), *LM, *root)
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+
+
+def plan(project, *words):
+    before = files(project)
+    told = verbs.result(*words, "--plan", "--root", str(project))
+    assert files(project) == before  # nothing was done
+    for name, each in told["plan"].items():
+        assert each["low"] <= each["value"] <= each["high"] and each["by"] in BY and each["why"], name
+    return told
+
+
+def test_a_training_is_counted_as_it_is_then_trained(project):
+    told = plan(project, "train", "pages", *LM)["plan"]
+    row = runs.load(runs_of(project)).to_pylist()[0]
+    for name, column in {
+        "parameters": "N",
+        "without embeddings": "N_non_embedding",
+        "tokens seen": "D",
+        "compute": "C",
+    }.items():
+        assert told[name]["value"] == row[column] and told[name]["by"] == "counted"
+    assert told["steps"]["value"] == 3
+    assert told["training"]["by"] == "assumed" and "gyral doctor --probe" in told["training"]["why"]
+    assert told["training"]["value"] == pytest.approx(3 * told["step"]["value"])
+
+
+def test_a_probe_takes_the_place_of_what_was_assumed(project):
+    num = math.prod(map(len, probe.SIDES))
+    seconds = {}
+    for rate in (1e10, 4e10):
+        rates = {"f32": [rate] * num, "bf16": [rate] * num}
+        few = [(1e3, 1e-9), (1e9, 1e-3)]
+        found = probe.Probe(
+            at="now", load=0.0, sides=probe.SIDES, products=rates, attention={"f32": rate, "bf16": rate}, exp_s=1e-15, copy=few,
+            sums=few, disk_write=1e9, disk_read=1e9,
+        )  # fmt: skip
+        path = probe.save(project, found)
+        told = plan(project, "train", "pages", *LM)["plan"]
+        path.unlink()
+        assert told["step"]["by"] == told["training"]["by"] == "measured"
+        seconds[rate] = told["step"]["value"]
+        assert seconds[rate] == pytest.approx(told["compute"]["value"] / told["steps"]["value"] / rate, rel=0.1)
+    assert seconds[1e10] == pytest.approx(4 * seconds[4e10], rel=0.05)
+
+
+def test_a_population_takes_more_servers_the_more_it_asks(project):
+    small = plan(project, "serve", "shop", "--users", "1e6", "--per-user", "20")
+    large = plan(project, "serve", "shop", "--users", "1e9", "--per-user", "20")
+    for name in ("requests", "workers", "cores", "cost"):
+        assert large["plan"][name]["value"] > 50 * small["plan"][name]["value"]
+    assert large["plan"]["requests"]["value"] == 2e10 and large["plan"]["requests"]["by"] == "counted"
+    assert large["plan"]["an answer"]["by"] == "assumed" and "gyral bench serve" in large["plan"]["an answer"]["why"]
+    assert sum(each["value"] for each in large["bill"]["parts"].values()) == pytest.approx(large["bill"]["total"]["value"])
+    widths = [abs(each["usd_at_high"] - each["usd_at_low"]) for each in large["bill"]["swings"]]
+    assert len(widths) == 5 and widths == sorted(widths, reverse=True)
+
+
+def test_what_is_not_said_is_assumed(project):
+    told = plan(project, "serve", "shop", "--users", "1e6")["plan"]["requests"]
+    assert told["by"] == "assumed" and told["low"] < 2e7 < told["high"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("train", "shop"), "closed form"),
+        (("train", "nothing", *LM), "nothing"),
+        (("serve", "nothing"), "nothing"),
+        (("serve", "shop", "--p99-ms", "1"), "holds a p99 of 1 ms"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(project, words, says):
+    done = verbs.gyral(*words, "--plan", "--root", str(project))
+    assert done.returncode in (1, 2) and says in done.stderr
+
+
+def test_a_person_reads_a_line_a_number(project):
+    done = verbs.gyral("serve", "shop", "--plan", "--users", "1e6", "--per-user", "20", "--root", str(project))
+    assert done.returncode == 0
+    assert all(any(f"{by}:" in line for line in done.stdout.splitlines()) for by in ("assumed", "counted"))
+    assert "moved most by" in done.stdout
