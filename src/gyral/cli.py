@@ -16,6 +16,7 @@ import click
 
 from gyral import __version__
 from gyral.console import (
+    SETTINGS,
     close_runs,
     common,
     configure,
@@ -76,9 +77,7 @@ def main() -> None:
         fail(fault(error), 1)
 
 
-@click.group(
-    commands=[bench, doctor, evaluate, law], context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(commands=[bench, doctor, evaluate, law], context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="gyral")
 def commands() -> None:
     """gyral closes the loop of machine learning: events in, models out, and what people do next comes back.

@@ -85,7 +85,7 @@ def _step(root: Path, task: Any, config: Config, flops: float, nominal: float) -
         seconds = flops / nominal
         why = f"{nominal / 1e9:.0f} GFLOP/s, nominal; `gyral doctor --probe` measures this machine"
         return Figure(seconds, "s", "assumed", why, seconds / NOMINAL_OFF, seconds * NOMINAL_OFF)
-    if config.train.family == "lm" and config.train.batch:
+    if config.train.family == "lm":
         known = counters.gpt2 if config.lm.layout == "gpt2" else counters.llama
         layout = Layout(batch=config.train.batch, microbatch=config.train.microbatch or config.train.batch)
         return (

@@ -210,15 +210,8 @@ def _best_sizes(law: Law, columns: Columns, size_n: np.ndarray, num: int, seed: 
 
 
 def _width(law: Law, num: int, seed: int) -> float | None:
-    """Width of the 95 % interval of a in N* ~ C^a, where the form says it."""
     best = law.members[0]
-    names = best.fitted.form.names
-    if "alpha" not in names or "beta" not in names:
-        return None
-    told = best.fitted.form.told(intervals.bootstrap(best.fitted, best.rows, law.table.run, num, seed))
-    alpha, beta = told[:, names.index("alpha")], told[:, names.index("beta")]
-    low, high = intervals.percentiles(beta / (alpha + beta))
-    return high - low
+    return intervals.width_of_size(best.fitted, intervals.bootstrap(best.fitted, best.rows, law.table.run, num, seed))
 
 
 def _within(size_n: np.ndarray, loss_n: np.ndarray, limit: float) -> Interval:

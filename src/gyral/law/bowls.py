@@ -273,4 +273,4 @@ def text(found: BestKnobs, asked: Mapping[str, float]) -> str:
         if asked:
             low, high = law.interval(**asked)
             lines.append(f"  {law.value(**asked):.4g} for what is asked, 95 %: {low:.4g} to {high:.4g}")
-    return "\n".join([*lines, *(f"note: {each.rule}: {each.what}; next: {each.next}" for each in found.stops)])
+    return "\n".join([*lines, *(f"note: {each.told}" for each in found.stops)])

@@ -71,8 +71,6 @@ class Form(NamedTuple):
     axes : columns that it reads; `x` stands for the one that is asked for.
     rows : columns → n × M, as `code` reads them.
     linear : for each term which parameter is the logarithm of its height; empty where the law is no sum of terms.
-    derived : further numbers from the parameters as they are told.
-    is_decreasing : more of an axis never makes it worse, so that a budget can be allocated.
     """
 
     name: str
@@ -81,7 +79,6 @@ class Form(NamedTuple):
     rows: Callable[[Columns], np.ndarray]
     code: int = codes.SUM
     linear: tuple[int, ...] = ()
-    is_decreasing: bool = True
 
     @property
     def low(self) -> np.ndarray:
@@ -166,7 +163,7 @@ _FORMS = [
         "crossed",
         ("N", "D"),
         (_E, _A, _B, _height("G"), _exponent("alpha", 28), _exponent("beta", 28)),
-        lambda columns: _terms([{0: 1}, {1: 1, 4: "N"}, {2: 1, 5: "D"}, {3: 1, 4: "N", 5: "D"}], 6)(columns),
+        _terms([{0: 1}, {1: 1, 4: "N"}, {2: 1, 5: "D"}, {3: 1, 4: "N", 5: "D"}], 6),
         linear=(0, 1, 2, 3),
     ),
     Form(
@@ -220,7 +217,6 @@ _FORMS = [
         (Parameter("epsilon", -6.0, 3.0, True), Parameter("k", -12.0, 30.0, True), Parameter("gamma", -6.0, 4.0, True)),
         lambda columns: np.ascontiguousarray(columns["L"][:, None]),
         codes.LINK,
-        is_decreasing=False,
     ),
 ]  # fmt: skip
 FORMS: dict[str, Form] = {each.name: each for each in _FORMS}

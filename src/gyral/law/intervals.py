@@ -68,6 +68,17 @@ def of_parameters(fitted: Fitted, theta_BP: np.ndarray, level: float = 0.95) -> 
     return {name: percentiles(told_BP[:, p], level) for p, name in enumerate(fitted.form.names)}
 
 
+def width_of_size(fitted: Fitted, theta_BP: np.ndarray) -> float | None:
+    """Width of the 95 % interval of a in N* ~ C^a; None where the form does not say it."""
+    names = fitted.form.names
+    if not {"alpha", "beta"} <= set(names):
+        return None
+    told_BP = fitted.form.told(theta_BP)
+    alpha, beta = (told_BP[:, names.index(name)] for name in ("alpha", "beta"))
+    low, high = percentiles(beta / (alpha + beta))
+    return high - low
+
+
 def of_losses(fitted: Fitted, theta_BP: np.ndarray, columns: Columns) -> np.ndarray:
     """What each bootstrap says of each row, B × n."""
     rows = fitted.form.rows(columns)

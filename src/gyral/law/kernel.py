@@ -106,21 +106,7 @@ def _sums(
         w = w_n[i]
         if w == 0.0:
             continue
-        if wants or code != SUM:
-            told = _row(code, theta, twin, x_nM[i], grad, terms)
-        else:
-            K = x_nM.shape[1] // P
-            told, top = 0.0, -np.inf
-            for k in range(K):
-                u = 0.0
-                for p in range(P):
-                    u += x_nM[i, k * P + p] * theta[p]
-                terms[k] = u
-                if u > top:
-                    top = u
-            for k in range(K):
-                told += np.exp(terms[k] - top)
-            told = top + np.log(told)
+        told = _row(code, theta, twin, x_nM[i], grad, terms)
         if not np.isfinite(told):
             return np.inf
         r = told - y_n[i]

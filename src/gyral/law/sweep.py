@@ -40,6 +40,11 @@ class Stop(NamedTuple):
     what: str
     next: str
 
+    @property
+    def told(self) -> str:
+        """As a person reads it."""
+        return f"{self.rule}: {self.what}; next: {self.next}"
+
 
 def budgets(table: RunTable) -> list[np.ndarray]:
     """Rows of each budget, least first: those whose compute is about the same."""

@@ -19,7 +19,7 @@ from gyral.law.fit import Loss
 from gyral.law.kept import chart_of, write
 from gyral.law.places import laws_of, register_of, runs_of
 from gyral.law.runs import RunTable, append, load, read, table_of
-from gyral.law.sweep import stops
+from gyral.law.sweep import Stop, stops
 
 
 def fit(
@@ -103,13 +103,9 @@ def _of_law(law: Law, num: int, target: Mapping[str, float] | None, seed: int) -
     if num:
         theta = intervals.bootstrap(best, member.rows, table.run, num, seed)
         ci = intervals.of_parameters(best, theta)
-        told = best.form.told(theta)
-        if {"alpha", "beta"} <= set(best.form.names):
-            alpha, beta = (told[:, best.form.names.index(name)] for name in ("alpha", "beta"))
-            low, high = intervals.percentiles(beta / (alpha + beta))
-            width = high - low
+        width = intervals.width_of_size(best, theta)
     asked = {name: np.array([value]) for name, value in (target or {}).items()} or None
-    warnings = [*table.notes, *(f"{each.rule}: {each.what}; next: {each.next}" for each in stops(law, asked, width))]
+    warnings = [*table.notes, *(each.told for each in stops(law, asked, width))]
     result: dict[str, Any] = {
         "form": best.form.name,
         "parameters": {
@@ -304,9 +300,7 @@ def prediction_text(told: Mapping[str, Any]) -> str:
     lines += [f"  {float(level):.0%}: {low:.5g} to {high:.5g}" for level, (low, high) in told["intervals"].items()]
     if "registered" in told:
         lines.append(f"  registered as `{told['registered']}`, line {told['number']}, hash {told['hash'][:12]}")
-    return "\n".join(
-        [*lines, *(f"note: {each['rule']}: {each['what']}; next: {each['next']}" for each in told.get("stops", ()))]
-    )
+    return "\n".join([*lines, *(f"note: {Stop(**each).told}" for each in told.get("stops", ()))])
 
 
 def allocation_text(told: Mapping[str, Any]) -> str:
@@ -331,7 +325,7 @@ def allocation_text(told: Mapping[str, Any]) -> str:
             lines.append(f"  {name}: {each['refused']} ({each['why']})")
     if told["usd"] is not None:
         lines.append(f"  {told['usd']:,.0f} usd")
-    notes = [f"{each['rule']}: {each['what']}; next: {each['next']}" for each in told["stops"]]
+    notes = [Stop(**each).told for each in told["stops"]]
     return "\n".join([*lines, *(f"note: {each}" for each in [*told["notes"], *notes])])
 
 
