@@ -10,9 +10,15 @@ from urllib.parse import parse_qs
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from gyral.errors import ServeError
 from gyral.http import Refused, Scope
+from gyral.serve.engine import Ask
 from gyral.serve.feedback import Impressions
+from gyral.serve.pool import Pool
 from gyral.serve.slots import DEFAULT
+from gyral.serve.wire import MODEL
+
+ASK_S = 60.0
 
 
 class Counted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,6 +60,19 @@ class About(msgspec.Struct, frozen=True):
     routes: dict[str, tuple[str, bool]]
     recommends: bool
     document: dict[str, Any] = {}
+
+
+async def told_by(pool: Pool, id: int, variant: str) -> About:
+    """What a worker says of a model that it holds.
+
+    Raises
+    ------
+    ServeError : it does not say.
+    """
+    part = await pool.answer(Ask(id, MODEL, b"{}", ASK_S, variant=variant))
+    if part.status != 200:
+        raise ServeError("the workers do not say what they answer with", why=part.body.decode("utf-8", "replace")[:500])
+    return msgspec.json.decode(part.body, type=About)
 
 
 def asked_slot(scope: Scope) -> str:

@@ -6,8 +6,9 @@ version, `name@n` is pinned, and a set that could not be loaded leaves the one b
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +18,10 @@ from gyral.errors import GyralError, NotFound
 from gyral.files import versions
 from gyral.model import card as cards
 from gyral.serve.job import in_set, set_of
+from gyral.serve.pool import Pool
 from gyral.serve.scheduling.cost import Curve
 from gyral.serve.scheduling.router import Variant
-from gyral.serve.slots import DEFAULT
+from gyral.serve.slots import DEFAULT, POLL_S
 from gyral.serve.wire import POPULARITY
 
 SLOT = "slot:"
@@ -90,6 +92,28 @@ class Following:
         times = before.times + 1 if before is not None and before.changed == changed else 1
         self._refused[version] = Refusal(changed, times, time.monotonic() + AGAIN_S * 2**times)
         self._complain(f"{' '.join(in_set(version).values())} cannot be served, what answers goes on: {error}")
+
+    async def follow(self, pool: Pool, swapped: Callable[[str], Awaitable[None]]) -> None:
+        """Have the newest versions answer, for ever.
+
+        Parameters
+        ----------
+        swapped : told of a set that the workers of the pool have begun to answer with.
+        """
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                for version in await asyncio.to_thread(self.sets, pool.versions.current):
+                    try:
+                        await pool.swap(version)
+                    except GyralError as error:
+                        self.refuse(version, error)
+                        continue
+                    await swapped(version)
+                    break
+            except Exception as error:  # the folder cannot be listed just now: what is loaded goes on answering
+                self._note(f"serve    versions cannot be followed: {error}")
+                await asyncio.sleep(1)
 
     def slots(self, version: str) -> dict[str, list[Variant]]:
         """Slot → what may answer there; quality is the share of the first one's that is left."""

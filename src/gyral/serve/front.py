@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gyral.config.sections import Serve
-from gyral.errors import GyralError, ServeError
 from gyral.event.clock import now_us
 from gyral.http import AsgiApp, Receive, Refused, Scope, Send, allow, read_body, reply, routed
-from gyral.serve.about import About, asked_slot, described, no_such
+from gyral.serve.about import About, asked_slot, described, no_such, told_by
 from gyral.serve.cache import Cache
-from gyral.serve.engine import Ask, Part
+from gyral.serve.engine import Part
 from gyral.serve.feedback import Impressions, Logged, RequestIds
 from gyral.serve.following import CANARY, SLOT, Following
 from gyral.serve.gateway import Gateway, Wanted
@@ -36,12 +35,11 @@ from gyral.serve.pool import Pool
 from gyral.serve.said import Said
 from gyral.serve.scheduling.canary import Arm
 from gyral.serve.scheduling.quota import Account
-from gyral.serve.slots import DEFAULT, POLL_S
+from gyral.serve.slots import DEFAULT
 from gyral.serve.standing import gauges, state
 from gyral.serve.trial import Trial
 from gyral.serve.wire import MODEL, POPULARITY, number_of
 
-ASK_S = 60.0
 FIRST_OWN_ID = 1 << 60
 """Of asks that are not clients'."""
 Headers = Callable[[bytes], bytes]
@@ -115,10 +113,7 @@ class Front:
         told = {}
         for name in models:
             self._own += 1
-            part = await self._pool.answer(Ask(self._own, MODEL, b"{}", ASK_S, variant=name))
-            if part.status != 200:
-                raise ServeError("the workers do not say what they answer with", why=part.body.decode("utf-8", "replace")[:500])
-            told[name] = msgspec.json.decode(part.body, type=About)
+            told[name] = await told_by(self._pool, self._own, name)
         now, before = time.time(), self._models
         self._since = {each: self._since[each] if before.get(each) == models[each] else now for each in models}
         self._told, self._models = told, models
@@ -140,22 +135,12 @@ class Front:
 
     async def follow(self) -> None:
         """Have the newest versions answer, for ever."""
-        while True:
-            await asyncio.sleep(POLL_S)
-            try:
-                for version in await asyncio.to_thread(self._following.sets, self._pool.versions.current):
-                    try:
-                        await self._pool.swap(version)
-                    except GyralError as error:
-                        self._following.refuse(version, error)
-                        continue
-                    self._renew()
-                    await self.learn()
-                    self._gateway.use(await asyncio.to_thread(self._following.slots, version))
-                    break
-            except Exception as error:  # the folder cannot be listed just now: what is loaded goes on answering
-                self._note(f"serve    versions cannot be followed: {error}")
-                await asyncio.sleep(1)
+        await self._following.follow(self._pool, self._swapped)
+
+    async def _swapped(self, version: str) -> None:
+        self._renew()
+        await self.learn()
+        self._gateway.use(await asyncio.to_thread(self._following.slots, version))
 
     def hot(self) -> dict[str, Hot]:
         """The fast handlers, by path; the application answers these paths as well."""

@@ -10,18 +10,15 @@ an error before the first token has its status, and both events leave in one wri
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from typing import Any, cast
 
-import msgspec
-
-from gyral.errors import GyralError, ServeError
 from gyral.model.family import Route, Servable
 from gyral.model.lm_routes import Answers, routes_of
+from gyral.serve.about import told_by
 from gyral.serve.engine import Ask, Part
 from gyral.serve.following import SLOT, Following
 from gyral.serve.job import in_set
@@ -29,10 +26,7 @@ from gyral.serve.metrics import Gauge
 from gyral.serve.openai.runner import Feed, Wanted
 from gyral.serve.openai.wire import Wrong
 from gyral.serve.pool import Full, Pool
-from gyral.serve.slots import DEFAULT, POLL_S
-from gyral.serve.wire import MODEL
-
-ASK_S = 60.0
+from gyral.serve.slots import DEFAULT
 
 
 class Elsewhere:
@@ -131,28 +125,16 @@ class Copies:
         cards = {}
         for slot, each in self._now().items():
             self._next += 1
-            part = await self._pool.answer(Ask(self._next, MODEL, b"{}", ASK_S, variant=self._variant(slot)))
-            if part.status != 200:
-                raise ServeError("the workers do not say what they answer with", why=part.body.decode("utf-8", "replace")[:500])
-            cards[each.name] = msgspec.json.decode(part.body)["card"]
+            cards[each.name] = (await told_by(self._pool, self._next, self._variant(slot))).card
         self._cards, self._version = cards, ""
 
     async def follow(self) -> None:
         """Have the newest versions answer, for ever."""
-        while self._following is not None:
-            await asyncio.sleep(POLL_S)
-            try:
-                for version in await asyncio.to_thread(self._following.sets, self._pool.versions.current):
-                    try:
-                        await self._pool.swap(version)
-                    except GyralError as error:
-                        self._following.refuse(version, error)
-                        continue
-                    await self.learn()
-                    break
-            except Exception as error:  # the folder cannot be listed just now: what is loaded goes on answering
-                self._note(f"serve    versions cannot be followed: {error}")
-                await asyncio.sleep(1)
+        if self._following is not None:
+            await self._following.follow(self._pool, self._swapped)
+
+    async def _swapped(self, version: str) -> None:
+        await self.learn()
 
     def state(self) -> dict[str, Any]:
         """How it is now, for the run's record."""
