@@ -12,16 +12,14 @@ Command: .venv/bin/python benchmarks/plan/memory.py (a second)
 
 from __future__ import annotations
 
-import os
 import re
 import statistics
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT)]
+import peers  # noqa: E402
 from measure import write  # noqa: E402
 from tests.plan import published  # noqa: E402
 
@@ -67,17 +65,11 @@ def summary(found: dict[str, float]) -> dict[str, object]:
 
 
 def calculon() -> dict[str, object]:
-    """Its own validation, with stand-ins for two packages that it imports and does not use there."""
-    folder = os.environ.get("CALCULON")
-    if not folder:
+    """Its own validation: run now, or as it was."""
+    printed = peers.calculon()
+    if printed is None:
         return CALCULON
-    with tempfile.TemporaryDirectory() as stubs:
-        Path(stubs, "pandas.py").write_text("")
-        Path(stubs, "psutil.py").write_text("def cpu_count(logical=False):\n    return 1\n")
-        environment = {**os.environ, "PYTHONPATH": f"{folder}:{stubs}"}
-        command = [sys.executable, "bin/calculon", "llm-validation"]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
-    means, worsts = (re.findall(rf"{word},,([\d.]+)%", done.stdout) for word in ("Ave", "Max"))
+    means, worsts = (re.findall(rf"{word},,([\d.]+)%", printed) for word in ("Ave", "Max"))
     parts = [{"mean": float(mean) / 100, "worst": float(worst) / 100} for mean, worst in zip(means, worsts, strict=True)]
     return {"states": parts[0], "activations": parts[1], "from": "this run"}
 
