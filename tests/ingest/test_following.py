@@ -103,12 +103,13 @@ def test_what_another_process_appends_is_committed_until_it_is_told_to_stop(foll
     process = follow()
     first = append(tmp_path, 0, 40)
     wait_for(lambda: len(stored(tmp_path)) == 400)
-    second = append(tmp_path, 40, 60)
+    taken = [append(tmp_path, start, start + 5) for start in range(40, 60, 5)]
     wait_for(lambda: len(stored(tmp_path)) == 600)
     code, out, errors = end(process, signal.SIGTERM)
     assert (code, json.loads(out)) == (0, {"accepted": 600, "kinds": {"click": 600}, "duplicate": 0, "quarantined": {}}), errors
     assert stored(tmp_path) == expected(60)
-    assert first == second  # who follows does not keep a partition from the next who writes
+    # who follows does not keep a partition from the next who writes; while it trims one, a writer may begin another
+    assert len({first, *taken}) < 1 + len(taken)
     run = read_lineage(tmp_path, 1)
     assert (run.status, run.summary["accepted"]) == ("done", 600)
 
