@@ -10,12 +10,13 @@ Four parts, in this order, with a commit between the second and the third, so th
 | family | data | task | sizes | loss |
 |---|---|---|---|---|
 | `lm` | Debian gnome-user-docs after `gyral curate`, bytes | next byte | width, depth | nats a byte of pages kept aside |
+| `lm_1024` | the same, steps of 1,024 bytes instead of 4,096 | | | |
 | `recommender` | Online Retail (bundled) | next object, HSTU | width (of tables too), depth | 1 - NDCG@10, all ranked |
 | `vision` | Fashion-MNIST, 30,000 pictures | masked patches | width, depth | of training, the last twentieth |
 
 All by the project's own trainer on one thread, one seed, AdamW, warm-up, stable, decay; the rate is that of the narrowest net
 and follows the width (`train.optim.base_width`). Largest sweep run against final runs: three to five times the compute.
-Command: as above, with lm, recommender or vision; a sweep takes ten to thirty CPU-minutes
+Command: as above, with lm, lm_1024, recommender or vision; a sweep takes ten to thirty CPU-minutes
 """
 
 from __future__ import annotations
@@ -67,6 +68,18 @@ SWEEPS = {
         ((160, 4, 1.6e6), (128, 4, 2.4e6), (96, 3, 5e6), (64, 2, 1.2e7)),
         "loss",
     ),
+    "lm_1024": Sweep(
+        "pages",
+        ("train.family=lm", "train.batch=4", "lm.length=256", "lm.held_out_bytes=400000", "train.optim.rate=0.003", *OPTIM[2:],
+         "train.optim.base_width=32"),
+        4 * 256,
+        ((24, 1), (32, 1), (48, 2), (64, 2), (96, 3)),
+        (2.5e5, 5e5, 1e6, 2e6, 4e6),
+        (7e3, 12e3, 55e3, 98e3, 332e3),
+        2.4e12,
+        ((128, 4, 2e6), (96, 3, 4e6), (64, 2, 8e6), (48, 2, 1.2e7)),
+        "loss",
+    ),
     "recommender": Sweep(
         "shop",
         ("train.family=recommender", "train.task=sequence", "train.optim.rate=0.003", *OPTIM[2:]),
@@ -80,14 +93,14 @@ SWEEPS = {
     ),
     "vision": Sweep(
         "clothes",
-        ("train.family=vision", "train.task=masked", "train.batch=128", "vision.side=28", "vision.patch=4", "vision.channels=1",
-         "vision.decoder_width=32", *OPTIM),
-        128,
+        ("train.family=vision", "train.task=masked", "train.batch=16", "vision.side=28", "vision.patch=4", "vision.channels=1",
+         "vision.decoder_width=32", "train.optim.rate=0.003", *OPTIM[2:], "train.optim.base_width=32"),
+        16,
         ((16, 1), (32, 1), (48, 2), (64, 3), (96, 4)),
-        (1.3e4, 2.6e4, 5.1e4, 1.02e5, 2.05e5),
-        (2e6, 4e6, 1.4e7, 3e7, 8e7),
-        6e12,
-        ((128, 4, 1e5), (96, 4, 2.05e5), (64, 3, 4.1e5)),
+        (2.6e4, 5.1e4, 1.02e5, 2.05e5, 4.1e5),
+        (8.6e5, 1e6, 1.6e6, 2.9e6, 7e6),
+        1.3e12,
+        ((96, 4, 1.5e5), (64, 3, 2.6e5), (48, 2, 4.1e5)),
         "train_loss",
     ),
 }  # fmt: skip
@@ -107,7 +120,7 @@ def project(family: str) -> Path:
     if not (folder / "datasets").exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        if family == "lm":
+        if family.startswith("lm"):
             gyral(folder, "curate", "pages", "--source", "apt:gnome-user-docs")
         elif family == "recommender":
             gyral(folder, "ingest", "--source", str(ROOT / "data" / "online_retail.parquet"))
@@ -136,7 +149,7 @@ def pictures(folder: Path) -> None:
 def train(family: str, width: int, depth: int, data: float) -> dict[str, Any]:
     """One run; its row of the table."""
     sweep, folder = SWEEPS[family], project(family)
-    section = {"lm": "lm", "recommender": "recommend", "vision": "vision"}[family]
+    section = {"recommender": "recommend"}.get(family, family.partition("_")[0])
     sets = [*sweep.sets, f"{section}.width={width}", f"{section}.depth={depth}"]
     if family != "recommender":
         sets.append(f"{section}.heads={max(1, width // 32)}")
