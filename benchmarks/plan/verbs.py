@@ -1,9 +1,9 @@
 """`--plan` of ingest, curate, compress and loop against what the verbs then take, after one run of each on a part of the data.
 
 A project ingests the first 150,000 bundled purchases, curates, trains and compresses them. Then each verb is planned for the
-rest or the whole, and run: bytes, CPU seconds, seconds by the clock and peak memory are compared with the plan's. A loop of three
-turns is planned after one over that first part. Beside it stand a plan without any run (the sheet alone), and the rule that all
-grows as its size does. Seconds by the clock are those of a shared machine: read CPU seconds.
+rest or the whole, and run: bytes, CPU seconds, seconds by the clock and peak memory are compared with the plan's. A loop of
+three turns is planned after one over that first part. Beside it stand a plan without any run (the sheet alone), and the rule
+that all grows as its size does. Seconds by the clock are those of a shared machine: read CPU seconds.
 
 Goal: bytes within 10 %, CPU seconds within 25 %, peak memory within 25 %.
 
