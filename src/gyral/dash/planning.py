@@ -42,8 +42,8 @@ BADGES = {
 """Where a figure can be from, the surest first."""
 SHORT = {
     "cores": "serving cores", "held_share": "share of them held", "ingest_cores": "ingest cores", "requests": "requests a day",
-    "answer_bytes": "bytes an answer", "lake_bytes": "lake bytes a day", "keep_days": "days kept", "trainings": "trainings a day",
-    "device_hours": "hours of a training", "usd_core_hour": "price of a core", "usd_device_hour": "price of a device",
+    "answer_bytes": "bytes an answer", "lake_bytes": "lake bytes a day", "keep_days": "days kept",
+    "trainings": "trainings a day", "device_hours": "hours of a training", "usd_core_hour": "price of a core", "usd_device_hour": "price of a device",
     "usd_gb_month": "price of storage", "usd_gb_out": "price of sending",
 }  # fmt: skip
 """What moves a bill, in so few words that they stand beside its ends on a phone."""

@@ -7,10 +7,9 @@ the interval is by how unlike two halves of the sample are, and never under 2 %.
 from __future__ import annotations
 
 import codecs
-import gzip
+import contextlib
 import math
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -26,6 +25,8 @@ from gyral.plan.figure import Figure
 SAMPLE_BYTES = 8 << 20
 SAMPLE_S = 0.7
 _LEAST = 0.02
+_PACKED = {".gz": "gzip", ".zst": "zstd"}
+_PIECE = 1 << 14
 
 
 def size_of(folder: Path) -> int:
@@ -49,7 +50,7 @@ def rows_of(source: str) -> tuple[Figure, Figure]:
         if path.suffix.lower() == ".parquet":
             return Figure(float(pq.ParquetFile(path).metadata.num_rows), "rows", "counted", "its footer"), held
         return _lines(path, size), held
-    except (pa.ArrowInvalid, OSError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (pa.ArrowInvalid, OSError) as error:
         why = str(error).splitlines()[0]
         raise InputError(f"`{path}` cannot be read", where=str(path), why=why, hint="is it truncated?") from None
 
@@ -98,27 +99,30 @@ def _sampled(parts: Sequence[readers.Part], size: float) -> Figure:
 
 def _lines(path: Path, size: int) -> Figure:
     """Lines of a file that may be packed, by the first of them."""
-    packed = path.suffix.lower() in (".gz", ".zst")
+    packed = path.suffix.lower() in _PACKED
     with open(path, "rb") as file:
-        if packed:
-            codec = "gzip" if path.suffix.lower() == ".gz" else "zstd"
-            with pa.CompressedInputStream(pa.PythonFile(file, "r"), codec) as stream:
-                text = stream.read(SAMPLE_BYTES)
-                taken = file.tell()
-        else:
-            text = file.read(SAMPLE_BYTES)
-            taken = len(text)
+        taken = file.read(SAMPLE_BYTES // 8 if packed else SAMPLE_BYTES)
+    text = _unpacked(taken, _PACKED[path.suffix.lower()]) if packed else taken
     text = text.removeprefix(codecs.BOM_UTF8)
     found = text.count(b"\n")
     header = 0 if path.name.lower().removesuffix(path.suffix if packed else "").endswith((".jsonl", ".ndjson", ".json")) else 1
-    if len(text) < SAMPLE_BYTES:
+    if len(taken) >= size:
         whole = found + (not text.endswith(b"\n")) - header
         return Figure(float(whole), "rows", "counted", "its lines")
     half = len(text) // 2
     first, second = text[:half].count(b"\n"), text[half:].count(b"\n")
-    value = max(found * size / taken - header, 1.0)
+    value = max(found * size / len(taken) - header, 1.0)
     off = 1 + max(_LEAST, 2 * abs(math.log(max(first, 1) / max(second, 1))))
-    return Figure(value, "rows", "measured", f"the first {taken / size:.0%} of its bytes, read", value / off, value * off)
+    return Figure(value, "rows", "measured", f"the first {len(taken) / size:.0%} of its bytes, read", value / off, value * off)
+
+
+def _unpacked(packed: bytes, codec: str) -> bytes:
+    """What so many bytes of a packed file hold, which may end anywhere."""
+    pieces = []
+    with contextlib.suppress(OSError), pa.CompressedInputStream(pa.BufferReader(packed), codec) as stream:
+        while piece := stream.read(_PIECE):
+            pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _local(source: str) -> Path:
