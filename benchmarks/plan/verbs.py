@@ -7,7 +7,7 @@ that all grows as its size does. Seconds by the clock are those of a shared mach
 
 Goal: bytes within 10 %, CPU seconds within 25 %, peak memory within 25 %.
 
-Command: .venv/bin/python benchmarks/plan/verbs.py (five minutes)
+Command: .venv/bin/python benchmarks/plan/verbs.py (two minutes on a quiet machine)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measure import ROOT, write
 
 FIRST = 150_000
-ROUNDS = 2
+ROUNDS = 1
 FIGURES = ("processor", "time", "memory")
 
 

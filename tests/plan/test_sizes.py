@@ -35,9 +35,7 @@ def test_shapes_are_those_of_the_file_and_take_no_memory(folder):
 @pytest.mark.parametrize(
     ("to", "patterns"),
     [(to, PATTERNS) for to in ("int8", "bf16", "int4-rtn")]
-    + [
-        (to, ("item_item",)) for to in ("int8", "rows-int8", "rows-int4", "rows-pq8", "rows-pq16", "rows-hash-4", "rows-hash-7")
-    ],
+    + [(to, ("item_item",)) for to in ("int8", "rows-int8", "rows-int4", "rows-pq8", "rows-pq16", "rows-hash-7")],
 )
 def test_what_rounds_is_counted_to_the_byte(folder, to, patterns):
     from gyral.model.card import read_weights

@@ -41,10 +41,11 @@ BADGES = {
 }
 """Where a figure can be from, the surest first."""
 SHORT = {
-    "cores": "serving cores", "held_share": "share of them held", "ingest_cores": "ingest cores", "requests": "requests a day",
-    "answer_bytes": "bytes an answer", "lake_bytes": "lake bytes a day", "keep_days": "days kept",
-    "trainings": "trainings a day", "device_hours": "hours of a training", "usd_core_hour": "price of a core", "usd_device_hour": "price of a device",
-    "usd_gb_month": "price of storage", "usd_gb_out": "price of sending",
+    "cores": "serving cores", "held_share": "share of them held", "ingest_cores": "ingest cores",
+    "requests": "requests a day", "answer_bytes": "bytes an answer", "lake_bytes": "lake bytes a day",
+    "keep_days": "days kept", "trainings": "trainings a day", "device_hours": "hours of a training",
+    "usd_core_hour": "price of a core", "usd_device_hour": "price of a device", "usd_gb_month": "price of storage",
+    "usd_gb_out": "price of sending",
 }  # fmt: skip
 """What moves a bill, in so few words that they stand beside its ends on a phone."""
 _LOCK = threading.Lock()
@@ -97,7 +98,11 @@ def _planned(root: Path, asked: Data) -> Data:
     people = {name: asked[name] for name in FIELDS} if verb in OF_PEOPLE else {}
     if verb != "serve":
         people.pop("p99_ms", None)
-    words += [f"--{name.replace('_', '-')} {value:g}".replace("e+", "e") for name, value in people.items() if value]
+    words += [
+        f"--{name.replace('_', '-')} {value:g}".replace("e+0", "e").replace("e+", "e")
+        for name, value in people.items()
+        if value
+    ]
     with _LOCK:
         plan, bill = import_module(f"gyral.plan.verbs.{verb}").plan(root, config, Asked(asked["model"], **people))
     figures = {name: each.as_json() for name, each in plan.items()}

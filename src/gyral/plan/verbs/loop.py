@@ -58,8 +58,8 @@ def plan(root: Path, config: Config, asked: Asked) -> tuple[Plan, Bill | None]:
     told |= parts
     last = [_step(name, turns, rows.value, turns, config, steps) for name in ("curate", "train", "compress", "swap")]
     told["freshness"] = _sum(last, "of the last turn: curate, train, compress, swap")
-    shown = rows.value * turns / (turns + 1)
-    whole = foretold(LOOP, shown, runs)
+    learned = rows.value / (turns + 1) * turns * (turns + 1) / 2
+    whole = foretold(LOOP, learned, runs)
     if not runs:  # the parts say more than one line does: the budget is in them
         whole["time"] = _sum(list(parts.values()), "all steps of all turns")
         why = "as the time: its steps keep about a core busy"
