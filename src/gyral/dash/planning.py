@@ -98,11 +98,9 @@ def _planned(root: Path, asked: Data) -> Data:
     people = {name: asked[name] for name in FIELDS} if verb in OF_PEOPLE else {}
     if verb != "serve":
         people.pop("p99_ms", None)
-    words += [
-        f"--{name.replace('_', '-')} {value:g}".replace("e+0", "e").replace("e+", "e")
-        for name, value in people.items()
-        if value
-    ]
+    for name, value in people.items():
+        if value:
+            words.append(f"--{name.replace('_', '-')} {value:g}".replace("e+0", "e").replace("e+", "e"))
     with _LOCK:
         plan, bill = import_module(f"gyral.plan.verbs.{verb}").plan(root, config, Asked(asked["model"], **people))
     figures = {name: each.as_json() for name, each in plan.items()}

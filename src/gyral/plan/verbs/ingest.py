@@ -57,10 +57,12 @@ def lake_bytes(lake: Lake) -> Figure:
 
 def _waiting(lake: Lake) -> Plan:
     """What lies in the embedded log and is not in the lake."""
-    held = sum(part["bytes"] for part in lake.overview()["log"]["partitions"].values()) if lake.log_folder.exists() else 0
+    known = lake.overview() if lake.log_folder.exists() else {"tables": {}, "log": {"partitions": {}}}
+    offsets = known["tables"].get("events", {}).get("offsets", {})
+    held = sum(part["bytes"] for name, part in known["log"]["partitions"].items() if part["end"] > offsets.get(name, 0))
     if not held:
         hint = "name a file, `--source FILE`, or how many people send events, `--users 1e9`"
         raise UsageError("there is nothing to plan: no source, and nothing waits in the log", hint=hint)
-    size = Figure(float(held), "bytes", "counted", "of segments of the log; those before the end may be in the lake already")
+    size = Figure(float(held), "bytes", "counted", "of partitions of the log that the lake has not whole")
     rows = product("rows", "bytes / bytes of an event in the log", size, inverse(FILE_BYTES))
     return {"log": size, "events": rows} | foretold(INGEST, max(rows.value, 1.0), [])
