@@ -1,4 +1,4 @@
-"""The kinds of runs that plans know, and what each took on the machine of the benchmarks: 2 shared cores of a Xeon.
+"""The kinds of runs that plans know, and what each took on the machine of the benchmarks: 2 shared cores of an EPYC.
 
 Slopes and fixed parts are straight lines through two sizes of the bundled purchases (150,000 and 541,909 rows) and, of
 documents, through two sets of 181 and 200 pages; another machine and other data are within the factor that each line says. The
