@@ -127,10 +127,10 @@ def _by_law(root: Path, data: Dataset, config: Config, budget_s: float, given: C
     if "D_unique" not in law.axes:  # no run has repeated its data
         asked["D"] = unique_n * (1 - REPEATS * np.expm1(-(seen_n / unique_n - 1) / REPEATS))
     table = law.table.columns
-    is_near = (asked["N"] >= table["N"].min() / BEYOND) & (asked["D"] >= table["D"].min() / BEYOND)
+    is_near = (asked["N"] >= table["N"].min() / BEYOND) & (seen_n >= table["D"].min() / BEYOND)
     if not is_near.any():
         why = f"the least model that was tried, on the least data, takes {float(law.table.axis().min()):.2g} FLOP"
-        raise InputError("the budget buys no model like those that were tried", why=why, hint=f"a larger budget: {why}")
+        raise InputError("the budget buys no model like those that were tried", why=why, hint="a larger budget")
     loss = np.where(is_near, law.predict(asked), math.inf)
     i = int(loss.argmin())
     best = {name: column[[i]] for name, column in asked.items()}
