@@ -101,8 +101,6 @@ def sweep(
         with start(one) as run:
             card = train(root, dataset, one, run, budget_s=budget_s, name=f"{title}-sweep")
         found = next(entry for entry in card.candidates if entry["chosen"])
-        scale = card.training["scale"]
-        rows.append(
-            {"model": card.model, **each.sized.values, "steps": each.steps, "C": scale["C"], card.metric: found[card.metric]}
-        )
+        counted = {name: card.training["scale"][name] for name in ("N", "D", "C")}
+        rows.append({"model": card.model, **each.sized.values, **counted, card.metric: found[card.metric]})
     return rows
