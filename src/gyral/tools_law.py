@@ -158,6 +158,25 @@ def score(root: Path, sets: tuple[str, ...], as_json: bool) -> None:
 
 
 @law.command()
+@click.argument("dataset")
+@click.option("--family", help="Kind of model.")
+@click.option("--budget", default="5m", show_default=True, help="Of all trainings together: 90s, 5m, 1h.")
+@common
+def sweep(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str, **flags: Any) -> None:
+    """Train small models of several sizes on DATASET, so that `gyral train --budget` has a law to choose by."""
+    from gyral.config import budget_seconds, given
+    from gyral.console import configure, start_run
+    from gyral.train import sweep as sweeps
+
+    config = configure(root, sets, flags)
+    told = sweeps.sweep(
+        root, dataset, config, budget_seconds(config.train.budget), given(root, sets),
+        lambda one: start_run(root, "train", one, as_json, seed=one.train.seed),
+    )  # fmt: skip
+    print_result(as_json, {"runs": told}, lambda: f"{len(told)} runs added; `gyral law fit` fits them")
+
+
+@law.command()
 @click.argument("weights", type=_FILE)
 @click.argument("losses", type=_FILE, required=False)
 @click.option("--prefix", default="w:", show_default=True, help="What names of columns of weights begin with.")
