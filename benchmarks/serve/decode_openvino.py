@@ -43,7 +43,7 @@ from gyral.model.decoding.openvino import OpenVinoForward
 from gyral.model.quant.linear import installed
 from gyral.model.quant.packing import to_int8
 
-ROUNDS, PROMPT, TOKENS, LONG = 5, 64, 32, 512
+ROUNDS, PROMPT, TOKENS, LONG = 3, 64, 32, 512
 BATCHES = (1, 8)
 
 Steps = Callable[[list[list[int]]], tuple[float, list[list[int]]]]
