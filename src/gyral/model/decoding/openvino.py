@@ -5,8 +5,9 @@ values into the arrays of `Pages` and reads them there. Pages, the tree of begin
 Matrices of the net that are int8 stay int8 (a scale a row; rows of activations are rounded as they come), dense ones float32.
 What lies in a page is OpenVINO's, [32, E] for keys too: pages of one engine are never read by the other.
 
-On one thread of an AMD processor with AVX-512 a token costs .54 of `forward`'s time in float32 and 1.11 in int8, a prompt of 512
-.42 and .78 (`benchmarks/serve/decode_openvino.py`).
+On one thread of an AMD processor with AVX-512 a token costs .54 of `forward`'s time in float32 and 1.11 in int8, a prompt of
+512 tokens .42 and .78 (`benchmarks/serve/decode_openvino.py`).
+
 Weights are held twice, by the net and as OpenVINO lays them out. Rejected: int8 pages (OpenVINO keeps their scales between the
 values, another size than ours) and bfloat16 inside (other tokens than the float32 model's).
 
