@@ -156,4 +156,4 @@ if __name__ == "__main__":
             if f"int4 g{group}" in found and f"int4-rtn g{group}" in found:
                 share = found[f"int4 g{group}"]["delta"] / found[f"int4-rtn g{group}"]["delta"]
                 result.setdefault("gptq_of_rtn", {})[f"{each} g{group}"] = share
-    write("compress_quant", result)
+    write("compress_quant" + ("_smollm2" if asked == ["smollm2"] else ""), result)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gyral.model.decoding.engine import Decoding, Limits
-from gyral.model.decoding.forward import Forward, Product, plain
+from gyral.model.decoding.forward import Pass, Product, plain
 from gyral.model.decoding.pages import Pages
 from gyral.model.decoding.prefix import Prefixes
 from gyral.model.decoding.sampling import Sampling
@@ -53,11 +53,11 @@ KINDS = {"fp32": plain, "bf16": bf16, "int8": int8, "int4": int4}
 
 
 def engine(
-    forward: Forward, num_pages: int, is_shared: bool = False, limits: Limits | None = None, is_int8: bool = False
+    forward: Pass, num_pages: int, is_shared: bool = False, limits: Limits | None = None, is_int8: bool = False
 ) -> Decoding:
     """An engine with pages of its own."""
     shape = forward.shape
-    pages = Pages(num_pages, shape.depth, shape.kv_heads, shape.head_width, is_int8)
+    pages = Pages(num_pages, shape.depth, shape.kv_heads, shape.head_width, is_int8, forward.page)
     return Decoding(forward, pages, Prefixes(pages) if is_shared else None, "1", limits)
 
 
@@ -66,9 +66,7 @@ def ask(number: int, prompt: Sequence[int], num: int) -> TokenAsk:
     return TokenAsk(number, prompt, num, Sampling(temperature=0))
 
 
-def decoded(
-    forward: Forward, prompts: Sequence[Sequence[int]], num: int, is_int8: bool = False
-) -> tuple[float, list[list[int]]]:
+def decoded(forward: Pass, prompts: Sequence[Sequence[int]], num: int, is_int8: bool = False) -> tuple[float, list[list[int]]]:
     """CPU seconds of a step from the second token on, and the tokens, `num` + 1 of each; keys and values in int8 if so."""
     decoding = engine(forward, len(prompts) * 8, limits=Limits(tokens=8_192), is_int8=is_int8)
     for number, prompt in enumerate(prompts):

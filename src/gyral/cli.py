@@ -102,10 +102,11 @@ def loop(
         with start_run(root, "loop", config, as_json, seed=config.train.seed) as run:
             result = come(root, config, run)
         return print_result(as_json, result, lambda: table_of(result, run.number))
+    from gyral.config import given
     from gyral.loop import loop as turn_loop
 
     with start_run(root, "loop", config, as_json, seed=config.train.seed) as run:
-        result = turn_loop(root, config, run, resume)
+        result = turn_loop(root, config, run, resume, given(root, sets))
     pages = export_pages(root, config, run)
     print_result(as_json, result, lambda: turns_and_pages(result, pages, root))
 
@@ -184,7 +185,7 @@ def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, *
 @common
 def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str | None, mapping: str | None, **flags: Any) -> None:
     """Train a model on DATASET, or on a file, a folder or a package of it; candidates compete on its last part."""
-    from gyral.config import budget_seconds
+    from gyral.config import budget_seconds, given
     from gyral.prepared import dataset_of
     from gyral.train.resume import settings_of
     from gyral.train.trainer import train as run_train
@@ -195,7 +196,8 @@ def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str | None,
         dataset = dataset_of(root, dataset, config, lambda verb, of: start_run(root, verb, of, as_json))
     with start_run(root, "train", config, as_json, seed=config.train.seed) as run:
         budget_s = budget_seconds(config.train.budget)
-        card = run_train(root, dataset or "", config, run, budget_s=budget_s, resume_from=resume)
+        stands = given(root, sets)
+        card = run_train(root, dataset or "", config, run, budget_s=budget_s, resume_from=resume, given=stands)
     print_result(as_json, {"model": card.model, "candidates": card.candidates, **card.training})
 
 

@@ -145,6 +145,7 @@ def planned(*, people: bool = False) -> Callable[[Callable[..., Any]], Callable[
 def _plan(verb: str, given: dict[str, Any], crowd: dict[str, float]) -> None:
     """Configure as the verb does, and print its plan."""
     from gyral import planned as plans
+    from gyral.config import given as chosen
     from gyral.plan.verbs import Asked
 
     beside = {name: given.pop(name) for name in _BESIDE if name in given}
@@ -155,7 +156,7 @@ def _plan(verb: str, given: dict[str, Any], crowd: dict[str, float]) -> None:
         raise UsageError(f"`--{refused_beside[0]}` has no plan", hint=hint)
     config = configure(root, sets, given, given.pop("mapping", None))
     what = beside.get("model") or beside.get("dataset") or ""
-    print_plan(as_json, *plans.of(verb, root, config, Asked(what, **crowd)))
+    print_plan(as_json, *plans.of(verb, root, config, Asked(what, **crowd, given=chosen(root, sets))))
 
 
 def print_plan(as_json: bool, plan: Any, more: Any = None) -> None:

@@ -47,6 +47,7 @@ OPTIONAL = {
     "onnxruntime": "export",
     "httpx": "upstream",
     "opentelemetry": "traces",
+    "openvino": "openvino",
 }
 """Optional modules, and an extra that brings each."""
 

@@ -10,6 +10,7 @@ was foretold. What differs between families is in `course/`.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,17 @@ class World:
     log: SqliteLog
     drain: Drain
     served: ServedModel
+    given: Collection[str] | None
 
 
-def loop(root: Path, config: Config, run: Run, resume: int | None = None) -> dict[str, Any]:
+def loop(
+    root: Path, config: Config, run: Run, resume: int | None = None, given: Collection[str] | None = None
+) -> dict[str, Any]:
     """Turn the loop over a source; returns the summary: one row a turn, and the last model.
 
     Parameters
     ----------
+    given : settings that stand where a law would choose the sizes of a turn's model, as `train` has it.
     resume : number of an interrupted loop run of the same source and settings; its finished turns are kept.
 
     Raises
@@ -71,7 +76,7 @@ def loop(root: Path, config: Config, run: Run, resume: int | None = None) -> dic
     ):
         drain = Drain.of(lake, log, config)
         with ServedModel(root, config, run) as served:
-            world = World(root, config, run, course, log, drain, served)
+            world = World(root, config, run, course, log, drain, served, given)
             for turn in range(len(rows) + 1, turns + 1):
                 rows.append(_turn(world, turn, rows))
                 run.metric("turn", **rows[-1])
@@ -104,7 +109,7 @@ def _turn(world: World, turn: int, before: list[Row]) -> Row:
     lap("curate")
     settings = course.training(turn, before[-1].get("trained", "") if before else "")
     with Run.start(root, "train", settings, parent=run, seed=config.train.seed) as child:
-        card = train(root, data.name, settings, child, budget_s=budget_s, name=course.name)
+        card = train(root, data.name, settings, child, budget_s=budget_s, name=course.name, given=world.given)
     trained = card.model
     lap("train")
     if plugins.find("family", card.family).matrices:

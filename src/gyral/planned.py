@@ -11,7 +11,7 @@ Tools have no plan: `show`, `dash` and `doctor` take what a look takes, `eval`, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +32,12 @@ ADAM_BYTES = 16
 """Of a parameter: weight, gradient, and two means, in float32."""
 
 
-def train(root: Path, dataset: str, config: Config) -> Plan:
-    """What the training of a neural model would take.
+def train(root: Path, dataset: str, config: Config, given: Collection[str] | None = None) -> Plan:
+    """What the training of a neural model would take, with the sizes that the project's law would choose.
+
+    Parameters
+    ----------
+    given : settings that stand, as `gyral.train.trainer.train` has it.
 
     Raises
     ------
@@ -41,7 +45,7 @@ def train(root: Path, dataset: str, config: Config) -> Plan:
     """
     from gyral.config import budget_seconds
     from gyral.errors import UsageError
-    from gyral.train import scale
+    from gyral.train import budget, scale
     from gyral.train.neural import NOMINAL_FLOP_PER_S, planned_steps
     from gyral.train.readers import folder
     from gyral.train.tasks import open_task
@@ -50,6 +54,8 @@ def train(root: Path, dataset: str, config: Config) -> Plan:
         hint = "a neural one has `--set train.task=sequence`, `retrieval` or `ranking`"
         raise UsageError("what learns in closed form is planned by its `--budget` alone", hint=hint)
     data = folder.find(root, dataset)
+    choice = budget.choice_of(root, data, config, budget_seconds(config.train.budget), given)
+    config = choice.config
     task = open_task(root, data.name, config)
     model = task.build(config.train.seed)
     flops = float(task.flops(model)) * config.train.batch
@@ -57,8 +63,11 @@ def train(root: Path, dataset: str, config: Config) -> Plan:
     steps = config.train.steps or planned_steps(flops, size, budget_seconds(config.train.budget), 1)
     found = scale.measured(task, model, steps, config.train.batch, flops, config)
     unit = found["unit"]
-    plan: Plan = {
-        "parameters": Figure(float(size), "", "counted", "of the model that would be built"),
+    no_law = f"; no law chose it: {choice.told['refused']}" if "refused" in choice.told else ""
+    by_law = choice.told.get("chosen", {}) if "loss" in choice.told else {}
+    plan: Plan = {name: Figure(float(value), "", "calibrated", budget.text(choice.told)) for name, value in by_law.items()}
+    plan |= {
+        "parameters": Figure(float(size), "", "counted", f"of the model that would be built{no_law}"),
         "without embeddings": Figure(float(found["N_non_embedding"]), "", "counted", "the same"),
         "steps": Figure(float(steps), "", "counted", "train.steps, or what the budget pays by a nominal rate"),
         f"{unit} seen": Figure(float(found["D"]), unit, "counted", "steps · batch"),
@@ -70,7 +79,7 @@ def train(root: Path, dataset: str, config: Config) -> Plan:
     low, high = plan["step"].interval
     step = plan["step"]
     plan["training"] = Figure(steps * step.value, "s", step.by, f"steps · {step.why}", steps * low, steps * high)
-    plan |= _ends_with(root, data.name, config, found)
+    plan |= _foretold(choice.told) if by_law else _ends_with(root, data.name, config, found)
     return plan
 
 
@@ -100,6 +109,12 @@ def _step(root: Path, task: Any, config: Config, flops: float, nominal: float) -
     return Figure(seconds, "s", "assumed", why, seconds / NOMINAL_OFF, seconds * NOMINAL_OFF)
 
 
+def _foretold(told: Mapping[str, Any]) -> Plan:
+    """The loss that the law foretells of the sizes it chose."""
+    why = f"{told['form']} through {told['rows']} runs, {told['reach']:.1f} decades beyond the largest"
+    return {"loss": Figure(told["loss"], "", "calibrated", why, *told["loss_80"])}
+
+
 def _ends_with(root: Path, dataset: str, config: Config, found: Mapping[str, Any]) -> Plan:
     """The loss, where this project's runs of this kind carry a law."""
     from gyral.law.places import runs_of
@@ -127,7 +142,7 @@ def _ends_with(root: Path, dataset: str, config: Config, found: Mapping[str, Any
 def of(verb: str, root: Path, config: Config, asked: Asked) -> tuple[Plan, Bill | None]:
     """What a verb would take, and a bill where there is one; `gyral.plan.verbs` has those that are not `train`."""
     if verb == "train":
-        return train(root, asked.what, config), None
+        return train(root, asked.what, config, asked.given), None
     planned: tuple[Plan, Bill | None] = import_module(f"gyral.plan.verbs.{verb}").plan(root, config, asked)
     return planned
 

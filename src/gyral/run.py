@@ -141,6 +141,10 @@ class Run:
     def number(self) -> int:
         return self.lineage.run
 
+    def settle(self, config: Config) -> None:
+        """Write the configuration anew, with what was chosen once the data was known: who goes on from here has that."""
+        write_atomic(self.folder / "config.toml", to_toml(public(config)))
+
     def meter(self, unit: str, total: float | None = None, verb: str | None = None) -> Meter:
         """Start measuring; every record goes to the screen and to `metrics.jsonl`."""
         return Meter(verb or self.lineage.verb, unit, total, self._on_progress)

@@ -68,24 +68,25 @@ def fit(
 @click.argument("runs", type=_FILE, required=False)
 @click.option("--budget", required=True, metavar="AMOUNT", help="1e22flop, 500usd, 48h.")
 @click.option("--serve-tokens", type=float, default=0.0, help="Tokens that the model will answer, paid from the same budget.")
-@click.option("--unique", type=float, default=float("inf"), help="Tokens there are; more is repetition.")
+@click.option("--unique", multiple=True, metavar="TOKENS", help="Tokens there are, or of domains: web=25e9,code=3e9.")
 @click.option("--bits", multiple=True, type=click.Choice(["4", "8", "16"]), help="Precisions that may be trained in.")
 @click.option("--usd-per-eflop", type=float, help="Price of 1e18 FLOPs.")
 @click.option("--flops-per-s", type=float, help="What the machines do in a second.")
 @_fitting
 @common
 def allocate(
-    root: Path, sets: tuple[str, ...], as_json: bool, runs: Path | None, budget: str, serve_tokens: float, unique: float,
-    bits: tuple[str, ...], usd_per_eflop: float | None, flops_per_s: float | None, form: str, loss_text: str,
-    mapping: tuple[str, ...], where: tuple[str, ...], seed: int,
+    root: Path, sets: tuple[str, ...], as_json: bool, runs: Path | None, budget: str, serve_tokens: float,
+    unique: tuple[str, ...], bits: tuple[str, ...], usd_per_eflop: float | None, flops_per_s: float | None, form: str,
+    loss_text: str, mapping: tuple[str, ...], where: tuple[str, ...], seed: int,
 ) -> None:  # fmt: skip
-    """Say how large a model to train, and on how much, with a budget."""
+    """Say how large a model to train, on how much and on what, with a budget."""
     from gyral.law import places, verb
     from gyral.law.allocate import Budget, flops_of
     from gyral.law.fit import loss_of
 
     flops = flops_of(budget, usd_per_eflop, flops_per_s)
-    spend = Budget(flops, serve_tokens, unique, tuple(int(each) for each in bits) or (16,), usd_per_eflop)
+    whole, by_domain = verb.unique(unique)
+    spend = Budget(flops, serve_tokens, whole, tuple(int(each) for each in bits) or (16,), usd_per_eflop, by_domain or None)
     told = verb.divide(
         runs or places.runs_of(root), spend, form=form, loss=loss_of(loss_text), names=verb.pairs(mapping, "N=params"),
         where=verb.pairs(where, "COLUMN=VALUE"), seed=seed,
@@ -154,6 +155,25 @@ def score(root: Path, sets: tuple[str, ...], as_json: bool) -> None:
 
     told = register.scores(places.register_of(root))
     print_result(as_json, told, lambda: verb.score_text(told))
+
+
+@law.command()
+@click.argument("dataset")
+@click.option("--family", help="Kind of model.")
+@click.option("--budget", default="5m", show_default=True, help="Of all trainings together: 90s, 5m, 1h.")
+@common
+def sweep(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str, **flags: Any) -> None:
+    """Train small models of several sizes on DATASET, so that `gyral train --budget` has a law to choose by."""
+    from gyral.config import budget_seconds, given
+    from gyral.console import configure, start_run
+    from gyral.train import sweep as sweeps
+
+    config = configure(root, sets, flags)
+    told = sweeps.sweep(
+        root, dataset, config, budget_seconds(config.train.budget), given(root, sets),
+        lambda one: start_run(root, "train", one, as_json, seed=one.train.seed),
+    )  # fmt: skip
+    print_result(as_json, {"runs": told}, lambda: f"{len(told)} runs added; `gyral law fit` fits them")
 
 
 @law.command()

@@ -28,6 +28,12 @@ def test_a_verdict_says_how_far_off_and_whether_inside(path: Path) -> None:
     assert score["verdicts"] == 2 and score["inside"]["0.8"] == 0.5
 
 
+def test_each_interval_holds_its_share_of_what_was_drawn(path: Path) -> None:
+    for level, (low, high) in register.read(path)[0]["intervals"].items():
+        assert np.mean((low <= DRAWS) & (high >= DRAWS)) == pytest.approx(float(level), abs=1e-3)
+        assert np.mean(low > DRAWS) == pytest.approx(np.mean(high < DRAWS), abs=1e-3)
+
+
 def test_nothing_is_predicted_twice_or_judged_twice_or_without_a_prediction(path: Path) -> None:
     with pytest.raises(InputError, match="is predicted already"):
         register.register(path, "big", {"N": 1e9}, DRAWS, {})

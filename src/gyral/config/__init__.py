@@ -127,6 +127,38 @@ def load(
         raise _explain(str(error), tree, path, text, origin) from None
 
 
+def given(root: Path, sets: Sequence[str] = ()) -> frozenset[str]:
+    """Dotted names of the settings that a project's file or `--set` says, be it their default: what is left may be chosen."""
+    path = root / FILE_NAME
+    tree = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return frozenset({*_dotted(tree), *(each.partition("=")[0].strip() for each in sets)})
+
+
+def changed(config: Config) -> frozenset[str]:
+    """Dotted names of the settings that are not at their default."""
+    usual = _dotted(msgspec.to_builtins(Config()))
+    return frozenset(key for key, value in _dotted(msgspec.to_builtins(config)).items() if value != usual.get(key))
+
+
+def _dotted(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """What a tree holds by dotted name, its branches too."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found[f"{above}{key}"] = value
+        if isinstance(value, dict):
+            found |= _dotted(value, f"{above}{key}.")
+    return found
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """The configuration with other values of some settings `section.key`."""
+    for dotted, value in values.items():
+        section, _, key = dotted.partition(".")
+        part = msgspec.structs.replace(getattr(config, section), **{key: value})
+        config = msgspec.structs.replace(config, **{section: part})
+    return config
+
+
 def public(config: Config) -> Config:
     """The configuration as it may be kept and shown: options of other systems, some of them secrets, without their values."""
     kafka = msgspec.structs.replace(config.kafka, options=dict.fromkeys(config.kafka.options, HIDDEN))

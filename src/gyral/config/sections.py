@@ -195,6 +195,9 @@ class Decode(Section, frozen=True):
     kv: Annotated[Literal["float32", "int8"], Meta(description="of keys and values: `int8` holds four times as many")] = (
         "float32"
     )
+    engine: Annotated[
+        Literal["gyral", "openvino"], Meta(description="what computes a pass; `openvino` needs the extra of that name")
+    ] = "gyral"
     prefix_cache: Annotated[bool, Meta(description="beginnings that were read once are not read again")] = True
     draft: Annotated[str, Meta(description="a small model of the same tokens that guesses ahead; empty: none")] = ""
     guesses: Annotated[int, Meta(ge=1, le=7, description="of the small model, each pass")] = 4

@@ -3,6 +3,13 @@
 Percentiles of a bootstrap are what is told. Simulated, nominal 90 % intervals of parameters hold the truth in about nine of
 ten sets (`tests/law/test_intervals.py` and the leaderboard have the counts). Rows of one run are drawn together:
 intermediate checkpoints are no evidence of their own.
+
+Losses that are nearly absolute deviations make a bootstrap jump from row to row, and the fewer rows, the wider its intervals.
+So bootstraps round the corner of such a loss off, within 1.5 n^(-1/4) deviations of the residuals (half of one for 60 to 100
+rows), which leaves out no row and moves the estimate by far less than it is known to.
+
+**Source**: Horowitz, Econometrica 66 (1998): smoothed least absolute deviations, for which the bootstrap is right to a higher
+order.
 """
 
 from __future__ import annotations
@@ -17,6 +24,8 @@ from gyral.law.runs import Columns
 
 CHI2_95 = 3.841458820694124
 """Of one degree of freedom."""
+SMOOTH = 1.5
+"""Deviations of residuals, times n^(-1/4), within which bootstraps take squares."""
 
 
 class Interval(NamedTuple):
@@ -48,12 +57,21 @@ def bootstrap(fitted: Fitted, rows: Rows, run: np.ndarray, num: int = 4_000, see
     """Parameters (as they are fitted) of `num` bootstraps, num × P; fits start from every optimum."""
     starts = np.ascontiguousarray(np.stack([each.theta for each in fitted.optima[:4]]))
     weights = drawn(run, num, seed) * rows.w_n
-    delta = fitted.loss.deltas[-1] if fitted.loss.kind != "lad" else 1e-5
     form = fitted.form
+    used = rows.taken(np.flatnonzero(rows.w_n))
+    r = _residuals(fitted, used)
+    delta = max(fitted.loss.deltas[-1], SMOOTH * len(r) ** -0.25 * 1.4826 * float(np.median(np.abs(r))))
+    if fitted.loss.kind == "lad":
+        delta = max(delta, 1e-5)
     found, value = kernel.bootstrap(
         form.code, starts, rows.x_nM, rows.y_n, weights, form.low, form.high, delta, fitted.loss.is_log
     )
     return found[np.isfinite(value)]
+
+
+def _residuals(fitted: Fitted, rows: Rows) -> np.ndarray:
+    told = kernel.predicted(fitted.form.code, fitted.theta, rows.x_nM)
+    return told - rows.y_n if fitted.loss.is_log else np.exp(told) - np.exp(rows.y_n)
 
 
 def percentiles(values: np.ndarray, level: float = 0.95) -> Interval:
@@ -98,8 +116,7 @@ def profile(fitted: Fitted, rows: Rows, name: str, points: int = 41) -> tuple[In
     p = fitted.form.names.index(name)
     delta = fitted.loss.deltas[-1]
     form, best = fitted.form, fitted.theta
-    told = kernel.predicted(form.code, best, rows.x_nM)
-    r = told - rows.y_n if fitted.loss.is_log else np.exp(told) - np.exp(rows.y_n)
+    r = _residuals(fitted, rows)
     psi = np.clip(r, -delta, delta)
     bend = max(1.0, float((rows.w_n * (np.abs(r) <= delta)).sum()))
     spare = max(1.0, rows.w_n.sum() - len(best)) / max(1.0, rows.w_n.sum())

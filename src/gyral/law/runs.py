@@ -13,6 +13,7 @@ them all, and what cannot be compared is refused or left out by name.
 | `loss`, `metric`, `noise`, `train_loss` | value, what it is of, its deviation between equal runs, the loss trained |
 | `schedule` | `finished`, `decayed` (a branch whose rate came down), `constant`, or `mid_cosine` |
 | `lr`, `batch`, `width`, `depth`, `experts`, `precision`, `seed`, `family` | how it was trained |
+| `settings` | digest of all other settings that change what is learned, sizes, steps, budget and seed apart |
 | `w:NAME` | weight of a domain in the data |
 """
 

@@ -15,6 +15,7 @@ would mend it.
 | `far` | the target is more than three decades beyond the largest run: a range is all that can be said |
 | `one size` | all runs are of one size, or saw as much data |
 | `units` | numbers of a column look like those of two units |
+| `mixture` | what domains are worth cannot be told, or not well enough to weigh them (`allocate` alone) |
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from gyral.law.allocate import Allocation, Budget, allocate
 from gyral.law.choose import Law, choose
 from gyral.law.fit import Loss
 from gyral.law.kept import chart_of, write
+from gyral.law.mixture_allocate import worth_of
 from gyral.law.places import laws_of, register_of, runs_of
 from gyral.law.runs import RunTable, append, load, read, table_of
 from gyral.law.sweep import Stop, stops
@@ -154,8 +155,14 @@ def divide(
     ------
     InputError : the table cannot be fitted, or the budget buys no model.
     """
-    law = choose(read(path, names, where), form, loss)
-    found: Allocation = allocate(law, budget, num=max(num_bootstrap, 40), seed=seed)
+    table = read(path, names, where)
+    worth, untold = worth_of(table)
+    if untold is not None and budget.unique_by:
+        raise InputError(f"how much there is of each domain cannot be used: {untold.what}", where=str(path), hint=untold.next)
+    law = choose(table if worth is None else worth.told, form, loss)
+    found: Allocation = allocate(law, budget, worth, num=max(num_bootstrap, 40), seed=seed)
+    if untold is not None:
+        found = found._replace(stops=(*found.stops, untold))
     rules: dict[str, dict[str, Any]] = {}
     for name, rule in (("envelope", methods.envelope), ("isoflop", methods.isoflop)):
         try:
@@ -317,6 +324,8 @@ def allocation_text(told: Mapping[str, Any]) -> str:
         for share, (low, high) in told["flat"].items()
     ]
     lines.append(f"  80 % of what bootstraps and forms say: N from {low:.3g} to {high:.3g}")
+    if "weights_80" in told:
+        lines += _mixture_lines(told)
     lines.append("  by form: " + ", ".join(f"{name} {size:.3g}" for name, size in told["by_form"].items()))
     for name, each in told["methods"].items():
         if each.get("N"):
@@ -327,6 +336,34 @@ def allocation_text(told: Mapping[str, Any]) -> str:
         lines.append(f"  {told['usd']:,.0f} usd")
     notes = [Stop(**each).told for each in told["stops"]]
     return "\n".join([*lines, *(f"note: {each}" for each in [*told["notes"], *notes])])
+
+
+def _mixture_lines(told: Mapping[str, Any]) -> list[str]:
+    share = next(iter(told["weights_flat"]))
+    lines = []
+    for name, (low, high) in told["weights_80"].items():
+        known = f"{told['weights'][name]:.3f}, {told['epochs_by_domain'][name]:.3g} epochs" if told["weights"] else "unknown"
+        least, most = told["weights_flat"][share][name]
+        lines.append(
+            f"  weight of {name}: {known}, 80 %: {low:.3f} to {high:.3f}; within {float(share):.1%}: {least:.3f} to {most:.3f}"
+        )
+    return lines
+
+
+def unique(texts: Sequence[str]) -> tuple[float, dict[str, float]]:
+    """Read `--unique`: tokens there are, or `web=25e9,code=3e9`.
+
+    Raises
+    ------
+    InputError : it is neither, or both.
+    """
+    hint = "`--unique 25e9`, or `--unique web=25e9,code=3e9`"
+    if all("=" in text for text in texts):
+        return float("inf"), numbers(texts, hint)
+    value = numbers([f"unique={texts[0]}"], hint)["unique"] if len(texts) == 1 else -1.0
+    if value < 0:
+        raise InputError(f"`{texts[0]}` and `{texts[1]}` say it twice", hint=hint)
+    return value, {}
 
 
 def score_text(told: Mapping[str, Any]) -> str:

@@ -47,9 +47,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     pins, config = config, with_teacher(root, config, run)
     task = open_task(root, data.name, config)
     sample = task.build(config.train.seed)
-    flops, size = task.flops(sample) * config.train.batch, sum(param.numel() for param in sample.parameters())
-    if config.train.optim.tables == "rowwise_adagrad":  # a step costs the rows it touches
-        size -= limits.num_in_tables(sample, task.roles)
+    flops, size = cost_of(task, sample, config)
     found = saved.newest(folder, run.note)
     steps = found.manifest.pins.steps if found else config.train.steps or planned_steps(flops, size, budget_s, num)
     job = Job(
@@ -99,7 +97,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     (folder / WEIGHTS).unlink()
     candidate = {"name": task.name, **result.metrics, "chosen": True}
     training = {"steps": result.steps, "loss": result.loss, "metrics": result.metrics, "ranks": result.ranks}
-    training["scale"] = scale.measured(task, sample, result.steps, config.train.batch, flops, config)
+    training["scale"] = scale.measured(task, sample, result.steps, config.train.batch, flops, pins)
     training |= {"server": result.server} if result.server else {}
     training |= teller.done(result)
     if live is not None:
@@ -140,6 +138,16 @@ def with_teacher(root: Path, config: Config, run: Run) -> Config:
     return msgspec.structs.replace(config, train=msgspec.structs.replace(config.train, distill=name))
 
 
+def cost_of(task: Any, model: Any, config: Config) -> tuple[float, int]:
+    """FLOPs of a step, and how many parameters each step updates, as `planned_steps` asks for them."""
+    from gyral.train.parallel import limits
+
+    size = sum(param.numel() for param in model.parameters())
+    if config.train.optim.tables == "rowwise_adagrad":  # a step costs the rows it touches
+        size -= limits.num_in_tables(model, task.roles)
+    return task.flops(model) * config.train.batch, size
+
+
 def planned_steps(flops: float, num_parameters: int, budget_s: float, num: int) -> int:
     """Steps that a budget pays by a nominal rate, one at least.
 
@@ -149,6 +157,11 @@ def planned_steps(flops: float, num_parameters: int, budget_s: float, num: int) 
     """
     shared = STEP_FLOP + FLOP_PER_UPDATED * num_parameters
     return max(1, int(budget_s * NOMINAL_FLOP_PER_S / (flops / num + shared)))
+
+
+def seconds_of(steps: int, flops: float, num_parameters: int) -> float:
+    """Nominal seconds of some steps of one rank, as `planned_steps` reckons them."""
+    return steps * (flops + STEP_FLOP + FLOP_PER_UPDATED * num_parameters) / NOMINAL_FLOP_PER_S
 
 
 def be_quiet() -> None:

@@ -31,6 +31,8 @@ from gyral.train import ranges
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
 LEDGER = "ledger.jsonl"
+CHOSEN = "budget.json"
+"""Of the sizes of a run that a budget chose (`gyral.train.budget`)."""
 FORMAT = 1
 BLOCK_BYTES = 4 << 20
 
@@ -185,6 +187,9 @@ def take_over(source: Saved, into: Path) -> None:
     write_atomic(into / LEDGER, b"".join(lines))
     if streamed := ranges.taken_over(source.folder.parent.parent):
         write_atomic(into / ranges.FILE, streamed)
+    chosen = source.folder.parent.parent / CHOSEN
+    if chosen.exists():
+        write_atomic(into / CHOSEN, chosen.read_bytes())
     os.rename(staging, place)
     fsync_path(place.parent)
 

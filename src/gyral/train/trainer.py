@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from gyral import plugins
@@ -9,13 +10,14 @@ from gyral.config import Config
 from gyral.model import card as cards
 from gyral.model.card import Card
 from gyral.run import Run
-from gyral.train import resume, sync
+from gyral.train import neural, resume, sync
 from gyral.train.readers import folder
 
 
 def train(
-    root: Path, dataset: str, config: Config, run: Run, *, budget_s: float, name: str = "", resume_from: int | None = None
-) -> Card:
+    root: Path, dataset: str, config: Config, run: Run, *, budget_s: float, name: str = "", resume_from: int | None = None,
+    given: Collection[str] | None = None,
+) -> Card:  # fmt: skip
     """Train the next version of a model.
 
     Parameters
@@ -23,6 +25,8 @@ def train(
     dataset : name or name@n of a dataset, or path of a folder of shards (`gyral.train.readers`).
     budget_s : seconds of one laptop core that candidates may cost together.
     name : name of the model; empty takes the dataset's.
+    given : dotted names of the settings that stand where the project's law would choose (`gyral.train.budget`); None: those
+        that are not at their default.
     resume_from : number of an interrupted run to go on with; `dataset` may be empty then.
 
     Raises
@@ -36,9 +40,16 @@ def train(
     run.reads("dataset", data.name)
     fit = plugins.find("trainer", family.name)
     if config.train.task:  # what is learned by gradients is trained in one way, whatever it is
-        from gyral.train.neural import fit
+        fit = neural.fit
     fit = sync.trainer_of(config) or fit
+    if by_steps := fit is neural.fit:
+        from gyral.train import budget
+
+        if resume_from is None:  # else it was chosen when the run began
+            config = budget.settle(root, data, config, run, budget_s, given)
     fitted = fit(root, data, config, run, budget_s)
+    if by_steps:
+        budget.hold_against(fitted, fitted.metric or family.metric, run)
     card = Card(
         family=family.name,
         dataset=data.name,

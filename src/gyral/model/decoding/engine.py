@@ -27,10 +27,9 @@ from typing import NamedTuple
 import numpy as np
 
 from gyral.errors import GyralError, UsageError
-from gyral.model.decoding.forward import Forward, Span
+from gyral.model.decoding.forward import Pass, Span
 from gyral.model.decoding.holding import Holding
 from gyral.model.decoding.line import Ahead, Line
-from gyral.model.decoding.page_kernel import PAGE
 from gyral.model.decoding.pages import Pages
 from gyral.model.decoding.prefix import Prefixes
 from gyral.model.decoding.sampling import Drawn
@@ -88,7 +87,7 @@ class Decoding:
 
     def __init__(
         self,
-        forward: Forward,
+        forward: Pass,
         pages: Pages,
         prefixes: Prefixes | None = None,
         version: str = "",
@@ -116,7 +115,7 @@ class Decoding:
     @property
     def most_tokens(self) -> int:
         """Of a prompt and its answer together, that pages can hold."""
-        return self._holding.pages.num * PAGE
+        return self._holding.pages.num * self._holding.pages.size
 
     def ahead(self, ask: TokenAsk) -> Ahead:
         """What an ask that comes now would have before it."""

@@ -17,7 +17,7 @@ Letters: N rows, D width, H heads, K heads of keys and values, E width of a head
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from gyral.model.decoding import page_kernel
 from gyral.model.decoding.page_kernel import PAGE
 from gyral.model.decoding.pages import Layer, Pages
 from gyral.model.nets import walk_kernel
-from gyral.model.nets.llama import Block, Llama, rotation_of
+from gyral.model.nets.llama import Block, Llama, Shape, rotation_of
 from gyral.model.quant.linear import beside
 
 Product = Callable[[Tensor], Tensor]
@@ -46,6 +46,24 @@ class Span(NamedTuple):
     begins: int
     num: int
     table: Sequence[int]
+
+
+class Pass(Protocol):
+    """What `engine` needs of a decoder: `Forward`, or another that computes the same.
+
+    Attributes
+    ----------
+    length : positions of a sequence at most.
+    page : positions of a page that it reads and writes.
+    """
+
+    shape: Shape
+    length: int
+    page: int
+
+    def __call__(self, tokens: Sequence[int], spans: Sequence[Span], wanted: Sequence[int], pages: Pages) -> np.ndarray:
+        """As `Forward` is called."""
+        ...
 
 
 def plain(weight: Tensor) -> Product:
@@ -75,6 +93,8 @@ class Forward:
     ------
     UsageError : not of the Llama layout, or not on the processor.
     """
+
+    page = PAGE
 
     def __init__(self, net: nn.Module, length: int, swap: Swap = plain) -> None:
         if not isinstance(net, Llama) or net.embed is None or net.norm is None or net.logits is None:

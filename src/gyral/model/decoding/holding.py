@@ -6,7 +6,6 @@ because the second one finds what the first has read since. A page that both rea
 
 from __future__ import annotations
 
-from gyral.model.decoding.page_kernel import PAGE
 from gyral.model.decoding.pages import Pages
 from gyral.model.decoding.prefix import Prefixes
 from gyral.model.decoding.sequence import Growing
@@ -24,27 +23,27 @@ class Holding:
     """
 
     def __init__(self, pages: Pages, prefixes: Prefixes | None) -> None:
-        self.pages, self.prefixes = pages, prefixes
+        self.pages, self.prefixes, self._size = pages, prefixes, pages.size
 
     def look_up(self, growing: Growing) -> None:
         """Hold what others have read of its beginning; one token at least is left to read, as its logits are wanted."""
-        if self.prefixes is None or growing.read != growing.shared * PAGE:
+        if self.prefixes is None or growing.read != growing.shared * self._size:
             growing.cached = max(growing.cached, 0)
             return
         node = growing.node or self.prefixes.root(growing.root)
         before = growing.read
-        while growing.left > PAGE:
-            child = self.prefixes.child(node, growing.tokens[growing.read : growing.read + PAGE])
+        while growing.left > self._size:
+            child = self.prefixes.child(node, growing.tokens[growing.read : growing.read + self._size])
             if child is None:
                 break
             node = child
             growing.table.append(self.pages.hold(child.page))
             growing.shared += 1
-            growing.read += PAGE
+            growing.read += self._size
         growing.node = node
         if growing.left > _WORTH_A_COPY and growing.may_copy:
             page, agree = self.prefixes.partial(
-                node, growing.tokens[growing.read : min(growing.read + PAGE, len(growing.tokens) - 1)]
+                node, growing.tokens[growing.read : min(growing.read + self._size, len(growing.tokens) - 1)]
             )
             if agree >= _WORTH_A_COPY:
                 growing.table.append(self.pages.hold(page))
@@ -57,14 +56,14 @@ class Holding:
         A page that cannot be copied is given back and not looked for again: where a sequence needs all pages there are, the
         one it would copy must be free to go.
         """
-        at = growing.read // PAGE
+        at = growing.read // self._size
         is_shared = at < len(growing.table) and self.pages.holders[growing.table[at]] > 1
-        wanted = -(-(growing.read + num) // PAGE) - len(growing.table) + is_shared
+        wanted = -(-(growing.read + num) // self._size) - len(growing.table) + is_shared
         missing = wanted - self.pages.num_free
         if missing > 0 and (self.prefixes is None or self.prefixes.evict(max(missing, self.prefixes.num // 64)) < missing):
             if is_shared:
                 self.pages.drop(growing.table.pop())
-                growing.read, growing.may_copy = at * PAGE, False
+                growing.read, growing.may_copy = at * self._size, False
             return False
         if is_shared:
             own = self.pages.take()
@@ -81,9 +80,9 @@ class Holding:
         if self.prefixes is None:
             return
         node = growing.node or self.prefixes.root(growing.root)
-        while (growing.shared + 1) * PAGE <= growing.read:
+        while (growing.shared + 1) * self._size <= growing.read:
             at = growing.shared
-            node = self.prefixes.add(node, growing.tokens[at * PAGE : (at + 1) * PAGE], growing.table[at])
+            node = self.prefixes.add(node, growing.tokens[at * self._size : (at + 1) * self._size], growing.table[at])
             if node.page != growing.table[at]:
                 self.pages.hold(node.page)
                 self.pages.drop(growing.table[at])

@@ -1,4 +1,4 @@
-"""Memory of keys and values: pages of 16 positions, each with a count of who holds it.
+"""Memory of keys and values: pages of 16 positions (another engine may want others), each with a count of who holds it.
 
 A sequence takes a page when it needs one and gives it back when it leaves, so what is reserved and not used is half a page a
 sequence. A page that several hold (sequences with the same beginning, the tree of beginnings) is there once; who writes into
@@ -18,7 +18,10 @@ from gyral.model.decoding.page_kernel import PAGE
 
 
 class Layer(NamedTuple):
-    """What one layer keeps: [P, K, E, 16], [P, K, 16, E] and, of both, [2, P, K, 16]."""
+    """What one layer keeps: [P, K, E, 16], [P, K, 16, E] and, of both, [2, P, K, 16].
+
+    Another engine than `forward` may lay the same bytes out in its own way.
+    """
 
     keys: np.ndarray
     values: np.ndarray
@@ -33,22 +36,23 @@ class Pages:
     num : pages.
     depth, kv_heads, head_width : of the model.
     is_int8 : keys and values are rounded to eight bits.
+    size : positions of a page, as the engine has them that reads it.
 
     Raises
     ------
     UsageError : heads are not a multiple of four wide.
     """
 
-    def __init__(self, num: int, depth: int, kv_heads: int, head_width: int, is_int8: bool = False) -> None:
+    def __init__(self, num: int, depth: int, kv_heads: int, head_width: int, is_int8: bool = False, size: int = PAGE) -> None:
         if num < 1 or head_width % 4:
             raise UsageError("no pages can be made for this model", why=f"{num} pages, heads {head_width} wide")
         kind = np.int8 if is_int8 else np.float32
-        self.num = num
+        self.num, self.size = num, size
         self.layers = [
             Layer(
-                np.zeros((num, kv_heads, head_width, PAGE), kind),
-                np.zeros((num, kv_heads, PAGE, head_width), kind),
-                np.zeros((2, num, kv_heads, PAGE), np.float32),
+                np.zeros((num, kv_heads, head_width, size), kind),
+                np.zeros((num, kv_heads, size, head_width), kind),
+                np.zeros((2, num, kv_heads, size), np.float32),
             )
             for _ in range(depth)
         ]
@@ -56,9 +60,9 @@ class Pages:
         self._free = list(range(num - 1, -1, -1))
 
     @staticmethod
-    def size_bytes(depth: int, kv_heads: int, head_width: int, is_int8: bool = False) -> int:
+    def size_bytes(depth: int, kv_heads: int, head_width: int, is_int8: bool = False, size: int = PAGE) -> int:
         """Of one page."""
-        return depth * kv_heads * PAGE * 2 * (head_width * (1 if is_int8 else 4) + 4)
+        return depth * kv_heads * size * 2 * (head_width * (1 if is_int8 else 4) + 4)
 
     @property
     def num_free(self) -> int:

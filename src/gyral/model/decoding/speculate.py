@@ -24,7 +24,6 @@ import numpy as np
 
 from gyral.errors import GyralError, UsageError
 from gyral.model.decoding.forward import Forward, Span
-from gyral.model.decoding.page_kernel import PAGE
 from gyral.model.decoding.pages import Pages
 from gyral.model.decoding.sampling import Drawn, pick
 from gyral.model.decoding.sequence import Growing
@@ -141,7 +140,7 @@ class Drafter:
         return self._pages_for(kept, len(growing.tokens) + (len(guesses.tokens) if guesses else 0) - len(kept.tokens))
 
     def _pages_for(self, kept: _Kept, num: int) -> bool:
-        while len(kept.table) * PAGE < len(kept.tokens) + num:
+        while len(kept.table) * self._pages.size < len(kept.tokens) + num:
             if not self._pages.num_free:
                 return False
             kept.table.append(self._pages.take())

@@ -1,6 +1,7 @@
 """From a language model that is loaded to the engine that writes with it, made before a request can reach it.
 
-Models of the Llama layout write in one batch (`model.decoding.engine`), those of others text by text (`model.decoding.alone`).
+Models of the Llama layout write in one batch (`model.decoding.engine`), whose passes are ours or OpenVINO's, those of others
+text by text (`model.decoding.alone`).
 A version has pages and a tree of beginnings of its own, so nothing that was computed with other weights is ever found, and its
 thread shares nothing with that of the version before; memory of pages is taken as it is used and goes with the version.
 """
@@ -21,7 +22,7 @@ from gyral.serve.openai.writer import Decodes, Writer
 from gyral.serve.packaged import is_source, packaged
 
 if TYPE_CHECKING:
-    from gyral.model.decoding.forward import Forward
+    from gyral.model.decoding.forward import Forward, Pass
     from gyral.model.decoding.pages import Pages
     from gyral.model.lm import Reader
 
@@ -74,32 +75,41 @@ class Engines:
         from gyral.model.nets.llama import Llama
 
         config, shape = self._config, reader.shape
-        if not isinstance(reader.model, Llama) or shape.head_width % 4:
+        is_ours = config.engine == "gyral"
+        if is_ours and (not isinstance(reader.model, Llama) or shape.head_width % 4):
             return Alone(reader.model, reader.length, shape.vocab, config.running, reader.turn)
         drafter = None
         if config.draft:
             small = self._draft = self._draft or self._small(config.draft)
             drafter = Drafter(small, self._pages(small), shape.vocab, config.guesses)
-        forward = Forward(reader.model, reader.length)
+        forward: Pass = Forward(reader.model, reader.length) if is_ours else self._by_openvino(reader)
         pages = self._pages(forward)
         prefixes = Prefixes(pages) if config.prefix_cache else None
         limits = Limits(running=config.running, tokens_beside=config.chunk)
         return Decoding(forward, pages, prefixes, version, limits, drafter)
 
-    def _pages(self, forward: Forward) -> Pages:
+    def _by_openvino(self, reader: Reader) -> Pass:
+        from gyral.model.decoding.openvino import OpenVinoForward
+
+        if self._config.kv != "float32":
+            why = "it keeps int8 keys and values in a form of its own"
+            hint = 'set `decode.kv = "float32"` or `decode.engine = "gyral"`'
+            raise ConfigError("OpenVINO decodes over float32 pages only", why=why, where="decode.kv", hint=hint)
+        return OpenVinoForward(reader.model, reader.length)
+
+    def _pages(self, forward: Pass) -> Pages:
         """As many as the memory holds, and no more than can be of use."""
-        from gyral.model.decoding.page_kernel import PAGE
         from gyral.model.decoding.pages import Pages
 
         shape, config = forward.shape, self._config
         sizes = (shape.depth, shape.kv_heads, shape.head_width, config.kv == "int8")
-        each = Pages.size_bytes(*sizes)
+        each = Pages.size_bytes(*sizes, forward.page)
         if config.kv_bytes < each:
-            hint = f"{each * -(-forward.length // PAGE):,} hold one whole sequence"
-            why = f"{PAGE} positions take {each:,} bytes"
+            hint = f"{each * -(-forward.length // forward.page):,} hold one whole sequence"
+            why = f"{forward.page} positions take {each:,} bytes"
             raise ConfigError("`decode.kv_bytes` is too small for this model", why=why, hint=hint)
-        most = 4 * config.running * -(-forward.length // PAGE)
-        return Pages(min(config.kv_bytes // each, most), *sizes)
+        most = 4 * config.running * -(-forward.length // forward.page)
+        return Pages(min(config.kv_bytes // each, most), *sizes, forward.page)
 
     def _small(self, name: str) -> Forward:
         """The small model: of the project, or of a package or a path."""
