@@ -1,5 +1,7 @@
 """`--plan`: numbers of what would be done, and nothing done."""
 
+import hashlib
+import json
 import math
 from pathlib import Path
 
@@ -105,6 +107,13 @@ def test_what_is_not_said_is_assumed(project):
         (("train", "nothing", *LM), "nothing"),
         (("serve", "nothing"), "nothing"),
         (("serve", "shop", "--p99-ms", "1"), "holds a p99 of 1 ms"),
+        (("ingest",), "nothing to plan"),
+        (("ingest", "--source", "pip:x==1!/a.csv"), "fetched before it can be counted"),
+        (("ingest", "--source", "none.csv"), "no file"),
+        (("ingest", "--follow"), "`--follow` has no plan"),
+        (("curate", "--source", "none"), "none"),
+        (("compress", "nothing"), "nothing"),
+        (("loop",), "no source is named"),
     ],
 )
 def test_what_cannot_be_planned_is_said(project, words, says):
@@ -117,3 +126,75 @@ def test_a_person_reads_a_line_a_number(project):
     assert done.returncode == 0
     assert all(any(f"{by}:" in line for line in done.stdout.splitlines()) for by in ("assumed", "counted"))
     assert "moved most by" in done.stdout
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """Every file of a project and its bytes; a folder that is made counts, too."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in folder.rglob("*")
+        if "__pycache__" not in path.parts
+    }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ingest", "--source", "{}/shop.csv", "--map", "subject=subject,object=object,time=time"),
+        ("ingest", "--users", "1e9"),
+        ("curate", "shop"),
+        ("curate", "--source", "{}/pages"),
+        ("compress", "shop"),
+        ("compress", "shop", "--tiers", "phone,server"),
+        ("loop", "--source", "{}/shop.csv", "--turns", "2", "--users", "1e6"),
+        ("loop", "--source", "{}/pages", "--family", "lm", "--turns", "2"),
+    ],
+    ids=" ".join,
+)
+def test_nothing_is_done(project, words):
+    before = digest(project)
+    told = plan(project, *(word.format(project) for word in words))["plan"]
+    assert digest(project) == before and len(told) >= 5
+
+
+def test_an_empty_folder_stays_empty(project, tmp_path):
+    for words in (("ingest", "--source", str(project / "shop.csv")), ("loop", "--source", str(project / "shop.csv"))):
+        told = verbs.result(*words, "--plan", "--root", str(tmp_path))["plan"]
+        assert told["time"]["by"] == "sheet" and told["events"]["value"] == 1_000 and told["events"]["by"] == "counted"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_calibrates_the_next_plan(project):
+    source = ("ingest", "--source", str(project / "shop.csv"), "--map", "subject=subject,object=object,time=time")
+    told = plan(project, *source)["plan"]
+    assert told["lake"]["by"] == told["time"]["by"] == told["memory"]["by"] == "calibrated" and "run 1" in told["time"]["why"]
+    lineage = json.loads((project / "runs/1/lineage.json").read_text())
+    for name, field in {"time": "elapsed_s", "processor": "cpu_s", "memory": "peak_bytes"}.items():
+        assert lineage[field] > 0 and told[name]["value"] == pytest.approx(lineage[field], rel=0.01)
+
+
+def test_curate_keeps_what_it_kept_before(project):
+    manifest = json.loads((project / "datasets/shop@1/manifest.json").read_text())
+    told = plan(project, "curate", "shop")["plan"]
+    assert told["read"]["value"] == 1_000 and told["kept"]["value"] == pytest.approx(manifest["rows_kept"])
+    size = sum(path.stat().st_size for path in (project / "datasets/shop@1").rglob("*") if path.is_file())
+    assert told["disk"]["value"] == pytest.approx(size) and told["disk"]["by"] == "calibrated"
+    assert plan(project, "curate", "pages")["plan"]["read"]["why"].startswith("of pages@1")
+
+
+def test_bytes_of_a_variant_are_those_that_are_then_made(project):
+    told = plan(project, "compress", "pages", "--to", "int8")["plan"]
+    made = verbs.result("compress", "pages", "--to", "int8", "--max-loss", "1", "--root", str(project))
+    assert told["int8"]["by"] == "counted" and told["int8"]["value"] == made["compression"]["bytes_after"]
+    assert told["as it is"]["value"] == made["compression"]["bytes_before"]
+    again = plan(project, "compress", "pages", "--to", "int8")["plan"]
+    assert again["int8 loses"]["value"] == made["compression"]["relative_loss"] and again["int8 loses"]["by"] == "calibrated"
+
+
+def test_more_turns_cost_more_and_a_budget_bounds_training(project):
+    source = ("loop", "--source", str(project / "shop.csv"))
+    two, six = (plan(project, *source, "--turns", turns)["plan"] for turns in ("2", "6"))
+    assert six["time"]["value"] > 2 * two["time"]["value"] and six["cost"]["unit"] == "usd"
+    short = plan(project, *source, "--turns", "2", "--budget", "1s")["plan"]
+    assert short["train"]["value"] == pytest.approx(1.0) and short["train"]["value"] < two["train"]["value"]
+    assert short["freshness"]["value"] < two["freshness"]["value"]

@@ -30,9 +30,7 @@ from gyral.console import (
     names,
     on_option,
     plain,
-    plan_option,
-    population_options,
-    print_plan,
+    planned,
     print_result,
     refused,
     resume_line,
@@ -90,6 +88,7 @@ def commands() -> None:
 @source_options
 @loop_options
 @on_option
+@planned(people=True)
 @common
 def loop(
     root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, resume: int | None, live: bool, **flags: Any
@@ -121,6 +120,7 @@ def loop(
 @click.option("--follow", is_flag=True, help="Go on committing what the log gets, until stopped.")
 @into_option
 @on_option
+@planned(people=True)
 @common
 def ingest(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None, **flags: Any) -> None:
     """Read a source into the lake, or take events over HTTP; without either, commit what the log holds."""
@@ -160,6 +160,7 @@ def erase(root: Path, sets: tuple[str, ...], as_json: bool, subject: str, **flag
 @click.option("--source", "place", metavar="PLACE", help="Documents: a file, a folder, apt:NAME, npm:NAME@VERSION, pip:….")
 @click.option("--ablate", is_flag=True, default=None, help="Train small models without each family of rules: what is it worth?")
 @on_option
+@planned()
 @common
 def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, **flags: Any) -> None:
     """Make the dataset NAME from documents, or from events of the lake; all that is dropped has a reason."""
@@ -180,11 +181,9 @@ def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, *
 @click.option("--map", "mapping", metavar="FIELD=COLUMN,…", help="Of a file of events: subject, object, time, …")
 @click.option("--resume", type=int, metavar="RUN", help="Go on with an interrupted training, on any mesh.")
 @mesh_options
-@plan_option
+@planned()
 @common
-def train(
-    root: Path, sets: tuple[str, ...], as_json: bool, dataset: str | None, mapping: str | None, plan: bool, **flags: Any
-) -> None:
+def train(root: Path, sets: tuple[str, ...], as_json: bool, dataset: str | None, mapping: str | None, **flags: Any) -> None:
     """Train a model on DATASET, or on a file, a folder or a package of it; candidates compete on its last part."""
     from gyral.config import budget_seconds, given
     from gyral.prepared import dataset_of
@@ -193,10 +192,6 @@ def train(
 
     resume = flags.pop("resume")
     config = configure(root, sets, flags, mapping, base=settings_of(root, resume) if resume is not None else None)
-    if plan:
-        from gyral.planned import train as plan_train
-
-        return print_plan(as_json, plan_train(root, dataset or "", config, given(root, sets)))
     if resume is None:
         dataset = dataset_of(root, dataset, config, lambda verb, of: start_run(root, verb, of, as_json))
     with start_run(root, "train", config, as_json, seed=config.train.seed) as run:
@@ -212,6 +207,7 @@ def train(
 @click.option("--tiers", metavar="TIER,…", callback=names, help="Try many, and choose one each for phone, laptop, server.")
 @click.option("--max-loss", type=float, help="Largest relative loss of quality; above it the result is refused.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Of an export; default: in the model's folder.")
+@planned()
 @common
 def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, out: Path | None, **flags: Any) -> None:
     """Make MODEL smaller, or write it for other programs, and measure what that costs."""
@@ -232,19 +228,11 @@ def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, out: 
 @click.option("--workers", type=int, help="Processes that answer; 0: the server itself does.")
 @click.option("--draft", metavar="MODEL", help="A small language model that guesses ahead for a large one.")
 @click.option("--child-of", type=int, hidden=True, help="Run this belongs to; stop when its process goes.")
-@population_options
-@plan_option
+@planned(people=True)
 @common
-def serve(
-    root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of: int | None, plan: bool, people: dict[str, float],
-    **flags: Any,
-) -> None:  # fmt: skip
+def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of: int | None, **flags: Any) -> None:
     """Serve MODEL over HTTP, with the pages; a newer version is swapped in without dropping a request."""
     config = configure(root, sets, flags)
-    if plan:
-        from gyral.planned import serve as plan_serve
-
-        return print_plan(as_json, *plan_serve(root, model, config, **people))
     from gyral.fronts import serve as run_serve
 
     if child_of is not None:

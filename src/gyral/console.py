@@ -112,27 +112,51 @@ def mesh_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--parallel", metavar="MESH", help=parallel)(command)
 
 
-def plan_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    help_ = "Say what it would take, with intervals and where each number is from, and do nothing."
-    return click.option("--plan", is_flag=True, help=help_)(command)
+_BESIDE = ("resume", "live", "listen", "replay", "schemas", "follow", "out", "dataset", "model", "child_of")
+"""Options and arguments that are no configuration."""
 
 
-def population_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What `--plan` is asked for, which the command gets as `people`."""
+def planned(*, people: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--plan` for a verb, which then is not called; with what it is asked for `people` where that can be planned."""
+    options = [
+        click.option(
+            "--plan", is_flag=True, help="Say what it would take, with intervals and where each number is from, and do nothing."
+        ),
+        click.option("--users", type=float, help="With `--plan`: people of a day; of `serve` a million if not said."),
+        click.option("--per-user", type=float, help="With `--plan`: requests of one in a day; else assumed."),
+        click.option("--p99-ms", type=float, help="With `--plan`: within which 99 of 100 answers come; 100 if not said."),
+    ]
 
-    @functools.wraps(command)
-    def gathered(users: float, per_user: float, p99_ms: float, **others: Any) -> Any:
-        return command(people={"users": users, "per_user": per_user, "p99_ms": p99_ms}, **others)
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def either(plan: bool, **given: Any) -> Any:
+            crowd = {name: given.pop(name, None) for name in ("users", "per_user", "p99_ms")}
+            if not plan:
+                return command(**given)
+            return _plan(command.__name__, given, {name: value for name, value in crowd.items() if value is not None})
 
-    for option in reversed(
-        [
-            click.option("--users", type=float, default=1e6, show_default=True, help="With `--plan`: of a day."),
-            click.option("--per-user", type=float, default=0.0, help="With `--plan`: requests of one in a day; else assumed."),
-            click.option("--p99-ms", type=float, default=100.0, help="With `--plan`: within which 99 of 100 answers come."),
-        ]
-    ):
-        gathered = option(gathered)
-    return gathered
+        for option in reversed(options if people else options[:1]):
+            either = option(either)
+        return either
+
+    return decorate
+
+
+def _plan(verb: str, given: dict[str, Any], crowd: dict[str, float]) -> None:
+    """Configure as the verb does, and print its plan."""
+    from gyral import planned as plans
+    from gyral.config import given as chosen
+    from gyral.plan.verbs import Asked
+
+    beside = {name: given.pop(name) for name in _BESIDE if name in given}
+    root, sets, as_json = (given.pop(name) for name in ("root", "sets", "as_json"))
+    refused_beside = [name for name in ("live", "listen", "replay", "schemas", "follow") if beside.get(name)]
+    if refused_beside and not crowd.get("users"):
+        hint = "what takes events without an end is planned for people: `gyral ingest --plan --users 1e6`"
+        raise UsageError(f"`--{refused_beside[0]}` has no plan", hint=hint)
+    config = configure(root, sets, given, given.pop("mapping", None))
+    what = beside.get("model") or beside.get("dataset") or ""
+    print_plan(as_json, *plans.of(verb, root, config, Asked(what, **crowd, given=chosen(root, sets))))
 
 
 def print_plan(as_json: bool, plan: Any, more: Any = None) -> None:

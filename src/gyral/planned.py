@@ -2,27 +2,28 @@
 
 Every number says where it is from. What nobody has measured here is assumed, wide, and named, so that a reader knows which
 measurement would narrow it: `gyral doctor --probe` for seconds of a training, `gyral bench serve` for those of an answer,
-`gyral law fit` for what a training ends with.
+`gyral law fit` for what a training ends with. What the other verbs take is told by the project's own runs (`gyral.plan.past`).
+
+Tools have no plan: `show`, `dash` and `doctor` take what a look takes, `eval`, `erase` and `law` seconds for what lies there,
+`bench` as long as it is told.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gyral.config import Config
-from gyral.errors import GyralError, NotFound
-from gyral.plan.figure import Figure
+from gyral.errors import GyralError
+from gyral.plan.figure import Figure, Plan
 
 if TYPE_CHECKING:
     from gyral.plan.cost import Bill
-    from gyral.plan.service import Work
+    from gyral.plan.verbs import Asked
 
-Plan = dict[str, Figure]
-ANSWER_BYTES, EVENTS_AN_ANSWER = 2_000.0, 3.0
-ASSUMED_MS, ASSUMED_REQUESTS = 5.0, 20.0
 NOMINAL_OFF = 3.0
 """A machine that nobody has probed computes within this factor of the nominal rate, in four of five cases."""
 PRODUCT = (256, 256, 256)
@@ -138,76 +139,12 @@ def _ends_with(root: Path, dataset: str, config: Config, found: Mapping[str, Any
     return {"loss": Figure(value, "", "calibrated", why, min(low, value), max(high, value))}
 
 
-def serve(root: Path, model: str, config: Config, users: float, per_user: float, p99_ms: float) -> tuple[Plan, Bill]:
-    """What answers a population, and what that costs a day.
-
-    Parameters
-    ----------
-    per_user : requests of one of them in a day; 0: assumed.
-
-    Raises
-    ------
-    NotFound : there is no such model.  UsageError : no rate holds the limit.
-    """
-    from gyral.model import card as cards
-    from gyral.plan.cost import PRICES, bill
-    from gyral.plan.freshness import volume
-    from gyral.plan.serving import Pod, need
-    from gyral.plan.traffic import Bursts, Population, Region
-
-    card = cards.read_card(cards.find(root, model))
-    asked = Figure(per_user, "1/day", "counted", "as asked")
-    if not per_user:
-        asked = Figure(ASSUMED_REQUESTS, "1/day", "assumed", "of a user", ASSUMED_REQUESTS / 3, ASSUMED_REQUESTS * 3)
-    regions = [Region("americas", 0.3, -5), Region("europe", 0.3, 1), Region("asia", 0.4, 8)]
-    people = Population(Figure(users, "", "counted", "as asked"), asked, regions, bursts=Bursts(factor=1.5, per_day=3))
-    work = _work(root, card)
-    told = need(people, Pod(work), p99_ms / 1e3, head=0.1)
-    events = volume(people.per_day, Figure(EVENTS_AN_ANSWER, "", "assumed", "events an answer", 2, 5))
-    peak = max(told.peak_per_s.values())
-    plan: Plan = {
-        "requests": people.per_day,
-        "peak of a region": Figure(peak, "1/s", people.per_day.by, "its worst minute, with its share of a region that is lost"),
-        "an answer": work.alone_s,
-        "a worker holds": told.pod_per_s,
-        "workers": told.total,
-        "cores": told.cores,
-        "events": Figure(EVENTS_AN_ANSWER * people.per_day.value, "1/day", "assumed", "three an answer"),
-        "log": events.log_bytes,
-        "lake": events.lake_bytes,
-    }
-    total = bill(
-        {
-            **PRICES, "cores": told.cores, "held_share": Figure(0.7, "", "assumed", "of an autoscaler", 0.5, 1.0),
-            "ingest_cores": events.cores, "requests": people.per_day,
-            "answer_bytes": Figure(ANSWER_BYTES, "bytes", "assumed", "of an answer", 500, 4_000),
-            "lake_bytes": events.lake_bytes,
-            "keep_days": Figure(365.0, "days", "assumed", "a year", 90, 730),
-            "trainings": Figure(24.0, "1/day", "assumed", "each hour", 4, 96),
-            "device_hours": Figure(1.0, "h", "assumed", "of accelerators of a training", 0.1, 8),
-        }
-    )  # fmt: skip
-    plan["cost"] = total.total
-    return plan, total
-
-
-def _work(root: Path, card: Any) -> Work:
-    """Seconds of an answer: from the newest load test of this project, else the model's card, else assumed."""
-    from gyral.plan.service import of_card, of_run, of_sheet
-    from gyral.run import numbers, read_lineage
-
-    for number in sorted(numbers(root), reverse=True):
-        try:
-            if read_lineage(root, number).verb == "bench":
-                return of_run(root, number)
-        except GyralError:  # damaged, or without a valid point
-            continue
-    try:
-        return of_card(card)
-    except NotFound:
-        why = "an answer; `gyral bench serve` or `gyral compress MODEL --tiers server` measures it"
-        told = of_sheet(ASSUMED_MS / 1e3, why, off=3.0)
-        return told._replace(fixed_s=told.fixed_s._replace(by="assumed"), each_s=told.each_s._replace(by="assumed"))
+def of(verb: str, root: Path, config: Config, asked: Asked) -> tuple[Plan, Bill | None]:
+    """What a verb would take, and a bill where there is one; `gyral.plan.verbs` has those that are not `train`."""
+    if verb == "train":
+        return train(root, asked.what, config, asked.given), None
+    planned: tuple[Plan, Bill | None] = import_module(f"gyral.plan.verbs.{verb}").plan(root, config, asked)
+    return planned
 
 
 def text(plan: Plan) -> str:
@@ -216,7 +153,7 @@ def text(plan: Plan) -> str:
     for name, each in plan.items():
         low, high = each.interval
         spread = "" if math.isclose(low, high, rel_tol=1e-9) else f"  {_told(low)} to {_told(high)}"
-        lines.append(f"{name:<18} {_told(each.value):>10} {each.unit:<7}{spread:<24} {each.by}: {each.why}")
+        lines.append(f"{name:<20} {_told(each.value):>10} {each.unit:<10}{spread:<24} {each.by}: {each.why}")
     return "\n".join(lines)
 
 

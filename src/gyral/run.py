@@ -47,7 +47,11 @@ class Reference(msgspec.Struct, frozen=True):
 
 
 class Lineage(msgspec.Struct):
-    """What `lineage.json` holds. Times are RFC 3339 in UTC, `parent` is the number of the loop's run."""
+    """What `lineage.json` holds. Times are RFC 3339 in UTC, `parent` is the number of the loop's run.
+
+    `cpu_s` is of the process and those it has waited for, and `peak_bytes` the most memory that the process had: of a part of a
+    loop, which shares its process with the others, it is 0.
+    """
 
     run: int
     verb: str
@@ -56,6 +60,8 @@ class Lineage(msgspec.Struct):
     parent: int | None = None
     ended: str | None = None
     elapsed_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_bytes: int = 0
     pid: int = 0
     pid_started: str = ""
     command: str = ""
@@ -78,7 +84,7 @@ class Run:
         self.folder = folder
         self.lineage = lineage
         self.screen = screen
-        self._begun = time.monotonic()
+        self._begun, self._cpu_begun = time.monotonic(), _cpu_s()
         self.resume_as: int | None = None
         """Number that `--resume` takes if this run is interrupted now; None: its command again is enough."""
         self._last_record = 0.0
@@ -175,6 +181,8 @@ class Run:
         lineage = self.lineage
         lineage.ended = _now()
         lineage.elapsed_s = round(time.monotonic() - self._begun, 3)
+        lineage.cpu_s = round(_cpu_s() - self._cpu_begun, 3)
+        lineage.peak_bytes = _peak_bytes() if lineage.parent is None else 0
         self.screen.clear()
         self._making.close()
         if error is None:
@@ -268,6 +276,21 @@ def _told(error: BaseException) -> dict[str, str]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process and of those that it started and that ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _peak_bytes() -> int:
+    """The most memory this process had; 0 where /proc does not tell. `getrusage` would count what its parent had before it."""
+    try:
+        line = next(each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        return 0
 
 
 def _process_start(pid: int) -> str:

@@ -36,6 +36,10 @@ PAGES = [
     "datasets",
     "datasets/online_retail@6",
     "lake",
+    "scaling",
+    "plan",
+    "plan?verb=serve&model=online_retail&users=1e9",
+    "plan?verb=nothing",
     "nothing",
 ]
 
@@ -162,3 +166,23 @@ def test_the_keyboard_reaches_the_content_and_shows_where_it_is(address, browser
     browser.switch_to.active_element.send_keys(Keys.TAB)
     outline = browser.execute_script("return getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
+
+
+def test_a_form_plans_by_the_keyboard_alone(address, browser, project):
+    from selenium.webdriver.common.keys import Keys
+
+    set_size(browser, 1280)
+    browser.get(address)
+    browser.find_element(By.LINK_TEXT, "Plan").send_keys(Keys.ENTER)
+    browser.find_element(By.NAME, "verb").send_keys("serve")
+    users = browser.find_element(By.NAME, "users")
+    users.clear()
+    users.send_keys("2e9", Keys.ENTER)
+    assert "verb=serve" in browser.current_url and "users=2e9" in browser.current_url
+    rows = {row.find_element(By.TAG_NAME, "th").text: row.text for row in browser.find_elements(By.CSS_SELECTOR, "tbody tr")}
+    assert "40G a day" in rows["requests"] and "assumed" in rows["requests"]
+    swings = browser.find_elements(By.CSS_SELECTOR, "rect[data-series=swing]")
+    widths = [swing.rect["width"] for swing in swings]
+    assert len(widths) == 5 and widths == sorted(widths, reverse=True)
+    assert "gyral serve online_retail --users 2e9 --p99-ms 100 --plan" in browser.find_element(By.TAG_NAME, "main").text
+    assert complaints(browser) == []

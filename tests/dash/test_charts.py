@@ -174,3 +174,11 @@ def test_a_training_is_told_by_the_metric_of_its_task():
     }
     for metric, text in told.items():
         assert gather.headline("train", {"chosen": "masked", metric: 0.812}) == text
+
+
+def test_without_ends_the_legend_alone_names_the_lines_and_dots_are_dots():
+    lines = [Series("runs", [(1, 3.0), (2, 2.0)], "seen"), Series("law", [(1, 3.1), (2, 2.1)], "one")]
+    with_ends, without = (str(charts.line_chart(lines, title="t", ends=ends)) for ends in (True, False))
+    assert 'class="end' in with_ends and 'class="end' not in without and "no-ends" in without
+    legend = without[: without.index('<div class="frame')]
+    assert legend.count('<circle class="fill-seen"') == 1 and legend.count('<path class="stroke-one"') == 1

@@ -76,8 +76,12 @@ def line_chart(
     y_tick: Format | None = None,
     height: int = PLOT_HEIGHT,
     from_zero: bool = True,
+    ends: bool = True,
 ) -> Markup:
-    """Draw series over a common x axis; the y axis starts at zero (or below), so heights compare, unless told otherwise."""
+    """Draw series over a common x axis; the y axis starts at zero (or below), so heights compare, unless told otherwise.
+
+    Without `ends`, no name and last value stand beside the last points: the legend names them, and the plot is wider.
+    """
     xs = sorted({x for one in series for x, _ in one.points})
     ys = [y for one in series for _, y in one.points if y is not None]
     if not xs or not ys:
@@ -102,10 +106,15 @@ def line_chart(
     parts += [_path(one, left, top) for one in series]
     parts.append(Markup("</svg>"))
     parts += [_dots(one, left, top, x_format, y_format, x_label) for one in series]
-    parts += _end_labels(series, left, top, y_format, height)
+    if ends:
+        parts += _end_labels(series, left, top, y_format, height)
     svg = drawing(height + (44 if x_label else 26), f"{title}. {_spoken(series, y_format)}", parts, "plot")
     legend = [(one.name, one.role) for one in series] if len(series) > 1 else []
-    return figure(title, y_label, _legend(legend, "line") + Markup('<div class="frame">') + svg + Markup("</div>"))
+    return figure(
+        title,
+        y_label,
+        _legend(legend, "line") + Markup('<div class="frame{}">').format("" if ends else " no-ends") + svg + Markup("</div>"),
+    )
 
 
 def scatter_chart(
@@ -357,6 +366,11 @@ def _spoken(series: Sequence[Series], y_format: Format) -> str:
     return "; ".join(ends)
 
 
+_DOT = Markup(
+    '<svg class="key" width="10" height="10" aria-hidden="true"><circle class="fill-{}" cx="5" cy="5" r="3.5"/></svg>'
+)
+
+
 def _legend(entries: Sequence[tuple[str, str]], kind: str) -> Markup:
     mark = {
         "line": Markup(
@@ -367,7 +381,9 @@ def _legend(entries: Sequence[tuple[str, str]], kind: str) -> Markup:
             '<rect class="fill-part {}" width="10" height="10" rx="2"/></svg>'
         ),
     }[kind]
-    items = Markup("").join(Markup("<li>{0}{1}</li>").format(mark.format(role), name) for name, role in entries)
+    items = Markup("").join(
+        Markup("<li>{0}{1}</li>").format((_DOT if role == "seen" else mark).format(role), name) for name, role in entries
+    )
     return Markup('<ul class="legend">{}</ul>').format(items) if entries else Markup()
 
 

@@ -52,7 +52,7 @@ def size(value: float | None) -> str:
     """Write bytes: `812 B`, `12.3 kB`, `4.5 MB`."""
     if value is None:
         return NONE
-    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+    for limit, unit in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if abs(value) >= limit:
             return f"{value / limit:.1f} {unit}"
     return f"{value:.0f} B"

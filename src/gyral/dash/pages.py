@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from gyral import __version__
-from gyral.dash import figures, formats, gather, live, load, scaling, serving
+from gyral.dash import figures, formats, gather, live, load, planning, scaling, serving
 from gyral.dash.gather import Data, LakeOverview
 from gyral.dash.records import NAME, NUMBER
 from gyral.errors import NotFound
@@ -36,6 +36,7 @@ TABS = (
     ("datasets", "Datasets"),
     ("lake", "Lake"),
     ("scaling", "Scaling"),
+    ("plan", "Plan"),
 )
 VERB = re.compile(r"[a-z]{1,20}")
 HEADERS = {
@@ -45,6 +46,10 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+FORM = "plan.html"
+"""The one page that asks: by a form that is a link to itself."""
+POLICY = "content-security-policy"
+FORM_HEADERS = {**HEADERS, POLICY: HEADERS[POLICY].replace("form-action 'none'", "form-action 'self'")}
 
 
 class Site(NamedTuple):
@@ -93,7 +98,7 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "plural",
     ):
         environment.filters[name] = getattr(formats, name)
-    environment.globals.update(live=live, load=load, scaling=scaling, serving=serving)
+    environment.globals.update(live=live, load=load, planning=planning, scaling=scaling, serving=serving)
     environment.globals.update(figures=figures, rate=formats.rate, value_of=formats.value_of, version=__version__, tabs=TABS)
     site = Site(root, lake_overview, as_files, environment)
 
@@ -109,6 +114,7 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "serving": page("serving.html", lambda _: serving.page(root)),
         "scaling": page("scaling.html", lambda _: scaling.page(root)),
         "lake": page("lake.html", lambda _: gather.lake(root, lake_overview)),
+        "plan": lambda request: _answer(site, request, FORM, lambda _: planning.page(root, request.query_params)),
     }
     run, runs = (
         page("run.html", lambda name: gather.run(root, int(name))),
@@ -138,7 +144,7 @@ def _answer(site: Site, request: Request, template: str, gather_page: Callable[[
     data = gather_page(name)
     if request.url.path.endswith(".json"):
         return _json(data)
-    return HTMLResponse(_render(site, request, template, data), headers=HEADERS)
+    return HTMLResponse(_render(site, request, template, data), headers=HEADERS if template != FORM else FORM_HEADERS)
 
 
 def _missing(site: Site) -> Callable[[Request, Exception], Response]:
@@ -170,7 +176,7 @@ def _render(site: Site, request: Request, template: str, data: Data) -> str:
         "page": data,
         "link": link,
         "ago": ago,
-        "twin": up + quote(here or "index", safe="/@") + ".json",
+        "twin": up + quote(here or "index", safe="/@") + ".json" + (f"?{request.url.query}" if request.url.query else ""),
         "tab": here.partition("/")[0],
         "as_files": site.as_files,
         "refreshes": bool(data.get("running")) and not site.as_files,

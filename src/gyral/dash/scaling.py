@@ -63,7 +63,7 @@ def compute_chart(group: Data) -> Markup:
     ]
     return charts.line_chart(
         [each for each in series if each.points], title="Loss and compute", x_label="FLOP", y_label="loss", x_format=power,
-        y_format=_loss, from_zero=False,
+        y_format=_loss, from_zero=False, ends=False,
     )  # fmt: skip
 
 
@@ -71,12 +71,14 @@ def bowl_chart(group: Data) -> Markup:
     """Loss against size for each budget that has three sizes."""
     roles = ("one", "two", "three", "four")
     series = [
-        Series(f"{bowl['flops']:.2g} FLOP", [(math.log10(each["N"]), each["loss"]) for each in bowl["points"]], roles[i % 4])
+        Series(
+            f"{short(bowl['flops'], 2)} FLOP", [(math.log10(each["N"]), each["loss"]) for each in bowl["points"]], roles[i % 4]
+        )
         for i, bowl in enumerate(group["bowls"])
     ]
+    title = "Loss and size, budget by budget" if len(series) > 1 else f"Loss and size, {series[0].name}"
     return charts.line_chart(
-        series, title="Loss and size, budget by budget", x_label="parameters", y_label="loss", x_format=power, y_format=_loss,
-        from_zero=False,
+        series, title=title, x_label="parameters", y_label="loss", x_format=power, y_format=_loss, from_zero=False, ends=False,
     )  # fmt: skip
 
 
@@ -87,13 +89,18 @@ def told_chart(group: Data) -> Markup:
     series = [Series("runs", pairs, "seen"), Series("as told", [(x, x) for x in ends], "edge")]
     return charts.line_chart(
         series, title="Told and ended with", x_label="told by the law", y_label="ended with", x_format=_loss, y_format=_loss,
-        from_zero=False,
+        from_zero=False, ends=False,
     )  # fmt: skip
 
 
 def power(log: float) -> str:
     """10^log as it is read: `3e18`."""
     return f"{10**log:.1e}".replace(".0e", "e").replace("e+", "e")
+
+
+def short(value: float, digits: int = 3) -> str:
+    """A count or a constant with some digits, large ones by a power of ten: `5.76e4`, `0.217`."""
+    return f"{value:.{digits}g}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-").replace("-", "−")
 
 
 def _loss(value: float) -> str:

@@ -35,8 +35,9 @@ def tornado(
         parts.append(charts.rect(y, left, width, "fill-one", "swing", each.name, end - start, f"{label}: {text}"))
         parts.append(
             Markup(
-                '<line class="floor" x1="{0:.3f}%" x2="{0:.3f}%" y1="{1}" y2="{2}" data-series="total" data-y="{3}"/>'
-            ).format(100 * (total - low) / span, y + 15, y + 35, total)
+                '<line class="floor" x1="{0:.3f}%" x2="{0:.3f}%" y1="{1}" y2="{2}" data-series="total" data-x="{4}" '
+                'data-y="{3}"/>'
+            ).format(100 * (total - low) / span, y + 15, y + 35, total, each.name)
         )
     spoken = "; ".join(f"{each.name} {told(each.at_low)} to {told(each.at_high)}" for each in swings)
     height = len(swings) * ROW_HEIGHT

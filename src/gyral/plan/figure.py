@@ -38,6 +38,10 @@ class Figure(NamedTuple):
         return {"value": self.value, "unit": self.unit, "low": low, "high": high, "by": self.by, "why": self.why}
 
 
+Plan = dict[str, Figure]
+"""What would be taken, by name."""
+
+
 def weakest(*figures: Figure) -> By:
     """What a number that follows from these rests on: the least sure of their sources."""
     return min((each.by for each in figures), key=_WEAKEST.index, default="assumed")

@@ -16,7 +16,7 @@ Shapes: M rows (outputs), N columns (inputs), G columns of a group, g = ⌈N / G
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
@@ -129,6 +129,11 @@ def int4_levels(matrix: np.ndarray, scale: np.ndarray, zero: np.ndarray, group: 
     offset = rounded_bf16((MIDDLE - zero.astype(np.float32)) * scale)
     each, middle = (np.repeat(part, group, axis=1)[:, :columns] for part in (scale, offset))
     return np.asarray(np.clip(np.rint((matrix - middle) / each) + MIDDLE, 0, LEVELS).astype(np.int8))
+
+
+def is_for_int4(shape: Sequence[int], group: int = GROUP) -> bool:
+    """Whether a kernel multiplies such a matrix in 4 bits."""
+    return shape[0] % 16 == 0 and shape[1] % group == 0
 
 
 def theory_bytes(kind: Kind, shape: tuple[int, int], group: int = GROUP) -> float:

@@ -26,7 +26,7 @@ from gyral.model.card import Weights
 from gyral.model.quant import scaling
 from gyral.model.quant.calibration import Calibration, Seen, blocks_fed
 from gyral.model.quant.gptq import gptq_int4, searched_int4
-from gyral.model.quant.packing import GROUP, Packed, sound, to_int4, to_int8, with_packed
+from gyral.model.quant.packing import GROUP, Packed, is_for_int4, sound, to_int4, to_int8, with_packed
 
 Method = Literal["gptq", "awq", "smooth"]
 
@@ -80,11 +80,6 @@ def rounded_net(weights: Weights, matrices: Sequence[str], *, group: int = GROUP
         is_four = ".blocks." in f".{name}" and is_for_int4(array.shape, group)
         packed[name] = to_int4(array, group) if is_four else to_int8(array)
     return with_packed(weights, packed)
-
-
-def is_for_int4(shape: Sequence[int], group: int) -> bool:
-    """Whether a kernel multiplies such a matrix in 4 bits."""
-    return shape[0] % 16 == 0 and shape[1] % group == 0
 
 
 def _searched(weight: Tensor, gram: Tensor, group: int) -> Packed:

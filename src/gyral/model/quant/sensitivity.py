@@ -17,8 +17,7 @@ from torch import Tensor
 
 from gyral.model.card import Weights
 from gyral.model.quant.calibration import Calibration
-from gyral.model.quant.packing import GROUP, theory_bytes, to_int4
-from gyral.model.quant.recipe import is_for_int4
+from gyral.model.quant.packing import GROUP, is_for_int4, theory_bytes, to_int4
 
 
 class Price(NamedTuple):

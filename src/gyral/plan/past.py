@@ -1,0 +1,128 @@
+"""What a verb takes, from what it took: a line from committed benchmarks, moved to where this project's own runs lie.
+
+A `Line` is a part that does not depend on size and a part that does. Runs of this machine move it as a whole: each says by what
+factor it was off, and a run counts the more the nearer its size is. So one run already gives a rate, several give the bend that
+a line has not, and the shape of what was never run here is that of the benchmark: both parts fitted to two runs of nearly one
+size would say anything at ten times that.
+
+The interval holds four of five: how unlike two runs of one size are (`NOISE`), what is not known beyond the sizes that were run
+(`DRIFT` for each factor of e), and how far the runs are from each other.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gyral.errors import GyralError
+from gyral.plan.figure import Figure, Plan
+from gyral.run import Lineage, numbers, read_lineage
+
+FOUR_OF_FIVE = 1.2816
+NOISE = {"time": 0.35, "processor": 0.15, "memory": 0.06}
+"""By what share two runs of one size differ, on two cores shared with others at a load of 6 to 20: clock time most."""
+DRIFT = 0.1
+MOST_RUNS = 200
+"""The newest runs that are looked at."""
+
+
+class Line(NamedTuple):
+    """`fixed + each · size`, in `unit`; four of five machines are within a factor `off` of it."""
+
+    fixed: float
+    each: float
+    unit: str
+    off: float
+
+    def at(self, size: float) -> float:
+        return self.fixed + self.each * size
+
+
+class Kind(NamedTuple):
+    """One kind of run.
+
+    Attributes
+    ----------
+    size_of : rows, documents or bytes of a run that is done; None: it is of another kind.
+    lines : of `time`, `processor` and `memory`.
+    why : what the lines were measured by.
+    """
+
+    name: str
+    verb: str
+    size_of: Callable[[Lineage], float | None]
+    lines: dict[str, Line]
+    why: str
+
+
+class Seen(NamedTuple):
+    """A run that is done: its size, and what it took by the name of a line."""
+
+    run: int
+    size: float
+    took: dict[str, float]
+
+
+def seen(root: Path, kind: Kind) -> list[Seen]:
+    """A project's runs of a kind, on a machine like this one, the oldest first."""
+    return [found for each in _done(root, kind.verb) if (found := seen_of(kind, each)) is not None]
+
+
+def seen_of(kind: Kind, lineage: Lineage) -> Seen | None:
+    """A run, if it is of this kind and says what it took."""
+    if lineage.verb != kind.verb or lineage.status != "done" or lineage.parent is not None or not _is_like_this(lineage):
+        return None
+    size = kind.size_of(lineage)
+    took = {"time": lineage.elapsed_s, "processor": lineage.cpu_s, "memory": float(lineage.peak_bytes)}
+    took = {name: value for name, value in took.items() if value > 0}
+    return Seen(lineage.run, size, took) if size and took else None
+
+
+def foretold(kind: Kind, size: float, runs: Sequence[Seen]) -> Plan:
+    """What a run of a size takes: `time` (by the clock), `processor` and `memory`."""
+    return {name: at(line, size, [(each.run, each.size, each.took[name]) for each in runs if name in each.took],
+                     NOISE[name], kind.why) for name, line in kind.lines.items()}  # fmt: skip
+
+
+def at(line: Line, size: float, runs: Sequence[tuple[int, float, float]], noise: float, why: str) -> Figure:
+    """A line at a size, moved by runs: (number, size, value) each."""
+    value = line.at(size)
+    if not runs:
+        return Figure(value, line.unit, "sheet", why, value / line.off, value * line.off)
+    logs = [math.log(took / line.at(its)) for _, its, took in runs]
+    apart = [abs(math.log(size / its)) for _, its, _ in runs]
+    near = [math.exp(-each) for each in apart]
+    moved = sum(log * share for log, share in zip(logs, near, strict=True)) / sum(near)
+    spread = sum(share * (log - moved) ** 2 for log, share in zip(logs, near, strict=True)) / sum(near)
+    sigma = math.sqrt(noise**2 * (1 + 1 / len(runs)) + spread + (DRIFT * min(apart)) ** 2)
+    found, wide = value * math.exp(moved), math.exp(FOUR_OF_FIVE * sigma)
+    return Figure(found, line.unit, "calibrated", named(run for run, _, _ in runs), found / wide, found * wide)
+
+
+def named(runs: Iterator[int] | Sequence[int]) -> str:
+    """`runs 3, 5 of this project`, of many the last ones."""
+    every = sorted(runs)
+    listed = ", ".join(str(each) for each in every[-4:])
+    more = f"{len(every) - 4} more and " if len(every) > 4 else ""
+    return f"{'run' if len(every) == 1 else 'runs'} {more}{listed} of this project"
+
+
+def _done(root: Path, verb: str) -> Iterator[Lineage]:
+    for number in numbers(root)[-MOST_RUNS:]:
+        try:
+            lineage = read_lineage(root, number)
+        except GyralError:  # damaged
+            continue
+        if lineage.verb == verb:
+            yield lineage
+
+
+def _is_like_this(lineage: Lineage) -> bool:
+    """Whether it was a machine of as many cores of the same kind, as far as the run says."""
+    told = lineage.machine
+    same_cores = told.get("cores", os.cpu_count()) == os.cpu_count()
+    return same_cores and told.get("processor", platform.machine()) == platform.machine()
