@@ -47,6 +47,35 @@ def test_help_names_every_verb_and_every_verb_has_help():
         assert done.returncode == 0 and "--root" in done.stdout and "--json" in done.stdout
 
 
+def test_help_tells_whole_sentences_and_the_verbs_in_the_order_of_the_ring():
+    told = forked("--help").stdout
+    words = [
+        line.split()[0] for line in told.partition("The ring:")[2].splitlines() if line.startswith("  ") and line[2] != " "
+    ]
+    assert words[:6] == ["ingest", "curate", "train", "compress", "serve", "loop"]
+    assert "..." not in told.partition("The ring:")[2]
+
+
+def test_help_tells_the_defaults_of_the_configuration():
+    serve, train, load = (forked(*verb, "--help").stdout for verb in (["serve"], ["train"], ["bench", "serve"]))
+    assert f"[default: {Config().serve.port}]" in serve and f"[default: {Config().serve.host}]" in serve
+    assert f"[default: {Config().train.budget}]" in train and f"[default: {Config().bench.route}]" in " ".join(load.split())
+
+
+@pytest.mark.parametrize("group", [[], ["law"], ["bench"]])
+def test_a_group_alone_shows_its_commands_and_calls_it_no_error(group):
+    done = forked(*group)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("Usage:") and "error" not in done.stderr and "hint" not in done.stderr
+
+
+def test_one_section_of_the_configuration_is_shown(tmp_path):
+    told = last_json(forked("show", "config.train.optim", "--json", cwd=tmp_path))
+    assert told["train.optim.name"] == Config().train.optim.name and all(key.startswith("train.optim.") for key in told)
+    wrong = forked("show", "config.trian", cwd=tmp_path)
+    assert wrong.returncode == 1 and "did you mean `train`?" in wrong.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "code", "what", "hint"),
     [
@@ -69,7 +98,7 @@ def test_help_names_every_verb_and_every_verb_has_help():
         (["serve", "x"], 1, "no model `x`", "gyral train"),
         (["eval", "x", "--dataset", "y"], 1, "no model `x`", "gyral train"),
         (["show", "x"], 1, "nothing called `x`", "lake"),
-        (["show", "7"], 1, "no run 7", ""),
+        (["show", "7"], 1, "no run 7", "gyral show"),
         (["curate", "my shop"], 2, "`curate.name = \"my shop\"`", "letters, digits"),
         (["curate", "../evil"], 2, "`curate.name = \"../evil\"`", "letters, digits"),
         (["ingest", "--source", "have.csv", "--on", "local://threads=0", *MAPPED], 2, "needs a number of workers", "threads=4"),
