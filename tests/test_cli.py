@@ -147,6 +147,14 @@ def test_every_verb_runs_alone_one_after_the_other(tmp_path, small_shop, retail)
     assert "fsync" in gyral("doctor", cwd=tmp_path).stdout
 
 
+def test_a_model_that_is_called_as_its_dataset_is_can_be_shown(shop):
+    model, data = "models/shop", "datasets/shop"
+    both = forked("show", "shop", "--root", shop.root).stdout
+    assert f"gyral show {model}" in both and "rows kept" in both
+    assert last_json(forked("show", model, "--json", "--root", shop.root))["family"] == "recommender"
+    assert last_json(forked("show", data, "--json", "--root", shop.root))["rows_kept"] > 0
+
+
 def test_why_tells_rule_and_row(tmp_path):
     (tmp_path / "x.csv").write_text("subject,object,event_time\nu,i,2020-01-01\nu,i,2020-01-01\n")
     forked("ingest", "--source", "x.csv", cwd=tmp_path)

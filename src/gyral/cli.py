@@ -286,7 +286,7 @@ def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, 
 @into_option
 @common
 def show(root: Path, sets: tuple[str, ...], as_json: bool, what: str | None, why: str | None, **flags: Any) -> None:
-    """Show the project, or WHAT: lake, config, config.SECTION, a run's number, a dataset, a model."""
+    """Show the project, or WHAT: lake, config, config.SECTION, a run's number, a dataset, a model (models/NAME)."""
     export, where = flags.pop("export"), flags.pop("where")
     config = configure(root, sets, flags)
     if export is not None or where is not None:

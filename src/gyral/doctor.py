@@ -95,11 +95,10 @@ def _packages() -> Iterator[Finding]:
         hint = f"pip install 'gyral[{extra}]'" if missing else ""
         found = f"lacks {', '.join(missing)}" if missing else ", ".join(f"{name} {_version(name)}" for name in modules)
         yield Finding(f"extra {extra}", "note" if missing else "ok", found, hint)
-
     others = sorted({*OPTIONAL.values()} - {*EXTRAS})
     lack = [each for each in others if any(find_spec(name) is None for name, extra in OPTIONAL.items() if extra == each)]
-    have = ", ".join(each for each in others if each not in lack) or "none"
-    yield Finding("other extras", "ok", f"{have}{'; not installed: ' if lack else ''}{', '.join(lack)}")
+    hint = "pip install 'gyral[NAME]' where a command asks for one" if lack else ""
+    yield Finding("other extras", "ok", f"all but {', '.join(lack)}" if lack else "all", hint)
 
 
 def _project(root: Path) -> Iterator[Finding]:

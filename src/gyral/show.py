@@ -49,12 +49,15 @@ def show(root: Path, what: str | None, why: str | None, config: Config) -> tuple
         return data, table(["setting", "value", "meaning"], [[key, str(data[key]), meaning] for key, _, meaning in rows])
     if what.isdigit():
         return _run(root, int(what))
-    base = what.partition("@")[0]
-    if versions(root / datasets.FOLDER, base):
-        manifest = msgspec.to_builtins(datasets.find(root, what).manifest)
-        return manifest, _dataset(manifest)
-    if versions(root / "models", base):
-        return _model(root, what)
+    kind, _, name = what.rpartition("/")
+    base = name.partition("@")[0]
+    is_model = kind in ("", "models") and bool(versions(root / "models", base))
+    if kind in ("", datasets.FOLDER) and versions(root / datasets.FOLDER, base):
+        manifest = msgspec.to_builtins(datasets.find(root, name).manifest)
+        also = f"\n\nthe model of this name: gyral show models/{name}" if is_model else ""
+        return manifest, _dataset(manifest) + also
+    if is_model:
+        return _model(root, name)
     known = ["lake", "config", *_published(root / datasets.FOLDER), *_published(root / "models")]
     raise NotFound(f"there is nothing called `{what}` here", where=str(root.absolute()), hint=did_you_mean(what, known))
 
@@ -209,7 +212,7 @@ def _lake(lake: Lake) -> tuple[dict[str, Any], str]:
             shares = {name if name == "later" else f"within {name}": count for name, count in told["late"].items()}
             late = ", ".join(f"{count:,} {name}" for name, count in shares.items() if count)
             wrong = "".join(f"; clock {which} {told[which]:,}" for which in ("ahead", "behind") if told[which])
-            lines.append(f"  device {device}: newest {told['newest'] or '—'}; came in {late or '—'}{wrong}")
+            lines.append(f"  device {device}: newest {told['newest'] or '—'}; came in: {late or '—'}{wrong}")
         if len(facts.get("days", {})) > 1:
             lines.append("  by day: " + ", ".join(f"{day} {count:,}" for day, count in list(facts["days"].items())[-7:]))
         for column, told in facts.get("drift", {}).items():
