@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow.parquet as pq
@@ -144,7 +145,7 @@ def test_every_verb_runs_alone_one_after_the_other(tmp_path, small_shop, retail)
     assert (tmp_path / index).exists()
     findings = last_json(gyral("doctor", "--json", cwd=tmp_path))["findings"]
     assert {each["state"] for each in findings} <= {"ok", "note"}
-    assert "fsync" in gyral("doctor", cwd=tmp_path).stdout
+    assert "fsync" in gyral("doctor", cwd=tmp_path).stdout and "other extras" in {each["check"] for each in findings}
 
 
 def test_a_model_that_is_called_as_its_dataset_is_can_be_shown(shop):
@@ -153,6 +154,13 @@ def test_a_model_that_is_called_as_its_dataset_is_can_be_shown(shop):
     assert f"gyral show {model}" in both and "rows kept" in both
     assert last_json(forked("show", model, "--json", "--root", shop.root))["family"] == "recommender"
     assert last_json(forked("show", data, "--json", "--root", shop.root))["rows_kept"] > 0
+
+
+def test_a_name_that_nobody_has_is_told_when_it_is_erased(tmp_path):
+    (tmp_path / "x.csv").write_text("subject,object,event_time\nsomebody-1,i,2020-01-01\n")
+    forked("ingest", "--source", "x.csv", cwd=tmp_path)
+    assert "spelt" in forked("erase", "sombody-1", cwd=tmp_path).stdout
+    assert "spelt" not in forked("erase", "somebody-1", cwd=tmp_path).stdout
 
 
 def test_why_tells_rule_and_row(tmp_path):
@@ -179,6 +187,12 @@ def test_the_line_that_goes_on_can_be_pasted(monkeypatch, words, resume_as, line
     monkeypatch.setattr(sys, "argv", ["gyral", *words])
     monkeypatch.setattr(console, "_current", [SimpleNamespace(resume_as=resume_as)])
     assert console.resume_line() == f"everything committed is kept; continue with `{line}`"
+
+
+def test_a_loop_ends_with_the_line_that_asks_its_model(monkeypatch, tmp_path):
+    monkeypatch.setattr("gyral.show.turn_table", lambda result: "a table")
+    told = console.turns_and_pages({"model": "shop-int8@3"}, tmp_path, Path("demo"))
+    assert told.splitlines()[-1] == "serve: gyral serve shop-int8 --root demo"
 
 
 def test_doctor_names_the_loop_that_was_killed_and_not_its_child(tmp_path):
