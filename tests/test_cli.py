@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow.parquet as pq
@@ -47,6 +48,35 @@ def test_help_names_every_verb_and_every_verb_has_help():
         assert done.returncode == 0 and "--root" in done.stdout and "--json" in done.stdout
 
 
+def test_help_tells_whole_sentences_and_the_verbs_in_the_order_of_the_ring():
+    told = forked("--help").stdout
+    words = [
+        line.split()[0] for line in told.partition("The ring:")[2].splitlines() if line.startswith("  ") and line[2] != " "
+    ]
+    assert words[:6] == ["ingest", "curate", "train", "compress", "serve", "loop"]
+    assert "..." not in told.partition("The ring:")[2]
+
+
+def test_help_tells_the_defaults_of_the_configuration():
+    serve, train, load = (forked(*verb, "--help").stdout for verb in (["serve"], ["train"], ["bench", "serve"]))
+    assert f"[default: {Config().serve.port}]" in serve and f"[default: {Config().serve.host}]" in serve
+    assert f"[default: {Config().train.budget}]" in train and f"[default: {Config().bench.route}]" in " ".join(load.split())
+
+
+@pytest.mark.parametrize("group", [[], ["law"], ["bench"]])
+def test_a_group_alone_shows_its_commands_and_calls_it_no_error(group):
+    done = forked(*group)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("Usage:") and "error" not in done.stderr and "hint" not in done.stderr
+
+
+def test_one_section_of_the_configuration_is_shown(tmp_path):
+    told = last_json(forked("show", "config.train.optim", "--json", cwd=tmp_path))
+    assert told["train.optim.name"] == Config().train.optim.name and all(key.startswith("train.optim.") for key in told)
+    wrong = forked("show", "config.trian", cwd=tmp_path)
+    assert wrong.returncode == 1 and "did you mean `train`?" in wrong.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "code", "what", "hint"),
     [
@@ -69,7 +99,7 @@ def test_help_names_every_verb_and_every_verb_has_help():
         (["serve", "x"], 1, "no model `x`", "gyral train"),
         (["eval", "x", "--dataset", "y"], 1, "no model `x`", "gyral train"),
         (["show", "x"], 1, "nothing called `x`", "lake"),
-        (["show", "7"], 1, "no run 7", ""),
+        (["show", "7"], 1, "no run 7", "gyral show"),
         (["curate", "my shop"], 2, "`curate.name = \"my shop\"`", "letters, digits"),
         (["curate", "../evil"], 2, "`curate.name = \"../evil\"`", "letters, digits"),
         (["ingest", "--source", "have.csv", "--on", "local://threads=0", *MAPPED], 2, "needs a number of workers", "threads=4"),
@@ -115,7 +145,22 @@ def test_every_verb_runs_alone_one_after_the_other(tmp_path, small_shop, retail)
     assert (tmp_path / index).exists()
     findings = last_json(gyral("doctor", "--json", cwd=tmp_path))["findings"]
     assert {each["state"] for each in findings} <= {"ok", "note"}
-    assert "fsync" in gyral("doctor", cwd=tmp_path).stdout
+    assert "fsync" in gyral("doctor", cwd=tmp_path).stdout and "other extras" in {each["check"] for each in findings}
+
+
+def test_a_model_that_is_called_as_its_dataset_is_can_be_shown(shop):
+    model, data = "models/shop", "datasets/shop"
+    both = forked("show", "shop", "--root", shop.root).stdout
+    assert f"gyral show {model}" in both and "rows kept" in both
+    assert last_json(forked("show", model, "--json", "--root", shop.root))["family"] == "recommender"
+    assert last_json(forked("show", data, "--json", "--root", shop.root))["rows_kept"] > 0
+
+
+def test_a_name_that_nobody_has_is_told_when_it_is_erased(tmp_path):
+    (tmp_path / "x.csv").write_text("subject,object,event_time\nsomebody-1,i,2020-01-01\n")
+    forked("ingest", "--source", "x.csv", cwd=tmp_path)
+    assert "spelt" in forked("erase", "sombody-1", cwd=tmp_path).stdout
+    assert "spelt" not in forked("erase", "somebody-1", cwd=tmp_path).stdout
 
 
 def test_why_tells_rule_and_row(tmp_path):
@@ -142,6 +187,12 @@ def test_the_line_that_goes_on_can_be_pasted(monkeypatch, words, resume_as, line
     monkeypatch.setattr(sys, "argv", ["gyral", *words])
     monkeypatch.setattr(console, "_current", [SimpleNamespace(resume_as=resume_as)])
     assert console.resume_line() == f"everything committed is kept; continue with `{line}`"
+
+
+def test_a_loop_ends_with_the_line_that_asks_its_model(monkeypatch, tmp_path):
+    monkeypatch.setattr("gyral.show.turn_table", lambda result: "a table")
+    told = console.turns_and_pages({"model": "shop-int8@3"}, tmp_path, Path("demo"))
+    assert told.splitlines()[-1] == "serve: gyral serve shop-int8 --root demo"
 
 
 def test_doctor_names_the_loop_that_was_killed_and_not_its_child(tmp_path):

@@ -43,6 +43,7 @@ from gyral.console import (
 from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, UsageError, render
 from gyral.tools import bench, doctor, evaluate
 from gyral.tools_law import law
+from gyral.usage import Commands
 
 
 def main() -> None:
@@ -75,7 +76,7 @@ def main() -> None:
         fail(fault(error), 1)
 
 
-@click.group(commands=[bench, doctor, evaluate, law], context_settings=SETTINGS)
+@click.group(cls=Commands, commands=[bench, doctor, evaluate, law], context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="gyral")
 def commands() -> None:
     """gyral closes the loop of machine learning: events in, models out, and what people do next comes back.
@@ -174,7 +175,7 @@ def curate(root: Path, sets: tuple[str, ...], as_json: bool, name: str | None, *
 
 @commands.command()
 @click.argument("dataset", required=False)
-@click.option("--family", help="Kind of model.")
+@click.option("--family", metavar="NAME", help="Kind of model: recommender, lm, vision, or one of yours.")
 @click.option("--budget", metavar="TIME", help="Training time: 90s, 3m, 1h.")
 @click.option("--seed", type=int, help="Same data, configuration and seed: same bytes.")
 @click.option("--distill", metavar="MODEL", help="A model that teaches the new one.")
@@ -225,13 +226,16 @@ def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, out: 
 @click.argument("model")
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port; 0 takes a free one.")
-@click.option("--workers", type=int, help="Processes that answer; 0: the server itself does.")
+@click.option("--workers", type=int, help="Processes that answer; 0, the default: the server itself does.")
 @click.option("--draft", metavar="MODEL", help="A small language model that guesses ahead for a large one.")
 @click.option("--child-of", type=int, hidden=True, help="Run this belongs to; stop when its process goes.")
 @planned(people=True)
 @common
 def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of: int | None, **flags: Any) -> None:
-    """Serve MODEL over HTTP, with the pages; a newer version is swapped in without dropping a request."""
+    """Serve MODEL over HTTP, with the pages; a newer version is swapped in without dropping a request.
+
+    MODEL: a name, `shop@3`, `pip:NAME==VERSION`, a GGUF file, a folder of transformers, or `openai:http://HOST:PORT#NAME`.
+    """
     config = configure(root, sets, flags)
     from gyral.fronts import serve as run_serve
 
@@ -273,7 +277,7 @@ def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, 
 @into_option
 @common
 def show(root: Path, sets: tuple[str, ...], as_json: bool, what: str | None, why: str | None, **flags: Any) -> None:
-    """Show the project, or WHAT: lake, config, a run's number, a dataset, a model."""
+    """Show the project, or WHAT: lake, config, config.SECTION, a run's number, a dataset, a model (models/NAME)."""
     export, where = flags.pop("export"), flags.pop("where")
     config = configure(root, sets, flags)
     if export is not None or where is not None:

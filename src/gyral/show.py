@@ -43,20 +43,33 @@ def show(root: Path, what: str | None, why: str | None, config: Config) -> tuple
         return _project(root, Lake.of(root, config))
     if what == "lake":
         return _lake(Lake.of(root, config))
-    if what == "config":
-        rows = configs.describe(configs.public(config))
+    if what.partition(".")[0] == "config":
+        rows = _settings(configs.public(config), what.partition(".")[2])
         data = {key: msgspec.to_builtins(value) for key, value, _ in rows}
         return data, table(["setting", "value", "meaning"], [[key, str(data[key]), meaning] for key, _, meaning in rows])
     if what.isdigit():
         return _run(root, int(what))
-    base = what.partition("@")[0]
-    if versions(root / datasets.FOLDER, base):
-        manifest = msgspec.to_builtins(datasets.find(root, what).manifest)
-        return manifest, _dataset(manifest)
-    if versions(root / "models", base):
-        return _model(root, what)
+    kind, _, name = what.rpartition("/")
+    base = name.partition("@")[0]
+    is_model = kind in ("", "models") and bool(versions(root / "models", base))
+    if kind in ("", datasets.FOLDER) and versions(root / datasets.FOLDER, base):
+        manifest = msgspec.to_builtins(datasets.find(root, name).manifest)
+        also = f"\n\nthe model of this name: gyral show models/{name}" if is_model else ""
+        return manifest, _dataset(manifest) + also
+    if is_model:
+        return _model(root, name)
     known = ["lake", "config", *_published(root / datasets.FOLDER), *_published(root / "models")]
     raise NotFound(f"there is nothing called `{what}` here", where=str(root.absolute()), hint=did_you_mean(what, known))
+
+
+def _settings(config: Config, section: str) -> list[tuple[str, Any, str]]:
+    """The settings of a section, `serve` or `train.optim`, or all."""
+    rows = configs.describe(config)
+    found = [row for row in rows if not section or f"{row[0]}.".startswith(f"{section}.")]
+    if not found:
+        sections = {".".join(key.split(".")[:depth]) for key, _, _ in rows for depth in range(1, key.count(".") + 1)}
+        raise NotFound(f"`{section}` is no section of the configuration", hint=did_you_mean(section, sections))
+    return found
 
 
 def export_noun(
@@ -196,9 +209,10 @@ def _lake(lake: Lake) -> tuple[dict[str, Any], str]:
         if facts.get("first_event"):
             lines.append(f"  events from {facts['first_event']} to {facts['last_event']}")
         for device, told in facts.get("devices", {}).items():
-            late = ", ".join(f"{name} {count:,}" for name, count in told["late"].items() if count)
+            shares = {name if name == "later" else f"within {name}": count for name, count in told["late"].items()}
+            late = ", ".join(f"{count:,} {name}" for name, count in shares.items() if count)
             wrong = "".join(f"; clock {which} {told[which]:,}" for which in ("ahead", "behind") if told[which])
-            lines.append(f"  device {device}: newest {told['newest'] or '—'}; came in within {late or '—'}{wrong}")
+            lines.append(f"  device {device}: newest {told['newest'] or '—'}; came in: {late or '—'}{wrong}")
         if len(facts.get("days", {})) > 1:
             lines.append("  by day: " + ", ".join(f"{day} {count:,}" for day, count in list(facts["days"].items())[-7:]))
         for column, told in facts.get("drift", {}).items():

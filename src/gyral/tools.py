@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from gyral.console import common, configure, plain, print_result, start_run
+from gyral.usage import Command, Commands
 
 
-@click.group()
+@click.group(cls=Commands)
 def bench() -> None:
     """Put a load on what runs here, and say what it did."""
 
@@ -73,7 +74,7 @@ def alike(root: Path, sets: tuple[str, ...], as_json: bool, pairs: Path, max_err
     print_result(as_json, told, shown)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--probe", "probes", is_flag=True, help="Also measure this machine for plans, in about half a minute.")
 @common
 def doctor(root: Path, sets: tuple[str, ...], as_json: bool, probes: bool, **_: Any) -> None:
@@ -88,7 +89,7 @@ def doctor(root: Path, sets: tuple[str, ...], as_json: bool, probes: bool, **_: 
         sys.exit(1)
 
 
-@click.command(name="eval")
+@click.command(name="eval", cls=Command)
 @click.argument("model")
 @click.option("--dataset", metavar="NAME", required=True, help="What is later here than the model learned is the test.")
 @common

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from gyral.console import common, print_result
+from gyral.usage import Commands
 
 TARGET = "`N=7e9,D=1.4e11`, or `C=1e21`"
 _FILE = click.Path(path_type=Path)
@@ -33,7 +34,7 @@ def _fitting(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.group()
+@click.group(cls=Commands)
 def law() -> None:
     """Fit scaling laws to runs, divide a budget, predict a run before it is made."""
 

@@ -16,6 +16,9 @@ from gyral.packages.fetch import fetch
 from .. import verbs
 
 ROOT = Path(__file__).resolve().parents[2]
+GUIDES = sorted(["operations.md", "security.md", *(f"guides/{path.name}" for path in (ROOT / "docs" / "guides").glob("*.md"))])
+VERBS = {"loop", "ingest", "curate", "train", "compress", "serve", "show", "dash", "doctor", "erase", "eval", "bench serve"}
+VERBS |= {"bench alike", "law fit", "law allocate", "law predict", "law mixture", "law import"}
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -68,15 +71,15 @@ def _wait(port):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("guide", sorted(path.name for path in (ROOT / "docs" / "guides").glob("*.md")))
+@pytest.mark.parametrize("guide", GUIDES)
 def test_a_guide_runs_from_top_to_bottom(guide, forked, shell, tmp_path):
-    if guide == "curate.md":
+    if guide == "guides/curate.md":
         try:
             fetch("apt:gnome-user-docs", print)
         except InputError as error:
             pytest.skip(f"its packages cannot be fetched: {error.what}")
     ran = 0
-    for language, text in blocks(f"docs/guides/{guide}"):
+    for language, text in blocks(f"docs/{guide}"):
         if language == "sh":
             done = shell(text)
             assert done is None or done.returncode == 0, f"{text}\n{done.stderr}"
@@ -127,24 +130,15 @@ def test_the_readme_loops_of_pages_and_pictures_run(forked, shell):
 
 
 def test_every_option_the_documents_name_exists():
-    text = "\n".join(
-        (ROOT / name).read_text()
-        for name in ("README.md", *(f"docs/guides/{verb}.md" for verb in ("loop", "ingest", "curate", "train", "serve")))
-    )
+    pages = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").rglob("*.md")) if path.parent.name != "reference")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
     helps = {}
-    for verb in set(re.findall(r"gyral (\w+)", text)) & {
-        "loop",
-        "ingest",
-        "curate",
-        "train",
-        "compress",
-        "serve",
-        "show",
-        "dash",
-    }:
-        command = [sys.executable, "-m", "gyral", verb, "--help"]
-        helps[verb] = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
-    assert len(helps) >= 7
-    for verb, options in re.findall(r"gyral (\w+)([^\n`]*)", text):
-        for option in re.findall(r"--[a-z-]+", options):
+    verbs_named = {verb.strip() for verb in re.findall(r"gyral ((?:law |bench )?[a-z]+)\b", text)} & VERBS
+    for verb in verbs_named:
+        command = [sys.executable, "-m", "gyral", *verb.split(), "--help"]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+        helps[verb] = set(re.findall(r"--[a-z][a-z0-9-]*", told))
+    assert helps.keys() >= {"loop", "ingest", "curate", "train", "compress", "serve", "show", "bench serve", "law fit"}
+    for verb, options in re.findall(r"gyral ((?:law |bench )?[a-z]+)([^\n`|]*)", text):
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", options):
             assert verb not in helps or option in helps[verb], f"gyral {verb} has no {option}"

@@ -83,6 +83,11 @@ def test_links_lead_somewhere(document):
             assert (document.parent / target).exists(), f"{document.name} → {target}"
 
 
+def test_the_reference_is_what_the_code_says():
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "reference", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 140
 

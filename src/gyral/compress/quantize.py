@@ -26,6 +26,7 @@ from gyral.model.card import Card, Compression, Weights
 from gyral.model.family import Family, Twin
 from gyral.model.inputs import Inputs
 from gyral.model.metrics import SMALLER_IS_BETTER
+from gyral.progress import number
 from gyral.run import Run
 
 
@@ -137,7 +138,7 @@ def published(
     run.writes("model", card.model)
     run.summarize(to=to, bytes_before=made.bytes_before, bytes_after=made.bytes_after, relative_loss=made.relative_loss)
     run.note(
-        f"compress {card.model}: {made.bytes_before / 1e6:.1f} → {made.bytes_after / 1e6:.1f} MB, "
+        f"compress {card.model}: {number(made.bytes_before / 1e6)} → {number(made.bytes_after / 1e6)} MB, "
         f"{card.metric} {before:.4f} → {after:.4f}"
     )
     return card

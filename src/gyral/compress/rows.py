@@ -141,7 +141,7 @@ def _nearest(points: np.ndarray, words: np.ndarray) -> np.ndarray:
 def _tables(matrices: Sequence[str]) -> list[str]:
     found = [name for name in matrices if name in TABLES]
     if not found:
-        raise UsageError("this model has no tables of rows", hint="`--to int8` and the others are for nets")
+        raise UsageError("this model has no tables of rows", hint="`rows-…` is for models with tables; `--to int8` is for all")
     return found
 
 

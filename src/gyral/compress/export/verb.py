@@ -22,6 +22,7 @@ from gyral.files import make_folder, publish, staging_folder, write_atomic
 from gyral.model import card as cards
 from gyral.model import exported
 from gyral.model.exported import Comparison, Exported
+from gyral.progress import number
 from gyral.run import Run
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def told(made: Exported, folder: Path) -> str:
     compared = made.compared
     loss = "" if compared.loss_before is None else f", {compared.loss_before:.4f} → {compared.loss_after:.4f} nats a token"
     return (
-        f"export {made.model} → {folder}: {made.size_bytes / 1e6:.1f} MB, outputs differ by {compared.max_abs_diff:.2g} "
+        f"export {made.model} → {folder}: {number(made.size_bytes / 1e6)} MB, outputs differ by {compared.max_abs_diff:.2g} "
         f"at most (of {compared.scale:.3g}), best the same in {100 * compared.same_best:.1f} %{loss}, by {compared.by}"
     )
 

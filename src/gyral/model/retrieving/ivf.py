@@ -105,8 +105,9 @@ def tuned(index: Ivf, exact: Searcher, q_BD: np.ndarray, k: int, recall: float) 
     """Set `index.probes` to the fewest that find this share of the k best of two thirds of the queries; measure on the others.
 
     The share has to be reached by one standard error more: the fewest probes that reach it on some queries fall short of it on
-    half of all sets of others. A true neighbour is found when its cell is among those that are looked into, so the rank of its cell in the query's order
-    of cells says for every number of probes at once how much is found. One search corrects that for what eight bits lose.
+    half of all sets of others. A true neighbour is found when its cell is among those that are looked into, so the rank of its
+    cell in the query's order of cells says for every number of probes at once how much is found. One search corrects that for
+    what eight bits lose.
     """
     cut = max(len(q_BD) * 2 // 3, 1)
     truth_Bk, _ = exact.search(q_BD, k)
@@ -130,11 +131,13 @@ def share_found(found_Bk: np.ndarray, truth_Bk: np.ndarray) -> float:
 def shares_found(found_Bk: np.ndarray, truth_Bk: np.ndarray) -> np.ndarray:
     """Recall of each query, float64 [B]; one where nothing is to be found."""
     wanted_B = (truth_Bk >= 0).sum(axis=1)
-    return np.where(wanted_B, _hits(found_Bk, truth_Bk).sum(axis=1) / np.maximum(wanted_B, 1), 1.0)
+    share_B: np.ndarray = np.where(wanted_B, _hits(found_Bk, truth_Bk).sum(axis=1) / np.maximum(wanted_B, 1), 1.0)
+    return share_B
 
 
 def _hits(found_Bk: np.ndarray, truth_Bk: np.ndarray) -> np.ndarray:
-    return (truth_Bk[:, :, None] == found_Bk[:, None, :]).any(axis=2) & (truth_Bk >= 0)
+    hits_Bk: np.ndarray = (truth_Bk[:, :, None] == found_Bk[:, None, :]).any(axis=2) & (truth_Bk >= 0)
+    return hits_Bk
 
 
 def faiss_() -> Any:
