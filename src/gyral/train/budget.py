@@ -32,8 +32,9 @@ from gyral.errors import GyralError, InputError
 from gyral.files import write_atomic
 from gyral.lake.dataset import Dataset
 from gyral.law import intervals, runs
-from gyral.law.allocate import FLAT, REFUSING, REPEATS
+from gyral.law.allocate import FLAT, REFUSING
 from gyral.law.choose import Law, choose
+from gyral.law.mixture_allocate import REPEATS
 from gyral.law.places import runs_of
 from gyral.law.sweep import stops
 from gyral.model import card as cards
