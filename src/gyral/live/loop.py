@@ -128,7 +128,10 @@ def live(root: Path, config: Config, run: Run) -> dict[str, Any]:
             with Watched(job, run.folder, run.note) as learner:
                 served.follow(model, {})
                 run.note(f"live     its page: {served.url}/live")
-                people = Population(served.url, world.events, world.visits, world.speed, config.loop.users, served.headers)
+                people = Population(
+                    served.url, world.events, world.visits, world.speed, config.loop.users, served.headers,
+                    config.params.admit_count,
+                )  # fmt: skip
                 result = asyncio.run(_together(world, people, served, learner, log))
                 told = learner.finish()
             world.shown = _wait_visible(served.url, told["published"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -92,11 +92,13 @@ class Population:
     speed : event time over time.
     users : connections.
     headers : of what is sent to the collector.
+    admit_count : meetings that let an object in; who took only others is nobody that an answer could know.
     """
 
     def __init__(
-        self, url: str, events: pa.Table, visits: Sequence[Coming], speed: float, users: int = 16, headers: Sequence[str] = ()
-    ) -> None:
+        self, url: str, events: pa.Table, visits: Sequence[Coming], speed: float, users: int = 16, headers: Sequence[str] = (),
+        admit_count: int = 1,
+    ) -> None:  # fmt: skip
         self._url, self._events, self._visits = url, events, visits
         self._speed, self._users, self._headers = speed, users, headers
         self.scores = Scores()
@@ -116,6 +118,8 @@ class Population:
         self._since_frozen: dict[str, list[str]] = {}
         self._last: dict[str, asyncio.Event] = {}
         self._seen: set[str] = set()
+        self._met: Counter[str] = Counter()
+        self._admit_count = admit_count
         self._probing = False
         self._queue: asyncio.Queue[tuple[Coming, float, asyncio.Event | None, asyncio.Event] | None] = asyncio.Queue()
         self._probes: set[asyncio.Task[None]] = set()
@@ -206,7 +210,9 @@ class Population:
             self._seen.add(visit.subject)
             if self.asks_frozen:
                 self._since_frozen.setdefault(visit.subject, []).extend(visit.taken)
-            if is_new and self.asks_frozen and not self._probing:
+            self._met.update(visit.taken)
+            can_be_known = any(self._met[each] >= self._admit_count for each in visit.taken)
+            if is_new and can_be_known and self.asks_frozen and not self._probing:
                 task = asyncio.ensure_future(self._probe(visit.subject))
                 self._probes.add(task)
                 task.add_done_callback(self._probes.discard)

@@ -6,7 +6,8 @@ many steps as the budget pays by a nominal rate, and the one that the law forete
 asked of the clock: the same table of runs, data, configuration and budget choose the same. Sizes or data beyond four times what
 was tried are not chosen.
 
-Where no run of the table saw its data twice, data that is repeated is assumed to be worth what `law.mixture_allocate.REPEATS` says.
+Where no run of the table saw its data twice, data that is repeated is assumed to be worth what
+`law.mixture_allocate.REPEATS` says.
 
 A setting that somebody gave stands, and the others are chosen around it; where `train.steps` is given, or training begins from
 a model, nothing is chosen. Where the runs are too few, or a stop rule refuses a point (`gyral.law.allocate.REFUSING`), the
