@@ -20,7 +20,8 @@ from gyral.law import kernel
 from gyral.law.forms import Form
 from gyral.law.runs import Columns
 
-NUM_POLISHED = 16
+NUM_POLISHED, NUM_FROM_FEW, FEW_ROWS = 16, 64, 60
+"""Starts that are polished; more where few rows leave the objective a long, flat valley, in which polishing ends early."""
 NUM_SPREAD = 96
 """Starts of a law that is no sum of terms."""
 NEAR = 5e-3
@@ -200,8 +201,9 @@ def _starts(form: Form, rows: Rows) -> np.ndarray:
     order = np.argsort(value_S, kind="stable")
     taken = [order[0]]
     step = [form.parameters[p].grid[1] / form.parameters[p].grid[0] for p in free]
+    most = NUM_POLISHED if len(rows.y_n) > FEW_ROWS else NUM_FROM_FEW
     for s in order[1:]:
-        if len(taken) == NUM_POLISHED or value_S[s] > 4 * value_S[order[0]] + 1e-12:
+        if len(taken) == most or value_S[s] > 4 * value_S[order[0]] + 1e-12:
             break
         ratio = np.abs(np.log(points[s] / points[taken])) / np.log(step)
         if (ratio.max(axis=1) > 1.5).all():  # no neighbour of one that is taken
