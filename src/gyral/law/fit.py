@@ -22,6 +22,8 @@ from gyral.law.runs import Columns
 
 NUM_POLISHED, NUM_FROM_FEW, FEW_ROWS = 16, 64, 60
 """Starts that are polished; more where few rows leave the objective a long, flat valley, in which polishing ends early."""
+MOST_AGAIN, LEAST_FALL = 8, 1e-9
+"""Times that the best is polished anew while its objective falls by more than this share."""
 NUM_SPREAD = 96
 """Starts of a law that is no sum of terms."""
 NEAR = 5e-3
@@ -166,6 +168,12 @@ def fit(form: Form, rows: Rows, loss: Loss | None = None) -> Fitted:
     found_SP, value_S = _starts(form, rows), np.zeros(0)
     for delta in loss.deltas:
         found_SP, value_S = kernel.polish_many(form.code, found_SP, *rows, low, high, delta, loss.is_log)
+    for _ in range(MOST_AGAIN):
+        s = int(value_S.argmin())
+        again_1P, value_1 = kernel.polish_many(form.code, found_SP[[s]], *rows, low, high, loss.deltas[-1], loss.is_log)
+        if not value_1[0] < value_S[s] * (1 - LEAST_FALL):
+            break
+        found_SP[s], value_S[s] = again_1P[0], value_1[0]
     order = np.argsort(value_S, kind="stable")
     best = value_S[order[0]]
     if not np.isfinite(best):
