@@ -29,8 +29,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
-import torch
-from decoders import KINDS, LENGTH, SHAPE, ask, big, cpu_s, decoded, engine, finish, int8
+from decoders import KINDS, LENGTH, SHAPE, ask, big, cpu_s, decoded, engine, finish, int8, one_core
 from decoding_peers import as_w8a8, vllm
 from measure import write
 from torch import nn
@@ -50,10 +49,7 @@ Steps = Callable[[list[list[int]]], tuple[float, list[list[int]]]]
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    core = min(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {core})
-    net = big()
+    core, net = one_core(), big()
     passes: dict[str, Pass] = {
         "gyral fp32": Forward(net, LENGTH, KINDS["fp32"]),
         "gyral int8": Forward(net, LENGTH, int8),

@@ -31,8 +31,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
-import torch
-from decoders import KINDS, LENGTH, SHAPE, big, decoded
+from decoders import KINDS, LENGTH, SHAPE, big, decoded, one_core
 from decoding_peers import as_gguf, as_w8a8, llama_cpp, vllm
 from measure import write
 
@@ -50,10 +49,7 @@ Steps = Callable[[list[list[int]]], tuple[float, list[list[int]]]]
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    core = min(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {core})
-    net = big()
+    core, net = one_core(), big()
     forwards = {kind: Forward(net, LENGTH, swap) for kind, swap in KINDS.items()}
     runs: dict[str, Steps] = {}
     for kind in ("bf16", "int8", "int8+kv8", "int4"):

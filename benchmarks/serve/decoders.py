@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,6 +23,14 @@ from gyral.model.task import seeded
 
 SHAPE = Shape(32_000, 768, 12, 12, 12, 2_048, tied=False)
 LENGTH = 4_096
+
+
+def one_core() -> int:
+    """This process, and what it starts, has one thread of torch on one core from here on; the number of the core."""
+    torch.set_num_threads(1)
+    core = min(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {core})
+    return core
 
 
 def big() -> Llama:

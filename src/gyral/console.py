@@ -113,7 +113,9 @@ def mesh_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--parallel", metavar="MESH", help=parallel)(command)
 
 
-_BESIDE = ("resume", "live", "listen", "replay", "schemas", "follow", "out", "dataset", "model", "child_of")
+_ENDLESS = ("live", "listen", "replay", "schemas", "follow")
+"""Options with which a verb takes events without an end."""
+_BESIDE = (*_ENDLESS, "resume", "out", "dataset", "model", "child_of")
 """Options and arguments that are no configuration."""
 
 
@@ -151,7 +153,7 @@ def _plan(verb: str, given: dict[str, Any], crowd: dict[str, float]) -> None:
 
     beside = {name: given.pop(name) for name in _BESIDE if name in given}
     root, sets, as_json = (given.pop(name) for name in ("root", "sets", "as_json"))
-    refused_beside = [name for name in ("live", "listen", "replay", "schemas", "follow") if beside.get(name)]
+    refused_beside = [name for name in _ENDLESS if beside.get(name)]
     if refused_beside and not crowd.get("users"):
         hint = "what takes events without an end is planned for people: `gyral ingest --plan --users 1e6`"
         raise UsageError(f"`--{refused_beside[0]}` has no plan", hint=hint)

@@ -174,6 +174,11 @@ def find_version(parent: Path, noun: str, name: str, hint: str) -> Path:
     raise NotFound(f"there is no {noun} `{name}`", where=str(parent), hint=hint)
 
 
+def size_of(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def hold(path: Path) -> IO[bytes] | None:
     """Take a lock file until it is closed or this process ends; None when another holder has it."""
     file = open(path, "ab")  # noqa: SIM115 (held until the caller closes it)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,7 @@ def train(root: Path, dataset: str, config: Config, given: Collection[str] | Non
     from gyral.config import budget_seconds
     from gyral.errors import UsageError
     from gyral.train import budget, scale
-    from gyral.train.neural import NOMINAL_FLOP_PER_S, planned_steps
+    from gyral.train.neural import NOMINAL_FLOP_PER_S, cost_of, planned_steps
     from gyral.train.readers import folder
     from gyral.train.tasks import open_task
 
@@ -58,11 +57,10 @@ def train(root: Path, dataset: str, config: Config, given: Collection[str] | Non
     config = choice.config
     task = open_task(root, data.name, config)
     model = task.build(config.train.seed)
-    flops = float(task.flops(model)) * config.train.batch
-    size = sum(each.numel() for each in model.parameters())
-    steps = config.train.steps or planned_steps(flops, size, budget_seconds(config.train.budget), 1)
+    flops, updated = cost_of(task, model, config)
+    steps = config.train.steps or planned_steps(flops, updated, budget_seconds(config.train.budget), 1)
     found = scale.measured(task, model, steps, config.train.batch, flops, config)
-    unit = found["unit"]
+    size, unit = found["N"], found["unit"]
     no_law = f"; no law chose it: {choice.told['refused']}" if "refused" in choice.told else ""
     by_law = choice.told.get("chosen", {}) if "loss" in choice.told else {}
     plan: Plan = {name: Figure(float(value), "", "calibrated", budget.text(choice.told)) for name, value in by_law.items()}
@@ -143,8 +141,9 @@ def of(verb: str, root: Path, config: Config, asked: Asked) -> tuple[Plan, Bill 
     """What a verb would take, and a bill where there is one; `gyral.plan.verbs` has those that are not `train`."""
     if verb == "train":
         return train(root, asked.what, config, asked.given), None
-    planned: tuple[Plan, Bill | None] = import_module(f"gyral.plan.verbs.{verb}").plan(root, config, asked)
-    return planned
+    from gyral.plan.verbs import plan_of
+
+    return plan_of(verb, root, config, asked)
 
 
 def text(plan: Plan) -> str:

@@ -62,7 +62,7 @@ class Commands(click.Group):
         known = self.list_commands(ctx)
         sections = {title: [name for name in names if name in known] for title, names in SECTIONS.items()}
         sections["Commands"] = [name for name in known if not any(name in names for names in SECTIONS.values())]
-        if self.name in ("bench", "law"):  # `serve` is a command of `bench`, too
+        if ctx.parent is not None:  # the ring is of gyral itself; `serve` is a command of `bench`, too
             sections = {"Commands": known}
         for title, names in sections.items():
             rows = [(name, self.commands[name].get_short_help_str(limit=500)) for name in names]

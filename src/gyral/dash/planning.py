@@ -83,9 +83,7 @@ def _row(past: Hindsight) -> Data:
 
 
 def _planned(root: Path, asked: Data) -> Data:
-    from importlib import import_module
-
-    from gyral.plan.verbs import Asked
+    from gyral.plan.verbs import Asked, plan_of
 
     verb = asked["verb"]
     config = configs.load(root)
@@ -102,7 +100,7 @@ def _planned(root: Path, asked: Data) -> Data:
         if value:
             words.append(f"--{name.replace('_', '-')} {value:g}".replace("e+0", "e").replace("e+", "e"))
     with _LOCK:
-        plan, bill = import_module(f"gyral.plan.verbs.{verb}").plan(root, config, Asked(asked["model"], **people))
+        plan, bill = plan_of(verb, root, config, Asked(asked["model"], **people))
     figures = {name: each.as_json() for name, each in plan.items()}
     return {"plan": figures, "bill": bill.as_json() if bill else None, "command": " ".join([*words, "--plan"])}
 

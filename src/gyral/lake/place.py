@@ -23,6 +23,7 @@ from lance.file import LanceFileSession
 from lance.fragment import DataFile
 
 from gyral.errors import GyralError, UsageError
+from gyral.files import size_of
 
 Options = Mapping[str, str | int | bool]
 NO_OPTIONS: Options = MappingProxyType({})
@@ -87,7 +88,7 @@ class Folder(Place):
 
     def size_bytes(self, name: str, files: Iterable[DataFile]) -> int:
         """Of all its versions."""
-        return sum(path.stat().st_size for path in (self.folder / name).rglob("*") if path.is_file())
+        return size_of(self.folder / name)
 
 
 class Bucket(Place):

@@ -27,7 +27,7 @@ from gyral.law import intervals
 from gyral.law.choose import Law
 from gyral.law.fit import rows_of
 from gyral.law.intervals import Interval
-from gyral.law.mixture_allocate import NUM_WORTHS, REPEATS, Blend, Mixed, mixed, unique_of
+from gyral.law.mixture_allocate import NUM_WORTHS, REPEATS, Blend, Mixed, left_of, mixed, unique_of
 from gyral.law.mixture_worth import Worth, domains_of
 from gyral.law.runs import Columns
 from gyral.law.sweep import Stop, stops
@@ -231,8 +231,7 @@ def _asked(law: Law, budget: Budget, bits: int, blend: Blend | None) -> tuple[np
     elif "D_unique" in law.axes:
         asked["D_unique"] = np.minimum(data_n, budget.unique)
     elif math.isfinite(budget.unique):
-        over = np.maximum(data_n / budget.unique - 1, 0)
-        asked["D"] = np.minimum(data_n, budget.unique) * (1 - REPEATS * np.expm1(-over / REPEATS))
+        asked["D"] = left_of(data_n, budget.unique)
     for name in law.axes:
         if name not in asked and name not in ("x", "C"):
             asked[name] = np.full(len(size_n), float(np.median(columns[name])))

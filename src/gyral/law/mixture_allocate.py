@@ -41,6 +41,12 @@ MOST_BEYOND = 0.1
 """A weight further than this above all that were measured is said to be so."""
 
 
+def left_of(data: np.ndarray, unique: np.ndarray | float) -> np.ndarray:
+    """What data is worth in tokens that differ, of which there are `unique`: less for each time that it repeats."""
+    over = np.maximum(data / unique - 1, 0.0)
+    return np.asarray(np.minimum(data, unique) * (1 - REPEATS * np.expm1(-over / REPEATS)))
+
+
 @dataclass(frozen=True)
 class Blend:
     """What domains are worth, and how much there is of each.
@@ -77,19 +83,15 @@ class Blend:
 
     def value(self, tokens_mD: np.ndarray) -> np.ndarray:
         """Worth of so many tokens of each domain in tokens of the table's mean mixture, m."""
-        return self.worth.tokens(self._left(tokens_mD))
+        return self.worth.tokens(left_of(tokens_mD, self.unique_D))
 
     def told(self, data_m: np.ndarray) -> np.ndarray:
         """Worth of the best mixture of so much data, m."""
         return self.value(self.best(data_m))
 
-    def _left(self, tokens_mD: np.ndarray) -> np.ndarray:
-        over = np.maximum(tokens_mD / self.unique_D - 1, 0.0)
-        return np.asarray(np.minimum(tokens_mD, self.unique_D) * (1 - REPEATS * np.expm1(-over / REPEATS)))
-
     def _log_marginal(self, tokens_mD: np.ndarray, log_s: np.ndarray) -> np.ndarray:
         over = np.maximum(tokens_mD / self.unique_D - 1, 0.0)
-        return np.asarray(log_s + (self.worth.rho - 1) * np.log(self._left(tokens_mD)) - over / REPEATS)
+        return np.asarray(log_s + (self.worth.rho - 1) * np.log(left_of(tokens_mD, self.unique_D)) - over / REPEATS)
 
     def _tokens(self, log_m: np.ndarray, log_s: np.ndarray, log_u: np.ndarray, rho: float) -> np.ndarray:
         """Tokens of each domain whose last one is worth exp(`log_m`), m × D."""

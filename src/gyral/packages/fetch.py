@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gyral.errors import InputError
-from gyral.files import make_folder
+from gyral.files import make_folder, size_of
 from gyral.progress import duration
 
 TIMEOUT_S = 600
@@ -169,8 +169,7 @@ def _run(command: list[str], staging: Path, manager: Manager, spec: str, note: C
                     raise InputError(
                         f"{manager.tool} did not fetch `{spec}`", why=why, hint="is the package index reachable?"
                     ) from None
-                size = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
-                note(f"fetching {spec}: {duration(elapsed)}, {size / 1e6:.1f} MB so far")
+                note(f"fetching {spec}: {duration(elapsed)}, {size_of(staging) / 1e6:.1f} MB so far")
             except BaseException:
                 process.kill()
                 raise

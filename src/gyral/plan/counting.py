@@ -31,11 +31,6 @@ _CUT = 1 << 17
 """Bytes that Arrow may hold back of a packed file that ends anywhere."""
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def rows_of(source: str) -> tuple[Figure, Figure]:
     """Rows and bytes of a file of events.
 

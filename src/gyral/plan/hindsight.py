@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gyral.plan.figure import Figure, Plan
 from gyral.plan.kinds import KINDS
-from gyral.plan.past import foretold, seen
+from gyral.plan.past import among, foretold, records
 
 MOST = 60
 
@@ -36,9 +36,9 @@ class Hindsight(NamedTuple):
 
 def hindsight(root: Path) -> list[Hindsight]:
     """Of a project's runs, the newest first; a kind's first run is told by the sheet alone."""
-    found = []
+    found, done = [], list(records(root))
     for kind in KINDS:
-        runs = seen(root, kind)
+        runs = among(done, kind)
         for place, each in enumerate(runs):
             told = foretold(kind, each.size, runs[:place])
             found.append(Hindsight(each.run, kind.name, each.size, {name: told[name] for name in each.took}, each.took))

@@ -11,10 +11,11 @@ The interval holds four of five: how unlike two runs of one size are (`NOISE`), 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,7 +70,12 @@ class Seen(NamedTuple):
 
 def seen(root: Path, kind: Kind) -> list[Seen]:
     """A project's runs of a kind, on a machine like this one, the oldest first."""
-    return [found for each in _done(root, kind.verb) if (found := seen_of(kind, each)) is not None]
+    return among(records(root), kind)
+
+
+def among(lineages: Iterable[Lineage], kind: Kind) -> list[Seen]:
+    """The runs of a kind among records."""
+    return [found for each in lineages if (found := seen_of(kind, each)) is not None]
 
 
 def seen_of(kind: Kind, lineage: Lineage) -> Seen | None:
@@ -111,14 +117,11 @@ def named(runs: Iterator[int] | Sequence[int]) -> str:
     return f"{'run' if len(every) == 1 else 'runs'} {more}{listed} of this project"
 
 
-def _done(root: Path, verb: str) -> Iterator[Lineage]:
+def records(root: Path) -> Iterator[Lineage]:
+    """What the newest runs of a project say of themselves, the oldest first."""
     for number in numbers(root)[-MOST_RUNS:]:
-        try:
-            lineage = read_lineage(root, number)
-        except GyralError:  # damaged
-            continue
-        if lineage.verb == verb:
-            yield lineage
+        with contextlib.suppress(GyralError):  # damaged
+            yield read_lineage(root, number)
 
 
 def _is_like_this(lineage: Lineage) -> bool:

@@ -35,7 +35,7 @@ from gyral.lake.dataset import Dataset
 from gyral.law import intervals, runs
 from gyral.law.allocate import FLAT, REFUSING
 from gyral.law.choose import Law, choose
-from gyral.law.mixture_allocate import REPEATS
+from gyral.law.mixture_allocate import left_of
 from gyral.law.places import runs_of
 from gyral.law.sweep import stops
 from gyral.model import card as cards
@@ -127,7 +127,7 @@ def _by_law(root: Path, data: Dataset, config: Config, budget_s: float, given: C
     asked = _asked(steps, num_steps, config.train.batch * task.unit_per_row, task.num_rows * task.unit_per_row)
     seen_n, unique_n = asked["D"], asked["D_unique"]
     if "D_unique" not in law.axes:  # no run has repeated its data
-        asked["D"] = unique_n * (1 - REPEATS * np.expm1(-(seen_n / unique_n - 1) / REPEATS))
+        asked["D"] = left_of(seen_n, unique_n)
     table = law.table.columns
     is_near = (asked["N"] >= table["N"].min() / BEYOND) & (seen_n >= table["D"].min() / BEYOND)
     if not is_near.any():

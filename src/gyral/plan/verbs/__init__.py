@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple
+
+from gyral.config import Config
+from gyral.plan.cost import Bill
+from gyral.plan.figure import Plan
 
 
 class Asked(NamedTuple):
@@ -23,3 +29,9 @@ class Asked(NamedTuple):
     per_user: float = 0.0
     p99_ms: float = 100.0
     given: Collection[str] = ()
+
+
+def plan_of(verb: str, root: Path, config: Config, asked: Asked) -> tuple[Plan, Bill | None]:
+    """What a verb that has a module here would take, and a bill where there is one."""
+    found: tuple[Plan, Bill | None] = import_module(f"{__name__}.{verb}").plan(root, config, asked)
+    return found

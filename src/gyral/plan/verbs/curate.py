@@ -12,11 +12,11 @@ from gyral.config import Config
 from gyral.curate.readers.lake import SCHEME
 from gyral.curate.verb import name_of
 from gyral.errors import GyralError, NotFound
-from gyral.files import find_version
+from gyral.files import find_version, size_of
 from gyral.lake import dataset as datasets
 from gyral.lake.dataset import Dataset
 from gyral.lake.table import Lake
-from gyral.plan.counting import documents_of, size_of
+from gyral.plan.counting import documents_of
 from gyral.plan.figure import Figure, Plan
 from gyral.plan.kinds import AGAIN, CURATE, DOCUMENTS
 from gyral.plan.past import Kind, foretold, seen

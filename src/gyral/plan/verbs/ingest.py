@@ -39,8 +39,9 @@ def plan(root: Path, config: Config, asked: Asked) -> tuple[Plan, Bill | None]:
         return _waiting(lake), None
     rows, held = rows_of(config.ingest.source)
     log = product("bytes", "events · bytes in the log, which is trimmed once they are in the lake", rows, FILE_BYTES)
-    told = {"events": rows, "read": held, "log": log, "lake": product("bytes", "", rows, lake_bytes(lake))}
-    told["lake"] = told["lake"]._replace(why=f"events · {lake_bytes(lake).value:.1f} bytes; {lake_bytes(lake).why}")
+    each = lake_bytes(lake)
+    kept = product("bytes", f"events · {each.value:.1f} bytes; {each.why}", rows, each)
+    told = {"events": rows, "read": held, "log": log, "lake": kept}
     return told | foretold(INGEST, rows.value, seen(root, INGEST)), None
 
 
