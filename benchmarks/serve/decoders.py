@@ -7,18 +7,18 @@ import time
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gyral.model.decoding.engine import Decoding, Limits
-from gyral.model.decoding.forward import Pass, Product, plain
+from gyral.model.decoding.forward import Pass, Product
 from gyral.model.decoding.pages import Pages
 from gyral.model.decoding.prefix import Prefixes
 from gyral.model.decoding.sampling import Sampling
 from gyral.model.decoding.sequence import TokenAsk
 from gyral.model.nets.llama import Llama, Shape
 from gyral.model.quant.linear import QuantLinear
-from gyral.model.quant.packing import to_int4, to_int8
+from gyral.model.quant.packing import to_bf16, to_int4, to_int8
+from gyral.model.quant.reordered import reordered
 from gyral.model.task import seeded
 
 SHAPE = Shape(32_000, 768, 12, 12, 12, 2_048, tied=False)
@@ -42,9 +42,8 @@ def big() -> Llama:
 
 
 def bf16(weight: Tensor) -> Product:
-    """Products in bfloat16, the stream in float32."""
-    weight = weight.detach().bfloat16()
-    return lambda x: F.linear(x.bfloat16(), weight).float()
+    """As served: products in bfloat16, the stream in float32."""
+    return QuantLinear(to_bf16(weight.detach().float().numpy()))
 
 
 def int8(weight: Tensor) -> Product:
@@ -59,7 +58,7 @@ def int4(weight: Tensor) -> Product:
     return QuantLinear(to_int4(weight.detach().float().numpy()))
 
 
-KINDS = {"fp32": plain, "bf16": bf16, "int8": int8, "int4": int4}
+KINDS = {"fp32": reordered, "bf16": bf16, "int8": int8, "int4": int4}
 
 
 def engine(

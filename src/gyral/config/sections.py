@@ -198,6 +198,9 @@ class Decode(Section, frozen=True):
     engine: Annotated[
         Literal["gyral", "openvino"], Meta(description="what computes a pass; `openvino` needs the extra of that name")
     ] = "gyral"
+    reordered: Annotated[
+        bool, Meta(description="float32 matrices are held a second time in the order that multiplies fastest: memory for time")
+    ] = True
     prefix_cache: Annotated[bool, Meta(description="beginnings that were read once are not read again")] = True
     draft: Annotated[str, Meta(description="a small model of the same tokens that guesses ahead; empty: none")] = ""
     guesses: Annotated[int, Meta(ge=1, le=7, description="of the small model, each pass")] = 4

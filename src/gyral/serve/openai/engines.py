@@ -69,7 +69,6 @@ class Engines:
     def _decodes(self, reader: Reader, version: str) -> Decodes:
         from gyral.model.decoding.alone import Alone
         from gyral.model.decoding.engine import Decoding, Limits
-        from gyral.model.decoding.forward import Forward
         from gyral.model.decoding.prefix import Prefixes
         from gyral.model.decoding.speculate import Drafter
         from gyral.model.nets.llama import Llama
@@ -82,11 +81,17 @@ class Engines:
         if config.draft:
             small = self._draft = self._draft or self._small(config.draft)
             drafter = Drafter(small, self._pages(small), shape.vocab, config.guesses)
-        forward: Pass = Forward(reader.model, reader.length) if is_ours else self._by_openvino(reader)
+        forward: Pass = self._by_us(reader) if is_ours else self._by_openvino(reader)
         pages = self._pages(forward)
         prefixes = Prefixes(pages) if config.prefix_cache else None
         limits = Limits(running=config.running, tokens_beside=config.chunk)
         return Decoding(forward, pages, prefixes, version, limits, drafter)
+
+    def _by_us(self, reader: Reader) -> Forward:
+        from gyral.model.decoding.forward import Forward, plain
+        from gyral.model.quant.reordered import reordered
+
+        return Forward(reader.model, reader.length, reordered if self._config.reordered else plain)
 
     def _by_openvino(self, reader: Reader) -> Pass:
         from gyral.model.decoding.openvino import OpenVinoForward
@@ -113,7 +118,6 @@ class Engines:
 
     def _small(self, name: str) -> Forward:
         """The small model: of the project, or of a package or a path."""
-        from gyral.model.decoding.forward import Forward
         from gyral.model.lm import LM
         from gyral.model.nets.llama import Llama
 
@@ -128,4 +132,4 @@ class Engines:
             reader = LM.load(folder)
         if not isinstance(reader.model, Llama):
             raise InputError(f"`{name}` cannot guess ahead", why="it is not of the Llama layout", where="decode.draft")
-        return Forward(reader.model, reader.length)
+        return self._by_us(reader)
