@@ -42,10 +42,10 @@ def train(root: Path, dataset: str, config: Config, given: Collection[str] | Non
     ------
     NotFound : there is no such dataset.  UsageError : it learns in closed form, for which seconds are all there is to say.
     """
-    from gyral.config import budget_seconds
+    from gyral.config import NOMINAL_FLOP_PER_S, budget_seconds
     from gyral.errors import UsageError
     from gyral.train import budget, scale
-    from gyral.train.neural import NOMINAL_FLOP_PER_S, cost_of, planned_steps
+    from gyral.train.neural import cost_of, planned_steps
     from gyral.train.readers import folder
     from gyral.train.tasks import open_task
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gyral import config as configs
-from gyral.config import with_values
+from gyral.config import budget_seconds, with_values
 from gyral.lake import dataset as datasets
 from gyral.law import runs
 from gyral.law.allocate import REPEATS
@@ -19,7 +19,7 @@ from gyral.law.places import runs_of
 from gyral.model import card as cards
 from gyral.plan import counters
 from gyral.train import budget, scale, shapes
-from gyral.train.neural import planned_steps
+from gyral.train.neural import FLOP_PER_UPDATED, STEP_FLOP, planned_steps
 from gyral.train.open_lm import shape_of
 
 from .. import verbs
@@ -258,3 +258,10 @@ def test_sizes_that_a_mesh_or_heads_do_not_divide_are_not_on_the_ladder(project)
         for each in shapes.ladder(configs.load(Path(), ["train.family=vision", "vision.heads=3"]), ())
     )
     assert shapes.ladder(configs.load(Path(), ["train.task=history"]), ()) == []
+
+
+def test_a_budget_in_flop_is_spent_on_as_many():
+    """What every step costs beside its products is paid from it too."""
+    for flops, updated in ((1e9, 0), (3e8, 100_000)):
+        steps = planned_steps(flops, updated, budget_seconds("1e12flop"), 1)
+        assert steps * flops == pytest.approx(1e12 * flops / (flops + STEP_FLOP + FLOP_PER_UPDATED * updated), rel=0.01)

@@ -198,17 +198,18 @@ def to_toml(config: Config) -> str:
     return "".join(lines + sections)
 
 
-def budget_seconds(text: str, *, flop_per_s: float = 20e9) -> float:
-    """Turn `90s`, `3m`, `1h` or `1e12flop` into seconds of one laptop core.
+NOMINAL_FLOP_PER_S = 30e9
+"""Of one core; by it a budget in seconds pays for work and one in FLOP for seconds, so both plan the same everywhere."""
 
-    Work is converted at a nominal rate, not a measured one, so that the same budget plans the same candidates everywhere.
-    """
+
+def budget_seconds(text: str) -> float:
+    """Turn `90s`, `3m`, `1h` or `1e12flop` into seconds of one laptop core."""
     match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?\d+)?)\s*(s|sec|m|min|h|flop|flops)\s*", text)
     number = _float(match.group(1)) if match else None
     if match is None or number is None:
         raise ConfigError(f"`--budget {text}` is not a time or an amount of work", hint="write `90s`, `3m`, `1h` or `1e12flop`")
     unit = match.group(2)
-    seconds = number * {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}.get(unit, 1 / flop_per_s)
+    seconds = number * {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}.get(unit, 1 / NOMINAL_FLOP_PER_S)
     if not 0 < seconds < 1e9:
         raise ConfigError(
             f"`--budget {text}` {'buys nothing' if seconds <= 0 else 'has no end'}",

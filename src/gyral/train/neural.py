@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gyral.config import Config
+from gyral.config import NOMINAL_FLOP_PER_S, Config
 from gyral.engine import ranks, ray_ranks
 from gyral.errors import RankError
 from gyral.files import write_atomic
@@ -25,8 +25,6 @@ from gyral.train.telling import Teller
 
 CHECKPOINT_S = 60.0
 """Between two checkpoints, where nothing else is asked, at the nominal rate."""
-NOMINAL_FLOP_PER_S = 30e9
-"""What a rank is taken to compute when a budget is turned into steps: by the clock, two runs would not be equal."""
 STEP_FLOP = 1e8
 FLOP_PER_UPDATED = 40.0
 """What a step costs beside its products: 3 ms, and 1.3 ns a parameter that is updated. Tables have many and multiply little."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gyral.config import Config
+from gyral.config import NOMINAL_FLOP_PER_S, Config
 from gyral.config.training import Optim
 from gyral.model.card import Weights
 from gyral.model.holdout import Split, measure
@@ -24,7 +24,6 @@ from gyral.model.recommender import Interactions, Recommender, Spec, fit_with
 from gyral.model.sequences import Sequences, window_flops
 from gyral.progress import Meter
 from gyral.train.closed_form import MIN_GAIN
-from gyral.train.neural import NOMINAL_FLOP_PER_S
 
 if TYPE_CHECKING:
     from torch import nn
