@@ -107,7 +107,7 @@ def evaluate(root: Path, sets: tuple[str, ...], as_json: bool, model: str, datas
 
 @click.group(cls=Commands)
 def new() -> None:
-    """Write a package to begin with: a plug-in that brings a source, a curate step, a family and a page."""
+    """Write a package to begin with, that installs and runs as it is."""
 
 
 @new.command()
@@ -115,7 +115,7 @@ def new() -> None:
 @click.argument("folder", required=False, type=click.Path(path_type=Path), metavar="[DIR]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def plugin(name: str, folder: Path | None, as_json: bool) -> None:
-    """Write the plug-in NAME into DIR, by default ./gyral-NAME: it installs, runs and has its test."""
+    """Write the plug-in NAME into DIR, by default ./gyral-NAME: a source, a curate step, a family, a page, and a test."""
     from gyral.new.plugin import check
     from gyral.new.plugin import plugin as write
 

@@ -162,7 +162,7 @@ def _plugged(site: Site, request: Request, each: Plugged) -> Response:
         if is_twin:
             return _json(told)
         body = site.templates.from_string(each.page.template if each.page is not None else "")
-        data = {"title": each.title, "body": body, "told": told, "running": told.get("running")}
+        data = {"title": each.title, "error": None, "body": body, "told": told, "running": told.get("running")}
         return HTMLResponse(_render(site, request, "plugged.html", data), headers=HEADERS)
     except (Exception, SystemExit) as error:  # somebody else's code: it fails alone
         trouble = plugged.trouble(each, error)

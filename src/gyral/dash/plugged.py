@@ -76,7 +76,12 @@ def trouble(each: Plugged, error: BaseException) -> dict[str, Any]:
     what = f"the page `{each.name}` of a plug-in failed"
     if isinstance(error, GyralError):
         return {"what": error.what, "where": error.where or what, "why": error.why, "hint": error.hint}
-    return {"what": what, "where": "", "why": f"{type(error).__name__}: {error}", "hint": "the package that brings it has to be mended"}
+    return {
+        "what": what,
+        "where": "",
+        "why": f"{type(error).__name__}: {error}",
+        "hint": "the package that brings it has to be mended",
+    }
 
 
 def _load(name: str) -> Plugged:
