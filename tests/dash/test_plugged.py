@@ -2,7 +2,9 @@
 
 import json
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gyral import plugins
@@ -46,6 +48,11 @@ def test_a_page_is_drawn_and_has_its_twin_and_its_place_in_the_navigation(plug, 
     assert ask(served, "/pages/weather.json").json() == {"word": "shop", "num": 12_345}
     assert "pages/weather" in parse(ask(served, "/").text).hrefs
     assert ask(served, "/pages/other").status_code == 404
+
+
+def test_numbers_of_numpy_and_paths_are_told_as_json_has_them(plug, project, overview, ask):
+    plug(weather=Page("Weather", lambda root: {"one": np.float32(0.5), "all": np.arange(3), "at": Path("a/b")}, ""))
+    assert ask(app(project, overview), "/pages/weather.json").json() == {"one": 0.5, "all": [0, 1, 2], "at": "a/b"}
 
 
 def test_texts_are_escaped_even_those_that_say_they_need_not_be(plug, project, overview, ask):

@@ -60,7 +60,7 @@ class Plugged(NamedTuple):
         """What it tells, as its twin has it; whatever it raises."""
         if self.page is None:
             raise self.error or LookupError(self.name)
-        found = msgspec.json.decode(msgspec.json.encode(self.page.gather(root)))
+        found = msgspec.json.decode(msgspec.json.encode(self.page.gather(root), enc_hook=_plain))
         if not isinstance(found, dict):
             raise TypeError(f"it tells a {type(found).__name__}, not a mapping")
         return found
@@ -92,3 +92,14 @@ def _load(name: str) -> Plugged:
     if not isinstance(page, Page):
         return Plugged(name, None, TypeError(f"it is a {type(page).__name__}, not a `gyral.dash.plugged.Page`"))
     return Plugged(name, page)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has for a kind of text (`Markup`, which is escaped like any other), a path, or a number or array of numpy."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"JSON cannot hold a {type(value).__name__}")
