@@ -143,6 +143,15 @@ def names(kind: str) -> list[str]:
     return sorted({*_BUILTIN[kind], *installed, *registered})
 
 
+def packages() -> dict[str, list[tuple[str, str]]]:
+    """Installed packages that bring hooks: name of the package → kinds and names."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for kind in KINDS:
+        for point in entry_points(group=f"gyral.{kind}"):
+            found.setdefault(point.dist.name if point.dist is not None else point.module, []).append((kind, point.name))
+    return found
+
+
 def check(kind: str, name: str, *others: str) -> None:
     """Refuse a name nobody registered, without loading anything.
 

@@ -46,10 +46,13 @@ def test_a_package_is_written_installed_and_goes_through_its_hooks(tmp_path):
     assert refused.returncode == 2 and "there is a source `shop_floor` already" in refused.stderr
     assert not (tmp_path / "again").exists()
 
+    assert "source shop_floor, family shop_floor" in _doctor(tmp_path, path, "ok")["found"]
+
     # a package whose module is broken is named by the error, and is no crash
     (site / "gyral_shop_floor" / "source.py").write_text("import nothing_of_this_name\n")
     broken = gyral("ingest", "--source", "shop_floor:9", cwd=tmp_path, PYTHONPATH=path)
     assert broken.returncode == 2 and "pip uninstall gyral-shop-floor" in broken.stderr and "Traceback" not in broken.stderr
+    assert "nothing_of_this_name" in _doctor(tmp_path, path, "bad")["found"]
 
 
 def test_nothing_of_the_templates_name_is_left(tmp_path):
@@ -91,6 +94,14 @@ def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path):
 def test_new_alone_says_what_it_can_make(tmp_path):
     done = gyral("new", cwd=tmp_path)
     assert "plugin" in done.stderr and "a source, a curate step" in " ".join(done.stderr.split()) and not done.stdout
+
+
+def _doctor(folder, path, state):
+    """What `gyral doctor` finds of the package, which is in this state."""
+    told = json.loads(gyral("doctor", "--json", cwd=folder, PYTHONPATH=path).stdout)["findings"]
+    (found,) = (each for each in told if each["check"] == "plug-in gyral-shop-floor")
+    assert found["state"] == state
+    return found
 
 
 def _files(folder):
