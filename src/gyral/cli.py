@@ -41,7 +41,7 @@ from gyral.console import (
     turns_and_pages,
 )
 from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, UsageError, render
-from gyral.tools import bench, doctor, evaluate
+from gyral.tools import bench, doctor, evaluate, new
 from gyral.tools_law import law
 from gyral.usage import Commands
 
@@ -76,7 +76,7 @@ def main() -> None:
         fail(fault(error), 1)
 
 
-@click.group(cls=Commands, commands=[bench, doctor, evaluate, law], context_settings=SETTINGS)
+@click.group(cls=Commands, commands=[bench, doctor, evaluate, law, new], context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="gyral")
 def commands() -> None:
     """gyral closes the loop of machine learning: events in, models out, and what people do next comes back.

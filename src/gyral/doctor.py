@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from gyral import config as configs
+from gyral import plugins
 from gyral import run as runs
 from gyral.errors import OPTIONAL, GyralError, NotFound
 from gyral.lake import dataset as datasets
@@ -43,7 +44,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 def examine(root: Path) -> list[Finding]:
     """Run every check; none changes anything but one temporary file."""
-    return [*_machine(root), *_packages(), *_project(root)]
+    return [*_machine(root), *_packages(), *_plug_ins(), *_project(root)]
 
 
 def measure(root: Path, tell: Callable[[str], None]) -> list[Finding]:
@@ -99,6 +100,21 @@ def _packages() -> Iterator[Finding]:
     lack = [each for each in others if any(find_spec(name) is None for name, extra in OPTIONAL.items() if extra == each)]
     hint = "pip install 'gyral[NAME]' where a command asks for one" if lack else ""
     yield Finding("other extras", "ok", f"all but {', '.join(lack)}" if lack else "all", hint)
+
+
+def _plug_ins() -> Iterator[Finding]:
+    """Packages that bring hooks, and whether what they bring can be loaded."""
+    for package, hooks in plugins.packages().items():
+        found, state, hint = ", ".join(f"{kind} {name}" for kind, name in hooks), "ok", ""
+        for kind, name in hooks:
+            try:
+                plugins.find(kind, name)
+            except GyralError as error:
+                found, state, hint = f"{error.what}: {error.why}", "bad", error.hint
+            except Exception as error:  # whatever happens while somebody's module is imported
+                found, state = f"{kind} {name}: {type(error).__name__}: {error}", "bad"
+                hint = f"install what it needs, or take it away: `pip uninstall {package}`"
+        yield Finding(f"plug-in {package}", state, found, hint)
 
 
 def _project(root: Path) -> Iterator[Finding]:

@@ -13,6 +13,7 @@
 | `texts` | a function `(rows, config, note) -> texts`: what is learned from events of this kind that have just come in |
 | `stage` | a function `(config) -> Stage`, or None where it has nothing to do: signals of documents |
 | `engine` | an `Engine`: where a map of pure functions runs |
+| `page` | a `gyral.dash.plugged.Page`: what a page of `gyral dash` tells, and how it is drawn |
 
 A compressor with an attribute `needs_calibration` is given a `gyral.model.quant.calibration.Calibration` as well. A name that
 ends in `*`, `prune-*`, stands for all that begin so: its object is called with the rest, and gives what is meant.
@@ -25,12 +26,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from gyral.errors import ConfigError, UsageError, did_you_mean
+from gyral.errors import OPTIONAL, ConfigError, GyralError, UsageError, did_you_mean
 
-KINDS = ("source", "layout", "family", "trainer", "task", "lesson", "compressor", "format", "texts", "stage", "engine")
+KINDS = ("source", "layout", "family", "trainer", "task", "lesson", "compressor", "format", "texts", "stage", "engine", "page")
 
 _BUILTIN: dict[str, dict[str, str]] = {
     "source": {
@@ -123,6 +124,7 @@ _BUILTIN: dict[str, dict[str, str]] = {
         )
     },
     "engine": {"local": "gyral.engine.local:LocalEngine", "ray": "gyral.engine.ray:RayEngine"},
+    "page": {},  # gyral's own are `gyral.dash.pages`
 }
 _registered: dict[tuple[str, str], Any] = {}
 
@@ -139,6 +141,15 @@ def names(kind: str) -> list[str]:
     installed = (point.name for point in entry_points(group=f"gyral.{kind}"))
     registered = (name for known, name in _registered if known == kind)
     return sorted({*_BUILTIN[kind], *installed, *registered})
+
+
+def packages() -> dict[str, list[tuple[str, str]]]:
+    """Installed packages that bring hooks: name of the package → kinds and names."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for kind in KINDS:
+        for point in entry_points(group=f"gyral.{kind}"):
+            found.setdefault(point.dist.name if point.dist is not None else point.module, []).append((kind, point.name))
+    return found
 
 
 def check(kind: str, name: str, *others: str) -> None:
@@ -162,17 +173,33 @@ def find(kind: str, name: str) -> Any:
 
     Raises
     ------
-    UsageError : nothing has this name; the hint lists those that exist.
+    UsageError : nothing has this name; the hint lists those that exist. Or a package has it and its module cannot be imported.
     """
     if (kind, name) in _registered:
         return _registered[kind, name]
     for point in entry_points(group=f"gyral.{kind}", name=name):
-        return point.load()
+        return _loaded(kind, point)
     check(kind, name)
     if name in _BUILTIN[kind]:
         return _imported(_BUILTIN[kind][name])
     family = _family_of(name, names(kind))
     return find(kind, family)(name[len(family) - 1 :])
+
+
+def _loaded(kind: str, point: EntryPoint) -> Any:
+    """What an entry point names. An extra of gyral's that is missing is told as such, all else as the fault of the package."""
+    try:
+        return point.load()
+    except (GyralError, ImportError, AttributeError) as error:
+        if isinstance(error, GyralError) or str(getattr(error, "name", "")).partition(".")[0] in OPTIONAL:
+            raise
+        package = point.dist.name if point.dist is not None else point.module
+        raise UsageError(
+            f"the {kind} `{point.name}` of the package `{package}` cannot be loaded",
+            where=point.value,
+            why=str(error),
+            hint=f"install the package again, or take it away: `pip uninstall {package}`",
+        ) from error
 
 
 def _family_of(name: str, known: list[str]) -> str:

@@ -103,3 +103,25 @@ def evaluate(root: Path, sets: tuple[str, ...], as_json: bool, model: str, datas
     from gyral.show import eval_table
 
     print_result(as_json, result, lambda: eval_table(result))
+
+
+@click.group(cls=Commands)
+def new() -> None:
+    """Write a package to begin with, that installs and runs as it is."""
+
+
+@new.command()
+@click.argument("name")
+@click.argument("folder", required=False, type=click.Path(path_type=Path), metavar="[DIR]")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def plugin(name: str, folder: Path | None, as_json: bool) -> None:
+    """Write the plug-in NAME into DIR, by default ./gyral-NAME: a source, a curate step, a family, a page, and a test."""
+    from gyral.new.plugin import check
+    from gyral.new.plugin import plugin as write
+
+    check(name)
+    folder = folder or Path(f"gyral-{name.replace('_', '-')}")
+    files = write(name, folder)
+    listed = "\n".join(f"  {each}" for each in files)
+    text = f"{folder}\n{listed}\n\nnext: pip install -e {folder} && gyral ingest --source {name}:2000"
+    print_result(as_json, {"folder": str(folder), "files": [str(each) for each in files]}, lambda: text)

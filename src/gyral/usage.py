@@ -21,7 +21,7 @@ FLAGS = {
 SECTIONS = {
     "The ring": ("ingest", "curate", "train", "compress", "serve"),
     "All of it": ("loop",),
-    "Tools": ("show", "eval", "doctor", "dash", "erase", "law", "bench"),
+    "Tools": ("show", "eval", "doctor", "dash", "erase", "law", "bench", "new"),
 }
 
 

@@ -29,7 +29,11 @@ def test_every_module_says_what_it_decides():
 
 def test_user_errors_are_never_asserts():
     found = [
-        f"{path.name}: {line}" for path in MODULES for line in path.read_text().splitlines() if re.match(r"\s*assert ", line)
+        f"{path.name}: {line}"
+        for path in MODULES
+        if not path.name.startswith("test_")  # of the package that `gyral new plugin` writes
+        for line in path.read_text().splitlines()
+        if re.match(r"\s*assert ", line)
     ]
     assert found == []
 

@@ -23,8 +23,9 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from gyral import __version__
-from gyral.dash import figures, formats, gather, live, load, planning, scaling, serving
+from gyral.dash import figures, formats, gather, live, load, planning, plugged, scaling, serving
 from gyral.dash.gather import Data, LakeOverview
+from gyral.dash.plugged import Plugged
 from gyral.dash.records import NAME, NUMBER
 from gyral.errors import NotFound
 
@@ -99,7 +100,9 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
     ):
         environment.filters[name] = getattr(formats, name)
     environment.globals.update(live=live, load=load, planning=planning, scaling=scaling, serving=serving)
-    environment.globals.update(figures=figures, rate=formats.rate, value_of=formats.value_of, version=__version__, tabs=TABS)
+    environment.globals.update(figures=figures, rate=formats.rate, value_of=formats.value_of, version=__version__)
+    others = plugged.found()
+    environment.globals["tabs"] = (*TABS, *((each.address, each.title) for each in others))
     site = Site(root, lake_overview, as_files, environment)
 
     def page(template: str, data: Callable[[str], Data]) -> Callable[[Request], Response]:
@@ -124,6 +127,9 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
     def run_or_verb(request: Request) -> Response:
         return (run if NUMBER.fullmatch(_name(request)) else runs)(request)
 
+    def of_others(each: Plugged) -> Callable[[Request], Response]:
+        return lambda request: _plugged(site, request, each)
+
     return Starlette(
         routes=[
             Route("/", lists["index"]),
@@ -132,6 +138,7 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
             Route("/runs/{name}", run_or_verb),
             Route("/models/{name}", page("model.html", lambda name: gather.model(root, name))),
             Route("/datasets/{name}", page("dataset.html", lambda name: gather.dataset(root, name))),
+            *(Route(f"/{each.address}{end}", of_others(each)) for each in others for end in ("", ".json")),
         ],
         exception_handlers={404: _missing(site), NotFound: _missing(site)},
     )
@@ -145,6 +152,24 @@ def _answer(site: Site, request: Request, template: str, gather_page: Callable[[
     if request.url.path.endswith(".json"):
         return _json(data)
     return HTMLResponse(_render(site, request, template, data), headers=HEADERS if template != FORM else FORM_HEADERS)
+
+
+def _plugged(site: Site, request: Request, each: Plugged) -> Response:
+    """The page of a package, its twin, or what went wrong in it."""
+    is_twin = request.url.path.endswith(".json")
+    try:
+        told = each.told(site.root)
+        if is_twin:
+            return _json(told)
+        body = site.templates.from_string(each.page.template if each.page is not None else "")
+        data = {"title": each.title, "error": None, "body": body, "told": told, "running": told.get("running")}
+        return HTMLResponse(_render(site, request, "plugged.html", data), headers=HEADERS)
+    except (Exception, SystemExit) as error:  # somebody else's code: it fails alone
+        trouble = plugged.trouble(each, error)
+        if is_twin:
+            return _json(trouble, 500)
+        text = _render(site, request, "plugged.html", {"title": each.title, "error": trouble})
+        return HTMLResponse(text, 500, headers=HEADERS)
 
 
 def _missing(site: Site) -> Callable[[Request, Exception], Response]:
@@ -177,7 +202,7 @@ def _render(site: Site, request: Request, template: str, data: Data) -> str:
         "link": link,
         "ago": ago,
         "twin": up + quote(here or "index", safe="/@") + ".json" + (f"?{request.url.query}" if request.url.query else ""),
-        "tab": here.partition("/")[0],
+        "tab": here if here.startswith(f"{plugged.PREFIX}/") else here.partition("/")[0],
         "as_files": site.as_files,
         "refreshes": bool(data.get("running")) and not site.as_files,
         "written": f"{datetime.now(UTC):%-d %b %Y, %H:%M} UTC",

@@ -52,7 +52,7 @@ def open_source(uri: str, root: Path, note: Callable[[str], None]) -> Source:
     ------
     InputError : the source is missing, empty or of no known kind.
     """
-    scheme = re.match(r"([a-z][a-z0-9+]+):", uri)
+    scheme = re.match(r"([a-z][a-z0-9+_-]+):", uri)
     name = scheme.group(1) if scheme and scheme.group(1) in plugins.names("source") else "file"
     source: Source = plugins.find("source", name)(uri, root, note)
     return source

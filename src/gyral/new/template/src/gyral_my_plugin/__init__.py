@@ -1,0 +1,1 @@
+"""A plug-in of gyral: a source, a curate step, a family and a page."""
