@@ -2,9 +2,8 @@
 
 A key is 256 random bits, so a plain SHA-256 of it tells nothing and costs nothing (1 µs). It is looked up by its hash, in a
 dict whose own hash is seeded for each process, and compared in constant time; how long a look-up takes says nothing about a
-key, because nobody can choose the hash of a key that he does not have.
-`keys.toml` holds
-their hashes, written by `gyral keys`.
+key, because nobody can choose the hash of a key that he does not have. `gyral keys` writes
+hashes to `keys.toml`.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class KeysFile:
-    """Keys in a file, read again when it changes; a broken file leaves those that were there, a missing one leaves none.
+    """Keys in a file, read again when it changes; a file that is broken or gone leaves those that were there.
 
     Parameters
     ----------
@@ -124,7 +123,7 @@ class KeysFile:
             return False
         self._stamp = stamp
         try:
-            self.keys = [each for each in read_keys(self._path) if each.may == self._may] if stamp is not None else []
+            self.keys = [each for each in read_keys(self._path) if each.may == self._may]
         except ConfigError as error:
             self._note(f"keys     stay as they are: {error.what}: {error.why}")
             return False

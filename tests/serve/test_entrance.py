@@ -150,7 +150,7 @@ def test_nothing_listens_beyond_this_machine_without_keys_unless_it_is_said(runn
     refused.log.seek(0)
     assert b"without a key" in (said := refused.log.read()) and b"gyral keys add" in said
     opened = running(tmp_path / "shop", *words, "--set", "listen.open=true")
-    assert opened.ask("GET", "/healthz")[0] == 200
+    assert opened.ask("GET", "/" if words[0] == "dash" else "/healthz")[0] == 200
 
 
 def test_pages_want_a_key_over_tls_and_the_cookie_ends_with_it(running, tmp_path):

@@ -29,8 +29,9 @@ _HEADERS: tuple[Header, ...] = (
 )
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>gyral: key</title><style>:root { color-scheme: light dark } body { font: 16px/1.5 system-ui, sans-serif;
-margin: 4rem auto; max-width: 24rem; padding: 0 1rem } input, button { font: inherit; padding: .4rem .6rem; box-sizing: border-box; width: 100% }
-button { margin-top: .6rem }</style><main><h1>gyral</h1>%s<form method="post" action="/login"><label>Key
+margin: 4rem auto; max-width: 24rem; padding: 0 1rem }
+input, button { font: inherit; padding: .4rem .6rem; box-sizing: border-box; width: 100% } button { margin-top: .6rem }
+</style><main><h1>gyral</h1><!--said--><form method="post" action="/login"><label>Key
 <input type="password" name="key" autocomplete="current-password" required autofocus></label><button>Enter</button></form>
 <p><code>gyral keys add NAME --may see</code> makes one.</main></html>
 """
@@ -121,7 +122,7 @@ async def _refuse(path: str, scope: Scope, receive: Receive, send: Send) -> None
 
 
 async def _page(send: Send, status: int, said: str) -> None:
-    body = (_PAGE % said).encode()
+    body = _PAGE.replace("<!--said-->", said).encode()
     headers = [*_HEADERS, (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
