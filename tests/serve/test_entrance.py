@@ -187,6 +187,7 @@ def test_a_certificate_that_is_none_is_told(running, tmp_path):
     assert b"cannot be used for HTTPS" in refused.log.read()
 
 
+@pytest.mark.alone  # counts guesses a second
 def test_guesses_are_slowed_and_no_secret_is_written_anywhere(running, tmp_path):
     secrets, _ = grants(tmp_path / "shop")
     server = running(tmp_path / "shop", "ingest", "--listen", "127.0.0.1:0")
