@@ -38,10 +38,12 @@ from gyral.console import (
     source_options,
     start_run,
     stop_at_end_of_input,
+    tls_options,
     turns_and_pages,
 )
 from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, UsageError, render
 from gyral.tools import bench, doctor, evaluate, new
+from gyral.tools_keys import keys
 from gyral.tools_law import law
 from gyral.usage import Commands
 
@@ -76,7 +78,7 @@ def main() -> None:
         fail(fault(error), 1)
 
 
-@click.group(cls=Commands, commands=[bench, doctor, evaluate, law, new], context_settings=SETTINGS)
+@click.group(cls=Commands, commands=[bench, doctor, evaluate, keys, law, new], context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="gyral")
 def commands() -> None:
     """gyral closes the loop of machine learning: events in, models out, and what people do next comes back.
@@ -119,6 +121,7 @@ def loop(
 @click.option("--schemas", type=click.Path(path_type=Path), metavar="FILE", help="Register schemas: fields become columns.")
 @click.option("--from", "from_", metavar="LOG", help="Commit what a topic holds: kafka://HOST:PORT/TOPIC.")
 @click.option("--follow", is_flag=True, help="Go on committing what the log gets, until stopped.")
+@tls_options
 @into_option
 @on_option
 @planned(people=True)
@@ -228,6 +231,7 @@ def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, out: 
 @click.option("--port", type=int, help="Port; 0 takes a free one.")
 @click.option("--workers", type=int, help="Processes that answer; 0, the default: the server itself does.")
 @click.option("--draft", metavar="MODEL", help="A small language model that guesses ahead for a large one.")
+@tls_options
 @click.option("--child-of", type=int, hidden=True, help="Run this belongs to; stop when its process goes.")
 @planned(people=True)
 @common
@@ -249,6 +253,7 @@ def serve(root: Path, sets: tuple[str, ...], as_json: bool, model: str, child_of
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port; 0 takes a free one.")
 @click.option("--export", type=click.Path(path_type=Path), metavar="DIR", help="Write the pages as files instead.")
+@tls_options
 @common
 def dash(root: Path, sets: tuple[str, ...], as_json: bool, export: Path | None, **flags: Any) -> None:
     """Show the loop, the runs, the models, the lake and the datasets as pages."""

@@ -182,6 +182,11 @@ def host_and_port(text: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
+def tls_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("--tls-key", metavar="FILE", help="Its key, where that is a file of its own.")(command)
+    return click.option("--tls-cert", metavar="FILE", help="Certificate and its chain, PEM: HTTPS.")(command)
+
+
 def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [

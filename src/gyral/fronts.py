@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from gyral.config import Config
+from gyral.config.sections import Collect, Serve
 from gyral.dash.app import app as pages
-from gyral.errors import Interrupted
+from gyral.errors import Interrupted, UsageError
 from gyral.http.operations import Documented
 from gyral.ingest import described
 from gyral.ingest import listen as ingest
+from gyral.keys import FILE_NAME
 from gyral.lake.table import Lake
 from gyral.run import Run
 from gyral.serve import said, server
+from gyral.serve.entrance import Entrance, is_of_this_machine
 from gyral.serve.said import FeedbackRoute
 
 if TYPE_CHECKING:
@@ -41,6 +46,10 @@ def serve(root: Path, model: str, config: Config, run: Run, is_child: bool, read
         run.summarize(url=url)
         ready({"url": url, "pid": os.getpid()}, f"{model} answers at {url}; pages at {url}/")
 
+    entrance = Entrance.of(root, config.listen, config.serve.host, run.note, is_child=is_child)
+    if not is_child:
+        config = _with_keys(root, config)
+        _closed(config, config.serve.host, entrance, {"ask": config.serve, "send": config.collect, "see the pages": None})
     events = [*described.operations(), *map(said.operation, described.operations())]
     run.reads("model", model)
     lake = Lake.of(root, config)
@@ -53,7 +62,7 @@ def serve(root: Path, model: str, config: Config, run: Run, is_child: bool, read
         told = server.serve(
             root, model, config.serve, lake, rerank=config.rerank, decode=config.decode, mounts=mounts, described=events,
             on_ready=on_ready, note=run.note, folder=run.folder / "workers", on=config.on,
-            record=lambda line: run.metric("serving", **line),
+            record=lambda line: run.metric("serving", **line), entrance=entrance,
         )  # fmt: skip
     run.summarize(**told.counts)
     if told.was_interrupted:
@@ -67,15 +76,16 @@ def listen(root: Path, config: Config, run: Run, host: str, port: int, ready: Re
     ------
     Interrupted : it was stopped by a signal.
     """
-    if host not in ("127.0.0.1", "localhost", "::1") and not config.collect.keys:
-        run.note(f"anybody who reaches {host} can send: set `[[collect.keys]]`, or listen on 127.0.0.1")
+    config = _with_keys(root, config)
+    entrance = Entrance.of(root, config.listen, host, run.note)
+    _closed(config, host, entrance, {"send": config.collect})
 
     def on_ready(url: str) -> None:
         run.summarize(url=url)
         ready({"url": url, "pid": os.getpid()}, f"POST events to {url}/v1/events (Ctrl-C stops)")
 
     told = Documented("gyral ingest --listen", described.operations)
-    summary = ingest.listen(root, config, run, lambda app: server.serve_app(told.before(app), host, port, on_ready))
+    summary = ingest.listen(root, config, run, lambda app: server.serve_app(told.before(app), host, port, on_ready, entrance))
     if summary["was_interrupted"]:
         raise Interrupted(f"stopped after {summary['accepted']:,} events")
 
@@ -91,5 +101,37 @@ def dash(root: Path, config: Config, ready: Ready) -> None:
     def on_ready(url: str) -> None:
         ready({"url": url}, f"pages at {url}/ (Ctrl-C stops)")
 
-    if server.serve_app(pages(root, Lake.of(root, config).overview), config.dash.host, config.dash.port, on_ready):
+    host, port = config.dash.host, config.dash.port
+    entrance = Entrance.of(root, config.listen, host, print)
+    _closed(config, host, entrance, {"see the pages": None})
+    if server.serve_app(pages(root, Lake.of(root, config).overview), host, port, on_ready, entrance):
         raise Interrupted("stopped")
+
+
+def _with_keys(root: Path, config: Config) -> Config:
+    """With the keys of the project's `keys.toml`, where there is one."""
+    file = root / FILE_NAME
+    if not file.exists():
+        return config
+    replace = msgspec.structs.replace
+    serve = replace(config.serve, keys_file=config.serve.keys_file or str(file))
+    return replace(config, serve=serve, collect=replace(config.collect, keys_file=config.collect.keys_file or str(file)))
+
+
+def _closed(config: Config, host: str, entrance: Entrance, open_to: Mapping[str, Serve | Collect | None]) -> None:
+    """Refuse to listen beyond this machine where something wants no key.
+
+    Raises
+    ------
+    UsageError : anybody could do something, and `listen.open` does not say that they may.
+    """
+    if config.listen.open or is_of_this_machine(host):
+        return
+    may = [
+        what
+        for what, part in open_to.items()
+        if (not (part.keys or part.keys_file) if part is not None else entrance.login is None)
+    ]
+    if may:
+        hint = "make keys: `gyral keys add NAME --may ask` (or send, see); or say `--set listen.open=true`"
+        raise UsageError(f"whoever reaches {host} could {' and '.join(may)} without a key", hint=hint)

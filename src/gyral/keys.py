@@ -2,7 +2,8 @@
 
 A key is 256 random bits, so a plain SHA-256 of it tells nothing and costs nothing (1 µs). It is looked up by its hash, in a
 dict whose own hash is seeded for each process, and compared in constant time; how long a look-up takes says nothing about a
-key, because nobody can choose the hash of a key that he does not have.
+key, because nobody can choose the hash of a key that he does not have. `gyral keys` writes
+hashes to `keys.toml`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,22 @@ import hashlib
 import hmac
 import math
 import secrets
-from collections.abc import Mapping
-from typing import Generic, TypeVar
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Generic, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from gyral.config.sections import Caller
+from gyral.errors import ConfigError
+from gyral.files import write_atomic
+from gyral.toml import toml
+
+FILE_NAME = "keys.toml"
+"""In a project folder: while it is there, nothing but `/healthz` is answered without a key."""
+LOOK_EVERY_S = 1.0
 
 T = TypeVar("T")
 
@@ -65,3 +80,90 @@ class Bucket:
         """Take; what was taken too much comes back by a negative amount."""
         if math.isfinite(amount):
             self._left = min(self._burst, self._left - amount)
+
+
+class Granted(Caller, frozen=True, kw_only=True):
+    """A key of `keys.toml`: of whom it is, what it is good for, and how much of it."""
+
+    may: Literal["ask", "send", "see"] = "ask"
+    events_per_s: Annotated[int, Meta(ge=0)] = 0
+    added: str = ""
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    keys: list[Granted] = []
+
+
+class KeysFile:
+    """Keys in a file, read again when it changes; a file that is broken or gone leaves those that were there.
+
+    Parameters
+    ----------
+    may : what the keys are good for that are wanted here.
+    note : told of a file that became unreadable.
+
+    Raises
+    ------
+    ConfigError : the file cannot be read now.
+    """
+
+    def __init__(self, path: Path, may: str, note: Callable[[str], None] = print) -> None:
+        self._path, self._may, self._note = path, may, note
+        self._looked_at = time.monotonic()
+        self._stamp = _stamp(path)
+        self.keys = [each for each in read_keys(path) if each.may == may]
+
+    def has_changed(self, now: float) -> bool:
+        """Look at most once a second; whether `keys` are others than before."""
+        if 0 <= now - self._looked_at < LOOK_EVERY_S:
+            return False
+        self._looked_at = now
+        stamp = _stamp(self._path)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            self.keys = [each for each in read_keys(self._path) if each.may == self._may]
+        except ConfigError as error:
+            self._note(f"keys     stay as they are: {error.what}: {error.why}")
+            return False
+        return True
+
+
+def read_keys(path: Path) -> list[Granted]:
+    """All keys of a file.
+
+    Raises
+    ------
+    ConfigError : it cannot be read.
+    """
+    try:
+        keys = msgspec.toml.decode(path.read_bytes(), type=_File).keys
+    except (OSError, ValueError) as error:  # msgspec's, TOML's and Unicode's errors are ValueErrors
+        raise ConfigError(f"keys cannot be read from `{path}`", why=str(error), where=str(path)) from None
+    if len({each.name for each in keys}) < len(keys) or len({each.sha256.lower() for each in keys}) < len(keys):
+        raise ConfigError("keys cannot be used", why="two have one name, or one hash", where=str(path))
+    return keys
+
+
+def write_keys(path: Path, keys: Sequence[Granted]) -> None:
+    """Replace a file of keys; it holds hashes, and is its owner's alone to read."""
+    lines = ["# Made by `gyral keys`: hashes, from which no key can be had. Servers read it again when it changes."]
+    for each in keys:
+        lines += ["", "[[keys]]", *(f"{name} = {toml(value)}" for name, value in _said(each).items())]
+    write_atomic(path, "\n".join(lines) + "\n")
+    path.chmod(0o600)
+
+
+def _said(granted: Granted) -> dict[str, object]:
+    usual = msgspec.to_builtins(Granted(name="a", sha256="0" * 64))
+    told = {"name": granted.name, "may": granted.may, **msgspec.to_builtins(granted)}
+    return {name: value for name, value in told.items() if name == "may" or value != usual[name]}
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        told = path.stat()
+    except OSError:
+        return None
+    return told.st_mtime_ns, told.st_size, told.st_ino

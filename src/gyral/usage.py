@@ -15,13 +15,14 @@ FLAGS = {
     "source": "ingest.source", "layout": "ingest.layout", "from_": "ingest.log", "into": "lake", "budget": "train.budget",
     "family": "train.family", "seed": "train.seed", "turns": "loop.turns", "to": "compress.to",
     "max_loss": "compress.max_loss", "draft": "decode.draft", "on": "on", "place": "curate.source",
+    "tls_cert": "listen.tls_cert", "tls_key": "listen.tls_key",
 }  # fmt: skip
 """Options whose setting is not `VERB.OPTION`."""
 
 SECTIONS = {
     "The ring": ("ingest", "curate", "train", "compress", "serve"),
     "All of it": ("loop",),
-    "Tools": ("show", "eval", "doctor", "dash", "erase", "law", "bench", "new"),
+    "Tools": ("show", "eval", "doctor", "dash", "keys", "erase", "law", "bench", "new"),
 }
 
 

@@ -1,5 +1,6 @@
 import json
 
+import msgspec
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -53,3 +54,12 @@ def test_row_ids_depend_on_source_and_row_only():
     assert len(set(whole)) == 1000
     assert set(row_ids("other", 0, 1000).to_pylist()).isdisjoint(whole)
     assert all(len(each) == 32 and int(each, 16) >= 0 for each in whole)
+
+
+def test_a_batch_whose_stream_holds_nothing_is_none():
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, pa.schema([("a", pa.string())])):
+        pass
+    empty = msgspec.msgpack.encode({"events": sink.getvalue().to_pybytes(), "quarantine": b"", "format": 1})
+    with pytest.raises(InputError, match="cannot be decoded"):
+        decode_payload(empty)

@@ -27,6 +27,7 @@ from gyral.config.sections import (
     Device,
     Ingest,
     Kafka,
+    Listen,
     Loop,
     Section,
     Serve,
@@ -79,6 +80,7 @@ class Config(Section, frozen=True):
     rerank: Rerank = Rerank()
     loop: Loop = Loop()
     dash: Dash = Dash()
+    listen: Listen = Listen()
     bench: Bench = Bench()
 
 

@@ -66,7 +66,8 @@ class Key(Section, frozen=True):
 class Collect(Section, frozen=True):
     """HTTP → log: `POST /v1/events` of `gyral ingest --listen` and of `gyral serve`."""
 
-    keys: Annotated[list[Key], Meta(description="who may send; empty: everybody")] = []
+    keys: Annotated[list[Key], Meta(description="who may send; empty, and no `keys_file`: everybody")] = []
+    keys_file: Annotated[str, Meta(description="further keys, made by `gyral keys`; read again when it changes")] = ""
     max_body_bytes: Annotated[int, Meta(ge=64, le=1 << 30, description="larger requests are refused with 413")] = 8 << 20
     max_decoded_bytes: Annotated[int, Meta(ge=64, le=1 << 31, description="the same after decompression")] = 64 << 20
     max_events: Annotated[int, Meta(ge=1, description="events a request at most")] = 10_000
@@ -215,6 +216,18 @@ class Loop(Section, frozen=True):
         str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?x$", description="of `--live`: event time over time; `100000x`: a year in 5 min")
     ] = "100000x"
     users: Annotated[int, Meta(ge=1, le=1_000, description="of `--live`: connections at once")] = 16
+
+
+class Listen(Section, frozen=True):
+    """Who may reach what listens: `serve`, `ingest --listen` and `dash`."""
+
+    open: Annotated[bool, Meta(description="beyond 127.0.0.1 without keys: whoever reaches the port may do everything")] = False
+    hosts: Annotated[
+        list[str], Meta(description="names by which it is asked, beside addresses and names without a dot; `*`: any")
+    ] = []
+    origins: Annotated[list[str], Meta(description="web pages that may ask: `https://shop.example`")] = []
+    tls_cert: Annotated[str, Meta(description="PEM file of a certificate and its chain: HTTPS; empty: HTTP")] = ""
+    tls_key: Annotated[str, Meta(description="PEM file of the certificate's key; empty: it is in `tls_cert`")] = ""
 
 
 class Dash(Section, frozen=True):

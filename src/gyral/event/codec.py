@@ -56,6 +56,10 @@ def decode_payload(data: bytes, only: str = "", name: str = "") -> dict[str, pa.
     ----------
     name : of the batch, where others write; ids of what is bad in JSON are made of it.
     only : name of the one table whose rows are wanted; empty: all.
+
+    Raises
+    ------
+    InputError : it is no batch.
     """
     if name and not _is_payload(data):
         tables = _from_json(data, name)
@@ -67,7 +71,7 @@ def decode_payload(data: bytes, only: str = "", name: str = "") -> dict[str, pa.
         bodies = payload.tables
         wanted = [only] if only else list(bodies)
         return {name: _from_ipc(bodies[name]) for name in wanted if bodies[name]}
-    except (ValueError, OSError) as error:  # msgspec's and Arrow's errors are ValueErrors
+    except (ValueError, OSError, pa.ArrowException, StopIteration) as error:  # the last: a stream of no batch
         raise InputError("a log batch cannot be decoded", why=str(error)) from None
 
 

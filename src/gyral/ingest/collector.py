@@ -94,7 +94,7 @@ class Collector:
     def __init__(self, lake: Lake, log: EventLog, config: Collect, known: Known | None, note: Callable[[str], None]) -> None:
         self.counts: Counter[str] = Counter()
         self._lake, self._log, self._config, self._known, self._note = lake, log, config, known, note
-        self._keys = Keys(config.keys)
+        self._keys = Keys(config.keys, config.keys_file, note)
         lake.check(log)
         self.partition = ""
         """Taken with the first batch: most servers are never sent an event."""

@@ -4,18 +4,40 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from gyral.config.sections import Key
 from gyral.http import Refused
-from gyral.keys import Ring
+from gyral.keys import KeysFile, Ring
 
 
 class Keys:
-    """The keys of one server. Without any, everybody may send."""
+    """The keys of one server. Without any, everybody may send.
 
-    def __init__(self, keys: Sequence[Key]) -> None:
-        self._ring = Ring({key.sha256: Spender(key) for key in keys})
+    Parameters
+    ----------
+    file : further keys, those in it that may send; empty: none.
+    note : told of a file that became unreadable.
+
+    Raises
+    ------
+    ConfigError : the file cannot be read.
+    """
+
+    def __init__(self, keys: Sequence[Key], file: str = "", note: Callable[[str], None] = print) -> None:
+        self._told = list(keys)
+        self._file = KeysFile(Path(file), "send", note) if file else None
+        self._spenders: dict[str, Spender] = {}
+        self._use()
+
+    def _use(self) -> None:
+        """Whoever is unchanged keeps what it has spent."""
+        more = self._file.keys if self._file is not None else ()
+        keys = [*self._told, *(Key(each.name, each.sha256, each.events_per_s, int(each.bytes_per_s)) for each in more)]
+        kept = self._spenders
+        self._spenders = {key.sha256: kept[key.sha256] if key.sha256 in kept else Spender(key) for key in keys}
+        self._ring = Ring(self._spenders)
 
     def check(self, authorization: bytes) -> Spender | None:
         """The key of a request, None when none is asked for.
@@ -24,7 +46,9 @@ class Keys:
         ------
         Refused : 401 without a known key, 429 when it has spent more than its rates.
         """
-        if not len(self._ring):
+        if self._file is not None and self._file.has_changed(time.monotonic()):
+            self._use()
+        if not len(self._ring) and self._file is None:
             return None
         spender = self._ring.find(authorization)
         if spender is None:

@@ -34,6 +34,7 @@ from gyral.model.tiers import tiers
 from gyral.serve.app import App, Holds
 from gyral.serve.bundles.app import Bundles
 from gyral.serve.described import asked, beside
+from gyral.serve.entrance import Entrance
 from gyral.serve.feedback import Impressions
 from gyral.serve.following import CANARY
 from gyral.serve.http1.request import Route
@@ -89,6 +90,7 @@ def serve(
     folder: Path | None = None,
     on: str = "local",
     record: Record | None = None,
+    entrance: Entrance | None = None,
 ) -> Served:
     """Serve a model until SIGINT or SIGTERM; says which, and how many answers were logged.
 
@@ -103,6 +105,7 @@ def serve(
     on_ready : called with the address once requests are answered.
     folder, on : of the logs of workers, and where those are placed: here, or by Ray.
     record : takes a line of what was done, every few seconds.
+    entrance : what stands before everything that is asked.
 
     Raises
     ------
@@ -118,7 +121,7 @@ def serve(
                 opening = _copies(root, model, config, decode or Decode(), impressions, others, described, note, folder, on)
             else:
                 opening = _workers(root, model, config, rules, impressions, others, described, note, folder, on)
-            was_interrupted = run_app(opening, sock, on_ready, record)
+            was_interrupted = run_app(opening, sock, on_ready, record, entrance)
         finally:
             if impressions is not None:
                 impressions.close()
@@ -126,10 +129,12 @@ def serve(
     return Served(was_interrupted, {"impressions": counts[0], "impressions_lost": counts[1]})
 
 
-def serve_app(app: AsgiApp, host: str, port: int, on_ready: Callable[[str], None] | None = None) -> bool:
+def serve_app(
+    app: AsgiApp, host: str, port: int, on_ready: Callable[[str], None] | None = None, entrance: Entrance | None = None
+) -> bool:
     """Serve any ASGI application until SIGINT (True) or SIGTERM (False)."""
     with _listening(host, port) as sock:
-        return run_app(_opened(app), sock, on_ready)
+        return run_app(_opened(app), sock, on_ready, entrance=entrance)
 
 
 @contextlib.asynccontextmanager
@@ -221,34 +226,34 @@ def _listening(host: str, port: int) -> contextlib.closing[socket.socket]:
 
 def run_app(
     opening: AbstractAsyncContextManager[Opened], sock: socket.socket, on_ready: Callable[[str], None] | None,
-    record: Record | None = None,
+    record: Record | None = None, entrance: Entrance | None = None,
 ) -> bool:  # fmt: skip
     """Run on a socket that listens until SIGINT (True) or SIGTERM (False); the address is told once requests are answered."""
     from gyral.serve.http1.server import new_loop
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(_run(opening, sock, on_ready, record))
+        return runner.run(_run(opening, sock, on_ready, record, entrance or Entrance()))
 
 
 async def _run(
     opening: AbstractAsyncContextManager[Opened], sock: socket.socket, on_ready: Callable[[str], None] | None,
-    record: Record | None,
+    record: Record | None, entrance: Entrance,
 ) -> bool:  # fmt: skip
     async with opening as opened:
         gc.collect()
         gc.freeze()  # what is loaded by now stays: a full collection of it stops requests for 50 ms
         if record is None or opened.stats is None:
-            return await _serve(opened, sock, on_ready)
+            return await _serve(opened, sock, on_ready, entrance)
         recording = asyncio.create_task(opened.stats.keep(record))
         try:
-            return await _serve(opened, sock, on_ready)
+            return await _serve(opened, sock, on_ready, entrance)
         finally:
             recording.cancel()
             record(opened.stats.line())
 
 
-async def _serve(opened: Opened, sock: socket.socket, on_ready: Callable[[str], None] | None) -> bool:
+async def _serve(opened: Opened, sock: socket.socket, on_ready: Callable[[str], None] | None, entrance: Entrance) -> bool:
     from gyral.serve.http1.server import Server
 
     loop = asyncio.get_running_loop()
@@ -263,11 +268,12 @@ async def _serve(opened: Opened, sock: socket.socket, on_ready: Callable[[str], 
         with contextlib.suppress(NotImplementedError, ValueError):  # not in the main thread, or not on this system
             loop.add_signal_handler(which, stop_by, which)
     host, port = sock.getsockname()[:2]
-    server = Server(opened.app, opened.hot)
+    server = Server(entrance.before(opened.app), opened.hot, tls=entrance.tls, origins=entrance.origins)
+    scheme = "http" if entrance.tls is None else "https"
     try:
         await server.start(sock)
         if on_ready is not None:
-            on_ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+            on_ready(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
         await stopping.wait()
     finally:
         await server.stop(STOP_TIMEOUT_S)

@@ -128,6 +128,9 @@ class _Exchange:
 
     def _begin(self, message: Message) -> None:
         self._status = status = int(message["status"])
+        site = self._connection.site
+        if status == 401 or site.attempts.wrong:
+            site.attempts.answered(self._request, status, site.loop.time())
         first = status_line(status)
         head: list[Header] = []
         is_dated = is_named = False

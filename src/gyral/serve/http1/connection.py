@@ -142,16 +142,18 @@ class Connection(asyncio.BufferedProtocol):
                 self._flush()
 
     def closing_line(self, request: Request) -> bytes:
-        """The header that says what becomes of the connection; decides it."""
+        """The header that says what becomes of the connection; decides it. Headers for another site's page follow."""
         is_last = self.site.is_draining and not self._waiting and self._reader.incoming in (None, request)
         if is_last or request.is_unread():
             request.keep_alive = False
         if not request.keep_alive:
-            return b"connection: close\r\n"
-        return b"connection: keep-alive\r\n" if request.version == "1.0" else b""
+            return b"connection: close\r\n" + request.cross
+        return b"connection: keep-alive\r\n" + request.cross if request.version == "1.0" else request.cross
 
     def answer(self, request: Request, response: Response) -> None:
         """Send a whole answer and be done with the request."""
+        if response.status == 401 or self.site.attempts.wrong:
+            self.site.attempts.answered(request, response.status, self.site.loop.time())
         closing, is_head = self.closing_line(request), request.method == "HEAD"
         try:
             data = whole(response, self.site.date, closing, is_head)

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import httptools
 
 from gyral.http import Header, Refused
+from gyral.http.origins import preflight, readable_by
+from gyral.serve.http1.answer import Response
 from gyral.serve.http1.head import judge
 from gyral.serve.http1.limits import KIB
-from gyral.serve.http1.request import Request
+from gyral.serve.http1.request import Request, Route
 
 if TYPE_CHECKING:
     from gyral.serve.http1.connection import Connection
@@ -25,6 +27,8 @@ MAX_FRAMING = 16 * KIB
 _REQUEST_LINE = re.compile(rb"(?:\A|\n)([!#$%&'*+.^_`|~0-9A-Za-z-]+) [^ \r\n]+ HTTP/1")
 _KNOWN = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS"
+
+_PREFLIGHT = Route(lambda _: Response(status=204, headers=preflight()), ("OPTIONS",), 0)
 
 
 class _Stop(Exception):
@@ -147,12 +151,21 @@ class Reader:
         request = Request(self._connection, method.decode(), version, self._headers)
         try:
             head = judge(method, self._target, version, self._headers)
+            origins = self._connection.site.origins
+            origin = origins.check(request.method, self._headers) if origins is not None else b""
+            site = self._connection.site
+            if site.attempts.wrong:
+                request.raw_path = head.path
+                site.attempts.check(request, site.loop.time())
         except Refused as refused:
             self._stop(refused)
         request.raw_path, request.query, request.keep_alive = head.path, head.query, head.keep_alive
         request.length, request.expects = head.length, head.expects and head.length != 0
-        site = self._connection.site
         request.route = site.routes.get(head.path, site.other)
+        if origin:
+            request.cross = readable_by(origin)
+            if method == b"OPTIONS":
+                request.route = _PREFLIGHT
         self.incoming = self._last = request
         if request.route is None:
             self._waiting.append(request)

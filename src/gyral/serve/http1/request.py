@@ -39,6 +39,7 @@ class Request:
         "body",
         "buffered",
         "connection",
+        "cross",
         "expects",
         "fault",
         "headers",
@@ -63,7 +64,8 @@ class Request:
         self.method = method
         self.version = version
         self.headers = headers
-        self.raw_path = self.query = self.body = b""
+        self.raw_path = self.query = self.body = self.cross = b""
+        """Last: header lines for a page of another site that may read the answer."""
         self.route: Route | None = None
         self.keep_alive = True
         self.length = self.received = self.buffered = 0

@@ -16,6 +16,7 @@ from typing import Any
 
 from gyral.errors import ServeError
 from gyral.http import AsgiApp
+from gyral.http.origins import Origins
 from gyral.serve.http1.asgi import Lifespan
 from gyral.serve.http1.connection import Connection
 from gyral.serve.http1.limits import Limits
@@ -36,6 +37,7 @@ class Server:
     routes : path → fast handler.
     tls : speaks HTTPS with this context.
     note : told when a handler or the application raises; by default the logger `gyral.http1` is.
+    origins : which web pages may ask; None: nobody looks.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class Server:
         limits: Limits | None = None,
         tls: ssl.SSLContext | None = None,
         note: Callable[[str], None] | None = None,
+        origins: Origins | None = None,
     ) -> None:
+        self._origins = origins
         self._app = app
         self._routes = routes or {}
         self._limits = limits or Limits()
@@ -68,7 +72,8 @@ class Server:
         ------
         ServeError : the application did not start.
         """
-        site = Site(self._app, self._routes, self._limits, self._note, "https" if self._tls is not None else "http")
+        scheme = "https" if self._tls is not None else "http"
+        site = Site(self._app, self._routes, self._limits, self._note, scheme, self._origins)
         self._site = site
         if self._app is not None:
             self._lifespan = Lifespan(self._app, site.state)

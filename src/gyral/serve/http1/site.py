@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gyral.http import AsgiApp, Refused
+from gyral.http.origins import Origins
 from gyral.serve.http1.answer import date_line
+from gyral.serve.http1.attempts import Attempts
 from gyral.serve.http1.limits import KIB, Limits
 from gyral.serve.http1.request import Request, Route, Told
 from gyral.serve.http1.waits import Waits
@@ -36,6 +38,7 @@ class Site:
     app : answers every path that has no route; None: 404.
     routes : path → fast handler.
     note : told when a handler or the application raises.
+    origins : which web pages may ask; None: nobody looks.
     """
 
     def __init__(
@@ -45,7 +48,10 @@ class Site:
         limits: Limits,
         note: Callable[[str], None] | None,
         scheme: str = "http",
+        origins: Origins | None = None,
     ) -> None:
+        self.origins = origins
+        self.attempts = Attempts()
         self.app = app
         self.routes = {path.encode(): route for path, route in routes.items()}
         self.other = None if app is not None else Route(_nothing, ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))

@@ -9,25 +9,15 @@ those that were there. A request costs 3 µs, half of it the look-up.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import msgspec
 
 from gyral.config.sections import Caller
 from gyral.errors import ConfigError
 from gyral.http import Refused
-from gyral.keys import Bucket, Ring
+from gyral.keys import Bucket, KeysFile, Ring
 
 UNITS = ("requests", "tokens", "bytes")
-LOOK_EVERY_S = 1.0
-
-
-class KeysFile(msgspec.Struct, forbid_unknown_fields=True):
-    """A file of keys: `[[keys]]`, each as in `[[serve.keys]]`."""
-
-    keys: list[Caller] = []
 
 
 class Account:
@@ -82,15 +72,11 @@ class Quotas:
     """
 
     def __init__(self, callers: Sequence[Caller], now: float, *, file: str = "", note: Callable[[str], None] = print) -> None:
-        self._told, self._file, self._note = list(callers), Path(file) if file else None, note
+        self._told, self._note = list(callers), note
+        self._file = KeysFile(Path(file), "ask", note) if file else None
         self._accounts: dict[str, Account] = {}
-        self._stamp: tuple[int, int] | None = None
-        self._looked_at = now
         self._anybody = Account(Caller(name="anybody", sha256="0" * 64), now)
-        more = []
-        if self._file is not None:
-            self._stamp, more = _stamp(self._file), _read(self._file)
-        self._use([*self._told, *more], now)
+        self._use([*self._told, *(self._file.keys if self._file is not None else ())], now)
 
     def find(self, authorization: bytes, now: float) -> Account:
         """Whose request it is.
@@ -99,9 +85,11 @@ class Quotas:
         ------
         Refused : 401 without a key that is known here.
         """
-        if self._file is not None and not 0 <= now - self._looked_at < LOOK_EVERY_S:
-            self._looked_at = now
-            self._follow(self._file, now)
+        if self._file is not None and self._file.has_changed(now):
+            try:
+                self._use([*self._told, *self._file.keys], now)
+            except ConfigError as error:
+                self._note(f"serve    keys stay as they are: {error.what}: {error.why}")
         if not len(self._ring) and self._file is None:
             return self._anybody
         account = self._ring.find(authorization)
@@ -109,16 +97,6 @@ class Quotas:
             headers = ((b"www-authenticate", b"Bearer"),)
             raise Refused(401, "this server wants a key", hint="send `authorization: Bearer KEY`", headers=headers)
         return account
-
-    def _follow(self, file: Path, now: float) -> None:
-        stamp = _stamp(file)
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
-        try:
-            self._use([*self._told, *_read(file)], now)
-        except ConfigError as error:
-            self._note(f"serve    keys stay as they are: {error.what}: {error.why}")
 
     def _use(self, callers: Sequence[Caller], now: float) -> None:
         """Keep the accounts of those who are unchanged, so that a new file gives nobody a full bucket."""
@@ -131,18 +109,3 @@ class Quotas:
             for each in callers
         }
         self._ring = Ring({each.caller.sha256: each for each in self._accounts.values()})
-
-
-def _stamp(file: Path) -> tuple[int, int] | None:
-    try:
-        told = os.stat(file)
-    except OSError:
-        return None
-    return told.st_mtime_ns, told.st_size
-
-
-def _read(file: Path) -> list[Caller]:
-    try:
-        return msgspec.toml.decode(file.read_bytes(), type=KeysFile).keys
-    except (OSError, ValueError) as error:  # msgspec's, TOML's and Unicode's errors are ValueErrors
-        raise ConfigError(f"keys cannot be read from `{file}`", why=str(error), where="serve.keys_file") from None

@@ -1,0 +1,225 @@
+"""What stands before a server: which pages may ask, TLS, keys, guesses; real servers in processes of their own."""
+
+import datetime
+import http.client
+import ipaddress
+import json
+import re
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gyral.http import Refused
+from gyral.http.origins import Origins
+from gyral.keys import Granted, new_key, write_keys
+
+EVENT = {"event_id": "e-1", "event_time": "2026-01-05T10:00:00Z", "kind": "view", "subject": "u1", "object": "p1"}
+
+
+def certificate(folder):
+    """A certificate of 127.0.0.1 that signs itself."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "gyral")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    begun = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = begun.not_valid_before(now - datetime.timedelta(1)).not_valid_after(now + datetime.timedelta(1))
+    signed = made.add_extension(names, False).sign(key, hashes.SHA256())
+    (folder / "cert.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(key.private_bytes(*form))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+class Running:
+    """One command that listens."""
+
+    def __init__(self, root, *words, trusted=None):
+        root.mkdir(exist_ok=True)
+        self.root, self.log = root, open(root.parent / f"{root.name}-{words[0]}.log", "w+b")  # noqa: SIM115
+        command = [sys.executable, "-m", "gyral", *words, "--root", str(root), "--json"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log)
+        self.told = self.process.stdout.readline()
+        self.port = int(json.loads(self.told)["url"].rpartition(":")[2]) if self.told else 0
+        self.tls = ssl.create_default_context(cafile=trusted) if trusted else None
+
+    def ask(self, method, path, body=None, **headers):
+        """Status, headers and text of an answer."""
+        make = http.client.HTTPSConnection if self.tls else http.client.HTTPConnection
+        connection = make("127.0.0.1", self.port, timeout=20, **({"context": self.tls} if self.tls else {}))
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, named)
+        answer = connection.getresponse()
+        try:
+            return answer.status, dict(answer.getheaders()), answer.read().decode()
+        finally:
+            connection.close()
+
+    def send(self, **headers):
+        return self.ask("POST", "/v1/events", json.dumps([EVENT]), **headers)[0]
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+        self.told += self.process.stdout.read()
+        self.process.stdout.close()
+        self.log.close()
+
+
+@pytest.fixture
+def running():
+    started = []
+
+    def start(*words, **more):
+        started.append(Running(*words, **more))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if not each.log.closed:
+            each.stop()
+
+
+def grants(root):
+    """Keys by what they may, in a project of them."""
+    root.mkdir()
+    secrets = {}
+    granted = []
+    for may in ("ask", "send", "see"):
+        secrets[may], digest = new_key()
+        granted.append(Granted(name=f"of-{may}", sha256=digest, may=may))
+    write_keys(root / "keys.toml", granted)
+    return secrets, granted
+
+
+def test_a_page_of_another_site_can_neither_post_nor_read(running, tmp_path):
+    settings = ("--set", 'listen.origins=["https://shop.example"]', "--set", 'listen.hosts=["gyral.example"]')
+    server = running(tmp_path / "shop", "ingest", "--listen", "127.0.0.1:0", *settings)
+    here, foreign = f"http://127.0.0.1:{server.port}", "https://evil.example"
+    assert server.send() == 200 and server.send(Origin=here) == 200
+    assert server.send(Origin=foreign) == 403 and server.send(Origin="null") == 403
+    assert server.send(Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors") == 403
+    assert server.send(Host="evil.example") == 403 and server.send(Host=f"localhost:{server.port}") == 200
+    assert server.send(Host="gyral.example") == 200
+    assert server.ask("GET", "/openapi.json", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors")[0] == 403
+    assert server.ask("GET", "/docs", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate")[0] == 200
+    status, headers, _ = server.ask("POST", "/v1/events", json.dumps([EVENT]), Origin="https://shop.example")
+    assert (status, headers["access-control-allow-origin"]) == (200, "https://shop.example")
+    asks = {"Origin": "https://shop.example", "Access_Control_Request_Method": "POST"}
+    status, headers, _ = server.ask("OPTIONS", "/v1/events", **asks)
+    assert status == 204 and "authorization" in headers["access-control-allow-headers"]
+    assert server.ask("OPTIONS", "/v1/events", **{**asks, "Origin": foreign})[0] == 403
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40), st.sampled_from(["GET", "POST", "OPTIONS"]))
+def test_no_bytes_of_a_browser_do_anything_but_pass_or_be_refused(host, origin, method):
+    origins = Origins(["a.example"], ["https://b.example"])
+    try:
+        readable = origins.check(method, [(b"host", host), (b"origin", origin)])
+    except Refused as refused:
+        assert refused.status == 403
+    else:
+        assert readable.lower() == b"https://b.example" or origin.lower().endswith(b"://" + host.lower())
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:80", "[::1]:80", "10.0.0.7", "gyral", "x.localhost:9", "a.example."])
+def test_names_that_nobody_else_can_own_are_taken(host):
+    assert Origins(["a.example"]).check("POST", [(b"host", host.encode())]) == b""
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "a.example.evil.example", "evil.example:127"])
+def test_names_that_somebody_else_may_own_are_not(host):
+    with pytest.raises(Refused, match="not asked by that name"):
+        Origins(["a.example"]).check("GET", [(b"host", host.encode())])
+
+
+@pytest.mark.parametrize("words", [("ingest", "--listen", "0.0.0.0:0"), ("dash", "--host", "0.0.0.0", "--port", "0")])
+def test_nothing_listens_beyond_this_machine_without_keys_unless_it_is_said(running, tmp_path, words):
+    refused = running(tmp_path / "shop", *words)
+    assert refused.process.wait(20) == 2 and refused.told == b""
+    refused.log.seek(0)
+    assert b"without a key" in (said := refused.log.read()) and b"gyral keys add" in said
+    opened = running(tmp_path / "shop", *words, "--set", "listen.open=true")
+    assert opened.ask("GET", "/" if words[0] == "dash" else "/healthz")[0] == 200
+
+
+def test_pages_want_a_key_over_tls_and_the_cookie_ends_with_it(running, tmp_path):
+    cert, key = certificate(tmp_path)
+    secrets, granted = grants(tmp_path / "shop")
+    options = ("--tls-cert", str(cert), "--tls-key", str(key), "--host", "0.0.0.0", "--port", "0")
+    pages = running(tmp_path / "shop", "dash", *options, trusted=cert)
+    status, _, body = pages.ask("GET", "/runs", Accept="text/html")
+    assert status == 401 and 'type="password"' in body
+    assert pages.ask("GET", "/runs.json")[0] == 401
+    for may, expected in (("see", 200), ("ask", 401), ("send", 401)):
+        assert pages.ask("GET", "/runs.json", Authorization=f"Bearer {secrets[may]}")[0] == expected
+    assert pages.ask("POST", "/login", f"key={secrets['ask']}")[0] == 401
+    status, headers, _ = pages.ask("POST", "/login", f"key={secrets['see']}")
+    cookie, _, attributes = headers["set-cookie"].partition(";")
+    assert status == 303 and secrets["see"] not in headers["set-cookie"]
+    assert {"HttpOnly", "SameSite=Strict", "Secure"} <= {each.strip() for each in attributes.split(";")}
+    assert pages.ask("GET", "/runs", Cookie=f"a=b; {cookie}")[0] == 200
+    later = re.sub(r"\.(\d+)\.", lambda found: f".{int(found[1]) + 1}.", cookie)
+    for forged in (later, cookie[:-1], cookie.partition("=")[0] + "=..", cookie + "é"):
+        assert pages.ask("GET", "/runs", Cookie=forged)[0] == 401
+    write_keys(tmp_path / "shop" / "keys.toml", granted[:2])
+    until = time.monotonic() + 10
+    while pages.ask("GET", "/runs", Cookie=cookie)[0] != 401:
+        assert time.monotonic() < until, "a revoked key is still good"
+        time.sleep(0.2)
+
+
+def test_a_certificate_that_is_none_is_told(running, tmp_path):
+    (tmp_path / "bad.pem").write_text("nothing")
+    refused = running(tmp_path / "shop", "dash", "--port", "0", "--tls-cert", str(tmp_path / "bad.pem"))
+    assert refused.process.wait(20) == 2
+    refused.log.seek(0)
+    assert b"cannot be used for HTTPS" in refused.log.read()
+
+
+@pytest.mark.alone  # counts guesses a second
+def test_guesses_are_slowed_and_no_secret_is_written_anywhere(running, tmp_path):
+    secrets, _ = grants(tmp_path / "shop")
+    server = running(tmp_path / "shop", "ingest", "--listen", "127.0.0.1:0")
+    good, bad = f"Bearer {secrets['send']}", "Bearer not-the-key-but-kept-secret"
+    assert server.send() == 401 and server.send(Authorization=good) == 200
+    statuses = [server.send(Authorization=bad) for _ in range(30)]
+    assert statuses[:20] == [401] * 20 and statuses.count(429) >= 5
+    assert server.send(Authorization=good) == 429, "a right guess is told apart from wrong ones"
+    assert server.send() == 401, "who shows no key guesses none"
+    time.sleep(1.2)
+    assert server.send(Authorization=good) == 200
+    answers = [server.ask("POST", "/v1/events", "[", Authorization=good), server.ask("GET", "/x", Authorization=good)]
+    answers += [server.ask("GET", path, Authorization=f"Bearer {secrets['see']}") for path in ("/openapi.json", "/docs", "/")]
+    server.stop()
+    written = [path for path in Path(tmp_path).rglob("*") if path.is_file()]
+    assert len(written) > 5, "nothing was written, so nothing was looked at"
+    told = [server.told, str(answers).encode(), *(path.read_bytes() for path in written)]
+    for secret in (*secrets.values(), bad.partition(" ")[2]):
+        assert not any(secret.encode() in each for each in told)
+
+
+def test_a_key_is_made_shown_once_listed_and_revoked(tmp_path):
+    def keys(*words):
+        command = [sys.executable, "-m", "gyral", "keys", *words, "--root", str(tmp_path), "--json"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    secret = json.loads(keys("add", "phones", "--may", "send", "--rate", "5").stdout)["key"]
+    file = tmp_path / "keys.toml"
+    assert len(secret) > 40 and secret not in file.read_text() and file.stat().st_mode & 0o077 == 0
+    again = keys("add", "phones", "--may", "see")
+    assert again.returncode == 2 and "there is a key `phones`" in again.stderr
+    listed = json.loads(keys("list").stdout)["keys"]
+    assert [(each["name"], each["may"], each["per_s"]) for each in listed] == [("phones", "send", 5)]
+    assert keys("revoke", "phone").returncode == 1 and keys("revoke", "phones").returncode == 0
+    assert json.loads(keys("list").stdout)["keys"] == []
