@@ -17,6 +17,7 @@ if not (CHROMIUM.exists() and DRIVER.exists()):
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 from gyral.dash.pages import app  # noqa: E402
 from gyral.errors import GyralError  # noqa: E402
@@ -197,7 +198,8 @@ def test_a_form_plans_by_the_keyboard_alone(address, browser, project):
     users = browser.find_element(By.NAME, "users")
     users.clear()
     users.send_keys("2e9", Keys.ENTER)
-    assert "verb=serve" in browser.current_url and "users=2e9" in browser.current_url
+    WebDriverWait(browser, 20).until(lambda _: "verb=serve" in browser.current_url)  # a plan of serving takes a second
+    assert "users=2e9" in browser.current_url
     rows = {row.find_element(By.TAG_NAME, "th").text: row.text for row in browser.find_elements(By.CSS_SELECTOR, "tbody tr")}
     assert "40G a day" in rows["requests"] and "assumed" in rows["requests"]
     swings = browser.find_elements(By.CSS_SELECTOR, "rect[data-series=swing]")
@@ -255,7 +257,7 @@ def test_the_search_works_by_the_keyboard_from_any_page(address, browser):
     set_size(browser, 400)
     browser.get(f"{address}runs/24")
     browser.find_element(By.NAME, "q").send_keys("int8 @6", Keys.ENTER)
-    assert browser.current_url.startswith(f"{address}search?q=")
+    WebDriverWait(browser, 20).until(lambda _: browser.current_url.startswith(f"{address}search?q="))
     browser.find_element(By.LINK_TEXT, "online_retail-int8@6").click()
     assert browser.current_url == f"{address}models/online_retail-int8@6"
     assert complaints(browser) == []
