@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,12 @@ if not (CHROMIUM.exists() and DRIVER.exists()):
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 from gyral.dash.pages import app  # noqa: E402
+from gyral.errors import GyralError  # noqa: E402
+from gyral.packages.archives import read_member  # noqa: E402
+from gyral.packages.fetch import fetch  # noqa: E402
 from gyral.serve.http1.server import Server, listen  # noqa: E402
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
@@ -27,6 +32,11 @@ FLAGS = (
 )
 PAGES = [
     "",
+    "live",
+    "params",
+    "serving",
+    "compare?a=4&b=8",
+    "search?q=int8",
     "runs",
     "runs/1",
     "runs/3",
@@ -42,6 +52,16 @@ PAGES = [
     "plan?verb=nothing",
     "nothing",
 ]
+
+AXE = "npm:axe-core@4.10.3!/axe.min.js"
+"""Fetched by npm through gyral's own package source and kept in its cache; never a part of this project."""
+RUN = """
+const [rules, done] = arguments;
+axe.run(document, {resultTypes: ['violations'], ...(rules && {runOnly: rules})}).then(
+    told => done(told.violations.map(each => [each.id, each.nodes[0].html])), error => done([['failed', String(error)]]));
+"""
+COLOURS = ["color-contrast", "link-in-text-block"]
+"""Rules that a dark page can break where the light one does not."""
 
 
 @pytest.fixture
@@ -178,7 +198,8 @@ def test_a_form_plans_by_the_keyboard_alone(address, browser, project):
     users = browser.find_element(By.NAME, "users")
     users.clear()
     users.send_keys("2e9", Keys.ENTER)
-    assert "verb=serve" in browser.current_url and "users=2e9" in browser.current_url
+    WebDriverWait(browser, 20).until(lambda _: "verb=serve" in browser.current_url)  # a plan of serving takes a second
+    assert "users=2e9" in browser.current_url
     rows = {row.find_element(By.TAG_NAME, "th").text: row.text for row in browser.find_elements(By.CSS_SELECTOR, "tbody tr")}
     assert "40G a day" in rows["requests"] and "assumed" in rows["requests"]
     swings = browser.find_elements(By.CSS_SELECTOR, "rect[data-series=swing]")
@@ -186,3 +207,66 @@ def test_a_form_plans_by_the_keyboard_alone(address, browser, project):
     assert len(widths) == 5 and widths == sorted(widths, reverse=True)
     assert "gyral serve online_retail --users 2e9 --p99-ms 100 --plan" in browser.find_element(By.TAG_NAME, "main").text
     assert complaints(browser) == []
+
+
+@pytest.fixture(scope="module")
+def axe():
+    """The script of axe-core."""
+    try:
+        package = fetch(AXE, lambda _: None)
+    except GyralError as error:
+        pytest.skip(f"axe-core cannot be fetched by npm here: {error.why}")
+    return read_member(package.path, "axe.min.js").decode()
+
+
+def test_axe_finds_nothing_on_any_page(address, browser, axe):
+    set_size(browser, 1200)
+    for page in PAGES:
+        browser.get(address + page)
+        browser.execute_script(axe)
+        for width, scheme in ((1200, "light"), (1200, "dark"), (400, "light"), (400, "dark")):
+            set_size(browser, width, scheme=scheme)
+            assert browser.execute_async_script(RUN, COLOURS if scheme == "dark" else None) == [], (page, width, scheme)
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width, page
+
+
+def test_each_page_of_the_navigation_is_clicked_and_shows_the_numbers_of_its_twin(address, browser):
+    set_size(browser, 1200)
+    browser.get(address)
+    names = [link.text for link in browser.find_elements(By.CSS_SELECTOR, "header nav a")]
+    assert len(names) >= 10
+    marks = "return [...document.querySelectorAll('main [data-y]')].map(each => [each.dataset.x, each.dataset.y])"
+    shown = 0
+    for name in names:
+        browser.find_element(By.LINK_TEXT, name).click()
+        assert browser.find_element(By.CSS_SELECTOR, "header nav [aria-current=page]").text == name
+        twin = browser.find_element(By.LINK_TEXT, "These numbers as JSON").get_attribute("href")
+        with urllib.request.urlopen(twin, timeout=10) as answer:
+            numbers = set(_numbers(json.load(answer)))
+        if name in ("Loop", "Models", "Lake"):
+            drawn = {float(y) for x, y in browser.execute_script(marks) if y and not x.endswith(" more")}  # a sum of others
+            assert drawn and drawn <= numbers, name
+            shown += len(drawn)
+    assert shown > 30
+    assert complaints(browser) == []
+
+
+def test_the_search_works_by_the_keyboard_from_any_page(address, browser):
+    from selenium.webdriver.common.keys import Keys
+
+    set_size(browser, 400)
+    browser.get(f"{address}runs/24")
+    browser.find_element(By.NAME, "q").send_keys("int8 @6", Keys.ENTER)
+    WebDriverWait(browser, 20).until(lambda _: browser.current_url.startswith(f"{address}search?q="))
+    browser.find_element(By.LINK_TEXT, "online_retail-int8@6").click()
+    assert browser.current_url == f"{address}models/online_retail-int8@6"
+    assert complaints(browser) == []
+
+
+def _numbers(value):
+    """All numbers of a JSON document."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(each)
+    elif isinstance(value, int | float):
+        yield float(value)

@@ -47,6 +47,22 @@ def test_every_page_renders_and_has_a_twin(project, overview, ask, parse, path):
     assert isinstance(data.json(), dict)
 
 
+def test_every_address_has_a_twin_with_a_project_and_without(project, overview, empty_overview, tmp_path, ask):
+    """All routes that the application has, as it lists them; where nothing was made yet as well."""
+    for root, lake in ((project, overview), (tmp_path / "new", empty_overview)):
+        dash = app(root, lake)
+        addresses = [route.path for route in dash.routes if "{" not in route.path]
+        pages = [address for address in addresses if not address.endswith(".json")]
+        assert sorted(addresses) == sorted([*pages, *map(twin, pages)])
+        assert {"/", "/live", "/params", "/serving", "/compare", "/search"} <= set(pages)
+        for address in pages:
+            page, data = ask(dash, address), ask(dash, twin(address))
+            assert page.status_code == data.status_code == 200, address
+            assert page.headers["content-type"].startswith("text/html"), address
+            assert isinstance(data.json(), dict) and data.headers["content-type"] == "application/json", address
+            assert f'{twin(address).removeprefix("/")}"' in page.text, address
+
+
 @pytest.mark.parametrize("mount", ["", "/dash"])
 def test_all_links_work_wherever_the_pages_are_mounted(project, overview, ask, parse, mount):
     dash = app(project, overview)

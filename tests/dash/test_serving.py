@@ -65,5 +65,5 @@ def test_the_page_shows_what_the_lines_say(served, ask, parse):
 
 def test_a_project_without_a_server_says_how_to_start_one(tmp_path, ask):
     answer = ask(app(tmp_path, lambda: None), "/serving")
-    assert answer.status_code == 404 and "gyral serve MODEL" in answer.text
+    assert answer.status_code == 200 and "gyral serve MODEL" in answer.text
     assert serving.of_lines([{"type": "progress"}]) is None

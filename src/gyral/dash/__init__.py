@@ -6,6 +6,7 @@ From disk to screen:
     formats.py   a value → text for a person
     charts.py    numbers → inline SVG
     ring.py      the five verbs → inline SVG
+    search.py, compare.py, params.py …   the data of one page each
     figures.py   page data → charts
     pages.py     the ASGI application: page data → HTML or JSON
     app.py       its public name

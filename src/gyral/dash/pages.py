@@ -2,13 +2,14 @@
 
 All links are relative, computed from the depth of the page, so the same pages work at `/`, below a mount and (with a
 suffix) as files. A name in an address has to match a pattern before it is looked up; nothing else of a request reaches
-the file system. There is no script on any page, and the content security policy says so.
+the file system. Every page has a `.json` twin, made of the same data. There is no script on any page, and
+the content security policy says so; a form is a link with a question, to a page of the same site.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,34 +24,21 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from gyral import __version__
-from gyral.dash import figures, formats, gather, live, load, planning, plugged, scaling, serving
+from gyral.dash import compare, figures, formats, gather, live, load, params, planning, plugged, scaling, search, serving
 from gyral.dash.gather import Data, LakeOverview
 from gyral.dash.plugged import Plugged
 from gyral.dash.records import NAME, NUMBER
 from gyral.errors import NotFound
 
 TEMPLATES = Path(__file__).parent / "templates"
-TABS = (
-    ("", "Loop"),
-    ("runs", "Runs"),
-    ("models", "Models"),
-    ("datasets", "Datasets"),
-    ("lake", "Lake"),
-    ("scaling", "Scaling"),
-    ("plan", "Plan"),
-)
 VERB = re.compile(r"[a-z]{1,20}")
 HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
-    "base-uri 'none'; form-action 'none'",
+    "base-uri 'none'; form-action 'self'",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
-FORM = "plan.html"
-"""The one page that asks: by a form that is a link to itself."""
-POLICY = "content-security-policy"
-FORM_HEADERS = {**HEADERS, POLICY: HEADERS[POLICY].replace("form-action 'none'", "form-action 'self'")}
 
 
 class Site(NamedTuple):
@@ -60,6 +48,31 @@ class Site(NamedTuple):
     lake_overview: LakeOverview
     as_files: bool
     templates: jinja2.Environment
+
+
+class Listed(NamedTuple):
+    """A page with an address of its own: `tab` is its name in the navigation, empty where it does not stand there."""
+
+    tab: str
+    template: str
+    data: Callable[[Site, Mapping[str, str]], Data]
+
+
+LISTED = {
+    "": Listed("Loop", "home.html", lambda site, _: gather.home(site.root, site.lake_overview)),
+    "live": Listed("Live", "live.html", lambda site, _: live.page(site.root)),
+    "params": Listed("Params", "params.html", lambda site, _: params.page(site.root)),
+    "runs": Listed("Runs", "runs.html", lambda site, _: gather.runs(site.root)),
+    "models": Listed("Models", "models.html", lambda site, _: gather.models(site.root)),
+    "serving": Listed("Serving", "serving.html", lambda site, _: serving.page(site.root)),
+    "datasets": Listed("Datasets", "datasets.html", lambda site, _: gather.datasets(site.root)),
+    "lake": Listed("Lake", "lake.html", lambda site, _: gather.lake(site.root, site.lake_overview)),
+    "scaling": Listed("Scaling", "scaling.html", lambda site, _: scaling.page(site.root)),
+    "plan": Listed("Plan", "plan.html", lambda site, query: planning.page(site.root, query)),
+    "compare": Listed("", "compare.html", lambda site, query: compare.page(site.root, query)),
+    "search": Listed("", "search.html", lambda site, query: search.page(site.root, query.get("q", ""))),
+}
+"""Address → page, in the order of the navigation, which is made of this."""
 
 
 def app(root: Path, lake_overview: LakeOverview) -> Starlette:
@@ -99,26 +112,21 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "plural",
     ):
         environment.filters[name] = getattr(formats, name)
-    environment.globals.update(live=live, load=load, planning=planning, scaling=scaling, serving=serving)
+    environment.globals.update(
+        compare=compare, live=live, load=load, params=params, planning=planning, scaling=scaling, serving=serving
+    )
     environment.globals.update(figures=figures, rate=formats.rate, value_of=formats.value_of, version=__version__)
     others = plugged.found()
-    environment.globals["tabs"] = (*TABS, *((each.address, each.title) for each in others))
+    tabs = [(address, each.tab) for address, each in LISTED.items() if each.tab]
+    environment.globals["tabs"] = (*tabs, *((each.address, each.title) for each in others))
     site = Site(root, lake_overview, as_files, environment)
 
     def page(template: str, data: Callable[[str], Data]) -> Callable[[Request], Response]:
         return lambda request: _answer(site, request, template, data)
 
-    lists = {
-        "index": page("home.html", lambda _: gather.home(root, lake_overview)),
-        "runs": page("runs.html", lambda _: gather.runs(root)),
-        "models": page("models.html", lambda _: gather.models(root)),
-        "datasets": page("datasets.html", lambda _: gather.datasets(root)),
-        "live": page("live.html", lambda _: live.page(root)),
-        "serving": page("serving.html", lambda _: serving.page(root)),
-        "scaling": page("scaling.html", lambda _: scaling.page(root)),
-        "lake": page("lake.html", lambda _: gather.lake(root, lake_overview)),
-        "plan": lambda request: _answer(site, request, FORM, lambda _: planning.page(root, request.query_params)),
-    }
+    def listed(each: Listed) -> Callable[[Request], Response]:
+        return lambda request: _answer(site, request, each.template, lambda _: _or_nothing(site, each, request.query_params))
+
     run, runs = (
         page("run.html", lambda name: gather.run(root, int(name))),
         page("runs.html", lambda verb: gather.runs(root, verb)),
@@ -132,9 +140,8 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
 
     return Starlette(
         routes=[
-            Route("/", lists["index"]),
-            *(Route(f"/{name}", endpoint) for name, endpoint in lists.items() if name != "index"),
-            *(Route(f"/{name}.json", endpoint) for name, endpoint in lists.items()),
+            *(Route(f"/{address}", listed(each)) for address, each in LISTED.items()),
+            *(Route(f"/{address or 'index'}.json", listed(each)) for address, each in LISTED.items()),
             Route("/runs/{name}", run_or_verb),
             Route("/models/{name}", page("model.html", lambda name: gather.model(root, name))),
             Route("/datasets/{name}", page("dataset.html", lambda name: gather.dataset(root, name))),
@@ -151,7 +158,19 @@ def _answer(site: Site, request: Request, template: str, gather_page: Callable[[
     data = gather_page(name)
     if request.url.path.endswith(".json"):
         return _json(data)
-    return HTMLResponse(_render(site, request, template, data), headers=HEADERS if template != FORM else FORM_HEADERS)
+    if "nothing" in data:
+        template = "nothing.html"
+    return HTMLResponse(_render(site, request, template, data), headers=HEADERS)
+
+
+def _or_nothing(site: Site, each: Listed, query: Mapping[str, str]) -> Data:
+    """A page that the navigation leads to is never missing: where there is nothing yet, it tells what makes it."""
+    try:
+        return each.data(site, query)
+    except NotFound as error:
+        if not error.hint.startswith("gyral "):
+            raise
+        return {"nothing": error.what, "hint": error.hint, "running": False}
 
 
 def _plugged(site: Site, request: Request, each: Plugged) -> Response:
@@ -203,6 +222,7 @@ def _render(site: Site, request: Request, template: str, data: Data) -> str:
         "ago": ago,
         "twin": up + quote(here or "index", safe="/@") + ".json" + (f"?{request.url.query}" if request.url.query else ""),
         "tab": here if here.startswith(f"{plugged.PREFIX}/") else here.partition("/")[0],
+        "name": LISTED[here].tab or formats.words(here).capitalize() if here in LISTED else "",
         "as_files": site.as_files,
         "refreshes": bool(data.get("running")) and not site.as_files,
         "written": f"{datetime.now(UTC):%-d %b %Y, %H:%M} UTC",
