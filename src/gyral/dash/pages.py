@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from gyral import __version__
-from gyral.dash import figures, formats, gather, live, load, planning, scaling, serving
+from gyral.dash import faults, figures, formats, gather, live, load, planning, scaling, serving
 from gyral.dash.gather import Data, LakeOverview
 from gyral.dash.records import NAME, NUMBER
 from gyral.errors import NotFound
@@ -98,7 +98,7 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "plural",
     ):
         environment.filters[name] = getattr(formats, name)
-    environment.globals.update(live=live, load=load, planning=planning, scaling=scaling, serving=serving)
+    environment.globals.update(faults=faults, live=live, load=load, planning=planning, scaling=scaling, serving=serving)
     environment.globals.update(figures=figures, rate=formats.rate, value_of=formats.value_of, version=__version__, tabs=TABS)
     site = Site(root, lake_overview, as_files, environment)
 
@@ -110,6 +110,7 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "runs": page("runs.html", lambda _: gather.runs(root)),
         "models": page("models.html", lambda _: gather.models(root)),
         "datasets": page("datasets.html", lambda _: gather.datasets(root)),
+        "faults": page("faults.html", lambda _: faults.page(root)),
         "live": page("live.html", lambda _: live.page(root)),
         "serving": page("serving.html", lambda _: serving.page(root)),
         "scaling": page("scaling.html", lambda _: scaling.page(root)),
