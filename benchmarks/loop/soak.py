@@ -169,9 +169,7 @@ async def soak(system: System, ledger: Ledger, run: Run, options: argparse.Names
         while time.monotonic() < until and not coming.done():
             fault = await faults.one()
             recovered = f"well after {fault.recovered_s:.2f} s" if fault.recovered_s is not None else "NOT WELL"
-            run.note(
-                f"soak     {fault.at:7.1f} s {fault.kind} {fault.target if 'roll' in fault.kind else ''} {fault.note}: {recovered}"
-            )
+            run.note(f"soak     {fault.at:7.1f} s {fault.kind} {fault.note}: {recovered}")
             await asyncio.sleep(PAUSE_S)
         await asyncio.sleep(CALM_S)
         traffic.is_over = True

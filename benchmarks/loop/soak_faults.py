@@ -1,4 +1,4 @@
-"""What is done to the system of a soak: kinds of faults, in an order that a seed decides, each followed until all is well again.
+"""What is done to the system of a soak: kinds of faults in an order that a seed decides, each until all is well again.
 
 Recovered is what the clients and the files say, not what a process says of itself: a request that was begun after the fault
 was answered, an event that was sent after it is stored, the learner has published twice since (once may have been on its way).
@@ -191,10 +191,10 @@ class Faults:
         fault.note = f"{len(opened)} connections"
 
     async def _roll_out(self, fault: Fault) -> None:
-        fault.target = f"soak-live@{await asyncio.to_thread(self._system.roll_out)}"
+        fault.target = fault.note = f"soak-live@{await asyncio.to_thread(self._system.roll_out)}"
 
     async def _roll_back(self, fault: Fault) -> None:
-        fault.target = f"soak-live@{await asyncio.to_thread(self._system.roll_back)}"
+        fault.target = fault.note = f"soak-live@{await asyncio.to_thread(self._system.roll_back)}"
 
 
 def _filled(path: Path) -> int:

@@ -39,7 +39,7 @@ def memory_of(pids: list[int]) -> dict[int, dict[str, int]]:
 
 
 def slopes(samples: list[dict[str, Any]], field: str) -> list[dict[str, Any]]:
-    """Growth a second of each process that lived long enough, with the 95 % interval of a line through means of five seconds."""
+    """Growth a second of each process that lived long enough: a line through means of five seconds, its 95 % interval."""
     lives: dict[tuple[str, int], list[tuple[float, int]]] = {}
     for sample in samples:
         for role, found in sample["roles"].items():
@@ -124,7 +124,8 @@ def judged(
     promise("everybody ends when told, and leaves nobody behind", f"exit codes {ended['codes']}", bad)
     more = {
         "answered": counted.answered, "shed": counted.shed, "unreachable": counted.unreachable, "memory": growth,
-        "files": files, "learner": {name: ended["learner"].get(name) for name in ("learned", "published", "refused", "went_back")},
+        "files": files,
+        "learner": {name: ended["learner"].get(name) for name in ("learned", "published", "refused", "went_back")},
     }  # fmt: skip
     return promises, violations, more
 

@@ -1,6 +1,6 @@
 """The system that a soak puts under load, of the real commands, and the init system that they are run by.
 
-    disk/live       gyral serve soak-live --workers 2 (its collector writes the log), python -m gyral.live.learner over two shards
+    disk/live       gyral serve soak-live --workers 2 (its collector writes the log), gyral.live.learner over two shards
     disk/drained    gyral ingest --listen: collector and drain in one process
 
 Two projects, because a live learner reads its log from the beginning: the log of `live` is committed when the learner has

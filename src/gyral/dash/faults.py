@@ -83,7 +83,9 @@ def pace_charts(soak: Data) -> list[Markup]:
     rates = [
         Series(name, [(each["t"], each[field]) for each in points], role)
         for name, field, role in (
-            ("answered", "answered_per_s", "one"), ("stored", "stored_per_s", "two"), ("not answered", "not_answered_per_s", "four"),
+            ("answered", "answered_per_s", "one"),
+            ("stored", "stored_per_s", "two"),
+            ("not answered", "not_answered_per_s", "four"),
         )
     ]  # fmt: skip
     p99 = [Series("p99", [(each["t"], each["p99_ms"]) for each in points])]
@@ -94,7 +96,7 @@ def pace_charts(soak: Data) -> list[Markup]:
     ]
     return [
         charts.line_chart(rates, title="Requests a second", y_format=formats.compact, **common),
-        charts.line_chart(p99, title="p99 latency", y_label="of answers within a second", y_format=formats.milliseconds, **common),
+        charts.line_chart(p99, title="p99 latency", y_label="of a second", y_format=formats.milliseconds, **common),
         *held,
     ]  # fmt: skip
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gyral.config.sections import Serve
+from gyral.errors import ServeError
 from gyral.event.clock import now_us
 from gyral.http import AsgiApp, Receive, Refused, Scope, Send, allow, read_body, reply, routed
 from gyral.serve.about import About, asked_slot, described, no_such, told_by
