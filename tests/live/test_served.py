@@ -1,5 +1,6 @@
-"""A live model that is let go, and one whose learner dies all day: nothing stays behind, nobody gives up."""
+"""A live model that is let go, one behind workers, and one whose learner dies all day."""
 
+import asyncio
 import gc
 import json
 import os
@@ -9,13 +10,18 @@ import sys
 import threading
 import time
 
+import httpx
 import numpy as np
 
+from gyral.config.rerank import Rerank
+from gyral.config.sections import Serve
 from gyral.live import watched
 from gyral.live.learner import Job
 from gyral.model import card as cards
 from gyral.model.card import Card, Weights
+from gyral.model.live import places
 from gyral.model.live.served import LIVE
+from gyral.serve.opening import opened
 
 
 def followers():
@@ -42,6 +48,26 @@ def test_a_model_that_nobody_holds_is_followed_no_more(tmp_path):
     del served
     gc.collect()
     waits_for(lambda: len(followers()) == before)
+
+
+def test_behind_workers_it_says_how_it_is_now_and_not_how_it_was_when_they_began(tmp_path):
+    name = publish(tmp_path)
+
+    async def version(front):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(front), base_url="http://front") as client:
+            return (await client.get("/v1/model")).json()["card"]["live"]["version"]
+
+    async def test():
+        async with opened(tmp_path, name, Serve(workers=1), Rerank(), None, {}, print) as front:
+            assert await version(front) == 0
+            folder = places.folder_of(tmp_path, "days")
+            folder.mkdir(parents=True)
+            places.publish(folder, places.Published(version=7))
+            until = time.monotonic() + 20
+            while await version(front) != 7:
+                assert time.monotonic() < until
+
+    asyncio.run(asyncio.wait_for(test(), 90))
 
 
 def test_a_learner_that_had_worked_is_started_again_however_often(tmp_path, monkeypatch):
