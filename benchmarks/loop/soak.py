@@ -37,7 +37,7 @@ from soak_judged import judged, memory_of
 from soak_ledger import Ledger
 from soak_system import System
 
-from gyral.errors import ServeError
+from gyral.errors import GyralError, ServeError
 from gyral.progress import Screen
 from gyral.run import Run
 from gyral.serve.client import Connection
@@ -46,6 +46,7 @@ CALM_S, PAUSE_S, WARM_S = 3.0, 1.5, 5.0
 ASKERS, SENDERS = 4, 4
 DISK_BYTES = 600 << 20
 FLUSH_S = 60.0
+FOLD_S = 10.0
 
 
 def visits() -> list[list[dict[str, Any]]]:
@@ -156,11 +157,22 @@ async def watch(system: System, ledger: Ledger, run: Run, samples: list[dict[str
         samples.append({"t": line["t"], "roles": roles})
 
 
+async def fold(system: System, run: Run) -> None:
+    """Every few seconds."""
+    while True:
+        await asyncio.sleep(FOLD_S)
+        try:
+            await asyncio.to_thread(system.fold)
+        except (GyralError, OSError) as error:
+            run.note(f"soak     the shards' logs were not folded: {error}")
+
+
 async def soak(system: System, ledger: Ledger, run: Run, options: argparse.Namespace) -> tuple[Faults, list[dict[str, Any]]]:
     faults = Faults(system, ledger, options.seed, options.only, run.folder / "faults.jsonl")
     traffic, samples = Traffic(system, ledger, options.rate), []  # type: ignore[var-annotated]
     coming = asyncio.create_task(traffic.run())
     watching = asyncio.create_task(watch(system, ledger, run, samples))
+    folding = asyncio.create_task(fold(system, run))
     until = time.monotonic() + 60 * options.minutes
     try:
         while not list((system.live / "models").glob("soak-frozen@*")) and not coming.done():
@@ -175,9 +187,9 @@ async def soak(system: System, ledger: Ledger, run: Run, options: argparse.Names
         traffic.is_over = True
         await asyncio.wait_for(coming, FLUSH_S)
     finally:
-        for task in (watching, coming):
+        for task in (watching, folding, coming):
             task.cancel()
-        await asyncio.gather(watching, coming, return_exceptions=True)
+        await asyncio.gather(watching, folding, coming, return_exceptions=True)
     return faults, samples
 
 

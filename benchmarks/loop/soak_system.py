@@ -27,11 +27,13 @@ from typing import IO, Any
 import numpy as np
 
 from gyral.config import Config, load
+from gyral.errors import GyralError
 from gyral.live.learner import Job
 from gyral.live.watched import Watched
 from gyral.model import card as cards
 from gyral.model.card import Card, Weights
 from gyral.model.live import places
+from gyral.params.deltas import compact
 
 NAME = "soak-live"
 FREEZE_AT = 300
@@ -204,6 +206,13 @@ class System:
     def roll_back(self) -> int:
         """Publish what learns as the newest version: a server never goes to an older one by itself."""
         return self._publish_live()
+
+    def fold(self) -> None:
+        """Keep the shards' logs short, as `gyral loop --live` does."""
+        published = places.read_published(self.place)
+        for shard, last in published.cuts.items():
+            with contextlib.suppress(GyralError):  # the disk is full: the log grows until there is room
+                compact(self.place / places.SHARDS / shard, self.config.params.keep_s, last=last)
 
     def set_clock(self, offset_s: float) -> None:
         """All processes see this clock within a second."""
