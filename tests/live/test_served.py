@@ -1,6 +1,7 @@
 """A live model that is let go, one behind workers, and one whose learner dies all day."""
 
 import asyncio
+import errno
 import gc
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -16,12 +18,13 @@ import numpy as np
 from gyral.config.rerank import Rerank
 from gyral.config.sections import Serve
 from gyral.live import watched
-from gyral.live.learner import Job
+from gyral.live.learner import Job, Learner
 from gyral.model import card as cards
 from gyral.model.card import Card, Weights
 from gyral.model.live import places
 from gyral.model.live.served import LIVE
 from gyral.serve.opening import opened
+from gyral.train.gate import Verdict
 
 
 def followers():
@@ -68,6 +71,28 @@ def test_behind_workers_it_says_how_it_is_now_and_not_how_it_was_when_they_began
                 assert time.monotonic() < until
 
     asyncio.run(asyncio.wait_for(test(), 90))
+
+
+def test_a_full_disk_puts_a_publication_off_and_ends_no_learner():
+    class Full:
+        published, refusals = places.Published(), 1
+
+        def newest(self):
+            return places.Published(version=self.published.version + 1)
+
+        def publish(self, newest):
+            if self.refusals:
+                self.refusals -= 1
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.published = newest
+
+    learner = Learner.__new__(Learner)
+    learner.server, learner.model = Full(), None
+    learner.online, learner.gate = SimpleNamespace(hour=9), SimpleNamespace(check=lambda *_: Verdict(True, 0.0, 0.0, False))
+    learner.publish()
+    assert learner.server.published.version == 0
+    learner.publish()
+    assert learner.server.published == places.Published(version=1, hour=9)
 
 
 def test_a_learner_that_had_worked_is_started_again_however_often(tmp_path, monkeypatch):
