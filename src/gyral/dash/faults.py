@@ -96,7 +96,7 @@ def pace_charts(soak: Data) -> list[Markup]:
     ]
     return [
         charts.line_chart(rates, title="Requests a second", y_format=formats.compact, **common),
-        charts.line_chart(p99, title="p99 latency", y_label="of a second", y_format=formats.milliseconds, **common),
+        charts.line_chart(p99, title="p99 latency", y_label="of a second", y_format="{:.0f} ms".format, **common),
         *held,
     ]  # fmt: skip
 
