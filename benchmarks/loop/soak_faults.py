@@ -11,6 +11,7 @@ import contextlib
 import os
 import random
 import signal
+import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -213,5 +214,5 @@ def recovery(faults: list[Fault]) -> dict[str, Any]:
     for kind in sorted({each.kind for each in faults}):
         times = sorted(each.recovered_s for each in faults if each.kind == kind and each.recovered_s is not None)
         of = {"count": sum(each.kind == kind for each in faults), "recovered": len(times)}
-        found[kind] = of | {"median_s": times[len(times) // 2], "max_s": times[-1]} if times else of
+        found[kind] = of | {"median_s": round(statistics.median(times), 3), "max_s": times[-1]} if times else of
     return found
