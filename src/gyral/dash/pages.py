@@ -24,13 +24,15 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from gyral import __version__
-from gyral.dash import compare, figures, formats, gather, live, load, params, planning, plugged, scaling, search, serving
+from gyral.dash import compare, faults, figures, formats, gather, live, load, params, planning, plugged, scaling, search, serving
 from gyral.dash.gather import Data, LakeOverview
 from gyral.dash.plugged import Plugged
 from gyral.dash.records import NAME, NUMBER
 from gyral.errors import NotFound
 
 TEMPLATES = Path(__file__).parent / "templates"
+COMMANDS = "gyral ", "python "
+"""How a hint begins that is one."""
 VERB = re.compile(r"[a-z]{1,20}")
 HEADERS = {
     "cache-control": "no-store",
@@ -68,6 +70,7 @@ LISTED = {
     "datasets": Listed("Datasets", "datasets.html", lambda site, _: gather.datasets(site.root)),
     "lake": Listed("Lake", "lake.html", lambda site, _: gather.lake(site.root, site.lake_overview)),
     "scaling": Listed("Scaling", "scaling.html", lambda site, _: scaling.page(site.root)),
+    "faults": Listed("Faults", "faults.html", lambda site, _: faults.page(site.root)),
     "plan": Listed("Plan", "plan.html", lambda site, query: planning.page(site.root, query)),
     "compare": Listed("", "compare.html", lambda site, query: compare.page(site.root, query)),
     "search": Listed("", "search.html", lambda site, query: search.page(site.root, query.get("q", ""))),
@@ -113,7 +116,7 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
     ):
         environment.filters[name] = getattr(formats, name)
     environment.globals.update(
-        compare=compare, live=live, load=load, params=params, planning=planning, scaling=scaling, serving=serving
+        compare=compare, faults=faults, live=live, load=load, params=params, planning=planning, scaling=scaling, serving=serving
     )
     environment.globals.update(figures=figures, rate=formats.rate, value_of=formats.value_of, version=__version__)
     others = plugged.found()
@@ -168,7 +171,7 @@ def _or_nothing(site: Site, each: Listed, query: Mapping[str, str]) -> Data:
     try:
         return each.data(site, query)
     except NotFound as error:
-        if not error.hint.startswith("gyral "):
+        if not error.hint.startswith(COMMANDS):
             raise
         return {"nothing": error.what, "hint": error.hint, "running": False}
 

@@ -6,6 +6,7 @@ end), or their end, at which it stops where it is. Whatever it is stopped by, st
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
@@ -121,8 +122,9 @@ class Learner:
         self.verdict = self.gate.check(self.model, self.online.hour)
         if self.verdict.passes:
             newest.hour = self.online.hour
-            self.server.publish(newest)
-            fail_point("live.published")
+            with contextlib.suppress(OSError):  # the disk is full: the next look tries again, and nobody has to start anew
+                self.server.publish(newest)
+                fail_point("live.published")
             return
         self.server.published.refused += 1
         self._has_to_go_back = self.verdict.goes_back

@@ -21,6 +21,8 @@ START_TIMEOUT_S = 300.0
 """The first time on a machine, kernels are compiled, which takes half a minute."""
 FINISH_TIMEOUT_S = 120.0
 RESTARTS = 20
+"""Deaths of the young in a row after which it is given up."""
+YOUNG_S = 10.0
 BACKOFF_S = 0.2
 
 
@@ -91,13 +93,16 @@ class Watched:
 
     def _watch(self) -> None:
         try:
-            while self._one() and self.restarts < RESTARTS:
+            young, began = 0, time.monotonic()
+            while self._one() and young < RESTARTS:
+                young = young + 1 if time.monotonic() - began < YOUNG_S else 0
                 self.restarts += 1
                 self._is_ending = False
                 self._note(f"live     the learner ended ({self._last_line() or 'killed'}) and is started again")
                 time.sleep(BACKOFF_S)
-            if self.restarts >= RESTARTS:
-                self.error = self._failed(f"the learner died {RESTARTS} times")
+                began = time.monotonic()
+            if young >= RESTARTS:
+                self.error = self._failed(f"the learner died {RESTARTS} times, each within {YOUNG_S:g} s of its start")
         finally:
             self._ended.set()
             self._ready.set()

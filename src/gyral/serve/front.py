@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gyral.config.sections import Serve
+from gyral.errors import ServeError
 from gyral.event.clock import now_us
 from gyral.http import AsgiApp, Receive, Refused, Scope, Send, allow, read_body, reply, routed
 from gyral.serve.about import About, asked_slot, described, no_such, told_by
@@ -164,7 +165,7 @@ class Front:
         elif path == MODEL:
             allow(scope, "GET")
             self.guard.check(dict(scope["headers"]).get(b"authorization", b""))
-            await reply(send, 200, self._described(asked_slot(scope)))
+            await reply(send, 200, await self._described(asked_slot(scope)))
         else:
             routes = ", ".join(f"POST {each}" for each in self.routes)
             await self._mounts.find(path, f"{routes}, GET {MODEL}, GET /metrics, GET /healthz")(scope, receive, send)
@@ -299,13 +300,19 @@ class Front:
     def _first(self) -> About:
         return next(iter(self._told.values()))
 
-    def _described(self, slot: str) -> bytes:
+    async def _described(self, slot: str) -> bytes:
         name = next(iter(self._models)) if slot in (DEFAULT, POPULARITY) else f"{SLOT}{slot}"
         if name not in self._told:
             raise no_such(slot, self.slots())
         more = {each: value for each, value in self.state().items() if each in ("workers", "chosen", "cascade", "trial")}
         more["variants"] = {each: version for each, version in self._models.items() if not each.startswith(SLOT)}
         card = self._told[name].card
+        if LIVE in card:  # how it is changes while it answers
+            self._own += 1
+            with contextlib.suppress(ServeError, TimeoutError):  # no worker is ready just now: as it was told last
+                async with asyncio.timeout(LIVE_S):
+                    self._told[name] = await told_by(self._pool, self._own, name)
+            card = self._told[name].card
         return described(self._models[name], card, self._since[name], self.slots(), self._impressions, **more)
 
     def slots(self) -> dict[str, str]:
@@ -331,6 +338,10 @@ class Front:
         return gauges(self._pool, self._gateway, self._cache.counts(), self._models)
 
 
+LIVE = "live"
+"""Of the card of a model that learns while it answers: how it is just now."""
+LIVE_S = 2.0
+"""How long that is waited for."""
 _NOT_KEPT = frozenset(("kind", "subject", "object", "country", "version", "worker"))
 
 

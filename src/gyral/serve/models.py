@@ -136,7 +136,8 @@ def about(model: Servable, routes: Mapping[str, Route]) -> Route:
     """How a gateway, which loads nothing, learns what the model is and how it is asked."""
     examples = {path: (route.example, route.is_pure) for path, route in routes.items()}
     told = About(model.card, examples, not model.routes, document("", described.by_workers(routes)))
-    return Route(Nothing, lambda _: Told(msgspec.structs.asdict(told), "model"), "{}")
+    # a model that learns while it answers has another card each time
+    return Route(Nothing, lambda _: Told(msgspec.structs.asdict(told) | {"card": dict(model.card)}, "model"), "{}")
 
 
 def recommending(model: Recommends, max_k: int = MAX_K) -> Route:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,7 +93,7 @@ class ServableLive:
             self.known = Known(int(settings["dim"]), int(settings["seed"]))
             follower = Follower(places.folder_of(folder.parent.parent, settings["name"]), self.known, self.freshness.add)
             self._follower = follower
-            threading.Thread(target=_follow, args=(follower,), name="live", daemon=True).start()
+            threading.Thread(target=_follow, args=(weakref.ref(follower),), name="live", daemon=True).start()
 
     @property
     def card(self) -> dict[str, Any]:
@@ -122,10 +123,12 @@ class ServableLive:
         return [Item(names[code], score, titles[code]) for code, score in zip(codes.tolist(), scores.tolist(), strict=True)]
 
 
-def _follow(follower: Follower) -> None:
-    while True:
-        time.sleep(POLL_S)
+def _follow(followed: weakref.ref[Follower]) -> None:
+    """Poll until nobody holds the model any more: a server swaps models for months, and nobody tells one that it is let go."""
+    while (follower := followed()) is not None:
         follower.poll()
+        del follower
+        time.sleep(POLL_S)
 
 
 class LiveFamily:

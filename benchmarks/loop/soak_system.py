@@ -1,0 +1,284 @@
+"""The system that a soak puts under load, of the real commands, and the init system that they are run by.
+
+    disk/live       gyral serve soak-live --workers 2 (its collector writes the log), gyral.live.learner over two shards
+    disk/drained    gyral ingest --listen: collector and drain in one process
+
+Two projects, because a live learner reads its log from the beginning: the log of `live` is committed when the learner has
+ended (as `gyral loop --live` does), that of `drained` while it grows. Who starts whom again: the server its workers, the
+learner its shards, `gyral.live.watched` the learner (all of them gyral's); nobody of gyral's starts a server or a collector
+again, so this does, on the port they had, as systemd would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from gyral.config import Config, load
+from gyral.errors import GyralError
+from gyral.live.learner import Job
+from gyral.live.watched import Watched
+from gyral.model import card as cards
+from gyral.model.card import Card, Weights
+from gyral.model.live import places
+from gyral.params.deltas import compact
+
+NAME = "soak-live"
+FREEZE_AT = 300
+WORKERS = 2
+NUM_SHARDS = 2
+READY_S = 60.0
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+SMALL = (
+    'params.at="proc://2"', "curate.robot_events_per_hour=1000000", "collect.min_free_bytes=1000000", "params.keep_s=5",
+)  # fmt: skip
+"""Of a disk of some hundred megabytes, and traffic that is played many times over."""
+
+
+class Service:
+    """A command that says on stdout where it answers, and is started again when it ends."""
+
+    def __init__(self, name: str, words: list[str], log: Path, environment: Mapping[str, str]) -> None:
+        self.name, self.port, self.starts = name, 0, 0
+        self.process: subprocess.Popen[bytes] | None = None
+        self._words, self._log, self._environment = words, log, dict(environment)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid if self.process is not None and self.process.poll() is None else 0
+
+    def start(self) -> None:
+        """Start it and wait until it answers.
+
+        Raises
+        ------
+        SystemExit : it does not.
+        """
+        command = [sys.executable, "-P", "-m", "gyral", *self._words, "--json", "--port", str(self.port)]
+        if self.name == "collector":
+            command = [*command[:-2], "--listen", f"127.0.0.1:{self.port}"]
+        with open(self._log, "ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                env=self._environment,
+            )
+        self.starts += 1
+        self.port = int(_first_line(self.process.stdout, self._log)["url"].rpartition(":")[2])
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        code = self.process.wait(60)
+        self._close()
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self._close()
+
+    def _close(self) -> None:
+        for pipe in (self.process.stdin, self.process.stdout):  # type: ignore[union-attr]
+            if pipe is not None:
+                pipe.close()
+
+
+def _first_line(output: IO[bytes] | None, log: Path) -> dict[str, Any]:
+    assert output is not None
+    line, until = b"", time.monotonic() + READY_S
+    while not line.endswith(b"\n") and (left := until - time.monotonic()) > 0:
+        if select.select([output], [], [], left)[0]:
+            part = os.read(output.fileno(), 1 << 16)
+            if not part:
+                break
+            line += part
+    try:
+        found: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError:
+        raise SystemExit(f"a service did not start: {log.read_text('utf-8', 'replace')[-2_000:]}") from None
+    return found
+
+
+class System:
+    """All of it.
+
+    Parameters
+    ----------
+    folder : a project folder; what is under test is below `disk`, a small file system of its own where one can be mounted.
+    """
+
+    def __init__(self, folder: Path, disk_bytes: int, with_clock: bool, note: Any) -> None:
+        self.folder, self.disk = folder, folder / "disk"
+        self.disk.mkdir(parents=True, exist_ok=True)
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={disk_bytes}", "tmpfs", str(self.disk)]
+        self.is_mounted = (
+            not os.geteuid() and bool(shutil.which("mount")) and not subprocess.run(mount, capture_output=True).returncode
+        )
+        self.live, self.drained, self.logs = self.disk / "live", self.disk / "drained", folder / "logs"
+        for each in (self.live, self.drained, self.logs):
+            each.mkdir(exist_ok=True)
+        self.clock = self.logs / "clock"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GYRAL_NO_PROGRESS": "1"}
+        self.has_clock = with_clock and FAKETIME.exists()
+        if self.has_clock:
+            self.set_clock(0)
+            environment |= {
+                "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(self.clock), "FAKETIME_CACHE_DURATION": "1",
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }  # fmt: skip
+        self._environment = environment
+        sets = [word for each in SMALL for word in ("--set", each)]
+        self.config = self.settings(self.live)
+        self.gateway = Service(
+            "gateway",
+            ["serve", NAME, "--root", str(self.live), "--workers", str(WORKERS), "--child-of", "1", *sets],
+            self.logs / "gateway.log", environment,
+        )  # fmt: skip
+        self.collector = Service(
+            "collector", ["ingest", "--root", str(self.drained), *sets], self.logs / "collector.log", environment
+        )
+        self.place = places.folder_of(self.live, "soak")
+        self.marked: dict[int, str] = {}
+        """Version of the model → what its objects begin with."""
+        self._publish_live()
+        job = Job(str(self.live), "soak", self.config, {}, FREEZE_AT, "soak-frozen", 1)
+        self.learner = Watched(job, self.logs, note)
+        self.services = {"gateway": self.gateway, "collector": self.collector}
+
+    @staticmethod
+    def settings(folder: Path) -> Config:
+        """What all of it is set to."""
+        return load(folder, list(SMALL))
+
+    def start(self) -> None:
+        """Start everything."""
+        self.collector.start()
+        os.environ.update(self._environment)  # the learner is given this process's
+        self.learner.__enter__()
+        self.gateway.start()
+
+    def pids(self, role: str) -> list[int]:
+        """Processes of a role, oldest first."""
+        if role in self.services:
+            return [pid] if (pid := self.services[role].pid) else []
+        if role == "learner":
+            return [pid] if (pid := self.learner.pid) else []
+        parent, word = (
+            (self.gateway.pid, "gyral.serve.worker") if role == "worker" else (self.learner.pid, "gyral.params.serve")
+        )
+        found = sorted(pid for pid, command in descendants(parent).items() if word in command)
+        return found[:NUM_SHARDS] if role == "shard" else found  # a spare is the youngest
+
+    def roll_out(self) -> int:
+        """Publish the frozen copy, its objects marked with the version, as the newest version of the model."""
+        weights = cards.read_weights(cards.find(self.live, "soak-frozen"))
+        number = 1 + max(int(path.name.rpartition("@")[2]) for path in (self.live / "models").glob(f"{NAME}@*"))
+        mark = f"v{number}:"
+        settings = {**weights.settings, "names": [mark + each for each in weights.settings["names"]]}
+        made = cards.publish(self.live, NAME, Weights(weights.arrays, settings), None, _card()).model
+        assert made == f"{NAME}@{number}"
+        self.marked[number] = mark
+        return number
+
+    def roll_back(self) -> int:
+        """Publish what learns as the newest version: a server never goes to an older one by itself."""
+        return self._publish_live()
+
+    def fold(self) -> None:
+        """Keep the shards' logs short, as `gyral loop --live` does."""
+        published = places.read_published(self.place)
+        for shard, last in published.cuts.items():
+            with contextlib.suppress(GyralError):  # the disk is full: the log grows until there is room
+                compact(self.place / places.SHARDS / shard, self.config.params.keep_s, last=last)
+
+    def set_clock(self, offset_s: float) -> None:
+        """All processes see this clock within a second."""
+        temporary = self.clock.with_suffix(".tmp")
+        temporary.write_text(f"{offset_s:+g}s\n")
+        os.replace(temporary, self.clock)
+
+    def stop(self) -> dict[str, Any]:
+        """End it all as an operator would; what the learner said last, and how the others ended."""
+        told = self.learner.finish()
+        left = [pid for role in ("worker", "shard") for pid in self.pids(role)]
+        codes = {name: each.stop() for name, each in self.services.items()}
+        self.learner.__exit__(None, None, None)
+        until = time.monotonic() + 10
+        while (alive := [pid for pid in left if _is_running(pid)]) and time.monotonic() < until:
+            time.sleep(0.1)
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "gyral", "ingest", "--root", str(self.live), "--json"],
+            capture_output=True, text=True, env={**self._environment, "LD_PRELOAD": ""},
+        )  # fmt: skip
+        if done.returncode:
+            raise SystemExit(f"what the log holds was not committed: {done.stderr[-2_000:]}")
+        return {"learner": told, "codes": codes, "left": alive}
+
+    def close(self) -> None:
+        """Kill what still runs, and let the disk go."""
+        for each in self.services.values():
+            if each.pid:
+                for pid in [*descendants(each.pid), each.pid]:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                each.kill()
+        self.learner.__exit__(None, None, None)
+        if self.is_mounted:
+            subprocess.run(["umount", "--lazy", str(self.disk)], check=False)
+
+    def _publish_live(self) -> int:
+        settings = {"kind": "live", "name": "soak", "dim": self.config.params.dim, "seed": self.config.train.seed}
+        made = cards.publish(self.live, NAME, Weights({"none": np.zeros(1)}, settings), None, _card())
+        return int(made.model.rpartition("@")[2])
+
+
+def _card() -> Card:
+    return Card(family="live", dataset="soak", run=1, metric="recall_at_10")
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Processes below one, with their commands."""
+    parents: dict[int, list[int]] = {}
+    commands: dict[int, str] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            commands[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            parents.setdefault(parent, []).append(int(folder.name))
+    found: dict[int, str] = {}
+    waiting = [pid] if pid else []
+    while waiting:
+        for each in parents.get(waiting.pop(), []):
+            found[each] = commands.get(each, "")
+            waiting.append(each)
+    return found
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
