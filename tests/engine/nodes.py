@@ -125,6 +125,9 @@ class Nodes:
             _ip("-n", self._net, "link", "set", f"v{number}", "down")
         os.kill(self._pid_one(number), signal.SIGKILL)
         self._nodes.pop(number).wait()
+        for words in (["-n", self._net, "link", "del", f"v{number}"], ["netns", "del", f"{self._prefix}n{number}"]):
+            with contextlib.suppress(subprocess.CalledProcessError):  # the link goes with the node
+                _ip(*words)
 
     def pids(self, number: int) -> list[int]:
         """Of all processes of a node, as this side sees them."""
