@@ -1,10 +1,10 @@
 """Weak scaling on one machine: 1, 2 and 4 workers, each with the same work, in CPU seconds a unit of it.
 
 With fewer cores than workers the clock says nothing, so what is told is the CPU time of all processes a unit of work, which is
-flat where workers cost each other nothing. Each width runs a small and a large job and the difference counts, so starts, imports
-and what is compiled do not. Rows: `curate` (documents, in processes), `train` (rows of a batch in an all-reduce), `params`
-(rows of a batch, pushed to as many shards as workers, `async`), `serve` (answers of a recommender by so many processes). Nothing
-here crosses a network: that nodes give the same bytes and outlive each other is `tests/engine/test_nodes.py`.
+flat where workers cost each other nothing. Each width runs a small and a large job and the difference counts, so starts and
+imports do not. Rows: `curate` (documents, in processes), `train` (rows of a batch in an all-reduce), `params` (rows of a batch,
+pushed to as many shards as workers, `async`), `serve` (answers of a recommender by so many processes). Nothing here crosses a
+network: that nodes give the same bytes and outlive each other is `tests/engine/test_nodes.py`.
 Command: .venv/bin/python benchmarks/engine/weak.py (about eight minutes)
 """
 

@@ -1,9 +1,9 @@
 """Several machines in one: nodes with an address, a name, processes, `/tmp` and shared memory of their own.
 
-Each node is a set of Linux namespaces (net, mount, uts, pid) on one bridge, with a Ray of a few cores inside; what they share is
-the folder of the test, as a mounted disk would be. The name of a node resolves to 127.0.1.1, as Debian has it, so whoever asks
-for the address of a name gets one that others cannot reach. Whoever kills a node kills everything in it at once; `unplug` takes
-its cable out first, so that nobody is told.
+Each node is a set of Linux namespaces (net, mount, uts, pid) on one bridge, with a Ray of a few cores inside; what they share
+is the folder of the test, as a mounted disk would be. The name of a node resolves to 127.0.1.1, as Debian has it, so whoever
+asks for the address of a name gets one that others cannot reach. Whoever kills a node kills everything in it at once; `unplug`
+takes its cable out first, so that nobody is told.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Nodes:
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={at}", f"--num-cpus={cpus}",
                f"--object-store-memory={self._store_bytes}", "--disable-usage-stats"]  # fmt: skip
         ray += ["--head", f"--port={PORT}", "--include-dashboard=false"] if number == 0 else [f"--address={self.address}"]
-        command = ["ip", "netns", "exec", name, "unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc",
-                   "bash", "-c", _SETUP, "setup", *ray]  # fmt: skip
+        own = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        command = ["ip", "netns", "exec", name, *own, "bash", "-c", _SETUP, "setup", *ray]
         log = open(self.logs / f"{number}.log", "ab")  # noqa: SIM115 (the process has it)
         with log:
             self._nodes[number] = subprocess.Popen(
