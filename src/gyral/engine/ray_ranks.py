@@ -56,6 +56,10 @@ def placing(on: str, note: Callable[[str], None] = lambda _: None) -> Iterator[t
 class Placed:
     """A process that an actor of Ray has started; what `subprocess.Popen` can do.
 
+    Attributes
+    ----------
+    machine : name of where it runs.
+
     Raises
     ------
     RankError : Ray has no room for it.
@@ -67,9 +71,10 @@ class Placed:
         self._actor = ray.remote(_Host).options(num_cpus=1, max_restarts=0).remote()
         try:
             began = self._actor.start.remote(list(command), str(log.resolve()), dict(environment), host, os.getcwd())
-            if missing := ray.get(began, timeout=PLACE_S):
+            self.machine, has_begun = ray.get(began, timeout=PLACE_S)
+            if not has_begun:
                 hint = "the project's folder must be seen by all machines under the same name"
-                raise RankError(f"`{log.resolve().parent}` is not there on `{missing}`", hint=hint)
+                raise RankError(f"`{log.resolve().parent}` is not there on `{self.machine}`", hint=hint)
         except ray.exceptions.GetTimeoutError:
             ray.kill(self._actor)
             cores = ray.cluster_resources().get("CPU", 0)
@@ -119,16 +124,16 @@ class Placed:
 class _Host:
     """The actor: one process, which ends with it."""
 
-    def start(self, command: list[str], log: str, environment: dict[str, str], driver: str, folder: str) -> str:
-        """The name of this machine if it has no folder for the log, else nothing."""
+    def start(self, command: list[str], log: str, environment: dict[str, str], driver: str, folder: str) -> tuple[str, bool]:
+        """The name of this machine, and whether it has begun: it has not where there is no folder for the log."""
         if not Path(log).parent.is_dir():
-            return socket.gethostname()
+            return socket.gethostname(), False
         enter_folder(folder)
         here = library().util.get_node_ip_address()
         listen = here if driver != LOOPBACK else LOOPBACK
         given = {"GYRAL_LISTEN": listen, **({IFNAME: name} if (name := interface_of(listen)) else {}), **environment}
         self.process = ranks.start(command, Path(log), given, before=_end_with_parent)
-        return ""
+        return socket.gethostname(), True
 
     def poll(self) -> int | None:
         code: int | None = self.process.poll()
