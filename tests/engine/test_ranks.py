@@ -84,5 +84,8 @@ def test_an_error_names_the_machine_of_a_rank_that_was_placed_elsewhere(tmp_path
         def poll(self):
             return 3
 
+        def wait(self, timeout=None):
+            return 3
+
     with pytest.raises(RankError, match="rank 0 of 1 on `node-7` stopped with code 3"):
         ranks.launch(["-c", ""], 1, tmp_path, {}, start=lambda *_: Elsewhere())
