@@ -232,6 +232,7 @@ def compress(root: Path, sets: tuple[str, ...], as_json: bool, model: str, out: 
 @click.option("--workers", type=int, help="Processes that answer; 0, the default: the server itself does.")
 @click.option("--draft", metavar="MODEL", help="A small language model that guesses ahead for a large one.")
 @tls_options
+@on_option
 @click.option("--child-of", type=int, hidden=True, help="Run this belongs to; stop when its process goes.")
 @planned(people=True)
 @common

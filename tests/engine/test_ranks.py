@@ -75,3 +75,17 @@ def test_launch_still_stops_all_when_one_fails(tmp_path):
     code = "import os, sys, time; time.sleep(60) if os.environ['RANK'] == '1' else sys.exit(3)"
     with pytest.raises(RankError, match=r"rank 0 of 2 .* stopped with code 3"):
         ranks.launch(["-c", code], 2, tmp_path, {})
+
+
+def test_an_error_names_the_machine_of_a_rank_that_was_placed_elsewhere(tmp_path):
+    class Elsewhere:
+        machine = "node-7"
+
+        def poll(self):
+            return 3
+
+        def wait(self, timeout=None):
+            return 3
+
+    with pytest.raises(RankError, match="rank 0 of 1 on `node-7` stopped with code 3"):
+        ranks.launch(["-c", ""], 1, tmp_path, {}, start=lambda *_: Elsewhere())

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 
 import pytest
@@ -52,7 +53,7 @@ def test_a_process_ends_with_its_actor(start, tmp_path):
 def test_an_error_is_told_with_its_log(start, tmp_path):
     with pytest.raises(RankError) as error:
         ranks.launch(["-c", "import sys; sys.exit('error: no such thing')"], 2, tmp_path, {}, start=start)
-    assert error.value.why == "no such thing"
+    assert error.value.why == "no such thing" and f"on `{socket.gethostname()}`" in error.value.what
 
 
 def test_more_ranks_than_cores_are_refused_in_time(start, tmp_path, monkeypatch):

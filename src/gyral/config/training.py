@@ -77,7 +77,10 @@ class Server(Section, frozen=True):
 
     at: Annotated[
         str,
-        Meta(description="`proc://2` starts shards of this machine; `tcp://host:port,…` are there; `local://1`: one worker"),
+        Meta(
+            description="`proc://2` starts shards, of this machine or of the cluster of `--on`; `tcp://host:port,…` are there; "
+            "`local://1`: one worker"
+        ),
     ] = "proc://1"
     secret: Annotated[str, Meta(description="file with the secret of shards behind `tcp://`")] = ""
     wire: Annotated[Literal["f32", "bf16", "int8"], Meta(description="how rows travel over `tcp://`")] = "f32"

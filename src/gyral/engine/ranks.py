@@ -143,7 +143,8 @@ class _Kept:
             return
         self.deaths += 1
         if (code > 0 and code != AGAIN) or self.deaths > restarts:
-            raise _error(self.name, code, self.log, "" if code != AGAIN and code > 0 else f", {self.deaths} times")
+            often = "" if code != AGAIN and code > 0 else f", {self.deaths} times"
+            raise _error(self.name, self.process, code, self.log, often)
         wait_s = min(0.1 * 2 ** (self.deaths - 1), MAX_BACKOFF_S)
         self._due, self.process = time.monotonic() + wait_s, None
         note(f"{self.name} {_how(code)} and is started again (death {self.deaths} of {restarts}): {_last_error(self.log)}")
@@ -215,11 +216,12 @@ def tail(path: Path, lines: int = LAST_LINES) -> str:
 
 def _told(failed: Sequence[int], processes: Sequence[Started], logs: Sequence[Path]) -> RankError:
     rank = next((each for each in failed if "error:" in tail(logs[each], 20)), failed[0])
-    return _error(f"rank {rank} of {len(processes)}", processes[rank].poll() or 0, logs[rank])
+    return _error(f"rank {rank} of {len(processes)}", processes[rank], processes[rank].poll() or 0, logs[rank])
 
 
-def _error(name: str, code: int, log: Path, often: str = "") -> RankError:
-    what = f"{name} on `{socket.gethostname()}` {_how(code)}{often}"
+def _error(name: str, process: Started, code: int, log: Path, often: str = "") -> RankError:
+    machine = getattr(process, "machine", socket.gethostname())  # of one that was placed elsewhere
+    what = f"{name} on `{machine}` {_how(code)}{often}"
     return RankError(what, why=_last_error(log), where=str(log), hint=_last_hint(log))
 
 

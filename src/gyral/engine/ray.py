@@ -72,7 +72,7 @@ class RayEngine:
         if workers is not None and (not isinstance(workers, int) or workers < 1):
             raise UsageError("`--on ray` needs a number of workers", hint="for example `--on ray://workers=4`")
         self._is_open = False
-        ray = library()
+        ray = library(is_own=not address)
         if not address and workers is None:
             workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         _enter(ray, address, workers, note or (lambda _: None))
@@ -85,7 +85,7 @@ class RayEngine:
         if not self._is_open:
             raise UsageError("this engine was closed", hint="`connect` another one")
         ray = library()
-        shared = ray.put(function)
+        shared = ray.put((function, os.getcwd()))
         waiting: deque[tuple[Any, str]] = deque()
         at_once = 1
         try:
@@ -129,9 +129,13 @@ _auth: dict[str, str] = {}
 """How a local Ray is kept from other users of this machine; Ray reads it when it is imported, and once a process."""
 
 
-def library() -> Any:
-    """Import Ray with what it reads at import."""
-    if "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+def library(is_own: bool = False) -> Any:
+    """Import Ray with what it reads at import; `is_own`: for a Ray of this process, behind a token.
+
+    A cluster has its own way of knowing who is let in. A token that it has not given makes its calls back to this process fail,
+    and it ends every actor whose owner it cannot reach.
+    """
+    if is_own and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         _auth.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     with _environment(_QUIET | _auth):
         try:
@@ -146,6 +150,9 @@ def _enter(ray: Any, address: str, workers: int | None, note: Callable[[str], No
     if _session is None:
         if ray.is_initialized():  # whoever did that also ends it
             _session = _Session(address, None, False)
+        elif address and _auth:
+            why = "Ray reads once a process whom it trusts, and this one has started a Ray of its own"
+            raise UsageError(f"this process cannot join `ray://{address}`", why=why, hint="join it from another process")
         else:
             _session = _join(ray, address, note) if address else _start(ray, workers, note)
     elif _session.address != address:
@@ -239,8 +246,22 @@ def _loopback() -> Iterator[None]:
 _SILENT = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 
 
-def _call(function: Callable[[Any], Any], item: Any) -> Any:
+def address_of(on: str) -> str:
+    """The cluster that `--on` names, `HOST:PORT` or `auto`; empty: none, or a Ray of this machine."""
+    name, _, rest = on.partition("://")
+    return next((part for part in rest.split(",") if part and "=" not in part), "") if name == "ray" else ""
+
+
+def enter_folder(folder: str) -> None:
+    """Work where the command was given, so that its relative paths mean the same, if this machine has that folder."""
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+
+
+def _call(shared: tuple[Callable[[Any], Any], str], item: Any) -> Any:
     """What a task runs."""
+    function, folder = shared
+    enter_folder(folder)
     try:
         return _pack(function(_unpack(item)))
     except GyralError as error:

@@ -11,7 +11,11 @@ The run's folder must be one that all machines see under the same name: jobs, lo
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import signal
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +23,15 @@ from pathlib import Path
 from gyral.engine import ranks
 from gyral.engine.base import connect
 from gyral.engine.listening import LOOPBACK
-from gyral.engine.ray import library
+from gyral.engine.ray import enter_folder, library
 from gyral.errors import RankError
 
 PLACE_S = 60.0
 """For Ray to find a core and start a process there."""
 ANSWER_S = 10.0
+IFNAME = "GLOO_SOCKET_IFNAME"
+"""Without it gloo listens where the name of the machine leads to, which on Debian is 127.0.1.1."""
+_SIOCGIFADDR = 0x8915
 
 
 @contextlib.contextmanager
@@ -49,6 +56,10 @@ def placing(on: str, note: Callable[[str], None] = lambda _: None) -> Iterator[t
 class Placed:
     """A process that an actor of Ray has started; what `subprocess.Popen` can do.
 
+    Attributes
+    ----------
+    machine : name of where it runs.
+
     Raises
     ------
     RankError : Ray has no room for it.
@@ -59,8 +70,11 @@ class Placed:
         self._code: int | None = None
         self._actor = ray.remote(_Host).options(num_cpus=1, max_restarts=0).remote()
         try:
-            began = self._actor.start.remote(list(command), str(log), dict(environment), host)
-            ray.get(began, timeout=PLACE_S)
+            began = self._actor.start.remote(list(command), str(log.resolve()), dict(environment), host, os.getcwd())
+            self.machine, has_begun = ray.get(began, timeout=PLACE_S)
+            if not has_begun:
+                hint = "the project's folder must be seen by all machines under the same name"
+                raise RankError(f"`{log.resolve().parent}` is not there on `{self.machine}`", hint=hint)
         except ray.exceptions.GetTimeoutError:
             ray.kill(self._actor)
             cores = ray.cluster_resources().get("CPU", 0)
@@ -110,10 +124,16 @@ class Placed:
 class _Host:
     """The actor: one process, which ends with it."""
 
-    def start(self, command: list[str], log: str, environment: dict[str, str], driver: str) -> None:
+    def start(self, command: list[str], log: str, environment: dict[str, str], driver: str, folder: str) -> tuple[str, bool]:
+        """The name of this machine, and whether it has begun: it has not where there is no folder for the log."""
+        if not Path(log).parent.is_dir():
+            return socket.gethostname(), False
+        enter_folder(folder)
         here = library().util.get_node_ip_address()
         listen = here if driver != LOOPBACK else LOOPBACK
-        self.process = ranks.start(command, Path(log), {"GYRAL_LISTEN": listen, **environment}, before=_end_with_parent)
+        given = {"GYRAL_LISTEN": listen, **({IFNAME: name} if (name := interface_of(listen)) else {}), **environment}
+        self.process = ranks.start(command, Path(log), given, before=_end_with_parent)
+        return socket.gethostname(), True
 
     def poll(self) -> int | None:
         code: int | None = self.process.poll()
@@ -121,6 +141,17 @@ class _Host:
 
     def send(self, number: int) -> None:
         self.process.send_signal(number)
+
+
+def interface_of(address: str) -> str:
+    """The network interface that has an IPv4 address; empty where the system does not say."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):
+                told = fcntl.ioctl(asking.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                if socket.inet_ntoa(told[20:24]) == address:
+                    return name
+    return ""
 
 
 def _end_with_parent() -> None:

@@ -26,6 +26,7 @@ async def pooled(
         if on.partition("://")[0] == "ray":
             from gyral.engine.ray_ranks import placing
 
+            folder = folder.resolve() if folder else None  # workers may be elsewhere
             options["start"], options["host"] = placed.enter_context(placing(on, options.get("note", print)))
         pool = Pool(job, settings, folder, **options)
         await pool.start()

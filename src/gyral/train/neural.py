@@ -41,7 +41,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
 
     axes = mesh.parse(config.train.parallel)
     num = mesh.num_ranks(axes)
-    folder = run.folder
+    folder = run.folder.resolve()  # ranks may be elsewhere
     pins, config = config, with_teacher(root, config, run)
     task = open_task(root, data.name, config)
     sample = task.build(config.train.seed)
@@ -116,7 +116,10 @@ def _with_server(task: Any, model: Any, job: Any, look: Callable[[], None], run:
     train, folder = job.config.train, Path(job.folder)
     num, path = workers.num_workers(train), folder / "job.json"
     write_atomic(path, msgspec.json.encode(job))
-    with workers.shards(model, task.roles, train, folder) as address, ray_ranks.placing(job.config.on, run.note) as (start, _):
+    with (
+        workers.shards(model, task.roles, train, folder, job.config.on) as address,
+        ray_ranks.placing(job.config.on, run.note) as (start, _),
+    ):
         workers.launch(path, train, num, folder, address, look, run.note, start)
     look()
     result = msgspec.json.decode((folder / RESULT).read_bytes(), type=Result)

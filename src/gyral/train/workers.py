@@ -22,6 +22,7 @@ from torch import nn
 
 from gyral.config.training import Train
 from gyral.engine import ranks
+from gyral.engine.ray import address_of
 from gyral.errors import ConfigError, GyralError
 from gyral.files import write_atomic
 from gyral.model.card import write_weights
@@ -76,10 +77,17 @@ def settings_of(train: Train, num: int) -> Settings:
 
 
 @contextlib.contextmanager
-def shards(model: nn.Module, roles: Roles, train: Train, folder: Path) -> Iterator[str]:
-    """Shards of `train.server.at` for a model; the address for its workers. Their folder goes when all is well."""
+def shards(model: nn.Module, roles: Roles, train: Train, folder: Path, on: str = "local") -> Iterator[str]:
+    """Shards of `train.server.at` for a model; the address for its workers. Their folder goes when all is well.
+
+    Parameters
+    ----------
+    on : as `--on`: where it names a cluster, shards of this machine are no use to workers, and `proc://N` is placed there.
+    """
     at, num = train.server.at, num_workers(train)
-    if not at.startswith("proc://"):
+    if at.startswith("proc://") and (cluster := address_of(on)):
+        at = f"ray://{cluster},shards={at.removeprefix('proc://')}"
+    if not at.startswith(("proc://", "ray://")):
         yield at
         return
     specs = [table.spec for table in tables_of(model, roles, train, num)]

@@ -46,7 +46,7 @@ async def copied(
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // config.workers))
     job = Job(
         source=str(root.absolute()), version="package", engine=COPY, options={"decode": msgspec.to_builtins(decode)},
-        environment={"OMP_NUM_THREADS": threads} if on == "local" else {},
+        environment={"OMP_NUM_THREADS": threads} if on == "local" else _cache(),
     )  # fmt: skip
     async with contextlib.AsyncExitStack() as stack:
         if is_source(model):
@@ -67,6 +67,11 @@ async def copied(
         finally:
             task.cancel()
             await asyncio.wait([task])
+
+
+def _cache() -> dict[str, str]:
+    """Where workers elsewhere find packages that were fetched: each machine has a cache of its own, unless one was named."""
+    return {"GYRAL_CACHE": str(Path(given).absolute())} if (given := os.environ.get("GYRAL_CACHE")) else {}
 
 
 def _check(model: str, config: Serve) -> None:
