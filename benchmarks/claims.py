@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = Path(__file__).resolve().parent
-ROW = re.compile(r"^\|.*\|$", re.MULTILINE)
 RAW = re.compile(r"\]\(results/([\w.-]+)\)")
 SCRIPT = re.compile(r"`(?:[A-Z_]+=\S+ )*(benchmarks/[\w/]+\.py)[^`]*`")
 
@@ -34,10 +33,12 @@ class Claim(NamedTuple):
 
 
 def claims(text: str) -> list[Claim]:
-    """The scripts of the tables in their order; a row that names none belongs to the one before."""
+    """The scripts of the tables, and of a line that names script and raw file, in their order; a row that names none belongs to the one before."""
     found: dict[str, tuple[list[str], int]] = {}
     script = ""
-    for row in ROW.findall(text):
+    for row in text.splitlines():
+        if not row.startswith("|") and not (SCRIPT.search(row) and RAW.search(row)):
+            continue
         if row.startswith(("|---", "| claim", "| |")) and not SCRIPT.search(row):
             continue
         script = named[1] if (named := SCRIPT.search(row)) else script

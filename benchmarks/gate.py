@@ -1,7 +1,7 @@
 """The gate: has a hot path become slower than it was? Ratios and counts, never seconds.
 
-A timed path (`gate_paths.py`) and a reference take turns in one process; of each the least CPU time counts, since what else runs
-only ever adds, and their ratio is compared with `gate.json`. A slow path is measured again, twice, before it is told. Ratios
+A timed path (`gate_paths.py`) and a reference take turns in one process; of each the least CPU time counts, since what else
+runs only ever adds, and their ratio is compared with `gate.json`. A slow path is measured again, twice, before it is told. Ratios
 differ between processors, so those of one that `gate.json` does not know are shown and not judged. Plain Python is judged by
 the bytecodes that gyral's modules run: exact, and of one version of Python.
 
@@ -23,8 +23,8 @@ from typing import Any
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-from gate_paths import COUNTED, TIMED, Work, reference
-from measure import machine
+from gate_paths import COUNTED, TIMED, Work, reference  # noqa: E402
+from measure import machine  # noqa: E402
 
 BASE = Path(__file__).with_name("gate.json")
 ROUNDS = 30
@@ -109,9 +109,7 @@ def gate(only: str = "") -> bool:
     """Measure every path whose name has `only` in it, tell a line of each, and whether none is slower."""
     told, (processor, python) = json.loads(BASE.read_text()), places()
     unit, slow = reference(), []
-    works = {
-        name: make() for name, make in TIMED.items() if only in name
-    }  # all before any, as when it was kept: memory is alike
+    works = {name: make() for name, make in TIMED.items() if only in name}  # all first, as by `keep`: memory is alike
     for work in (unit, *works.values()):
         work()
     ratios, counts = told["ratios"].get(processor, {}), told["bytecodes"].get(python, {})
