@@ -33,7 +33,7 @@ class Claim(NamedTuple):
 
 
 def claims(text: str) -> list[Claim]:
-    """The scripts of the tables, and of a line that names script and raw file, in their order; a row that names none belongs to the one before."""
+    """Scripts of the tables and of lines that name one with its raw file, in order; a row without one belongs to the row before."""
     found: dict[str, tuple[list[str], int]] = {}
     script = ""
     for row in text.splitlines():

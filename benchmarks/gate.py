@@ -1,9 +1,9 @@
 """The gate: has a hot path become slower than it was? Ratios and counts, never seconds.
 
 A timed path (`gate_paths.py`) and a reference take turns in one process; of each the least CPU time counts, since what else
-runs only ever adds, and their ratio is compared with `gate.json`. A slow path is measured again, twice, before it is told. Ratios
-differ between processors, so those of one that `gate.json` does not know are shown and not judged. Plain Python is judged by
-the bytecodes that gyral's modules run: exact, and of one version of Python.
+runs only ever adds, and their ratio is compared with `gate.json`. A slow path is measured again, twice, before it is told.
+Ratios differ between processors, so those of one that `gate.json` does not know are shown and not judged. Plain
+Python is judged by the bytecodes that gyral's modules run: exact, and of one version of Python.
 
 Command: .venv/bin/python benchmarks/gate.py (under a minute); `--keep N` measures N times and writes what holds from now on.
 """
