@@ -33,7 +33,7 @@ class Claim(NamedTuple):
 
 
 def claims(text: str) -> list[Claim]:
-    """Scripts of the tables and of lines that name one with its raw file, in order; a row without one belongs to the row before."""
+    """Scripts of tables, and of lines that name one with its raw file, in order; a row without one is of the row before."""
     found: dict[str, tuple[list[str], int]] = {}
     script = ""
     for row in text.splitlines():
