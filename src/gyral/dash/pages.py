@@ -24,7 +24,21 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from gyral import __version__
-from gyral.dash import compare, faults, figures, formats, gather, live, load, params, planning, plugged, scaling, search, serving
+from gyral.dash import (
+    compare,
+    faults,
+    figures,
+    formats,
+    gather,
+    live,
+    load,
+    params,
+    planning,
+    plugged,
+    scaling,
+    search,
+    serving,
+)
 from gyral.dash.gather import Data, LakeOverview
 from gyral.dash.plugged import Plugged
 from gyral.dash.records import NAME, NUMBER
