@@ -59,7 +59,7 @@ def shell(tmp_path, commands):
 
 
 def _wait(port):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120  # kernels are compiled, beside other tests
     while True:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2):

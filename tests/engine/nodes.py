@@ -19,11 +19,15 @@ import time
 from pathlib import Path
 
 PORT = 6399
+CHECKOUT = Path(__file__).resolve().parents[2]
+"""Seen by all nodes, also where it is inside `/tmp`."""
 _SETUP = """
 set -e
-mkdir -p /run/gyral-stage; mount --bind "$SHARED" /run/gyral-stage
+mkdir -p /run/gyral-stage/shared /run/gyral-stage/checkout
+mount --bind "$SHARED" /run/gyral-stage/shared; mount --bind "$CHECKOUT" /run/gyral-stage/checkout
 mount -t tmpfs -o size=600m tmpfs /tmp; mount -t tmpfs -o size=300m tmpfs /dev/shm
-mkdir -p "$SHARED"; mount --move /run/gyral-stage "$SHARED"
+mkdir -p "$SHARED" "$CHECKOUT"
+mount --move /run/gyral-stage/checkout "$CHECKOUT"; mount --move /run/gyral-stage/shared "$SHARED"
 mkdir -p /tmp/home; printf '127.0.0.1 localhost\n127.0.1.1 %s\n' "$NAME" > /tmp/hosts; mount --bind /tmp/hosts /etc/hosts
 hostname "$NAME"
 exec "$@"
@@ -84,7 +88,7 @@ class Nodes:
         with log:
             self._nodes[number] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**self.environment(), "SHARED": str(self.shared), "NAME": f"node{number}"},
+                env={**self.environment(), "SHARED": str(self.shared), "CHECKOUT": str(CHECKOUT), "NAME": f"node{number}"},
             )  # fmt: skip
 
     def environment(self) -> dict[str, str]:

@@ -18,8 +18,9 @@ import pytest
 QUIET = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
 LIMIT_S = 120.0
 TOLERANCE = 1e-5
-GROWS = 100
-"""Steps after which another order of additions alone has moved a model this small further than that, without any fault."""
+GROWS = 60
+"""Steps after which another order of additions alone may move a model this small further than that, without any fault: it
+depends on the text, and on one it was 8e-7 until step 75 and 2e-5 at step 100."""
 
 
 class Stage:
