@@ -15,7 +15,6 @@ from markupsafe import Markup
 from gyral.dash import charts, formats
 from gyral.dash.charts import Series
 from gyral.dash.records import heading, newest, read_text, thinned
-from gyral.errors import NotFound
 
 FILE = "faults.jsonl"
 ROLES = ("one", "two", "three", "four", "popularity")
@@ -30,10 +29,7 @@ def page(root: Path) -> Data:
     ------
     NotFound : there is none.
     """
-    found = newest(root, "bench", of_lines)
-    if found is None:
-        raise NotFound("no soak has run here", hint="python benchmarks/loop/soak.py --folder FOLDER")
-    run, told = found
+    run, told = newest(root, "bench", of_lines, "no soak has run here", hint="python benchmarks/loop/soak.py --folder FOLDER")
     faults = [each for line in read_text(root, run.run, FILE).splitlines() if (each := _fault(line)) is not None]
     summary = run.summary
     return {

@@ -11,7 +11,6 @@ from markupsafe import Markup
 from gyral.dash import charts, formats
 from gyral.dash.charts import Bar, Series
 from gyral.dash.records import heading, newest, thinned
-from gyral.errors import NotFound
 
 SLOTS = {
     "looped": "learning",
@@ -31,10 +30,7 @@ def page(root: Path) -> Data:
     ------
     NotFound : there is none.
     """
-    found = newest(root, "loop", of_lines)
-    if found is None:
-        raise NotFound("no live loop has run here", hint="gyral loop --live --source FILE")
-    run, told = found
+    run, told = newest(root, "loop", of_lines, "no live loop has run here", hint="gyral loop --live --source FILE")
     return {**heading(run), "live": told}
 
 

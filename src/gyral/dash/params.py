@@ -15,7 +15,7 @@ from markupsafe import Markup
 from gyral.dash import charts, formats, live
 from gyral.dash.charts import Bar, Series
 from gyral.dash.records import heading, newest
-from gyral.errors import GyralError, NotFound
+from gyral.errors import GyralError
 from gyral.model.live import places
 
 Data = dict[str, Any]
@@ -28,10 +28,8 @@ def page(root: Path) -> Data:
     ------
     NotFound : there is none.
     """
-    found = newest(root, "loop", live.of_lines)
-    if found is None:
-        raise NotFound("no parameters were learned live here yet", hint="gyral loop --live --source FILE")
-    run, told = found
+    none, hint = "no parameters were learned live here yet", "gyral loop --live --source FILE"
+    run, told = newest(root, "loop", live.of_lines, none, hint)
     pushes = sum(told["staleness"].values())
     return {
         **heading(run),

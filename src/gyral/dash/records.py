@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gyral.errors import GyralError
+from gyral.errors import GyralError, NotFound
 from gyral.lake import dataset as datasets
 from gyral.model import card as cards
 from gyral.run import FOLDER as RUNS
@@ -109,13 +109,20 @@ def read_runs(root: Path) -> tuple[list[Lineage], int]:
     return [read_run(root, number) for number in reversed(known[-MAX_RUNS:])], len(known)
 
 
-def newest(root: Path, verb: str, of_lines: Callable[[list[dict[str, Any]]], Told | None]) -> tuple[Lineage, Told] | None:
-    """The newest run of a verb whose lines say something, and what; None where there is none."""
+def newest(
+    root: Path, verb: str, of_lines: Callable[[list[dict[str, Any]]], Told | None], none: str, hint: str
+) -> tuple[Lineage, Told]:
+    """The newest run of a verb whose lines say something, and what.
+
+    Raises
+    ------
+    NotFound : there is none; said in the words of `none`, with the command that makes one.
+    """
     found, _ = read_runs(root)
     for run in found:
         if run.verb == verb and (told := of_lines(read_lines(root, run.run))) is not None:
             return run, told
-    return None
+    raise NotFound(none, hint=hint)
 
 
 def heading(run: Lineage) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from markupsafe import Markup
 from gyral.dash import charts, formats
 from gyral.dash.charts import Bar, Series
 from gyral.dash.records import heading, newest, thinned
-from gyral.errors import NotFound
 
 WHY = {
     "full": "too many waited",
@@ -30,10 +29,7 @@ def page(root: Path) -> Data:
     ------
     NotFound : there is none that was asked.
     """
-    found = newest(root, "serve", of_lines)
-    if found is None:
-        raise NotFound("no server was asked anything here", hint="gyral serve MODEL")
-    run, told = found
+    run, told = newest(root, "serve", of_lines, "no server was asked anything here", hint="gyral serve MODEL")
     model = next((each.name for each in run.inputs if each.kind == "model"), "")
     return {**heading(run), "model": model, "serving": told}
 

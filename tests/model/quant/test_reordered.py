@@ -1,16 +1,20 @@
 """Reordered matrices give the products of those they were made of, or none is made."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from gyral.config.sections import Decode
 from gyral.model.decoding.forward import Forward, Span
 from gyral.model.decoding.pages import Pages
 from gyral.model.nets.llama import Llama, Shape
-from gyral.model.quant import kernels
+from gyral.model.quant import kernels, trying
 from gyral.model.quant import reordered as module
 from gyral.model.quant.packing import to_bf16
 from gyral.model.quant.reordered import LEAST, multiply, reorder, reordered, serves
+from gyral.serve.openai.engines import Engines
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +28,8 @@ def _asked_anew():
 def _any_time(monkeypatch):
     """Whichever is faster on a busy machine is none of these tests' business."""
     ticks = iter(range(1 << 20))
-    monkeypatch.setattr(module.time, "thread_time", lambda: next(ticks))
-    monkeypatch.setattr(module.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(trying.time, "thread_time", lambda: next(ticks))
+    monkeypatch.setattr(trying.time, "perf_counter", lambda: next(ticks))
 
 
 def drawn(*shape, seed=0):
@@ -59,7 +63,7 @@ def test_where_the_operator_is_of_no_use_matrices_lie_as_they_are(monkeypatch, k
 
     was = module.multiply
     if kind == "slow":
-        monkeypatch.setattr(module, "_seconds", lambda product, x_BN, matrix: float(product is module.multiply))
+        monkeypatch.setattr(module, "seconds", lambda product, x_BN, matrix: float(product is module.multiply))
     else:
         monkeypatch.setattr(module, "multiply", {"wrong": lambda x, m: was(x, m) * 1.001, "absent": absent}[kind])
     weight, x = drawn(512, 512), drawn(3, 512, seed=1)
@@ -94,3 +98,14 @@ def test_a_decoder_by_reordered_matrices_is_the_net(_any_time, monkeypatch):
     with torch.inference_mode():
         expected = net(torch.tensor([tokens]), torch.arange(4)[None])[0].numpy()
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("is_reordered", [True, False])
+def test_a_server_reorders_unless_told_not_to(_any_time, monkeypatch, tmp_path, is_reordered):
+    net = Llama(Shape(600, 256, 1, 4, 2, 512)).eval()
+    serves((600, 256), torch.float32)  # asked before, so that what is counted is what is held
+    made, was = [], module.reorder
+    monkeypatch.setattr(module, "reorder", lambda weight: made.append(tuple(weight.shape)) or was(weight))
+    engines = Engines(Decode(reordered=is_reordered), tmp_path)
+    engines._by_us(SimpleNamespace(model=net, length=64))
+    assert ((600, 256) in made) == is_reordered

@@ -26,7 +26,6 @@ Shapes: B rows, N inputs, M outputs, g groups.
 from __future__ import annotations
 
 import math
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -38,6 +37,7 @@ from torch import Tensor
 
 from gyral.model.quant.packing import Kind, Packed
 from gyral.model.quant.reordered import multiply, reorder, serves
+from gyral.model.quant.trying import error, seconds
 
 ROWS = (1, 8, 32)
 """Rows at which a kernel is tried."""
@@ -194,33 +194,17 @@ def _tried(packed: Packed, kernels: tuple[Kernel, ...]) -> Choice:
             continue
         try:
             prepared = kernel.prepare(packed)
-            error = max(_error(kernel.multiply(x, *prepared), x, dense[0]) for x in inputs)
+            wrong = max(error(kernel.multiply(x, *prepared), x, dense[0]) for x in inputs)
         except (RuntimeError, AttributeError, NotImplementedError) as failure:  # another torch, another processor
             refused[kernel.name] = str(failure).splitlines()[0][:120] if str(failure) else type(failure).__name__
             continue
-        if not error <= kernel.error:
-            refused[kernel.name] = f"wrong by {error:.3f} of the result"
+        if not wrong <= kernel.error:
+            refused[kernel.name] = f"wrong by {wrong:.3f} of the result"
             continue
-        plain_s = plain_s or [_seconds(F.linear, x, dense) for x in inputs]
-        shares = [_seconds(kernel.multiply, x, prepared) / each for x, each in zip(inputs, plain_s, strict=True)]
+        plain_s = plain_s or [seconds(F.linear, x, *dense) for x in inputs]
+        shares = [seconds(kernel.multiply, x, *prepared) / each for x, each in zip(inputs, plain_s, strict=True)]
         share = math.prod(shares) ** (1 / len(shares))
         if share <= PATIENCE:
             return Choice(kernel, share, refused)
         refused[kernel.name] = f"{share:.2f} times the time of float32"
     return Choice(PLAIN, 0.0, refused)
-
-
-def _error(found: Tensor, x: Tensor, dense: Tensor) -> float:
-    truth = x.double() @ dense.double().t()
-    return float((found.double() - truth).norm() / truth.norm().clamp(min=1e-300))
-
-
-def _seconds(multiply: Callable[..., Tensor], x: Tensor, prepared: tuple[Any, ...], times: int = 7) -> float:
-    """The least of some runs, by the clock of this thread where that is all there is: others share the machine."""
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    least = math.inf
-    for _ in range(times):
-        begin = clock()
-        multiply(x, *prepared)
-        least = min(least, clock() - begin)
-    return max(least, 1e-9)

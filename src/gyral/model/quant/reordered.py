@@ -20,12 +20,13 @@ Shapes: B rows, N inputs, M outputs.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from gyral.model.quant.trying import error, seconds
 
 LEAST = 1 << 17
 """Weights of a matrix from which on reordering pays: smaller ones lie in a cache, and the call costs more than it saves."""
@@ -34,7 +35,6 @@ ROWS = 64
 ERROR = {torch.float32: 1e-5, torch.bfloat16: 0.006}
 """Of the whole result, relative, that sums in another order may differ by."""
 TRIED = (1, 8, 32)
-TIMES = 5
 
 
 def reordered(weight_MN: Tensor) -> Callable[[Tensor], Tensor]:
@@ -73,21 +73,9 @@ def _tried(shape: tuple[int, ...], dtype: torch.dtype, threads: int) -> bool:
     try:
         matrix = reorder(weight_MN)
         for x_BN in inputs:
-            found, truth = multiply(x_BN, matrix).float(), x_BN.float() @ weight_MN.float().t()
-            if not float((found - truth).norm() / truth.norm()) <= ERROR[dtype]:
+            if not error(multiply(x_BN, matrix), x_BN, weight_MN) <= ERROR[dtype]:
                 return False
     except (RuntimeError, AttributeError, NotImplementedError):  # another PyTorch, another processor
         return False
-    as_it_lies = sum(_seconds(F.linear, x_BN, weight_MN) for x_BN in inputs)
-    return sum(_seconds(multiply, x_BN, matrix) for x_BN in inputs) <= as_it_lies
-
-
-def _seconds(product: Callable[[Tensor, Tensor], Tensor], x_BN: Tensor, matrix: Tensor) -> float:
-    """The least of some runs, by the clock of this thread where that is all there is: others share the machine."""
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    taken = []
-    for _ in range(TIMES):
-        begin = clock()
-        product(x_BN, matrix)
-        taken.append(clock() - begin)
-    return min(taken)
+    as_it_lies = sum(seconds(F.linear, x_BN, weight_MN) for x_BN in inputs)
+    return sum(seconds(multiply, x_BN, matrix) for x_BN in inputs) <= as_it_lies
