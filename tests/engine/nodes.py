@@ -53,7 +53,7 @@ class Nodes:
 
     def __init__(self, shared: Path, cpus: list[int], store_bytes: int = 80 << 20) -> None:
         self.shared, self._store_bytes = shared.resolve(), store_bytes
-        self._prefix = f"gy{secrets.token_hex(2)}"
+        self._prefix, self._token = f"gy{secrets.token_hex(2)}", secrets.token_hex(32)
         self._net = self._prefix
         self._nodes: dict[int, subprocess.Popen[bytes]] = {}
         self.address = f"10.77.0.1:{PORT}"
@@ -92,9 +92,13 @@ class Nodes:
             )  # fmt: skip
 
     def environment(self) -> dict[str, str]:
-        """Of the nodes: a home of their own, in which nothing is cached, and detection of a death in seconds."""
+        """Of the nodes: a token and a home of their own, in which nothing is cached, and detection of a death in seconds.
+
+        The token is said here because Ray, once it has run in the process of the tests, leaves there that one is asked for.
+        """
         return {
-            **os.environ, "HOME": "/tmp/home", "XDG_CACHE_HOME": "/tmp/home/.cache", "RAY_USAGE_STATS_ENABLED": "0",
+            **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token,
+            "HOME": "/tmp/home", "XDG_CACHE_HOME": "/tmp/home/.cache", "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "1000",
             "RAY_health_check_failure_threshold": "3", "RAY_health_check_initial_delay_ms": "2000",
             "RAY_prestart_worker_first_driver": "0", "RAY_enable_metrics_collection": "0",
