@@ -116,7 +116,7 @@ def test_the_readme_chain_of_verbs_runs(shell, tmp_path):
 def test_the_readme_loops_of_pages_and_pictures_run(forked, shell):
     """With one turn, of a few steps: what they learn in minutes is not tested here, that they turn is."""
     block = next(text for language, text in blocks("README.md") if language == "sh" and "--family vision" in text)
-    loops = [line.partition("   #")[0].strip() for line in block.splitlines() if line.startswith("gyral loop")]
+    loops = [line.partition("   #")[0].strip() for line in block.splitlines() if line.startswith("gyral loop --family")]
     assert len(loops) == 2
     for line in loops:
         try:
