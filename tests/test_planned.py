@@ -95,6 +95,20 @@ def test_a_population_takes_more_servers_the_more_it_asks(project):
     assert len(widths) == 5 and widths == sorted(widths, reverse=True)
 
 
+def test_a_closed_form_is_planned_as_it_was_trained(project):
+    told = plan(project, "train", "shop", "--budget", "3s")["plan"]
+    lineage = json.loads((project / "runs" / "3" / "lineage.json").read_text())
+    assert told["rows"]["value"] == lineage["summary"]["rows"] == 1_000
+    assert told["paid"]["value"] == lineage["summary"]["nominal_s"] > 0
+    assert told["processor"]["by"] == "calibrated" and "run 3" in told["processor"]["why"]
+    assert told["processor"]["value"] == pytest.approx(lineage["cpu_s"])
+    assert told["candidates"]["value"] >= len(
+        json.loads((project / "models" / "shop@1" / "card.json").read_text())["candidates"]
+    )
+    less = plan(project, "train", "shop", "--budget", "1s")["plan"]
+    assert less["candidates"]["value"] <= told["candidates"]["value"]
+
+
 def test_what_is_not_said_is_assumed(project):
     told = plan(project, "serve", "shop", "--users", "1e6")["plan"]["requests"]
     assert told["by"] == "assumed" and told["low"] < 2e7 < told["high"]
@@ -103,7 +117,6 @@ def test_what_is_not_said_is_assumed(project):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("train", "shop"), "closed form"),
         (("train", "nothing", *LM), "nothing"),
         (("serve", "nothing"), "nothing"),
         (("serve", "shop", "--p99-ms", "1"), "holds a p99 of 1 ms"),

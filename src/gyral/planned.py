@@ -20,6 +20,7 @@ from gyral.errors import GyralError
 from gyral.plan.figure import Figure, Plan
 
 if TYPE_CHECKING:
+    from gyral.lake.dataset import Dataset
     from gyral.plan.cost import Bill
     from gyral.plan.verbs import Asked
 
@@ -32,7 +33,7 @@ ADAM_BYTES = 16
 
 
 def train(root: Path, dataset: str, config: Config, given: Collection[str] | None = None) -> Plan:
-    """What the training of a neural model would take, with the sizes that the project's law would choose.
+    """What a training would take: of a neural model with the sizes that the project's law would choose, or in closed form.
 
     Parameters
     ----------
@@ -40,19 +41,17 @@ def train(root: Path, dataset: str, config: Config, given: Collection[str] | Non
 
     Raises
     ------
-    NotFound : there is no such dataset.  UsageError : it learns in closed form, for which seconds are all there is to say.
+    NotFound : there is no such dataset.
     """
     from gyral.config import NOMINAL_FLOP_PER_S, budget_seconds
-    from gyral.errors import UsageError
     from gyral.train import budget, scale
     from gyral.train.neural import cost_of, planned_steps
     from gyral.train.readers import folder
     from gyral.train.tasks import open_task
 
-    if config.train.family == "recommender" and not config.train.task:
-        hint = "a neural one has `--set train.task=sequence`, `retrieval` or `ranking`"
-        raise UsageError("what learns in closed form is planned by its `--budget` alone", hint=hint)
     data = folder.find(root, dataset)
+    if config.train.family == "recommender" and not config.train.task:
+        return _in_closed_form(root, data, config)
     choice = budget.choice_of(root, data, config, budget_seconds(config.train.budget), given)
     config = choice.config
     task = open_task(root, data.name, config)
@@ -79,6 +78,27 @@ def train(root: Path, dataset: str, config: Config, given: Collection[str] | Non
     plan["training"] = Figure(steps * step.value, "s", step.by, f"steps · {step.why}", steps * low, steps * high)
     plan |= _foretold(choice.told) if by_law else _ends_with(root, data.name, config, found)
     return plan
+
+
+def _in_closed_form(root: Path, data: Dataset, config: Config) -> Plan:
+    """Which candidates the budget pays is counted, as they are planned; what that takes, earlier trainings say."""
+    from gyral.config import budget_seconds
+    from gyral.plan.kinds import TRAIN
+    from gyral.plan.past import foretold, seen
+    from gyral.train.recommender import shared
+
+    has = shared(data, config, budget_seconds(config.train.budget))
+    pays, nets_s = has.planned(), has.net_s + has.ranker_s
+    plan: Plan = {
+        "rows": Figure(float(len(has.rows)), "rows", "counted", f"of `{data.name}`"),
+        "asked": Figure(float(len(has.split.asked)), "subjects", "counted", "by each candidate, of the last rows"),
+        "candidates": Figure(float(pays.candidates), "", "counted", "closed forms that the budget pays, at most"),
+        "dense part": Figure(float(pays.num_head), "objects", "counted", f"of {has.interactions.num_objects:,}"),
+        "paid": Figure(pays.nominal_s + nets_s, "s", "counted", f"of the budget of `{config.train.budget}`, nominal"),
+    }
+    if nets_s:
+        plan["nets"] = Figure(nets_s, "s", "counted", "of it, for nets beside the closed forms, nominal")
+    return plan | foretold(TRAIN, pays.nominal_s + nets_s, seen(root, TRAIN))
 
 
 def _step(root: Path, task: Any, config: Config, flops: float, nominal: float) -> Figure:

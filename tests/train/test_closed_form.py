@@ -5,7 +5,7 @@ import pytest
 
 from gyral.model.holdout import hold_out, measure
 from gyral.model.recommender import DAY_US, Interactions, Spec, fit_with
-from gyral.train.closed_form import FLOORS, MAX_HEAD, MIN_HEAD, choose, plan_head
+from gyral.train.closed_form import FLOORS, MAX_HEAD, MIN_HEAD, choose, plan_head, planned
 
 
 def structured(seed=0, num_rows=4_000, num_subjects=150, num_objects=60):
@@ -62,6 +62,17 @@ def test_a_small_budget_has_the_floors_only_and_a_bigger_one_tries_more():
         tried.append(names)
     assert tried[0] == [spec.name for spec in FLOORS]
     assert len(tried[0]) < len(tried[1]) <= len(tried[2])
+
+
+def test_what_a_budget_pays_is_known_before():
+    split = hold_out(structured(), repeats=True, seed=0)
+    pays = [planned(split, repeats=True, budget_s=budget_s) for budget_s in (0.0, 0.05, 0.2, 50.0)]
+    assert pays[0].candidates == len(FLOORS) and pays[-1].nominal_s < 50
+    assert [each.candidates for each in pays] == sorted(each.candidates for each in pays)
+    for budget_s, each in zip((0.05, 0.2, 50.0), pays[1:], strict=True):
+        names = []
+        choose(structured(), repeats=True, budget_s=budget_s, seed=0, on_progress=lambda *told, names=names: names.append(told))
+        assert len(FLOORS) < len(names) <= each.candidates == names[0][2]
 
 
 def test_the_dense_part_grows_with_the_budget_within_limits():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -73,6 +73,30 @@ ONCE_SEARCH: Steps = (
 )
 
 
+class Planned(NamedTuple):
+    """What a budget pays.
+
+    Attributes
+    ----------
+    num_head : objects in the dense part.
+    candidates : that compete, at most: the search tries nothing twice.
+    nominal_s : of one core, for all of them and the last fit.
+    """
+
+    num_head: int
+    candidates: int
+    nominal_s: float
+
+
+def planned(split: Split, *, repeats: bool, budget_s: float) -> Planned:
+    """What `choose` would do, before it does."""
+    one_s, purse = candidate_s(split), purse_of(split, repeats, budget_s)
+    first = asdict(starts(repeats)[-1])
+    steps = [Spec(**{**first, term: value}) for term, values in _steps(repeats) for value in values]
+    paid = sum(purse.pay(spec) for spec in [*starts(repeats), *steps])
+    return Planned(purse.num_head, len(FLOORS) + paid, len(FLOORS) * one_s + purse.spent_s)
+
+
 def choose(
     data: Interactions,
     *,
@@ -97,19 +121,16 @@ def choose(
     `hit_at_10` on the held-out part; exactly one is `chosen`. Never one that is worse than a floor; ties go to the simpler.
     """
     split = split or hold_out(data, repeats=repeats, seed=seed)
-    one_s = candidate_s(split)
-    num_head = plan_head(split.before.num_objects, budget_s - (len(FLOORS) + len(starts(repeats))) * one_s)
-    judge = _Judge(split, repeats, num_head)
+    purse = purse_of(split, repeats, budget_s)
+    judge = _Judge(split, repeats, purse.num_head)
     best: dict[str, dict[str, Any]] = {}
-    is_empty = len(split.before) == 0 or len(split.asked) == 0
-    purse = Purse(0.0 if is_empty else budget_s - len(FLOORS) * one_s, one_s, num_head)
-    planned = len(FLOORS) + min(purse.affords, len(starts(repeats)) + sum(len(values) for _, values in _steps(repeats)))
+    at_most = planned(split, repeats=repeats, budget_s=budget_s).candidates
     for done, spec in enumerate(_search(repeats, purse, best), start=1):
         entry = judge.entry(spec)
         if spec.name not in best or entry["ndcg_at_10"] > best[spec.name]["ndcg_at_10"] * (1 + MIN_GAIN):
             best[spec.name] = entry
         if on_progress is not None:
-            on_progress(spec.name, done, planned, entry["ndcg_at_10"])
+            on_progress(spec.name, done, at_most, entry["ndcg_at_10"])
     chosen = max(best.values(), key=lambda entry: entry["ndcg_at_10"])  # the first, which is the simplest, wins ties
     del judge  # its matrices are not needed while the winner is fitted
     return fit_with(data, Spec(**chosen["spec"])), [{**entry, "chosen": entry is chosen} for entry in best.values()]
@@ -128,19 +149,23 @@ def plan_head(num_objects: int, budget_s: float) -> int:
     return int(min(max(affordable, MIN_HEAD), MAX_HEAD, max(num_objects, 1)))
 
 
+def purse_of(split: Split, repeats: bool, budget_s: float) -> Purse:
+    """The budget without the floors; empty where there is nothing to learn, or nobody to ask."""
+    one_s = candidate_s(split)
+    num_head = plan_head(split.before.num_objects, budget_s - (len(FLOORS) + len(starts(repeats))) * one_s)
+    is_empty = len(split.before) == 0 or len(split.asked) == 0
+    return Purse(0.0 if is_empty else budget_s - len(FLOORS) * one_s, one_s, num_head)
+
+
 class Purse:
     """What is left of the budget after the floors, in nominal seconds; the last fit's solve is put aside first."""
 
     def __init__(self, budget_s: float, one_s: float, num_head: int) -> None:
-        self._one_s = one_s
+        self._one_s, self.num_head = one_s, num_head
         self._solve_s = FLOP_PER_CUBE * num_head**3 / SOLVE_FLOP_PER_S
         self._solved: set[float] = set()
         self._left_s = budget_s - self._solve_s
-
-    @property
-    def affords(self) -> int:
-        """At most this many more candidates."""
-        return max(int(min((self._left_s - self._solve_s) / self._one_s, 1_000)), 0)
+        self.spent_s = self._solve_s
 
     def pay(self, spec: Spec) -> bool:
         """Take the cost of a candidate, or say that it is more than what is left."""
@@ -148,6 +173,7 @@ class Purse:
         if cost_s > self._left_s:
             return False
         self._left_s -= cost_s
+        self.spent_s += cost_s
         self._solved.add(spec.lam)
         return True
 

@@ -8,48 +8,79 @@ held-out events (`gyral.train.sequence_candidate`), and where `recommend.ranker`
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
 
 from gyral.config import Config
 from gyral.lake.dataset import Dataset
 from gyral.model import inputs as model_inputs
 from gyral.model.card import Weights
-from gyral.model.holdout import HELD_OUT, hold_out
-from gyral.model.recommender import Spec
+from gyral.model.holdout import HELD_OUT, Split, hold_out
+from gyral.model.recommender import Interactions, Spec
 from gyral.run import Run
-from gyral.train import ranking_candidate, sequence_candidate
-from gyral.train.closed_form import choose
+from gyral.train import closed_form, ranking_candidate, sequence_candidate
 from gyral.train.fitted import Fitted
+
+
+class Shared(NamedTuple):
+    """What is learned, and who gets how many nominal seconds of the budget.
+
+    Attributes
+    ----------
+    net_s, ranker_s : of nets beside the closed forms; 0: none competes.
+    closed_s : what is left for the closed forms.
+    """
+
+    rows: pa.Table
+    inputs: model_inputs.Inputs
+    interactions: Interactions
+    split: Split
+    repeats: bool
+    net_s: float
+    ranker_s: float
+    closed_s: float
+
+    def planned(self) -> closed_form.Planned:
+        """What the closed forms take; nets come on top."""
+        return closed_form.planned(self.split, repeats=self.repeats, budget_s=self.closed_s)
+
+
+def shared(data: Dataset, config: Config, budget_s: float) -> Shared:
+    """Read what is learned, and share the budget."""
+    repeats = data.require("interactions", "a recommender").manifest.repeats
+    rows = data.read()
+    inputs, interactions = model_inputs.encode(rows)
+    split = hold_out(interactions, repeats=repeats, seed=config.train.seed)
+    net_s = sequence_candidate.planned_s(interactions, config, budget_s) if len(split.asked) else 0.0
+    ranker_s = ranking_candidate.planned_s(interactions, config, budget_s - net_s) if len(split.asked) else 0.0
+    return Shared(rows, inputs, interactions, split, repeats, net_s, ranker_s, budget_s - net_s - ranker_s)
 
 
 def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) -> Fitted:
     """Number the names, let the candidates compete on the last part of the events, fit the winner on all of them."""
-    seed = config.train.seed
-    repeats = data.require("interactions", "a recommender").manifest.repeats
-    rows = data.read()
-    inputs, interactions = model_inputs.encode(rows)
-    split = hold_out(interactions, repeats=repeats, seed=seed)
-    net_s = sequence_candidate.planned_s(interactions, config, budget_s) if len(split.asked) else 0.0
-    ranker_s = ranking_candidate.planned_s(interactions, config, budget_s - net_s) if len(split.asked) else 0.0
+    rows, inputs, interactions, split, repeats, net_s, ranker_s, closed_s = has = shared(data, config, budget_s)
+    run.summarize(rows=len(rows), nominal_s=has.planned().nominal_s + net_s + ranker_s)
     meter = run.meter("candidates")
 
     def on_progress(_name: str, done: int, total: int, ndcg: float) -> None:
         meter.update(done, max(total, done), ndcg_at_10=ndcg)
 
-    model, candidates = choose(
-        interactions, repeats=repeats, budget_s=budget_s - net_s - ranker_s, seed=seed, on_progress=on_progress, split=split
+    model, candidates = closed_form.choose(
+        interactions, repeats=repeats, budget_s=closed_s, seed=config.train.seed, on_progress=on_progress, split=split
     )
     meter.update(meter.record.done, meter.record.done, **meter.record.metric)  # fewer than planned may have fitted the budget
     weights = Weights(model.arrays, model.meta)
-    closed_form = next(entry for entry in candidates if entry["chosen"])
-    spec, steps = Spec(**closed_form["spec"]), run.meter("steps") if net_s or ranker_s else meter
+    winner = next(entry for entry in candidates if entry["chosen"])
+    spec, steps = Spec(**winner["spec"]), run.meter("steps") if net_s or ranker_s else meter
     judged = [sequence_candidate.compete(split, spec, config, steps)] if net_s else []
     if ranker_s:
         judged.append(ranking_candidate.compete(data, rows, interactions, split, spec, config, steps))
     if judged:
         best = max(judged, key=lambda each: float(each.best["ndcg_at_10"]))
-        has_won = sequence_candidate.is_better(best, closed_form)
+        has_won = sequence_candidate.is_better(best, winner)
         if has_won:
-            closed_form["chosen"] = False
+            winner["chosen"] = False
             weights = (
                 ranking_candidate.finished(data, rows, interactions, split, model, best, config, steps)
                 if best.net_name == "ranking"
