@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import Any
 
 import httpx
 import pytest
+
+from gyral.serve.http1.server import Server, listen
 
 START = datetime(2026, 3, 12, 13, 30, tzinfo=UTC)
 LOOPED = (0.1472, 0.1611, 0.1733, 0.1846, 0.1902, 0.1987)
@@ -351,7 +355,7 @@ def _overview() -> dict[str, Any]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def overview() -> Callable[[], dict[str, Any]]:
     """The lake's numbers, as the lake would hand them in."""
     return _overview
@@ -367,6 +371,35 @@ def empty_overview() -> Callable[[], dict[str, Any]]:
 def project(tmp_path: Path) -> Path:
     """A folder with a finished loop of six turns."""
     return write_project(tmp_path / "shop")
+
+
+@contextlib.contextmanager
+def serving(application: Any) -> Iterator[tuple[Server, str, Callable[[Any], Any]]]:
+    """A server on a free port of 127.0.0.1, in a thread: itself, its address, and what runs a coroutine on its loop."""
+    loop = asyncio.new_event_loop()
+    server, sock = Server(application), listen("127.0.0.1", 0)
+    loop.run_until_complete(server.start(sock))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def on_loop(work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(20)
+
+    try:
+        yield server, f"http://127.0.0.1:{sock.getsockname()[1]}/", on_loop
+        on_loop(server.stop(2))
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        sock.close()
+    assert not thread.is_alive()
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished loop of six turns that the tests of a module share and leave as it is."""
+    return write_project(tmp_path_factory.mktemp("pages") / "shop")
 
 
 @pytest.fixture
@@ -441,6 +474,12 @@ class _Page(HTMLParser):
     def text(self) -> str:
         """The visible text, blanks collapsed."""
         return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="session")
+def serve_pages() -> Callable[[Any], contextlib.AbstractContextManager[Any]]:
+    """Serve an application by gyral's own server."""
+    return serving
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def test_the_page_shows_what_the_lines_say(served, ask, parse):
     assert "goes on: &lt;b&gt;" in page.text and "busy 25.0 %" in page.text and "1 death<" in page.text
     assert "default: shop-int8 first, shop where it is less sure" in page.text
     assert "Answered by" in ask(dash, "/runs/1").text and json.loads(ask(dash, "/runs/1.json").text)["serving"] == told
-    assert "script" not in parse(page.text).tags
+    assert parse(page.text).text and page.text.count("<script") == 1
 
 
 def test_a_project_without_a_server_says_how_to_start_one(tmp_path, ask):
