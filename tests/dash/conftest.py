@@ -467,7 +467,7 @@ class _Page(HTMLParser):
         self.open.pop()
 
     def handle_data(self, data: str) -> None:
-        if not {"style", "title"} & set(self.open):
+        if not {"style", "title", "script"} & set(self.open):
             self.words.append(data)
 
     @property

@@ -2,9 +2,9 @@
 
 The stream carries no data of the project: it names the state of the folder (a digest of when its records changed and how long
 they are), and the script asks for the page again, as a person would. So a page has one source, and its twin is unchanged.
-Looking at the newest 200 runs takes 2 ms and is shared: however many follow, once a second. A stream ends with its client, with the
-server, and after ten minutes, when a browser comes again by itself; beyond `MAX_STREAMS` one is refused, and the page is reloaded
-by hand.
+Looking at the newest 200 runs takes 2.5 ms and is shared: however many follow, once a second. A stream ends with its client,
+with the server, and after ten minutes, when a browser comes again by itself; beyond `MAX_STREAMS` one is refused, and the page
+is reloaded by hand.
 
 The script stands in the page, and the policy allows it by its digest: nothing else runs, whatever a name in the data says.
 

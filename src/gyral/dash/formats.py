@@ -152,12 +152,25 @@ def words(name: str) -> str:
     return name.replace("_per_s", " a second").replace("_", " ")
 
 
+def label(key: str) -> str:
+    """Write the name of a value of a run's summary, without the unit that `value_of` writes: `elapsed_s` → `elapsed`."""
+    if "_at_" in key:
+        return metric_name(key)
+    known = {"elapsed_s": "took", "cpu_s": "CPU time", "peak_bytes": "peak memory"}
+    if key in known:
+        return known[key]
+    short = key if key.endswith("_per_s") else re.sub(r"_(s|ms|bytes)$", "", key)
+    return re.sub(r"^bytes ", "size ", words(short))
+
+
 def value_of(key: str, value: Any) -> str:
     """Write a value of a run's summary, guessing its kind from the key."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, int | float):
         return NONE if value is None else str(value)
+    if key in ("cpu_s", "peak_bytes") and not value:  # a part of a loop shares its process with the others
+        return NONE
     if "bytes" in key:
         return size(value)
     if key.endswith("_per_s"):

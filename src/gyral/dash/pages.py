@@ -30,6 +30,7 @@ from gyral.dash import (
     compare,
     faults,
     figures,
+    foretold,
     formats,
     gather,
     live,
@@ -130,16 +131,17 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "milliseconds",
         "moment",
         "day",
+        "label",
         "metric_name",
+        "small",
         "words",
         "ticked",
         "plural",
     ):
         environment.filters[name] = getattr(formats, name)
-    environment.globals.update(
-        compare=compare, faults=faults, live=live, load=load, params=params, planning=planning, scaling=scaling, serving=serving
-    )
-    environment.globals.update(figures=figures, rate=formats.rate, value_of=formats.value_of, version=__version__)
+    drawing = (compare, figures, faults, foretold, live, load, params, planning, scaling, serving)
+    environment.globals.update({each.__name__.rpartition(".")[2]: each for each in drawing})
+    environment.globals.update(rate=formats.rate, value_of=formats.value_of, version=__version__)
     others = plugged.found()
     tabs = [(address, each.tab) for address, each in LISTED.items() if each.tab]
     environment.globals["tabs"] = (*tabs, *((each.address, each.title) for each in others))
