@@ -197,7 +197,7 @@ def ring_chart(home: Mapping[str, Any], gain: Mapping[str, Any] | None, link: An
         if verb["run"] is None:
             nodes.append(Node(verb["verb"], ["not yet"], "not yet"))
             continue
-        took = f"{formats.loss(verb['cpu_s'])} CPU-s" if verb["cpu_s"] else ago(verb["ended"] or verb["started"])
+        took = f"{formats.brief(verb['cpu_s'])} CPU-s" if verb["cpu_s"] else ago(verb["ended"] or verb["started"])
         lines = [_short(verb), f"#{verb['run']} {verb['status']}", took]
         nodes.append(Node(verb["verb"], [line for line in lines if line], verb["status"], link(f"runs/{verb['run']}")))
     centre = (
@@ -205,7 +205,7 @@ def ring_chart(home: Mapping[str, Any], gain: Mapping[str, Any] | None, link: An
     )
     answers = next((each for each in home["costs"] if each["what"] == "1,000 answers"), None)
     centre.append(f"lag {formats.duration(home['lag']['seconds'])}" if home["lag"] else "")
-    centre.append(f"{formats.loss(answers['cpu_s'])} CPU-s / 1,000" if answers else "")
+    centre.append(f"{formats.brief(answers['cpu_s'])} CPU-s / 1,000" if answers else "")
     return ring(nodes, title="The loop: ingest, curate, train, compress, serve, and back", centre=centre)
 
 

@@ -46,7 +46,7 @@ def told(value: float | None, unit: str) -> str:
     return formats.NONE if value is None else UNITS.get(unit, formats.loss)(value)
 
 
-def chart(rows: Sequence[Data]) -> Markup:
+def chart(rows: Sequence[Data], title: str = "Foretold and taken") -> Markup:
     """An interval a row, from zero, with what was foretold as a dashed line and what it came to as a dot."""
     parts = []
     for index, row in enumerate(rows):
@@ -70,8 +70,8 @@ def chart(rows: Sequence[Data]) -> Markup:
                 ).format(role, 100 * row["took"] / longest, y + 25, row["name"], row["took"])
             )
     label = "; ".join(f"{row['name']} {told(row['took'], row['unit'])}" for row in rows)
-    drawn = charts.drawing(len(rows) * ROW_HEIGHT, f"Foretold and taken: {label}", parts, "bars")
-    return charts.figure("Foretold and taken", "dot: what it took; bar: four of five; dashed: the middle", drawn)
+    drawn = charts.drawing(len(rows) * ROW_HEIGHT, f"{title}: {label}", parts, "bars")
+    return charts.figure(title, "dot: what it took; bar: four of five; dashed: the middle", drawn)
 
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> str:

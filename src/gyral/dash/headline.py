@@ -29,12 +29,16 @@ def headline(verb: str, summary: Mapping[str, Any]) -> str:
             return f"{get('chosen') or 'model'}, {get(measured):.3f} {OTHER_METRICS[measured]}"
     if verb == "compress" and _is_number(get("bytes_before")) and get("bytes_after"):
         return f"{get('to', '')} {get('bytes_before', 0) / get('bytes_after', 1):.1f}× smaller".strip()
+    if verb == "serve" and _is_number(get("impressions")):
+        return f"{formats.count(get('impressions'))} answers"
     if verb == "serve" and _is_number(get("p99_ms")):
         return f"p99 {formats.milliseconds(get('p99_ms'))}"
     if verb == "bench" and _is_number(get("achieved_per_s")):
         return f"{formats.count(get('achieved_per_s'))}/s, p99 {formats.milliseconds(get('p99_ms'))}"
     if verb == "eval" and isinstance(get("ndcg_at_10"), dict) and _is_number(get("ndcg_at_10", {}).get("model")):
         return f"NDCG@10 {formats.metric(get('ndcg_at_10', {})['model'])}"
+    if verb == "loop" and _is_number(get("visits")) and _is_number(get("events")):
+        return f"live, {formats.count(get('events'))} events"
     if verb == "loop" and isinstance(get("turns"), list):
         return formats.plural(len(get("turns", [])), "turn")
     return ""

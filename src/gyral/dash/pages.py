@@ -133,7 +133,7 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "day",
         "label",
         "metric_name",
-        "small",
+        "money",
         "words",
         "ticked",
         "plural",

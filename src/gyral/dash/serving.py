@@ -101,7 +101,7 @@ def latency_chart(serving: Data) -> Markup:
     """How long answers took, of all."""
     total = sum(count for _, count in serving["latency_ms"]) or 1
     bars = [
-        Bar(f"to {edge:g} ms" if edge is not None else "longer", count, f"{count:,} ({count / total:.1%})")
+        Bar(f"to {edge:g} ms" if edge is not None else "longer", count, f"{count:,} ({formats.share(count / total)})")
         for edge, count in _coarser(serving["latency_ms"])
     ]
     return charts.bar_chart(bars, title="Latency of all answers", series="latency", note="in the server")
