@@ -40,16 +40,8 @@ def stations(root: Path, found: Sequence[Lineage], turns: Sequence[Turn], loop: 
         of_loop = loop if live is not None and verb in RATES else None
         if of_loop is not None and (run is None or run.started <= of_loop.started):
             name, unit = RATES[verb]
-            told.append(
-                {
-                    **_of(of_loop),
-                    "cpu_s": None,
-                    "verb": verb,
-                    "headline": "",
-                    "rate": _number((live or {}).get(name)),
-                    "unit": unit,
-                }
-            )
+            pace = {"rate": _number((live or {}).get(name)), "unit": unit, "cpu_s": None}  # it has a part of what the loop took
+            told.append({**_of(of_loop), **pace, "verb": verb, "headline": ""})
         elif run is not None:
             told.append(_station(root, verb, run, turns, loop))
         elif verb == "serve" and loop is not None and turns:
