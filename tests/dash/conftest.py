@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import platform
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gyral.dash.changes import SCRIPT
 from gyral.serve.http1.server import Server, listen
 
 START = datetime(2026, 3, 12, 13, 30, tzinfo=UTC)
@@ -67,6 +69,7 @@ def _lineage(root: Path, number: int, verb: str, begin: float, seconds: float, *
         "parent": 1,
         "ended": _at(begin + seconds),
         "elapsed_s": seconds,
+        "cpu_s": round(0.8 * seconds, 3),
         "pid": 4_000_000,
         "pid_started": "0",
         "command": "",
@@ -75,7 +78,7 @@ def _lineage(root: Path, number: int, verb: str, begin: float, seconds: float, *
         "outputs": [],
         "summary": {},
         "error": None,
-        "machine": {"cores": 2, "system": "Linux", "processor": "x86_64"},
+        "machine": {"cores": os.cpu_count(), "system": "Linux", "processor": platform.machine()},
         "versions": {"gyral": "0.1.0", "python": "3.11.7"},
     } | fields
     _write(root / f"runs/{number}/lineage.json", record)
@@ -435,7 +438,7 @@ def ask() -> Callable[..., httpx.Response]:
 
 
 class _Page(HTMLParser):
-    """The marks of the charts, the links, the text, and whether every element was closed."""
+    """The marks of the charts, the links, the text, whether every element was closed; `script` is a tag where it is not ours."""
 
     VOID = frozenset({"meta", "link", "br", "hr", "img", "input"})
 
@@ -456,7 +459,8 @@ class _Page(HTMLParser):
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
-        self.tags.add(tag)
+        if tag != "script":
+            self.tags.add(tag)
         if values.get("data-series") and values.get("data-y"):
             self.marks.append((str(values["data-series"]), str(values["data-x"]), float(str(values["data-y"]))))
         if tag == "a" and values.get("href"):
@@ -467,6 +471,8 @@ class _Page(HTMLParser):
         self.open.pop()
 
     def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["script"] and data != SCRIPT:
+            self.tags.add("script")
         if not {"style", "title", "script"} & set(self.open):
             self.words.append(data)
 

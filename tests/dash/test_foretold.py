@@ -52,3 +52,15 @@ def test_a_loss_that_a_law_foretold_stands_beside_what_the_training_ended_with(p
     row = ask(app(project, overview), "/runs/24.json").json()["foretold"][0]
     assert (row["value"], row["low"], row["high"], row["took"], row["inside"]) == (2.0, 1.9, 2.2, 2.5, False)
     assert row["off"] == pytest.approx(-0.2) and row["why"] == "chinchilla through 9 runs"
+
+
+def test_records_of_another_time_foretell_nothing_and_break_no_page(told, overview, ask, edit_lineage):
+    edit_lineage(1, parent=None, machine={}, summary={"turns": [3, {"events": "many"}]})
+    edit_lineage(6, summary={"rows_in": 77_415, "duplicate": "few"})
+    card = told / "models/online_retail@6/card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"training": {"budget": {"loss": 2.0, "loss_80": "wide"}}}))
+    dash = app(told, overview)
+    for page in ("/runs", "/runs/1", "/runs/6", "/runs/24", "/compare?a=1&b=6"):
+        assert ask(dash, page).status_code == 200, page
+    row = ask(dash, "/runs/24.json").json()["foretold"][0]
+    assert (row["low"], row["high"], row["took"], row["inside"]) == (2.0, 2.0, None, None)

@@ -28,7 +28,7 @@ def test_costs_are_the_cpu_seconds_of_the_runs_by_what_they_made(home, edit_line
     assert costs["a model"]["usd"]["high"] == pytest.approx(34.0 / 3600 * price.high)
     assert (costs["a model"]["by"], costs["a model"]["usd_by"]) == ("measured", "assumed")
     text = parse(page.text).text
-    assert "34 s" in text and "30 CPU-s" in text and "#23 #24 #25" in text
+    assert "34 s" in text and "0.0517 s" in text and "30 CPU-s" in text and "#23 #24 #25" in text
 
 
 def test_the_ring_has_the_lag_of_the_last_turn_and_each_station_leads_to_its_run(home, parse):

@@ -55,7 +55,7 @@ def chart(rows: Sequence[Data], title: str = "Foretold and taken") -> Markup:
         text = f"{told(row['took'], row['unit'])}, told {told(row['value'], row['unit'])}"
         low, high = 100 * row["low"] / longest, 100 * row["high"] / longest
         spoken = f"{row['name']}: four of five from {told(row['low'], row['unit'])} to {told(row['high'], row['unit'])}"
-        parts += [charts.row_text(y, row["name"], "", text), charts.track(y)]
+        parts += [charts.row_text(y, row["name"], "outside" if row["inside"] is False else "", text), charts.track(y)]
         parts.append(charts.rect(y, low, high - low, "fill-left", "interval", row["name"], row["high"] - row["low"], spoken))
         parts.append(
             Markup('<line class="floor" x1="{0:.3f}%" x2="{0:.3f}%" y1="{1}" y2="{2}"/>').format(
@@ -86,7 +86,10 @@ def _loss(root: Path, run: Lineage) -> list[Data]:
         choice = read_card(root, model).training.get("budget") if exists(root, "models", model) else None
         if not isinstance(choice, dict) or not _is_number(choice.get("loss")):
             continue
-        low, high = choice.get("loss_80") or (choice["loss"], choice["loss"])
+        ends = choice.get("loss_80")
+        if not isinstance(ends, list) or len(ends) != 2 or not all(map(_is_number, ends)):
+            ends = [choice["loss"], choice["loss"]]
+        low, high = ends
         ended = choice.get("ended") if _is_number(choice.get("ended")) else None
         name = formats.metric_name(str(choice.get("metric") or "loss"))
         why = f"{choice.get('form', 'a law')} through {choice.get('rows', 'some')} runs"

@@ -134,6 +134,7 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "label",
         "metric_name",
         "money",
+        "brief",
         "words",
         "ticked",
         "plural",

@@ -31,7 +31,8 @@ def page(root: Path) -> Data:
     """
     run, told = newest(root, "serve", of_lines, "no server was asked anything here", hint="gyral serve MODEL")
     model = next((each.name for each in run.inputs if each.kind == "model"), "")
-    return {**heading(run), "model": model, "serving": told}
+    cpu_s = 1000 * run.cpu_s / told["answered"] if run.status != "running" and run.cpu_s and told["answered"] else None
+    return {**heading(run), "model": model, "serving": told, "cpu_s_of_1000": cpu_s}
 
 
 def of_lines(lines: Sequence[Mapping[str, Any]]) -> Data | None:
