@@ -438,7 +438,7 @@ def ask() -> Callable[..., httpx.Response]:
 
 
 class _Page(HTMLParser):
-    """The marks of the charts, the links, the text, whether every element was closed; `script` is a tag where it is not ours."""
+    """The marks of the charts, the links, the text, whether every element was closed; `script` is one that is not ours."""
 
     VOID = frozenset({"meta", "link", "br", "hr", "img", "input"})
 

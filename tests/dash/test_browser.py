@@ -340,6 +340,15 @@ def test_axe_finds_nothing_on_any_page(address, browser, axe):
             assert browser.execute_script("return document.documentElement.scrollWidth") <= width, page
 
 
+def test_axe_finds_nothing_on_a_page_of_what_runs(followed, browser, axe, edit_lineage, this_process):
+    edit_lineage(23, status="running", ended=None, **this_process)
+    set_size(browser, 400)
+    browser.get(f"{followed}runs/23")
+    browser.execute_script(axe)
+    assert browser.find_elements(By.CSS_SELECTOR, "progress")
+    assert browser.execute_async_script(RUN, None) == []
+
+
 def test_each_page_of_the_navigation_is_clicked_and_shows_the_numbers_of_its_twin(address, browser):
     set_size(browser, 1200)
     browser.get(address)
