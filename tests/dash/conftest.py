@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-from collections.abc import Callable
+import platform
+import threading
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +16,9 @@ from typing import Any
 
 import httpx
 import pytest
+
+from gyral.dash.changes import SCRIPT
+from gyral.serve.http1.server import Server, listen
 
 START = datetime(2026, 3, 12, 13, 30, tzinfo=UTC)
 LOOPED = (0.1472, 0.1611, 0.1733, 0.1846, 0.1902, 0.1987)
@@ -63,6 +69,7 @@ def _lineage(root: Path, number: int, verb: str, begin: float, seconds: float, *
         "parent": 1,
         "ended": _at(begin + seconds),
         "elapsed_s": seconds,
+        "cpu_s": round(0.8 * seconds, 3),
         "pid": 4_000_000,
         "pid_started": "0",
         "command": "",
@@ -71,7 +78,7 @@ def _lineage(root: Path, number: int, verb: str, begin: float, seconds: float, *
         "outputs": [],
         "summary": {},
         "error": None,
-        "machine": {"cores": 2, "system": "Linux", "processor": "x86_64"},
+        "machine": {"cores": os.cpu_count(), "system": "Linux", "processor": platform.machine()},
         "versions": {"gyral": "0.1.0", "python": "3.11.7"},
     } | fields
     _write(root / f"runs/{number}/lineage.json", record)
@@ -351,7 +358,7 @@ def _overview() -> dict[str, Any]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def overview() -> Callable[[], dict[str, Any]]:
     """The lake's numbers, as the lake would hand them in."""
     return _overview
@@ -367,6 +374,35 @@ def empty_overview() -> Callable[[], dict[str, Any]]:
 def project(tmp_path: Path) -> Path:
     """A folder with a finished loop of six turns."""
     return write_project(tmp_path / "shop")
+
+
+@contextlib.contextmanager
+def serving(application: Any) -> Iterator[tuple[Server, str, Callable[[Any], Any]]]:
+    """A server on a free port of 127.0.0.1, in a thread: itself, its address, and what runs a coroutine on its loop."""
+    loop = asyncio.new_event_loop()
+    server, sock = Server(application), listen("127.0.0.1", 0)
+    loop.run_until_complete(server.start(sock))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def on_loop(work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(20)
+
+    try:
+        yield server, f"http://127.0.0.1:{sock.getsockname()[1]}/", on_loop
+        on_loop(server.stop(2))
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        sock.close()
+    assert not thread.is_alive()
+    loop.close()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished loop of six turns that the tests of a module share and leave as it is."""
+    return write_project(tmp_path_factory.mktemp("pages") / "shop")
 
 
 @pytest.fixture
@@ -402,7 +438,7 @@ def ask() -> Callable[..., httpx.Response]:
 
 
 class _Page(HTMLParser):
-    """The marks of the charts, the links, the text, and whether every element was closed."""
+    """The marks of the charts, the links, the text, whether every element was closed; `script` is one that is not ours."""
 
     VOID = frozenset({"meta", "link", "br", "hr", "img", "input"})
 
@@ -423,7 +459,8 @@ class _Page(HTMLParser):
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
-        self.tags.add(tag)
+        if tag != "script":
+            self.tags.add(tag)
         if values.get("data-series") and values.get("data-y"):
             self.marks.append((str(values["data-series"]), str(values["data-x"]), float(str(values["data-y"]))))
         if tag == "a" and values.get("href"):
@@ -434,13 +471,21 @@ class _Page(HTMLParser):
         self.open.pop()
 
     def handle_data(self, data: str) -> None:
-        if not {"style", "title"} & set(self.open):
+        if self.open[-1:] == ["script"] and data != SCRIPT:
+            self.tags.add("script")
+        if not {"style", "title", "script"} & set(self.open):
             self.words.append(data)
 
     @property
     def text(self) -> str:
         """The visible text, blanks collapsed."""
         return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="session")
+def serve_pages() -> Callable[[Any], contextlib.AbstractContextManager[Any]]:
+    """Serve an application by gyral's own server."""
+    return serving
 
 
 @pytest.fixture

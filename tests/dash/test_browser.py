@@ -1,10 +1,8 @@
 """A real browser walks from home to a run and compares what it sees with the files. Needs Chromium and its driver."""
 
-import asyncio
 import json
 import logging
 import os
-import threading
 import urllib.request
 from pathlib import Path
 
@@ -16,14 +14,16 @@ if not (CHROMIUM.exists() and DRIVER.exists()):
 
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
+from gyral.dash import changes  # noqa: E402
 from gyral.dash.pages import app  # noqa: E402
 from gyral.errors import GyralError  # noqa: E402
 from gyral.packages.archives import read_member  # noqa: E402
 from gyral.packages.fetch import fetch  # noqa: E402
-from gyral.serve.http1.server import Server, listen  # noqa: E402
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 FLAGS = (
@@ -64,38 +64,36 @@ COLOURS = ["color-contrast", "link-in-text-block"]
 """Rules that a dark page can break where the light one does not."""
 
 
-@pytest.fixture
-def address(project, overview):
-    """Serve the pages on a free port of 127.0.0.1 until the test is over."""
-    loop = asyncio.new_event_loop()
-    server = Server(app(project, overview))
-    sock = listen("127.0.0.1", 0)
-    loop.run_until_complete(server.start(sock))
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{sock.getsockname()[1]}/"
-    asyncio.run_coroutine_threadsafe(server.stop(2), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
-    assert not thread.is_alive()
-    sock.close()
-    loop.close()
+@pytest.fixture(scope="module")
+def address(shop, overview, serve_pages):
+    """The pages of a project that stays as it is."""
+    with serve_pages(app(shop, overview)) as (_, at, _):
+        yield at
 
 
-@pytest.fixture
-def browser(tmp_path):
-    """A headless Chromium with a profile of its own."""
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """One headless Chromium for all tests, with a profile of its own."""
     logging.getLogger("selenium").setLevel(logging.WARNING)
     options = webdriver.ChromeOptions()
     options.binary_location = str(CHROMIUM)
     for flag in FLAGS.split():
         options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium') / 'profile'}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(str(DRIVER), log_output=os.devnull))
     driver.set_page_load_timeout(30)
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def browser(chromium):
+    """The Chromium, on no page and with nothing said yet."""
+    chromium.get("about:blank")
+    chromium.get_log("browser")
+    yield chromium
+    chromium.get("about:blank")  # or the page would follow a server that ends
 
 
 def set_size(browser, width, height=900, scheme="light"):
@@ -110,7 +108,7 @@ def complaints(browser):
     return [entry["message"] for entry in browser.get_log("browser") if "/nothing" not in entry["message"]]
 
 
-def test_a_person_goes_from_home_to_a_run_and_sees_the_numbers_of_its_file(project, address, browser):
+def test_a_person_goes_from_home_to_a_run_and_sees_the_numbers_of_its_file(shop, address, browser):
     set_size(browser, 1280)
     browser.get(address)
     assert "+52.4 %" in browser.find_element(By.TAG_NAME, "h1").text
@@ -123,7 +121,7 @@ def test_a_person_goes_from_home_to_a_run_and_sees_the_numbers_of_its_file(proje
     seen = {
         (dot.get_attribute("data-series"), int(dot.get_attribute("data-x")), float(dot.get_attribute("data-y"))) for dot in dots
     }
-    lines = [json.loads(line) for line in (project / "runs/1/metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (shop / "runs/1/metrics.jsonl").read_text().splitlines()]
     assert seen == {
         (name, row["turn"], value) for row in lines if row["type"] == "turn" for name, value in row["ndcg_at_10"].items()
     }
@@ -176,21 +174,133 @@ def test_no_page_scrolls_sideways_or_cuts_a_label(address, browser, width, schem
     assert complaints(browser) == []
 
 
-def test_the_keyboard_reaches_the_content_and_shows_where_it_is(address, browser):
+WALK = """
+window.walked = [];
+document.addEventListener('focusin', ({target}) => {
+    const style = getComputedStyle(target), box = target.getBoundingClientRect();
+    const shown = style.outlineStyle === 'solid' && parseFloat(style.outlineWidth) >= 2;
+    walked.push([target, shown && box.bottom > 0 && box.top < innerHeight]);
+});
+window.controls = [...document.querySelectorAll('a[href], button, input, select, summary, [tabindex="0"]')]
+    .filter(each => each.checkVisibility());
+return controls.length;
+"""
+WALKED = """
+const told = each => each.outerHTML.slice(0, 120), met = walked.map(each => each[0]);
+return {
+    order: met.length === controls.length && met.every((each, at) => each === controls[at]),
+    unseen: walked.filter(each => !each[1]).map(each => told(each[0])),
+    missed: controls.filter(each => !met.includes(each)).map(told),
+    more: met.filter(each => !controls.includes(each)).map(told),
+};
+"""
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_the_tab_key_meets_every_control_of_every_page_in_order_and_shows_where_it_is(address, browser, width):
+    set_size(browser, width)
+    for page in PAGES:
+        browser.get(address + page)
+        number = browser.execute_script(WALK)
+        ActionChains(browser, duration=0).send_keys(Keys.TAB * number).perform()
+        assert browser.execute_script(WALKED) == {"order": True, "unseen": [], "missed": [], "more": []}, page
+        assert number > 14, page
+
+
+def test_enter_space_and_escape_do_what_they_say(address, browser):
     set_size(browser, 1280)
     browser.get(address)
-    from selenium.webdriver.common.keys import Keys
-
-    browser.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
+    press = lambda *keys: ActionChains(browser, duration=0).send_keys(*keys).perform()  # noqa: E731
+    press(Keys.TAB)
     assert browser.switch_to.active_element.text == "Skip to content"
-    browser.switch_to.active_element.send_keys(Keys.TAB)
-    outline = browser.execute_script("return getComputedStyle(document.activeElement).outlineStyle")
-    assert outline == "solid"
+    press(Keys.ENTER, Keys.TAB)
+    assert browser.execute_script("return document.querySelector('main').contains(document.activeElement)")
+    ring = browser.execute_script("return [...document.querySelectorAll('svg.ring a')].map(each => each.getAttribute('href'))")
+    browser.execute_script("document.querySelector('svg.ring a').focus()")
+    press(Keys.TAB, Keys.ENTER)
+    assert browser.current_url == address + ring[1]
+    folded, summary = browser.find_element(By.TAG_NAME, "details"), browser.find_element(By.TAG_NAME, "summary")
+    browser.execute_script("arguments[0].focus()", summary)
+    press(Keys.ENTER)
+    assert folded.get_property("open")
+    press(Keys.TAB, Keys.ESCAPE)
+    assert not folded.get_property("open") and browser.switch_to.active_element == summary
+    press(Keys.SPACE)
+    assert folded.get_property("open")
+    pause = browser.find_element(By.CSS_SELECTOR, "#live button")
+    browser.execute_script("arguments[0].focus()", pause)
+    press(Keys.SPACE)
+    assert pause.text == "Go on" and browser.find_element(By.CSS_SELECTOR, "#live [role=status]").text == "Paused"
+    press(Keys.ENTER)
+    assert pause.text == "Pause"
+    assert complaints(browser) == []
 
 
-def test_a_form_plans_by_the_keyboard_alone(address, browser, project):
-    from selenium.webdriver.common.keys import Keys
+@pytest.fixture
+def followed(project, overview, serve_pages, monkeypatch):
+    """The pages of a project that changes, looked at often."""
+    monkeypatch.setattr(changes.Changes.__init__, "__defaults__", (0.02,))
+    with serve_pages(app(project, overview)) as (_, at, _):
+        yield at
 
+
+def test_a_page_swaps_what_changed_and_keeps_focus_scroll_and_selection(project, followed, browser):
+    def add(number, status="done"):
+        record = json.loads((project / "runs/25/lineage.json").read_text()) | {"run": number, "status": status}
+        (project / f"runs/{number}").mkdir(exist_ok=True)
+        (project / f"runs/{number}/lineage.json").write_text(json.dumps(record))
+
+    def says(text):
+        WebDriverWait(browser, 20).until(lambda _: text in browser.find_element(By.TAG_NAME, "main").text)
+
+    set_size(browser, 1000, 500)
+    browser.get(f"{followed}runs")
+    browser.execute_script("""
+        const link = document.querySelector("main a[href='runs/20']");
+        const words = document.querySelector("caption span").firstChild;
+        link.mine = true;
+        link.focus();
+        getSelection().setBaseAndExtent(words, 0, words, 7);
+        scrollTo(0, 300);
+        window.flashes = 0;
+        Element.prototype.animate = () => { flashes += 1; };
+    """)
+    assert browser.execute_script("return String(getSelection())") == "25 runs"
+    add(26)
+    says("26 runs, newest first")
+    seen = browser.execute_script("""
+        const at = document.activeElement;
+        return [at.mine, at.textContent, scrollY, String(getSelection()), flashes > 0];
+    """)
+    assert seen == [True, "#20", 300, "26 runs", True]
+    assert [each.text for each in browser.find_elements(By.CSS_SELECTOR, "tbody th a")][:2] == ["#26", "#25"]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]})
+    browser.execute_script("flashes = 0")
+    add(26, "failed")
+    says("failed")
+    assert browser.execute_script("return flashes") == 0
+    pause = browser.find_element(By.CSS_SELECTOR, "#live button")
+    pause.click()
+    add(27)
+    browser.get(f"{followed}runs")  # by hand there is always what is new, and the pause is kept
+    says("27 runs, newest first")
+    add(28)
+    browser.execute_async_script("setTimeout(arguments[0], 500)")
+    assert "27 runs, newest first" in browser.find_element(By.TAG_NAME, "main").text
+    browser.find_element(By.CSS_SELECTOR, "#live button").click()
+    says("28 runs, newest first")
+    assert complaints(browser) == []
+
+
+def test_a_page_whose_stream_is_refused_says_so_and_shows_its_numbers(followed, browser, monkeypatch):
+    monkeypatch.setattr(changes, "MAX_STREAMS", 0)
+    browser.get(f"{followed}runs/1")
+    told = browser.find_element(By.CSS_SELECTOR, "#live [role=status]")
+    WebDriverWait(browser, 20).until(lambda _: told.text == "Not live: reload to see what is new")
+    assert "Closing the loop" in browser.find_element(By.TAG_NAME, "main").text
+
+
+def test_a_form_plans_by_the_keyboard_alone(address, browser):
     set_size(browser, 1280)
     browser.get(address)
     browser.find_element(By.LINK_TEXT, "Plan").send_keys(Keys.ENTER)
@@ -230,6 +340,15 @@ def test_axe_finds_nothing_on_any_page(address, browser, axe):
             assert browser.execute_script("return document.documentElement.scrollWidth") <= width, page
 
 
+def test_axe_finds_nothing_on_a_page_of_what_runs(followed, browser, axe, edit_lineage, this_process):
+    edit_lineage(23, status="running", ended=None, **this_process)
+    set_size(browser, 400)
+    browser.get(f"{followed}runs/23")
+    browser.execute_script(axe)
+    assert browser.find_elements(By.CSS_SELECTOR, "progress")
+    assert browser.execute_async_script(RUN, None) == []
+
+
 def test_each_page_of_the_navigation_is_clicked_and_shows_the_numbers_of_its_twin(address, browser):
     set_size(browser, 1200)
     browser.get(address)
@@ -252,8 +371,6 @@ def test_each_page_of_the_navigation_is_clicked_and_shows_the_numbers_of_its_twi
 
 
 def test_the_search_works_by_the_keyboard_from_any_page(address, browser):
-    from selenium.webdriver.common.keys import Keys
-
     set_size(browser, 400)
     browser.get(f"{address}runs/24")
     browser.find_element(By.NAME, "q").send_keys("int8 @6", Keys.ENTER)

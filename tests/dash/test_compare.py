@@ -15,13 +15,17 @@ def compared(project, overview, ask):
 
 
 def test_settings_that_differ_are_listed_and_no_others(project, compared, parse):
-    (project / "runs/8/config.toml").write_text('on = "local"\n\n[train]\nfamily = "recommender"\nseed = 8\nsteps = 5\n')
+    (project / "runs/8/config.toml").write_text(
+        'on = "local"\n\n[train]\nfamily = "recommender"\nseed = 8\nsteps = 5\nlocal = true\n'
+    )
     data, page = compared(4, 8)
     assert data["settings"] == [
+        {"name": "train.local", "a": None, "b": True, "change": None},
         {"name": "train.seed", "a": 4, "b": 8, "change": 1.0},
         {"name": "train.steps", "a": None, "b": 5, "change": None},
     ]
-    assert "train.steps" in parse(page.text).text and "train.family" not in page.text
+    told = parse(page.text).text
+    assert "train.steps" in told and "train.local – true –" in told and "train.family" not in page.text
 
 
 def test_results_stand_side_by_side_with_their_change(project, compared):

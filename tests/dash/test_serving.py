@@ -59,6 +59,10 @@ def test_the_page_shows_what_the_lines_say(served, ask, parse):
     }  # fmt: skip
     assert "goes on: &lt;b&gt;" in page.text and "busy 25.0 %" in page.text and "1 death<" in page.text
     assert "default: shop-int8 first, shop where it is less sure" in page.text
+    lineage = json.loads((served / "runs/1/lineage.json").read_text())
+    (served / "runs/1/lineage.json").write_text(json.dumps(lineage | {"cpu_s": 3.2}))
+    assert ask(dash, "/serving.json").json()["cpu_s_of_1000"] == 5.0
+    assert "5 s of CPU for 1,000" in ask(dash, "/serving").text
     assert "Answered by" in ask(dash, "/runs/1").text and json.loads(ask(dash, "/runs/1.json").text)["serving"] == told
     assert "script" not in parse(page.text).tags
 

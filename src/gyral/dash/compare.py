@@ -9,10 +9,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from gyral.dash import charts, formats
+from gyral.dash import charts, foretold, formats
 from gyral.dash.charts import Series
 from gyral.dash.curves import curves
-from gyral.dash.gather import headline
+from gyral.dash.headline import headline
 from gyral.dash.records import NUMBER, UNRECORDED, read_lines, read_run, read_runs, read_text, read_turns
 from gyral.errors import NotFound
 from gyral.run import Lineage
@@ -104,7 +104,11 @@ def _side(root: Path, run: Lineage) -> Data:
         "status": run.status,
         "started": run.started,
         "headline": headline(run.verb, run.summary),
-        "summary": {"elapsed_s": run.elapsed_s} | {key: value for key, value in run.summary.items() if key != "turns"},
+        "summary": {
+            **{name: getattr(run, name) for name in ("elapsed_s", "cpu_s", "peak_bytes")},
+            **{key: value for key, value in run.summary.items() if key != "turns"},
+        },
+        "foretold": foretold.of_run(root, run),
         "config": read_text(root, run.run, "config.toml"),
         "turns": [[turn.turn, turn.scores.get("looped")] for turn in turns],
         "loss": trained["loss"],

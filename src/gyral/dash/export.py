@@ -18,8 +18,11 @@ from urllib.parse import unquote, urlsplit
 from starlette.types import ASGIApp
 
 from gyral.dash.gather import LakeOverview, pages_of_run
-from gyral.dash.pages import build
+from gyral.dash.pages import LISTED, build
 from gyral.progress import Meter
+
+WITH_A_RUN = [address for address, each in LISTED.items() if each.tab and address not in ("", "plan")]
+"""Written with the pages of one run, so that the navigation leads on; a plan is made when it is asked for."""
 
 
 def export(root: Path, lake_overview: LakeOverview, folder: Path, run: int | None = None, meter: Meter | None = None) -> Path:
@@ -27,7 +30,7 @@ def export(root: Path, lake_overview: LakeOverview, folder: Path, run: int | Non
 
     Parameters
     ----------
-    run : write only the lists, this run, the runs that belong to it and what they made; None writes every page.
+    run : write only the pages of the navigation, this run, the runs that belong to it and what they made; None writes all.
     meter : told how many pages are written.
 
     Returns
@@ -35,7 +38,7 @@ def export(root: Path, lake_overview: LakeOverview, folder: Path, run: int | Non
     The path of `index.html`. A page that was written before is replaced, other files are left alone.
     """
     application = build(root, lake_overview, as_files=True)
-    wanted = None if run is None else {f"{page}.html" for page in pages_of_run(root, run)}
+    wanted = None if run is None else {f"{page}.html" for page in {*pages_of_run(root, run), *WITH_A_RUN}}
     with ThreadPoolExecutor(1) as pool:  # its own thread: the caller may be inside an event loop
         pool.submit(asyncio.run, _crawl(application, folder, wanted, meter)).result()
     return folder / "index.html"

@@ -87,12 +87,15 @@ def pace_charts(soak: Data) -> list[Markup]:
     p99 = [Series("p99", [(each["t"], each["p99_ms"]) for each in points])]
     common: dict[str, Any] = {"x_label": "seconds", "x_format": "{:g}".format, "ends": False}
     held = [
-        charts.line_chart(_of_roles(points, field), title=title, y_format=style, **common)
-        for field, title, style in (("rss_bytes", "Memory", formats.size), ("files", "Open files", formats.compact))
+        charts.line_chart(_of_roles(points, field), title=title, y_format=style, y_tick=tick, **common)
+        for field, title, style, tick in (
+            ("rss_bytes", "Memory", formats.size, formats.size_tick),
+            ("files", "Open files", formats.compact, formats.compact),
+        )
     ]
     return [
         charts.line_chart(rates, title="Requests a second", y_format=formats.compact, **common),
-        charts.line_chart(p99, title="p99 latency", y_label="of a second", y_format="{:.0f} ms".format, **common),
+        charts.line_chart(p99, title="p99 latency", y_label="of a second", y_format=formats.ms_tick, **common),
         *held,
     ]  # fmt: skip
 

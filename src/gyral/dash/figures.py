@@ -190,18 +190,22 @@ def variants_chart(variants: Rows) -> Markup:
     )  # fmt: skip
 
 
-def ring_chart(verbs: Rows, gain: Mapping[str, Any] | None, link: Any, ago: Any) -> Markup:
-    """Draw the five verbs with what each did last; the middle says what closing the loop was worth."""
+def ring_chart(home: Mapping[str, Any], gain: Mapping[str, Any] | None, link: Any, ago: Any) -> Markup:
+    """Draw the five verbs with what each did last and took; the middle has the gain of the loop, its lag and its cost."""
     nodes = []
-    for verb in verbs:
+    for verb in home["verbs"]:
         if verb["run"] is None:
             nodes.append(Node(verb["verb"], ["not yet"], "not yet"))
             continue
-        lines = [_short(verb), f"#{verb['run']} {verb['status']}", ago(verb["ended"] or verb["started"])]
+        took = f"{formats.brief(verb['cpu_s'])} CPU-s" if verb["cpu_s"] else ago(verb["ended"] or verb["started"])
+        lines = [_short(verb), f"#{verb['run']} {verb['status']}", took]
         nodes.append(Node(verb["verb"], [line for line in lines if line], verb["status"], link(f"runs/{verb['run']}")))
     centre = (
-        ("closing the loop", formats.signed_share(gain["over_frozen"]), f"turn {gain['turn']}") if gain else ("", "gyral", "")
+        ["closing the loop", formats.signed_share(gain["over_frozen"]), f"turn {gain['turn']}"] if gain else ["", "gyral", ""]
     )
+    answers = next((each for each in home["costs"] if each["what"] == "1,000 answers"), None)
+    centre.append(f"lag {formats.duration(home['lag']['seconds'])}" if home["lag"] else "")
+    centre.append(f"{formats.brief(answers['cpu_s'])} CPU-s / 1,000" if answers else "")
     return ring(nodes, title="The loop: ingest, curate, train, compress, serve, and back", centre=centre)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -30,6 +31,18 @@ def loss(value: float | None) -> str:
 def small(value: float | None) -> str:
     """Write a number that may be small, such as a learning rate: `0.001`, `3e-05`, `0`."""
     return NONE if value is None else f"{value:.3g}".replace("-", "−")
+
+
+def brief(value: float | None) -> str:
+    """Write a number of any size with three digits: `0.132`, `64.3`, `1,430`."""
+    return NONE if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def money(value: float | None) -> str:
+    """Write an amount with two digits that count and no power of ten: `12`, `0.19`, `0.000021`."""
+    if value is None:
+        return NONE
+    return f"{value:,.0f}" if value >= 100 else f"{Decimal(f'{value:.2g}'):f}"
 
 
 def count(value: float | None) -> str:
@@ -86,6 +99,16 @@ def seconds_tick(value: float) -> str:
     """Write seconds on an axis: `40 s`, `5 min`, `2 h`."""
     scale, unit = (3600, "h") if value >= 7200 else (60, "min") if value >= 120 else (1, "s")
     return f"{value / scale:.3g} {unit}"
+
+
+def ms_tick(value: float) -> str:
+    """Write milliseconds on an axis: `40 ms`, `15 s`."""
+    return f"{value / 1000:g} s" if value >= 1000 else f"{value:g} ms"
+
+
+def size_tick(value: float) -> str:
+    """Write bytes on an axis, where they are round: `800 MB`."""
+    return size(value).replace(".0 ", " ")
 
 
 def milliseconds(value: float | None) -> str:
@@ -152,15 +175,28 @@ def words(name: str) -> str:
     return name.replace("_per_s", " a second").replace("_", " ")
 
 
+def label(key: str) -> str:
+    """Write the name of a value of a run's summary, without the unit that `value_of` writes: `elapsed_s` → `elapsed`."""
+    if "_at_" in key:
+        return metric_name(key)
+    known = {"elapsed_s": "took", "cpu_s": "CPU time", "peak_bytes": "peak memory"}
+    if key in known:
+        return known[key]
+    short = key if key.endswith("_per_s") else re.sub(r"_(s|ms|bytes)$", "", key).removeprefix("num_")
+    return re.sub(r"^bytes ", "size ", words(short))
+
+
 def value_of(key: str, value: Any) -> str:
     """Write a value of a run's summary, guessing its kind from the key."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, int | float):
         return NONE if value is None else str(value)
+    if key in ("cpu_s", "peak_bytes") and not value:  # a part of a loop shares its process with the others
+        return NONE
     if "bytes" in key:
         return size(value)
-    if key.endswith("_per_s"):
+    if key.endswith(("_per_s", "per_s")):
         return count(value)
     if key.endswith("_ms"):
         return milliseconds(value)

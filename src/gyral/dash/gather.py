@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
-from gyral.dash import documents, formats, live, load, serving
+from gyral.dash import documents, foretold, live, load, serving, stations
 from gyral.dash.curves import MAX_POINTS, curves
+from gyral.dash.headline import headline
 from gyral.dash.records import (
     UNRECORDED,
     Card,
@@ -34,14 +35,9 @@ from gyral.model.metrics import SMALLER_IS_BETTER
 from gyral.run import FOLDER as RUNS
 from gyral.run import Lineage
 
-VERBS = ("ingest", "curate", "train", "compress", "serve")
 MAX_LOG_LINES = 200
 NUM_RECENT = 8
 
-METRICS = ("ndcg_at_10", "r_at_1", "probe_accuracy")
-"""Of families and tasks: shares that their models are compared by."""
-OTHER_METRICS = {"bits_per_byte": "bits per byte", "effective_rank": "directions used", "loss": "loss"}
-"""Those that are no shares, as words."""
 Data = dict[str, Any]
 LakeOverview = Callable[[], dict[str, Any]]
 
@@ -59,7 +55,10 @@ def home(root: Path, lake_overview: LakeOverview) -> Data:
     return {
         "project": root.resolve().name,
         "running": _is_changing(found),
-        "verbs": [_node(root, verb, found, turns, last_loop) for verb in VERBS],
+        "verbs": stations.stations(root, found, turns, last_loop, lines),
+        "lag": stations.lag(turns, lines),
+        "costs": stations.costs(found),
+        "price": stations.price_of_a_core(),
         "loop": loop,
         "live": live.headline(lines),
         "counts": {
@@ -80,7 +79,8 @@ def runs(root: Path, verb: str = "") -> Data:
         verbs[run.verb] = verbs.get(run.verb, 0) + 1
     if verb and verb not in verbs:
         raise NotFound(f"there is no run of the verb `{verb}`", hint="see all runs")
-    rows = [_row(run) for run in found if not verb or run.verb == verb]
+    told = foretold.of_runs(root)
+    rows = [{**_row(run), "foretold": told.get(run.run, [])} for run in found if not verb or run.verb == verb]
     return {
         "verb": verb,
         "verbs": {name: verbs[name] for name in sorted(verbs, key=_verb_order) if name},
@@ -116,6 +116,7 @@ def run(root: Path, number: int) -> Data:
         "progress": progress[-1] if progress else None,
         "turns": _turns(root, turns),
         "gain": gain(turns),
+        "foretold": foretold.of_run(root, lineage),
         "candidates": [line for line in lines if line.get("type") == "metric" and "candidate" in line],
         "curves": curves(lines),
         "live": live.of_lines(lines),
@@ -237,50 +238,6 @@ def gain(turns: list[Turn]) -> Data | None:
     }
 
 
-def headline(verb: str, summary: Mapping[str, Any]) -> str:
-    """Say in a few words what a run brought."""
-    get = summary.get
-    if verb == "ingest" and _is_number(get("accepted")):
-        return f"{formats.count(get('accepted'))} rows in"
-    if verb == "curate" and _is_number(get("rows_kept")):
-        return f"{formats.count(get('rows_kept'))} kept"
-    if verb == "train":
-        measured = next((name for name in METRICS if _is_number(get(name))), "")
-        if measured:
-            return f"{get('chosen') or 'best'}, {formats.metric_name(measured)} {formats.metric(get(measured))}"
-        measured = next((name for name in OTHER_METRICS if _is_number(get(name))), "")
-        if measured:
-            return f"{get('chosen') or 'model'}, {get(measured):.3f} {OTHER_METRICS[measured]}"
-    if verb == "compress" and _is_number(get("bytes_before")) and get("bytes_after"):
-        return f"{get('to', '')} {get('bytes_before', 0) / get('bytes_after', 1):.1f}× smaller".strip()
-    if verb == "serve" and _is_number(get("p99_ms")):
-        return f"p99 {formats.milliseconds(get('p99_ms'))}"
-    if verb == "bench" and _is_number(get("achieved_per_s")):
-        return f"{formats.count(get('achieved_per_s'))}/s, p99 {formats.milliseconds(get('p99_ms'))}"
-    if verb == "eval" and isinstance(get("ndcg_at_10"), dict) and _is_number(get("ndcg_at_10", {}).get("model")):
-        return f"NDCG@10 {formats.metric(get('ndcg_at_10', {})['model'])}"
-    if verb == "loop" and isinstance(get("turns"), list):
-        return formats.plural(len(get("turns", [])), "turn")
-    return ""
-
-
-def _node(root: Path, verb: str, found: list[Lineage], turns: list[Turn], loop: Lineage | None) -> Data:
-    """One node of the ring: the newest run of a verb; serving inside a loop needs no run of its own."""
-    last = next((run for run in found if run.verb == verb), None)
-    if last is None and verb == "serve" and loop and turns:
-        text = f"p99 {formats.milliseconds(turns[-1].p99_ms)}" if turns[-1].p99_ms is not None else ""
-        return {**_row(loop), "verb": verb, "headline": text, "rate": None, "unit": ""}
-    if last is None:
-        return {"verb": verb, "run": None, "status": "not yet", "headline": "", "rate": None, "unit": ""}
-    progress = [line for line in read_lines(root, last.run) if line.get("type") == "progress" and line.get("rate")]
-    rate = progress[-1].get("rate") if progress else last.summary.get("rows_per_s")
-    unit = str(progress[-1].get("unit", "")) if progress else "rows"
-    inside = loop is not None and loop.started <= last.started and (loop.ended is None or last.started <= loop.ended)
-    if verb == "serve" and inside and turns and turns[-1].p99_ms is not None:
-        return {**_row(last), "headline": f"p99 {formats.milliseconds(turns[-1].p99_ms)}", "rate": rate, "unit": unit}
-    return {**_row(last), "rate": rate if _is_number(rate) else None, "unit": unit}
-
-
 def _turns(root: Path, turns: list[Turn]) -> list[Data]:
     pages = (f"models/{turn.model}" if exists(root, "models", turn.model) else None for turn in turns)
     return [{**msgspec.to_builtins(turn), "model_page": page} for turn, page in zip(turns, pages, strict=True)]
@@ -363,7 +320,7 @@ def _rates(progress: list[Data]) -> list[Data]:
 
 
 def _verb_order(verb: str) -> tuple[int, str]:
-    order = ("loop", *VERBS, "eval", "bench")
+    order = ("loop", *stations.VERBS, "eval", "bench")
     return (order.index(verb) if verb in order else len(order), verb)
 
 

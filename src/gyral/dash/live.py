@@ -123,8 +123,8 @@ def pace_charts(live: Data) -> list[Markup]:
     for field, title, note, style in (
         ("events_per_s", "Events a second", "that the population sent", formats.compact),
         ("rows_per_s", "Rows a second", "that the learner pushed", formats.compact),
-        ("lag_s", "Lateness", "of the population against its clock", "{:.2f} s".format),
-        ("p99_ms", "p99 latency", "of answers within a second", "{:.0f} ms".format),
+        ("lag_s", "Lateness", "of the population against its clock", formats.duration),
+        ("p99_ms", "p99 latency", "of answers within a second", formats.ms_tick),
     ):
         line = [Series(title, [(point["t"], point[field]) for point in live["points"]])]
         drawn.append(

@@ -2,8 +2,8 @@
 
 All links are relative, computed from the depth of the page, so the same pages work at `/`, below a mount and (with a
 suffix) as files. A name in an address has to match a pattern before it is looked up; nothing else of a request reaches
-the file system. Every page has a `.json` twin, made of the same data. There is no script on any page, and
-the content security policy says so; a form is a link with a question, to a page of the same site.
+the file system. Every page has a `.json` twin, made of the same data. One script runs, the one that follows changes, and the
+content security policy names it by its digest; a form is a link with a question, to a page of the same site.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import jinja2
 import msgspec
+from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -25,9 +26,11 @@ from starlette.routing import Route
 
 from gyral import __version__
 from gyral.dash import (
+    changes,
     compare,
     faults,
     figures,
+    foretold,
     formats,
     gather,
     live,
@@ -50,8 +53,8 @@ COMMANDS = "gyral ", "python "
 VERB = re.compile(r"[a-z]{1,20}")
 HEADERS = {
     "cache-control": "no-store",
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
-    "base-uri 'none'; form-action 'self'",
+    "content-security-policy": f"default-src 'none'; script-src '{changes.DIGEST}'; connect-src 'self'; "
+    "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'self'",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
@@ -64,14 +67,19 @@ class Site(NamedTuple):
     lake_overview: LakeOverview
     as_files: bool
     templates: jinja2.Environment
+    changes: changes.Changes
 
 
 class Listed(NamedTuple):
-    """A page with an address of its own: `tab` is its name in the navigation, empty where it does not stand there."""
+    """A page with an address of its own: `tab` is its name in the navigation, empty where it does not stand there.
+
+    One that answers a question stays as it was asked; all others follow what changes.
+    """
 
     tab: str
     template: str
     data: Callable[[Site, Mapping[str, str]], Data]
+    is_answer: bool = False
 
 
 LISTED = {
@@ -85,9 +93,9 @@ LISTED = {
     "lake": Listed("Lake", "lake.html", lambda site, _: gather.lake(site.root, site.lake_overview)),
     "scaling": Listed("Scaling", "scaling.html", lambda site, _: scaling.page(site.root)),
     "faults": Listed("Faults", "faults.html", lambda site, _: faults.page(site.root)),
-    "plan": Listed("Plan", "plan.html", lambda site, query: planning.page(site.root, query)),
-    "compare": Listed("", "compare.html", lambda site, query: compare.page(site.root, query)),
-    "search": Listed("", "search.html", lambda site, query: search.page(site.root, query.get("q", ""))),
+    "plan": Listed("Plan", "plan.html", lambda site, query: planning.page(site.root, query), True),
+    "compare": Listed("", "compare.html", lambda site, query: compare.page(site.root, query), True),
+    "search": Listed("", "search.html", lambda site, query: search.page(site.root, query.get("q", "")), True),
 }
 """Address → page, in the order of the navigation, which is made of this."""
 
@@ -123,20 +131,22 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "milliseconds",
         "moment",
         "day",
+        "label",
         "metric_name",
+        "money",
+        "brief",
         "words",
         "ticked",
         "plural",
     ):
         environment.filters[name] = getattr(formats, name)
-    environment.globals.update(
-        compare=compare, faults=faults, live=live, load=load, params=params, planning=planning, scaling=scaling, serving=serving
-    )
-    environment.globals.update(figures=figures, rate=formats.rate, value_of=formats.value_of, version=__version__)
+    drawing = (compare, figures, faults, foretold, live, load, params, planning, scaling, serving)
+    environment.globals.update({each.__name__.rpartition(".")[2]: each for each in drawing})
+    environment.globals.update(rate=formats.rate, value_of=formats.value_of, version=__version__)
     others = plugged.found()
     tabs = [(address, each.tab) for address, each in LISTED.items() if each.tab]
     environment.globals["tabs"] = (*tabs, *((each.address, each.title) for each in others))
-    site = Site(root, lake_overview, as_files, environment)
+    site = Site(root, lake_overview, as_files, environment, changes.Changes(root))
 
     def page(template: str, data: Callable[[str], Data]) -> Callable[[Request], Response]:
         return lambda request: _answer(site, request, template, data)
@@ -163,6 +173,7 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
             Route("/models/{name}", page("model.html", lambda name: gather.model(root, name))),
             Route("/datasets/{name}", page("dataset.html", lambda name: gather.dataset(root, name))),
             *(Route(f"/{each.address}{end}", of_others(each)) for each in others for end in ("", ".json")),
+            *([] if as_files else [Route(f"/{changes.ADDRESS}", site.changes, methods=["GET"])]),
         ],
         exception_handlers={404: _missing(site), NotFound: _missing(site)},
     )
@@ -172,6 +183,7 @@ def _answer(site: Site, request: Request, template: str, gather_page: Callable[[
     name = _name(request)
     if name and not (NAME.fullmatch(name) or NUMBER.fullmatch(name) or VERB.fullmatch(name)):
         raise HTTPException(404)
+    request.state.seen = site.changes.state()  # before the data: what changes in between is told again
     data = gather_page(name)
     if request.url.path.endswith(".json"):
         return _json(data)
@@ -242,9 +254,20 @@ def _render(site: Site, request: Request, template: str, data: Data) -> str:
         "name": LISTED[here].tab or formats.words(here).capitalize() if here in LISTED else "",
         "as_files": site.as_files,
         "refreshes": bool(data.get("running")) and not site.as_files,
+        "follows": _follows(site, here, data),
+        "state": getattr(request.state, "seen", ""),
+        "changes": up + changes.ADDRESS,
+        "script": Markup(changes.SCRIPT),
         "written": f"{datetime.now(UTC):%-d %b %Y, %H:%M} UTC",
     }
     return site.templates.get_template(template).render(context)
+
+
+def _follows(site: Site, here: str, data: Data) -> bool:
+    """Whether a page is swapped when something changes; a plug-in's page, and one that is not there, only if it says so."""
+    if site.as_files or (here in LISTED and LISTED[here].is_answer):
+        return False
+    return bool(data.get("running")) or not (here.startswith(f"{plugged.PREFIX}/") or "what" in data)
 
 
 def _json(data: Data, status: int = 200) -> Response:

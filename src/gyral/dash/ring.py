@@ -11,6 +11,10 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+PLACES = ("above", "big", "below", "lag", "cost")
+TOPS = (-44, -8, 14, 34, 51)
+"""What stands in the middle, and where: px below its centre."""
+
 
 class Node(NamedTuple):
     """One node of the ring: `lines` stand below the name, `href` may be empty."""
@@ -22,7 +26,7 @@ class Node(NamedTuple):
 
 
 def ring(nodes: Sequence[Node], *, title: str, centre: Sequence[str] = ()) -> Markup:
-    """Draw nodes on a circle, each with an arrow to the next, the last back to the first; `centre` has up to three lines."""
+    """Draw nodes on a circle, each with an arrow to the next, the last back to the first; `centre` has up to five lines."""
     middle_x, middle_y, radius, size = 200.0, 203.0, 138.0, 55.0
     parts = []
     step = 360 / max(len(nodes), 1)
@@ -33,7 +37,7 @@ def ring(nodes: Sequence[Node], *, title: str, centre: Sequence[str] = ()) -> Ma
         parts.append(_arrow(middle_x, middle_y, radius, angle + gap, angle + step - gap - 2.5, role))
         x, y = middle_x + radius * math.cos(math.radians(angle)), middle_y + radius * math.sin(math.radians(angle))
         parts.append(_node(node, x, y, size))
-    for index, (text, role, y) in enumerate(zip(centre, ("above", "big", "below"), (-30, 8, 32), strict=False)):
+    for index, (text, role, y) in enumerate(zip(centre, PLACES, TOPS, strict=False)):
         parts.append(
             Markup('<text class="centre {0}" x="{1}" y="{2}" data-line="{3}">{4}</text>').format(
                 role, middle_x, middle_y + y, index, text

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gyral.dash.gather import headline
+from gyral.dash.headline import headline
 from gyral.dash.records import names, read_card, read_manifest, read_runs
 
 Data = dict[str, Any]

@@ -31,7 +31,8 @@ def page(root: Path) -> Data:
     """
     run, told = newest(root, "serve", of_lines, "no server was asked anything here", hint="gyral serve MODEL")
     model = next((each.name for each in run.inputs if each.kind == "model"), "")
-    return {**heading(run), "model": model, "serving": told}
+    cpu_s = 1000 * run.cpu_s / told["answered"] if run.status != "running" and run.cpu_s and told["answered"] else None
+    return {**heading(run), "model": model, "serving": told, "cpu_s_of_1000": cpu_s}
 
 
 def of_lines(lines: Sequence[Mapping[str, Any]]) -> Data | None:
@@ -101,7 +102,7 @@ def latency_chart(serving: Data) -> Markup:
     """How long answers took, of all."""
     total = sum(count for _, count in serving["latency_ms"]) or 1
     bars = [
-        Bar(f"to {edge:g} ms" if edge is not None else "longer", count, f"{count:,} ({count / total:.1%})")
+        Bar(f"to {edge:g} ms" if edge is not None else "longer", count, f"{count:,} ({formats.share(count / total)})")
         for edge, count in _coarser(serving["latency_ms"])
     ]
     return charts.bar_chart(bars, title="Latency of all answers", series="latency", note="in the server")

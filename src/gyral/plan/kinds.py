@@ -41,6 +41,8 @@ def _read_from(kind: str) -> Callable[[Lineage], float | None]:
 def _new_rows(lineage: Lineage) -> float | None:
     """What is there already is not committed again, which takes half the time."""
     rows, known = _rows(lineage), lineage.summary.get("duplicate", 0)
+    if not isinstance(known, int | float):
+        return None
     return rows if rows and known < 0.1 * rows and any(each.kind == "source" for each in lineage.inputs) else None
 
 
@@ -60,7 +62,10 @@ def _learned(lineage: Lineage) -> float | None:
     turns = lineage.summary.get("turns")
     if not isinstance(turns, list):
         return None
-    return float(sum(accumulate(each.get("events", 0) for each in turns))) or None
+    events = [each.get("events", 0) for each in turns if isinstance(each, dict)]
+    if len(events) < len(turns) or not all(isinstance(each, int | float) for each in events):
+        return None
+    return float(sum(accumulate(events))) or None
 
 
 INGEST = Kind("ingest", "ingest", _new_rows, _lines(0.29, 2.6e-6, 384e6, 82.0, 2.0), _VERBS)

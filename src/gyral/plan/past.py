@@ -120,7 +120,7 @@ def named(runs: Iterator[int] | Sequence[int]) -> str:
 def records(root: Path) -> Iterator[Lineage]:
     """What the newest runs of a project say of themselves, the oldest first."""
     for number in numbers(root)[-MOST_RUNS:]:
-        with contextlib.suppress(GyralError):  # damaged
+        with contextlib.suppress(GyralError, OSError):  # damaged, or no folder
             yield read_lineage(root, number)
 
 

@@ -2,7 +2,8 @@
 
 The head of an answer waits for its first piece of body, so a short answer is one write and has its length even when the
 application did not count. What an application gets wrong ends as a 500 before the head is sent, and as a cut connection after
-it: a body that is shorter than it said must never look whole.
+it: a body that is shorter than it said must never look whole. An answer that has no end of its own waits for the event
+`gyral.draining` of the scope's extensions; a stop would cut it off.
 
 **Source**: ASGI 3.0, HTTP and lifespan protocols, spec version 2.4.
 """
@@ -43,6 +44,7 @@ def begin_app(connection: Connection, request: Request) -> None:
         "headers": request.headers,
         "client": connection.address(),
         "server": connection.own_address(),
+        "extensions": site.extensions,
     }
     if site.state:
         scope["state"] = site.state.copy()

@@ -184,6 +184,8 @@ class Connection(asyncio.BufferedProtocol):
             self._close(request.fault is not None or not request.is_complete)
         else:
             self._go_on()
+            if self.site.is_draining:  # its head promised to stay open, before the stop
+                self.part()
 
     def settle(self) -> None:
         """Read on or not, and set the wait for what is to come."""

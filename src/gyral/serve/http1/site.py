@@ -62,6 +62,8 @@ class Site:
         self.view = memoryview(bytearray(BUFFER_BYTES))
         self.connections: set[Connection] = set()
         self.is_draining = False
+        self.draining = asyncio.Event()
+        self.extensions: dict[str, Any] = {"gyral.draining": self.draining}
         self.idle: Waits[Connection] = Waits(limits.idle_timeout_s)
         self.head: Waits[Connection] = Waits(limits.head_timeout_s)
         self.body: Waits[Connection] = Waits(limits.body_timeout_s)
@@ -99,6 +101,7 @@ class Site:
     async def drain(self, timeout_s: float) -> int:
         """Answer what was asked, close every connection; how many had to be cut off when the time was up."""
         self.is_draining = True
+        self.draining.set()
         deadline = self.loop.time() + timeout_s
         for each in list(self.connections):
             each.part()

@@ -1,30 +1,24 @@
-"""Numbers → inline SVG: lines, bars, a funnel and stacked bars. Pure functions, no script, no fixed width.
+"""Numbers over numbers → lines or spots on two axes.
 
 A chart with a `viewBox` shrinks its letters on a narrow screen. Here positions along x are percentages and only the
 lines live in a stretched inner `viewBox` with `non-scaling-stroke`, so letters and dots keep their size from 340 px to
-any width. Bars carry their label above them, which leaves no margin that a long name could overflow.
-
-Every mark carries `data-series`, `data-x` and `data-y` with the exact values, so a test (or a person with the
-inspector) can compare a chart with the file it was drawn from. Colours are classes; the style sheet owns them.
+any width.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from gyral.dash import formats
+from gyral.dash.charts.marks import Format, drawing, figure, legend
 
 PLOT_HEIGHT = 220
-ROW_HEIGHT = 40
-MAX_LABEL = 30
 _MANY_POINTS = 40
 _END_GAP = 16
-
-Format = Callable[[float], str]
 
 
 class Series(NamedTuple):
@@ -35,16 +29,6 @@ class Series(NamedTuple):
     role: str = "one"
 
 
-class Bar(NamedTuple):
-    """One bar: label left, `text` right, `note` behind the label."""
-
-    label: str
-    value: float | None
-    text: str
-    role: str = "one"
-    note: str = ""
-
-
 class Spot(NamedTuple):
     """One mark of a scatter: its name stands beside it, `note` in its title."""
 
@@ -53,16 +37,6 @@ class Spot(NamedTuple):
     y: float
     role: str = "one"
     note: str = ""
-
-
-def ticks(low: float, high: float, target: int = 5) -> list[float]:
-    """Choose about `target` round numbers (1, 2, 2.5 or 5 times a power of ten) that cover `low` to `high`."""
-    span = high - low if high > low else abs(high) or 1.0
-    raw = span / max(target - 1, 1)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(unit * power for unit in (1, 2, 2.5, 5, 10) if unit * power >= raw * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{index * step:.12g}") for index in range(first, max(last, first + 1) + 1)]
 
 
 def line_chart(
@@ -109,11 +83,11 @@ def line_chart(
     if ends:
         parts += _end_labels(series, left, top, y_format, height)
     svg = drawing(height + (44 if x_label else 26), f"{title}. {_spoken(series, y_format)}", parts, "plot")
-    legend = [(one.name, one.role) for one in series] if len(series) > 1 else []
+    named = [(one.name, one.role) for one in series] if len(series) > 1 else []
     return figure(
         title,
         y_label,
-        _legend(legend, "line") + Markup('<div class="frame{}">').format("" if ends else " no-ends") + svg + Markup("</div>"),
+        legend(named, "line") + Markup('<div class="frame{}">').format("" if ends else " no-ends") + svg + Markup("</div>"),
     )
 
 
@@ -150,99 +124,14 @@ def scatter_chart(
     return figure(title, y_label, Markup('<div class="frame">') + svg + Markup("</div>"))
 
 
-def bar_chart(
-    bars: Sequence[Bar], *, title: str, series: str, note: str = "", reference: tuple[str, float] | None = None
-) -> Markup:
-    """Draw one horizontal bar a row; `reference` is a dashed line across all of them, for a floor to beat."""
-    if not bars:
-        return figure(title, note, Markup('<p class="none">Nothing to show yet.</p>'))
-    longest = max([bar.value or 0 for bar in bars] + ([reference[1]] if reference else []))
-    parts = []
-    for index, bar in enumerate(bars):
-        width = 100 * max(bar.value or 0, 0) / longest if longest > 0 else 0
-        y = index * ROW_HEIGHT
-        parts.append(row_text(y, bar.label, bar.note, bar.text))
-        parts.append(track(y))
-        parts.append(rect(y, 0, width, f"fill-{bar.role}", series, bar.label, bar.value, f"{bar.label}: {bar.text}"))
-    height = len(bars) * ROW_HEIGHT
-    if reference:
-        at = 100 * reference[1] / longest if longest > 0 else 0
-        parts += [
-            Markup(
-                '<line class="floor" x1="{0}%" x2="{0}%" y1="{1}" y2="{2}" data-series="floor" data-x="{3}" data-y="{4}"/>'
-            ).format(f"{at:.3f}", y * ROW_HEIGHT + 15, y * ROW_HEIGHT + 35, reference[0], reference[1])
-            for y in range(len(bars))
-        ]
-    spoken = "; ".join(f"{bar.label} {bar.text}" for bar in bars)
-    legend = _legend([(reference[0], "floor")], "line") if reference else Markup()
-    return figure(title, note, legend + drawing(height, f"{title}. {spoken}", parts, "bars"))
-
-
-def funnel(
-    total: int,
-    dropped: Mapping[str, int],
-    kept: int,
-    *,
-    title: str,
-    unit: str = "rows",
-    ends: tuple[str, str] = ("read", "kept"),
-) -> Markup:
-    """Draw what is left after each reason, in the order of the rules; what goes is drawn where it is cut off."""
-    whole = max(total, 1)
-    parts = [row_text(0, ends[0], "", f"{formats.count(total)} {unit}"), track(0)]
-    parts.append(
-        rect(0, 0, 100 * total / whole, "fill-whole", "read", ends[0], total, f"{ends[0]}: {formats.count(total)} {unit}")
-    )
-    left = total
-    rows = list(dropped.items())
-    for index, (reason, number) in enumerate(rows, start=1):
-        y = index * ROW_HEIGHT
-        left -= number
-        text = f"−{formats.count(number)}  ({formats.share(number / whole)})" if number else "0"
-        width = max(100 * number / whole, 0.4) if number else 0
-        start = min(100 * max(left, 0) / whole, 100 - width)
-        name = formats.words(reason)
-        parts += [row_text(y, name, "", text), track(y)]
-        parts.append(rect(y, 0, start, "fill-left", "left", reason, left, f"left after {name}: {formats.count(left)} {unit}"))
-        parts.append(
-            rect(
-                y,
-                start,
-                width,
-                "fill-dropped",
-                "dropped",
-                reason,
-                number,
-                f"{name}: {formats.count(number)} {unit} dropped",
-            )
-        )
-    y = (len(rows) + 1) * ROW_HEIGHT
-    parts += [row_text(y, ends[1], "", f"{formats.count(kept)} {unit}  ({formats.share(kept / whole)})"), track(y)]
-    parts.append(rect(y, 0, 100 * kept / whole, "fill-kept", "kept", ends[1], kept, f"{ends[1]}: {formats.count(kept)} {unit}"))
-    spoken = f"{title}. {formats.count(total)} {unit} {ends[0]}, {formats.count(kept)} {ends[1]}."
-    return figure(title, "", drawing(y + ROW_HEIGHT, spoken, parts, "bars"))
-
-
-def stacked_bars(rows: Sequence[tuple[str, Mapping[str, float]]], *, title: str, note: str = "") -> Markup:
-    """Draw one bar a row, cut into named parts; all rows share the scale. Parts are seconds."""
-    names = list(dict.fromkeys(name for _, parts in rows for name in parts))
-    longest = max((sum(parts.values()) for _, parts in rows), default=0)
-    if longest <= 0:
-        return figure(title, note, Markup('<p class="none">No times yet.</p>'))
-    marks = []
-    for index, (label, parts) in enumerate(rows):
-        y = index * ROW_HEIGHT
-        marks.append(row_text(y, label, "", formats.duration(sum(parts.values()))))
-        marks.append(track(y))
-        start = 0.0
-        for name, seconds in parts.items():
-            width = 100 * seconds / longest
-            role = f"fill-part part-{names.index(name) % 6}"
-            marks.append(rect(y, start, width, role, name, label, seconds, f"{label}, {name}: {formats.duration(seconds)}"))
-            start += width
-    legend = [(name, f"part-{index % 6}") for index, name in enumerate(names)]
-    spoken = "; ".join(f"{label} {formats.duration(sum(parts.values()))}" for label, parts in rows)
-    return figure(title, note, _legend(legend, "box") + drawing(len(rows) * ROW_HEIGHT, f"{title}. {spoken}", marks, "bars"))
+def ticks(low: float, high: float, target: int = 5) -> list[float]:
+    """Choose about `target` round numbers (1, 2, 2.5 or 5 times a power of ten) that cover `low` to `high`."""
+    span = high - low if high > low else abs(high) or 1.0
+    raw = span / max(target - 1, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(unit * power for unit in (1, 2, 2.5, 5, 10) if unit * power >= raw * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [float(f"{index * step:.12g}") for index in range(first, max(last, first + 1) + 1)]
 
 
 def _grid(y_ticks: Sequence[float], top: Callable[[float], float], y_format: Format) -> Markup:
@@ -329,25 +218,6 @@ def _end_labels(
     ]
 
 
-def row_text(y: float, label: str, note: str, text: str) -> Markup:
-    short = label if len(label) <= MAX_LABEL else label[: MAX_LABEL - 1] + "…"
-    behind = Markup('<tspan class="note" dx="8">{}</tspan>').format(note) if note else Markup()
-    return Markup(
-        '<text class="label" x="0" y="{0}"><title>{1}</title>{2}{3}</text><text class="value" x="100%" y="{0}">{4}</text>'
-    ).format(y + 13, label, short, behind, text)
-
-
-def track(y: float) -> Markup:
-    return Markup('<rect class="track" x="0" y="{0}" width="100%" height="10" rx="2"/>').format(y + 20)
-
-
-def rect(y: float, start: float, width: float, role: str, series: str, x: str, value: float | None, title: str) -> Markup:
-    return Markup(
-        '<rect class="{0}" x="{1:.3f}%" y="{2}" width="{3:.3f}%" height="10" rx="2" '
-        'data-series="{4}" data-x="{5}" data-y="{6}"><title>{7}</title></rect>'
-    ).format(role, start, y + 20, max(width, 0), series, x, "" if value is None else value, title)
-
-
 def _tick(value: float, values: Sequence[float], y_format: Format) -> str:
     """Write a tick with as many decimals as the steps need, where the format would round two ticks to one text."""
     texts = [y_format(one) for one in values]
@@ -364,34 +234,3 @@ def _spoken(series: Sequence[Series], y_format: Format) -> str:
         if known:
             ends.append(f"{one.name}: {y_format(known[0])} to {y_format(known[-1])}")
     return "; ".join(ends)
-
-
-_DOT = Markup(
-    '<svg class="key" width="10" height="10" aria-hidden="true"><circle class="fill-{}" cx="5" cy="5" r="3.5"/></svg>'
-)
-
-
-def _legend(entries: Sequence[tuple[str, str]], kind: str) -> Markup:
-    mark = {
-        "line": Markup(
-            '<svg class="key" width="22" height="10" aria-hidden="true"><path class="stroke-{}" d="M0 5H22"/></svg>'
-        ),
-        "box": Markup(
-            '<svg class="key" width="10" height="10" aria-hidden="true">'
-            '<rect class="fill-part {}" width="10" height="10" rx="2"/></svg>'
-        ),
-    }[kind]
-    items = Markup("").join(
-        Markup("<li>{0}{1}</li>").format((_DOT if role == "seen" else mark).format(role), name) for name, role in entries
-    )
-    return Markup('<ul class="legend">{}</ul>').format(items) if entries else Markup()
-
-
-def drawing(height: float, label: str, parts: Sequence[Markup], role: str) -> Markup:
-    open_tag = Markup('<svg class="{0}" width="100%" height="{1}" role="img" aria-label="{2}">').format(role, height, label)
-    return open_tag + Markup("").join(parts) + Markup("</svg>")
-
-
-def figure(title: str, note: str, body: Markup) -> Markup:
-    behind = Markup(' <span class="note">{}</span>').format(note) if note else Markup()
-    return Markup('<figure class="chart"><figcaption>{0}{1}</figcaption>{2}</figure>').format(escape(title), behind, body)

@@ -1,0 +1,59 @@
+"""Rates, lag and cost of the ring, against the records that they are read from."""
+
+import json
+
+import pytest
+
+from gyral.dash.pages import app
+from gyral.plan.cost import PRICES
+
+
+@pytest.fixture
+def home(project, overview, ask):
+    """The data of the first page, and the page."""
+    return lambda: (ask(app(project, overview), "/index.json").json(), ask(app(project, overview), "/"))
+
+
+def test_costs_are_the_cpu_seconds_of_the_runs_by_what_they_made(home, edit_lineage, parse):
+    for run, cpu_s in ((22, 4.0), (23, 1.5), (24, 30.0), (25, 2.5)):
+        edit_lineage(run, cpu_s=cpu_s)
+    data, page = home()
+    costs = {each["what"]: each for each in data["costs"]}
+    accepted = 77_415 - 12
+    assert costs["1,000 events taken in"]["cpu_s"] == pytest.approx(4.0 / accepted * 1000)
+    assert costs["a model"]["cpu_s"] == pytest.approx(34.0)
+    assert [each["run"] for each in costs["a model"]["runs"]] == [23, 24, 25] and "1,000 answers" not in costs
+    price = PRICES["usd_core_hour"]
+    assert costs["a model"]["usd"]["value"] == pytest.approx(34.0 / 3600 * price.value)
+    assert costs["a model"]["usd"]["high"] == pytest.approx(34.0 / 3600 * price.high)
+    assert (costs["a model"]["by"], costs["a model"]["usd_by"]) == ("measured", "assumed")
+    text = parse(page.text).text
+    assert "34 s" in text and "0.0517 s" in text and "30 CPU-s" in text and "#23 #24 #25" in text
+
+
+def test_the_ring_has_the_lag_of_the_last_turn_and_each_station_leads_to_its_run(home, parse):
+    data, page = home()
+    assert data["lag"] == {"seconds": 44.3 + 1.7 * 6, "of": "turn 6"}
+    ring = page.text.partition('<svg class="ring"')[2].partition("</svg>")[0]
+    assert "lag 54 s" in ring
+    assert [href for href in parse(ring).hrefs] == ["runs/22", "runs/23", "runs/24", "runs/25", "runs/1"]
+
+
+def test_a_live_loop_tells_its_stations_how_fast_it_goes_now(project, home, edit_lineage, this_process):
+    edit_lineage(1, status="running", ended=None, started="2030-01-01T00:00:00Z", **this_process)
+    edit_lineage(25, verb="serve", status="running", ended=None, started="2030-01-01T00:00:01Z", summary={}, **this_process)
+    line = {"type": "live", "t": 9.0, "events_per_s": 1234.0, "rows_per_s": 5678.0, "freshness": {"p50": 0.21}}
+    with open(project / "runs/1/metrics.jsonl", "a") as lines:
+        lines.write(json.dumps(line) + "\n")
+    asked = {"type": "serving", "t": 9.0, "requests": 900, "per_s": 321.0}
+    (project / "runs/25/metrics.jsonl").write_text(json.dumps(asked) + "\n")
+    data, page = home()
+    rates = {each["verb"]: (each["rate"], each["unit"], each["run"]) for each in data["verbs"]}
+    assert rates["ingest"] == (1234.0, "events", 1) and rates["train"] == (5678.0, "rows", 1)
+    assert rates["serve"] == (321.0, "answers", 25) and data["lag"]["seconds"] == 0.21
+    assert "1.2k events/s" in page.text and "lag .2 s" not in page.text and "lag 0.2 s" in page.text
+    edit_lineage(25, status="done", ended="2030-01-01T01:00:00Z", summary={"impressions": 500}, cpu_s=2.0)
+    data, page = home()
+    assert next(each for each in data["verbs"] if each["verb"] == "serve")["rate"] == 100.0, "of all its time"
+    assert next(each for each in data["costs"] if each["what"] == "1,000 answers")["cpu_s"] == 4.0
+    assert "4 CPU-s / 1,000" in page.text
