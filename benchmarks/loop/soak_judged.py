@@ -38,7 +38,7 @@ def memory_of(pids: list[int]) -> dict[int, dict[str, int]]:
     return found
 
 
-def slopes(samples: list[dict[str, Any]], field: str) -> list[dict[str, Any]]:
+def slopes(samples: list[dict[str, Any]], field: str, warm_s: float = WARM_S) -> list[dict[str, Any]]:
     """Growth a second of each process that lived long enough: a line through means of five seconds, its 95 % interval."""
     lives: dict[tuple[str, int], list[tuple[float, int]]] = {}
     for sample in samples:
@@ -47,7 +47,7 @@ def slopes(samples: list[dict[str, Any]], field: str) -> list[dict[str, Any]]:
                 lives.setdefault((role, pid), []).append((sample["t"], each[field]))
     told = []
     for (role, pid), life in lives.items():
-        kept = np.array([each for each in life if each[0] >= life[0][0] + WARM_S])
+        kept = np.array([each for each in life if each[0] >= life[0][0] + warm_s])
         if len(kept) < LEAST:
             continue
         blocks = np.array([part.mean(axis=0) for part in np.array_split(kept, len(kept) // 5)])

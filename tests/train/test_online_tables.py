@@ -52,7 +52,7 @@ class World:
         if seq is None:
             objects, titles = self.model.admit(met)
             now = time.time_ns() // 1000
-            step = Step(len(self.journal.steps) + 1, {}, objects, titles, [(now, len(rows))], int(times.max(initial=0)) // 3600)
+            step = Step(self.journal.last + 1, {}, objects, titles, [(now, len(rows))], int(times.max(initial=0)) // 3600)
             self.journal.add(step)
             self.seen.append((step, met))
         else:
@@ -62,15 +62,15 @@ class World:
 
     def publish(self):
         until = time.monotonic() + 20
-        while (newest := self.server.newest()) is None or newest.step < len(self.journal.steps):
+        while (newest := self.server.newest()) is None or newest.step < self.journal.last:
             assert time.monotonic() < until
             time.sleep(0.005)
-        newest.hour = self.journal.steps[-1].hour
+        newest.hour = self.seen[-1][0].hour
         self.server.publish(newest)
         return newest
 
     def go_back(self):
-        first, last = self.server.published.step + 1, len(self.journal.steps)
+        first, last = self.server.published.step + 1, self.journal.last
         places.add_quiet(self.folder, first, last)
         self.server.go_back()
         self.model = self._model()
