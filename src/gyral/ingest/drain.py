@@ -25,7 +25,7 @@ from gyral.ingest.dedup import Run as HashedIds
 from gyral.ingest.dedup import SeenIds
 from gyral.ingest.tombstones import Tombstones
 from gyral.lake.commit import Change, LakeError
-from gyral.lake.facts import OTHER, merged, of_values
+from gyral.lake.facts import MAX_VALUES, OTHER, merged, of_values
 from gyral.lake.registry import Registry
 from gyral.lake.snapshot import Snapshot
 from gyral.lake.table import Lake
@@ -57,10 +57,10 @@ class Drained(msgspec.Struct):
         """What this and a later run did together."""
         return Drained(
             accepted=self.accepted + later.accepted,
-            kinds=merged(self.kinds, later.kinds),
+            kinds=merged(self.kinds, later.kinds, MAX_VALUES),
             duplicate=self.duplicate + later.duplicate,
             erased=self.erased + later.erased,
-            quarantined=merged(self.quarantined, later.quarantined),
+            quarantined=merged(self.quarantined, later.quarantined, MAX_VALUES),
             registered=self.registered + later.registered,
             version=max(self.version, later.version),
         )
@@ -366,9 +366,9 @@ class Drain:
         self._seen[name].committed(after)
         if name == "events":
             done.accepted += plan.rows.num_rows
-            done.kinds = merged(done.kinds, of_values(plan.rows["kind"]))
+            done.kinds = merged(done.kinds, of_values(plan.rows["kind"]), MAX_VALUES)
         elif name == "quarantine":
-            done.quarantined = merged(done.quarantined, of_values(plan.rows["reason"]))
+            done.quarantined = merged(done.quarantined, of_values(plan.rows["reason"]), MAX_VALUES)
         elif name == "schemas":
             done.registered += plan.rows.num_rows
 

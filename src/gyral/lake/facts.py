@@ -63,7 +63,7 @@ def counted(facts: Facts, rows: pa.Table) -> Facts:
     counts = {column: dict(values) for column, values in facts.counts.items()}
     for column in COUNTED:
         if column in rows.column_names:
-            counts[column] = merged(counts.get(column, {}), of_values(rows[column]))
+            counts[column] = merged(counts.get(column, {}), of_values(rows[column]), MAX_VALUES)
     days = _by_day(facts.days, rows) if rows.num_rows and "ingest_time" in rows.column_names else facts.days
     first, last, devices = facts.first_us, facts.last_us, facts.devices
     if "event_time" in rows.column_names and rows.num_rows:
@@ -117,7 +117,7 @@ def drift(facts: Facts) -> dict[str, dict[str, float | str]]:
     return told
 
 
-def merged(known: Counts, more: Counts, most: int = MAX_VALUES) -> Counts:
+def merged(known: Counts, more: Counts, most: int) -> Counts:
     """Both together: values beyond the first so many are counted under `OTHER`."""
     told = dict(known)
     for value, count in more.items():
