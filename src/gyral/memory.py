@@ -1,7 +1,7 @@
 """What a process holds in memory, and what it gives back.
 
-glibc keeps what is freed for the thread that had it: eight arenas a core, each as large as it ever was. A collector on two cores
-kept 67 MB that merges of the lake had freed beside 45 MB in use, after five minutes with 550 events a second.
+glibc keeps what is freed for the threads that had it: eight arenas a core, each as large as it ever was. A collector on two
+cores kept 67 MB that merges of the lake had freed beside 45 MB in use, after five minutes with 550 events a second.
 """
 
 from __future__ import annotations
