@@ -20,8 +20,8 @@ from gyral.params.chain import Chain, Folder
 from gyral.params.records import weights_of
 
 WARM_S = 90.0
-"""Of a process's life that is not looked at: it loads, compiles, and takes 66 MB for the kernels that read events, which it loads
-after a megabyte of them. Longer lives without faults: `memory.py`."""
+"""Of a process's life that is not looked at: it loads, compiles, and takes 66 MB for the kernels that read events, which it
+loads after a megabyte of them. Longer lives without faults: `memory.py`."""
 LEAST = 30
 """Samples, a second apart, from which a slope is taken."""
 FLAT_BYTES_PER_S = 50_000
