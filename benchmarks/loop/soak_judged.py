@@ -19,8 +19,9 @@ from gyral.model.live import places, tables
 from gyral.params.chain import Chain, Folder
 from gyral.params.records import weights_of
 
-WARM_S = 30.0
-"""Of a process's life that is not looked at: it loads, and compiles."""
+WARM_S = 90.0
+"""Of a process's life that is not looked at: it loads, compiles, and takes 66 MB for the kernels that read events, which it
+loads after a megabyte of them. Longer lives without faults: `memory.py`."""
 LEAST = 30
 """Samples, a second apart, from which a slope is taken."""
 FLAT_BYTES_PER_S = 50_000
@@ -38,7 +39,7 @@ def memory_of(pids: list[int]) -> dict[int, dict[str, int]]:
     return found
 
 
-def slopes(samples: list[dict[str, Any]], field: str) -> list[dict[str, Any]]:
+def slopes(samples: list[dict[str, Any]], field: str, warm_s: float = WARM_S) -> list[dict[str, Any]]:
     """Growth a second of each process that lived long enough: a line through means of five seconds, its 95 % interval."""
     lives: dict[tuple[str, int], list[tuple[float, int]]] = {}
     for sample in samples:
@@ -47,7 +48,7 @@ def slopes(samples: list[dict[str, Any]], field: str) -> list[dict[str, Any]]:
                 lives.setdefault((role, pid), []).append((sample["t"], each[field]))
     told = []
     for (role, pid), life in lives.items():
-        kept = np.array([each for each in life if each[0] >= life[0][0] + WARM_S])
+        kept = np.array([each for each in life if each[0] >= life[0][0] + warm_s])
         if len(kept) < LEAST:
             continue
         blocks = np.array([part.mean(axis=0) for part in np.array_split(kept, len(kept) // 5)])

@@ -18,6 +18,7 @@ from gyral.ingest import described
 from gyral.ingest import listen as ingest
 from gyral.keys import FILE_NAME
 from gyral.lake.table import Lake
+from gyral.memory import few_arenas
 from gyral.run import Run
 from gyral.serve import said, server
 from gyral.serve.entrance import Entrance, is_of_this_machine
@@ -46,6 +47,7 @@ def serve(root: Path, model: str, config: Config, run: Run, is_child: bool, read
         run.summarize(url=url)
         ready({"url": url, "pid": os.getpid()}, f"{model} answers at {url}; pages at {url}/")
 
+    few_arenas()
     entrance = Entrance.of(root, config.listen, config.serve.host, run.note, is_child=is_child)
     if not is_child:
         config = _with_keys(root, config)
@@ -76,6 +78,7 @@ def listen(root: Path, config: Config, run: Run, host: str, port: int, ready: Re
     ------
     Interrupted : it was stopped by a signal.
     """
+    few_arenas()
     config = _with_keys(root, config)
     entrance = Entrance.of(root, config.listen, host, run.note)
     _closed(config, host, entrance, {"send": config.collect})

@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from gyral.event.codec import encode_payload
 from gyral.event.schema import EVENT
-from gyral.ingest.drain import Drain
+from gyral.ingest.drain import Drain, Drained
 from gyral.lake.table import Lake
 from gyral.log.sqlite import SqliteLog
 
@@ -75,3 +75,15 @@ def test_many_small_commits_are_compacted(tmp_path, monkeypatch):
             drain.run()
     assert lake.snapshot("events").num_fragments <= 6
     assert len(stored(lake)) == 20
+
+
+def test_kinds_that_devices_think_up_are_counted_together(tmp_path, monkeypatch):
+    monkeypatch.setattr("gyral.ingest.drain.MAX_VALUES", 3)
+    lake = Lake(tmp_path)
+    with SqliteLog(lake.log_folder) as log:
+        drain, done = Drain(lake, log, 4), Drained()
+        for part in ("one", "two"):
+            for number in range(6):
+                log.append("a", f"{part}-{number}", batch([f"{part}-{number}"], kind=f"{part}-{number % 4}"), 1)
+            done += drain.run()
+    assert done.kinds == {"one-0": 2, "one-1": 2, "one-2": 1, "…": 7}

@@ -1,3 +1,4 @@
+import gc
 import os
 import subprocess
 import sys
@@ -319,3 +320,29 @@ def test_a_column_of_endless_values_is_counted_up_to_a_limit(tmp_path, monkeypat
     table = rows(0, 9).set_column(2, "reason", pa.array(list("aabcdefga")))
     snapshot = Lake(tmp_path).open("quarantine").commit(table, {"p": 1})
     assert snapshot.facts.counts["reason"] == {"a": 3, "b": 1, "c": 1, "…": 4}
+
+
+def test_a_commit_leaves_no_classes_and_a_merge_gives_its_memory_back(tmp_path, monkeypatch):
+    monkeypatch.setattr("gyral.lake.snapshot.MAX_FRAGMENTS", 8)
+    lake, flushed, merges, classes = Lake(tmp_path), set(), [], []
+    monkeypatch.setattr("gyral.lake.table.give_back", lambda: merges.append(number))
+    for number in range(17):
+        planned = lake.open("quarantine")
+        lake.maintain("quarantine", planned.commit(rows(number, 1, number), {"p": number + 1})).make_durable(flushed)
+        if number in (8, 15):
+            gc.collect()
+            classes.append(sum(isinstance(each, type) for each in gc.get_objects()))
+    assert merges == [8, 16]
+    assert classes[0] == classes[1]  # `DataFile.path` makes one for each name
+
+
+def test_what_is_known_to_be_on_the_disk_is_what_the_newest_version_has(tmp_path):
+    lake, flushed = Lake(tmp_path), set()
+    snapshot = lake.open("quarantine")
+    for number in range(3):
+        snapshot = snapshot.commit(rows(number, 1, number), {"p": number + 1})
+        snapshot.make_durable(flushed)
+    assert len(flushed) == 3
+    merged = snapshot.compact()
+    merged.make_durable(flushed)
+    assert flushed == {file.path for file in merged.files()} and len(flushed) == 1

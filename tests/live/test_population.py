@@ -47,6 +47,17 @@ def test_the_stream_keeps_what_the_batch_keeps(shop):
     assert Behaviour(apps, layout)(events.combine_chunks().to_batches()[0]).dropped == {"other_app": events.num_rows}
 
 
+def test_schemas_that_nobody_has_a_layout_for_are_not_remembered_for_ever(shop, monkeypatch):
+    events, layout, config = shop
+    monkeypatch.setattr("gyral.live.behaviour.MAX_SCHEMAS", 20)
+    behaviour = Behaviour(config, layout)
+    batch = events.slice(0, 50).combine_chunks().to_batches()[0]
+    names = pa.array([f"made-up-{number}" for number in range(49)] + [layout.schema_id])
+    met = behaviour(batch.set_column(batch.schema.get_field_index("schema_id"), "schema_id", names))
+    assert len(met.subject) + met.dropped.total() == 50
+    assert len(behaviour._known) <= 20 and behaviour._known[layout.schema_id] is layout
+
+
 def test_visits_are_the_moments_of_subjects_in_order(shop):
     events, _, _ = shop
     events = events.filter(pa.compute.is_valid(events["subject"])).combine_chunks()

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gyral.config.sections import Caller, Serve
 from gyral.http import Refused, reply
 from gyral.serve.app import App
-from gyral.serve.metrics import EDGES_S, Histogram, Metrics
+from gyral.serve.metrics import EDGES_S, MAX_ROUTES, Histogram, Metrics
 from gyral.serve.slots import Slots
 from gyral.serve.stats import Stats
 
@@ -56,6 +56,13 @@ def test_nobody_asks_a_model_without_a_key_and_what_is_spent_is_spent(app):
         and found["gyral_requests_total", "/v1/recommend", "401"] == 2
     )
     assert found["gyral_requests_total", "/v1/chat/completions", "429"] == 2
+
+
+def test_paths_that_clients_think_up_are_counted_together(app):
+    for number in range(MAX_ROUTES + 20):
+        assert call(app, "GET", f"/v1/chat/{number}")[0] == 401
+    assert len(app.metrics.seconds) == MAX_ROUTES + 1
+    assert app.metrics.statuses["/v1/chat/0", 401] == 1 and app.metrics.statuses["other", 401] == 20
 
 
 def test_quantiles_are_upper_edges_of_what_was_seen():

@@ -1,5 +1,6 @@
 """A learner over a real log: each event once, whoever dies where."""
 
+import gc
 import importlib.util
 from collections import Counter
 from pathlib import Path
@@ -13,8 +14,8 @@ from gyral.event.codec import encode_payload
 from gyral.event.schema import EVENT
 from gyral.log.sqlite import SqliteLog
 from gyral.model.live import tables as t
-from gyral.model.live.journal import JOURNAL, read_steps
-from gyral.train.online import Met, Online
+from gyral.model.live.journal import JOURNAL, Step, read_steps
+from gyral.train.online import Met, Online, RecentIds
 from gyral.train.online_visits import Limits, Visits
 
 _spec = importlib.util.spec_from_file_location("stand_in", Path(__file__).parents[1] / "live" / "stand_in.py")
@@ -176,3 +177,33 @@ def test_a_flood_of_new_objects_gets_no_codes(log, tmp_path):
     capped = opened(log, tmp_path / "log", stand_in.StandIn(), max_objects=5)
     drain(capped)
     assert len(capped._model.names) == 5
+
+
+def test_a_learner_holds_no_steps(log, tmp_path):
+    tables, online, partition = stand_in.StandIn(), None, log.free_partition("events")
+    online = opened(log, tmp_path, tables)
+    for at in range(30):
+        log.append(partition, f"b{at}", encode_payload(events(at, [("s1", "o1", 1_000_000 + at)])), 1)
+        assert online.step().seq == at + 1
+    tables.keep()
+    online.close()
+    again = opened(log, tmp_path, tables)
+    assert again.recover() == 0 and again.journal.last == 30
+    gc.collect()
+    assert sum(isinstance(each, Step) for each in gc.get_objects()) <= 1
+
+
+def test_recent_ids_are_known_in_eight_bytes_each():
+    rng, size = np.random.default_rng(0), 300
+    recent, new, old = RecentIds(size), set(), set()
+    for _ in range(60):
+        batches = [[f"e{number}" for number in rng.integers(2_000, size=rng.integers(12)).tolist()] for _ in range(3)]
+        expected = []
+        for names in batches:
+            expected.append([not (name in new or name in old or new.add(name)) for name in names])
+        told = recent.is_new([pa.record_batch({"event_id": pa.array(names, pa.string())}) for names in batches])
+        assert [mask.tolist() for mask in told] == expected
+        if len(new) >= size:
+            new, old = set(), new
+        assert sum(run.nbytes for run in (*recent._new, *recent._old)) == 8 * (len(new) + len(old))
+    assert recent.is_new([]) == []

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from gyral.errors import InputError
-from gyral.model.memory import resident_bytes
+from gyral.memory import resident_bytes
 
 BATCHES = (1, 8)
 ROUND_S = 0.12

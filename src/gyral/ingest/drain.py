@@ -7,7 +7,6 @@ anywhere leaves either the old version or the new one, and the log is trimmed on
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
@@ -26,7 +25,7 @@ from gyral.ingest.dedup import Run as HashedIds
 from gyral.ingest.dedup import SeenIds
 from gyral.ingest.tombstones import Tombstones
 from gyral.lake.commit import Change, LakeError
-from gyral.lake.facts import OTHER
+from gyral.lake.facts import MAX_VALUES, OTHER, merged, of_values
 from gyral.lake.registry import Registry
 from gyral.lake.snapshot import Snapshot
 from gyral.lake.table import Lake
@@ -58,10 +57,10 @@ class Drained(msgspec.Struct):
         """What this and a later run did together."""
         return Drained(
             accepted=self.accepted + later.accepted,
-            kinds=dict(Counter(self.kinds) + Counter(later.kinds)),
+            kinds=merged(self.kinds, later.kinds, MAX_VALUES),
             duplicate=self.duplicate + later.duplicate,
             erased=self.erased + later.erased,
-            quarantined=dict(Counter(self.quarantined) + Counter(later.quarantined)),
+            quarantined=merged(self.quarantined, later.quarantined, MAX_VALUES),
             registered=self.registered + later.registered,
             version=max(self.version, later.version),
         )
@@ -367,9 +366,9 @@ class Drain:
         self._seen[name].committed(after)
         if name == "events":
             done.accepted += plan.rows.num_rows
-            done.kinds = _added(done.kinds, plan.rows["kind"])
+            done.kinds = merged(done.kinds, of_values(plan.rows["kind"]), MAX_VALUES)
         elif name == "quarantine":
-            done.quarantined = _added(done.quarantined, plan.rows["reason"])
+            done.quarantined = merged(done.quarantined, of_values(plan.rows["reason"]), MAX_VALUES)
         elif name == "schemas":
             done.registered += plan.rows.num_rows
 
@@ -378,8 +377,3 @@ class Drain:
             if below and partition in self._log.partitions():
                 self._log.trim(partition, below, self._seals)
         self._seals = False
-
-
-def _added(counts: dict[str, int], values: pa.ChunkedArray) -> dict[str, int]:
-    more = Counter({pair["values"]: pair["counts"] for pair in values.value_counts().to_pylist()})
-    return dict(Counter(counts) + more)

@@ -63,7 +63,7 @@ def counted(facts: Facts, rows: pa.Table) -> Facts:
     counts = {column: dict(values) for column, values in facts.counts.items()}
     for column in COUNTED:
         if column in rows.column_names:
-            _add(counts.setdefault(column, {}), rows[column], MAX_VALUES)
+            counts[column] = merged(counts.get(column, {}), of_values(rows[column]), MAX_VALUES)
     days = _by_day(facts.days, rows) if rows.num_rows and "ingest_time" in rows.column_names else facts.days
     first, last, devices = facts.first_us, facts.last_us, facts.devices
     if "event_time" in rows.column_names and rows.num_rows:
@@ -117,13 +117,18 @@ def drift(facts: Facts) -> dict[str, dict[str, float | str]]:
     return told
 
 
-def _add(known: Counts, values: pa.ChunkedArray, most: int) -> None:
-    for pair in values.value_counts().to_pylist():
-        value = pair["values"]
-        if value is None:
-            continue
-        key = value if value in known or len(known) < most else OTHER
-        known[key] = known.get(key, 0) + pair["counts"]
+def merged(known: Counts, more: Counts, most: int) -> Counts:
+    """Both together: values beyond the first so many are counted under `OTHER`."""
+    told = dict(known)
+    for value, count in more.items():
+        key = value if value in told or len(told) < most else OTHER
+        told[key] = told.get(key, 0) + count
+    return told
+
+
+def of_values(values: pa.ChunkedArray) -> Counts:
+    """How often each is there, nulls left out."""
+    return {pair["values"]: pair["counts"] for pair in values.value_counts().to_pylist() if pair["values"] is not None}
 
 
 def _by_day(days: dict[str, dict[str, Counts]], rows: pa.Table) -> dict[str, dict[str, Counts]]:
@@ -134,7 +139,7 @@ def _by_day(days: dict[str, dict[str, Counts]], rows: pa.Table) -> dict[str, dic
         day = told.setdefault(_day_name(int(number)), {})
         for column in DAILY:
             if column in rows.column_names and part[column].null_count < part.num_rows:
-                _add(day.setdefault(column, {}), part[column], MAX_DAILY_VALUES)
+                day[column] = merged(day.get(column, {}), of_values(part[column]), MAX_DAILY_VALUES)
     return {day: told[day] for day in sorted(told)[-KEEP_DAYS:]}
 
 

@@ -24,6 +24,7 @@ from gyral.lake.registry import Field, Registry
 from gyral.lake.snapshot import Snapshot
 from gyral.log.base import EventLog
 from gyral.log.sqlite import SqliteLog
+from gyral.memory import give_back
 
 PLURALS = {"kind": "kinds", "app": "apps", "country": "countries", "language": "languages", "schema_id": "schemas"}
 MAX_VERSIONS = 500
@@ -170,6 +171,7 @@ class Lake:
         """
         if snapshot.is_crowded():
             snapshot = snapshot.compact()
+            give_back()  # a merge takes up to 40 MB, in many threads, and what they freed would stay with the process
         if time.monotonic() >= self._clean_at.get(name, 0.0) and self.place.num_versions(name) > MAX_VERSIONS:
             self._clean_at[name] = time.monotonic() + CLEAN_EVERY_S
             with reached(self.place.table(name), "old versions could not be forgotten"):

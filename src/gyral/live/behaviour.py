@@ -20,6 +20,9 @@ from gyral.event.layout import Layout
 from gyral.ingest.tombstones import Tombstones
 from gyral.train.online import Met
 
+MAX_SCHEMAS = 1_000
+"""Names that are remembered; those without a layout are forgotten then."""
+
 
 class Behaviour:
     """The rules of a project; layouts are known by the events' `schema_id`.
@@ -67,6 +70,8 @@ class Behaviour:
 
     def _layout(self, schema: str | None) -> Layout | None:
         if schema not in self._known:  # looking a plug-in up costs 20 ms
+            if len(self._known) >= MAX_SCHEMAS:  # their names are what devices say they are
+                self._known = {name: layout for name, layout in self._known.items() if layout is not None}
             self._known[schema] = layouts.known(schema)
         return self._known[schema]
 

@@ -130,7 +130,7 @@ class Learner:
         self._has_to_go_back = self.verdict.goes_back
 
     def _go_back(self) -> None:
-        last = len(self.online.journal.steps)
+        last = self.online.journal.last
         places.add_quiet(self.folder, self.server.published.step + 1, last)
         fail_point("live.quiet")
         self.online.close()
@@ -170,7 +170,7 @@ class Learner:
         while self.turn():
             pass
         until = time.monotonic() + 5.0
-        while self.server.published.step < len(self.online.journal.steps) and time.monotonic() < until:
+        while self.server.published.step < self.online.journal.last and time.monotonic() < until:
             refused = self.server.published.refused
             time.sleep(0.02)
             self.publish()
@@ -184,7 +184,7 @@ class Learner:
         line: dict[str, Any] = {
             "seen": self.online.seen,
             "learned": self.model.learned,
-            "steps": len(self.online.journal.steps),
+            "steps": self.online.journal.last,
             "published": published.version,
             "published_step": published.step,
             "refused": published.refused,

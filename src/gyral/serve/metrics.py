@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 EDGES_S = tuple(10 ** (power / 5) for power in range(-20, 11))
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
+MAX_ROUTES = 100
+OTHER = "other"
+"""What further routes are counted under."""
+
 
 class Histogram:
     """Counts by upper edge, and the sum."""
@@ -79,7 +83,9 @@ class Metrics:
         """Count an answer of any kind."""
         found = self.seconds.get(route)
         if found is None:
-            found = self.seconds[route] = Histogram(EDGES_S)
+            if len(self.seconds) >= MAX_ROUTES:  # below a prefix there are as many paths as clients can think of
+                route = OTHER
+            found = self.seconds.setdefault(route, Histogram(EDGES_S))
         found.add(seconds)
         self.statuses[route, status] = self.statuses.get((route, status), 0) + 1
 

@@ -101,7 +101,8 @@ class Online:
 
     def recover(self) -> int:
         """Do again what may not be in the tables; how many steps that were."""
-        held = [step for step in self.journal.steps if step.seq <= self._model.applied]
+        steps = self.journal.found()
+        held = [step for step in steps if step.seq <= self._model.applied]
         for step in held:
             self._model.name(step.objects, step.titles)
             batches = self._read_again(step)
@@ -109,7 +110,7 @@ class Online:
             self._model.knew([name for batch in batches for name in batch.column("subject").unique().to_pylist() if name])
             self.seen += sum(batch.num_rows for batch in batches)
             self._passed(step)
-        again = self.journal.steps[len(held) :]
+        again = steps[len(held) :]
         for step in again:
             self._model.name(step.objects, step.titles)
             self._model.learn(step, self._curated(self._read_again(step)))
@@ -130,7 +131,7 @@ class Online:
         objects, titles = self._model.admit(met)
         if len(met.time_s):
             self.hour = max(self.hour, int(met.time_s.max()) // 3_600)
-        step = Step(len(self.journal.steps) + 1, taken, objects, titles, acknowledged, self.hour)
+        step = Step(self.journal.last + 1, taken, objects, titles, acknowledged, self.hour)
         self.journal.add(step)
         self._model.name(objects, titles)
         self._model.learn(step, met)
@@ -209,30 +210,38 @@ class Online:
 class RecentIds:
     """Which event ids came lately: a device that heard no answer sends again, and the log takes what it is told.
 
-    Two sets of hashes (64 bits, salted by the process), of which the older is forgotten when the newer is full: between `size`
-    and twice as many are known.
+    Two collections of hashes (64 bits, salted by the process), of which the older is forgotten when the newer is full: between
+    `size` and twice as many are known. Each is runs of sorted hashes, a run at least twice as long as the next: 8 bytes an id,
+    where sets take 80.
     """
 
     def __init__(self, size: int = 500_000) -> None:
         self._size = size
-        self._new: set[int] = set()
-        self._old: set[int] = set()
+        self._new: list[np.ndarray] = []
+        self._old: list[np.ndarray] = []
 
     def is_new(self, batches: list[pa.RecordBatch]) -> list[np.ndarray]:
-        """For each batch, which rows have an id that did not come before."""
-        masks = []
-        for batch in batches:
-            mask = np.ones(batch.num_rows, dtype=bool)
-            for row, name in enumerate(batch.column("event_id").to_pylist()):
-                key = hash(name)
-                if key in self._new or key in self._old:
-                    mask[row] = False
-                else:
-                    self._new.add(key)
-            if len(self._new) >= self._size:
-                self._old, self._new = self._new, set()
-            masks.append(mask)
-        return masks
+        """For each batch, which rows have an id that did not come before, in these batches or earlier."""
+        lengths = [batch.num_rows for batch in batches]
+        names = [name for batch in batches for name in batch.column("event_id").to_pylist()]
+        keys, first = np.unique(np.array([hash(name) for name in names], np.int64), return_index=True)
+        fresh = np.ones(len(keys), dtype=bool)
+        for run in (*self._new, *self._old):
+            place = np.minimum(np.searchsorted(run, keys), len(run) - 1)
+            fresh &= run[place] != keys
+        mask = np.zeros(len(names), dtype=bool)
+        mask[first[fresh]] = True
+        self._add(keys[fresh])
+        return np.split(mask, np.cumsum(lengths)[:-1]) if batches else []
+
+    def _add(self, keys: np.ndarray) -> None:
+        if not len(keys):
+            return
+        while self._new and len(self._new[-1]) < 2 * len(keys):
+            keys = np.sort(np.concatenate([self._new.pop(), keys]), kind="stable")
+        self._new.append(keys)
+        if sum(map(len, self._new)) >= self._size:
+            self._old, self._new = self._new, []
 
 
 def _newest_us(batch: pa.RecordBatch) -> int:

@@ -37,6 +37,10 @@ class Step(msgspec.Struct, omit_defaults=True):
 class Journal:
     """The steps of one learner in a file. What was torn off at its end was never pushed, and is cut off.
 
+    Attributes
+    ----------
+    last : number of the newest step, 0 before the first.
+
     Raises
     ------
     InputError : a line before the last is none, or steps are missing.
@@ -44,10 +48,11 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL
-        self.steps: list[Step] = []
+        self._found: list[Step] = []
         whole = 0
         if self.path.exists():
-            self.steps, whole = read_steps(self.path)
+            self._found, whole = read_steps(self.path)
+        self.last = len(self._found)
         self._file = open(self.path, "ab")  # noqa: SIM115 (closed by close)
         self._file.truncate(whole)
         os.fsync(self._file.fileno())
@@ -58,7 +63,12 @@ class Journal:
         self._file.write(msgspec.json.encode(step) + b"\n")
         self._file.flush()
         os.fdatasync(self._file.fileno())
-        self.steps.append(step)
+        self.last = step.seq
+
+    def found(self) -> list[Step]:
+        """The steps that were there when it was opened. Told once: a step is 1 kB in memory, and there are ten a second."""
+        steps, self._found = self._found, []
+        return steps
 
     def close(self) -> None:
         """May be called twice."""

@@ -53,6 +53,7 @@ class Known:
         self.codes: dict[str, int] = {}
         self.subjects: dict[int, np.ndarray] = {}
         self.pasts: dict[int, np.ndarray] = {}
+        """Packed: 20 objects of a subject take .4 kB, where the whole row takes 3.3."""
         self.hour = 0
         self._arrays = {name: np.zeros((0, self._specs[name].dim), np.float32) for name in t.OF_OBJECTS}
         self._small = np.zeros(v.NUM_SMALL, np.float32)
@@ -71,9 +72,11 @@ class Known:
             if len(keys_K):
                 self._small = rows_KD[-1].copy()
         elif table in (t.SUBJECT, t.PAST):
-            held = self.subjects if table == t.SUBJECT else self.pasts
             for key, row in zip(keys_K.tolist(), rows_KD, strict=True):
-                held[key] = row.copy()
+                if table == t.SUBJECT:
+                    self.subjects[key] = row.copy()
+                else:
+                    self.pasts[key] = v.packed(row)
         elif len(keys_K):
             self._fit(int(keys_K.max()) + 1)
             self._arrays[table][keys_K] = rows_KD
@@ -124,9 +127,8 @@ class Known:
     def recommend(self, key: int, k: int, recent: list[str]) -> tuple[np.ndarray, np.ndarray, bool]:
         """Codes and scores, best first, and whether the subject has a past; `recent` counts as just met."""
         view = self.view
-        past = self.pasts.get(key)
-        if past is None:
-            past = np.zeros(v.PAST_WIDTH, np.float32)
+        held = self.pasts.get(key)
+        past = np.zeros(v.PAST_WIDTH, np.float32) if held is None else v.unpacked(held)
         if recent:
             met = np.array([code for code in map(self.codes.get, dict.fromkeys(recent)) if code is not None], np.int64)
             past = v.remembered(past, met, view.hour, len(met))
@@ -155,7 +157,9 @@ class Known:
             t.SMALL: view.small_S[None],
             "keys": keys,
             t.SUBJECT: np.array(subjects, np.float32).reshape(len(keys), self.dim + 1),
-            t.PAST: np.array([self.pasts[key] for key in keys.tolist()], np.float32).reshape(len(keys), v.PAST_WIDTH),
+            t.PAST: np.array([v.unpacked(self.pasts[key]) for key in keys.tolist()], np.float32).reshape(
+                len(keys), v.PAST_WIDTH
+            ),
         }
 
     @classmethod

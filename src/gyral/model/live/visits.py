@@ -110,6 +110,21 @@ def past_of(rows_BP: np.ndarray, hour_B: np.ndarray) -> Past:
     return Past(owner_N, code_N, small_N3, scale_B)
 
 
+def packed(row_P: np.ndarray) -> np.ndarray:
+    """The row of a past without the places that it does not use: 16 + 12 bytes an object instead of 3,088."""
+    num = min(int(row_P[0]), PAST)
+    return np.concatenate([row_P[:HEAD], *(row_P[HEAD + at * PAST : HEAD + at * PAST + num] for at in range(3))])
+
+
+def unpacked(packed_P: np.ndarray) -> np.ndarray:
+    """The row that `packed` was given."""
+    made = np.zeros(PAST_WIDTH, packed_P.dtype)
+    made[:HEAD] = packed_P[:HEAD]
+    parts = packed_P[HEAD:].reshape(3, -1)
+    made[HEAD:].reshape(3, PAST)[:, : parts.shape[1]] = parts
+    return made
+
+
 def remembered(row_P: np.ndarray, codes: np.ndarray, hour: int, num_events: int) -> np.ndarray:
     """The row of a past after a visit: what was taken goes to the end, what is too old falls out.
 
