@@ -33,6 +33,8 @@ MODELS = {  # shape, positions, rows
     "bytes, width 256": (Shape(257, 256, 4, 4, 4, 704), 256, 8),
     "4,096 tokens, width 128": (Shape(4096, 128, 2, 4, 4, 384), 128, 16),
     "bytes, width 512": (Shape(257, 512, 4, 8, 8, 1408), 256, 4),
+    "32,000 tokens, width 256": (Shape(32_000, 256, 2, 8, 8, 704), 128, 8),
+    "bytes, width 128, 64 positions": (Shape(257, 128, 6, 8, 8, 384), 64, 32),
 }
 STEPS = 9
 
