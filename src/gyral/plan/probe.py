@@ -117,7 +117,9 @@ class Measured(NamedTuple):
             return each.flops / (4 * each.columns) * self.probe.score_s(each.columns, kind)
         n, m = each.rows or SIDES[0][1], each.columns or SIDES[2][0]
         k = each.flops / (2 * n * m * each.num) if each.rows else SIDES[1][0]
-        return each.flops / self.probe.rate(n, k, m, kind) + each.num * self.probe.new_s(each.rows * each.columns * number_bytes)
+        return each.flops / self.probe.rate(n, k, m, kind) + each.num * self.probe.new_s(
+            each.rows * each.columns * number_bytes
+        )
 
     def walk_s(self, each: Walk) -> float:
         """Of what only reads and writes, of its exponentials and its new tensors; a copy of b bytes moves 2 b."""
