@@ -1,15 +1,15 @@
 """What a verb takes, from what it took: a line from committed benchmarks, moved to where this project's own runs lie.
 
 A `Line` is a part that does not depend on size and a part that does. Runs of this machine move it as a whole: each says by what
-factor it was off, and counts by how sure that is. So one run already gives a rate, several give the bend that a line has not, and
-the shape of what was never run here is that of the benchmark: both parts fitted to two runs of nearly one size would say anything
-at ten times that.
+factor it was off, and counts by how sure that is. So one run already gives a rate, several give the bend that a line has not,
+and the shape of what was never run here is that of the benchmark: both parts fitted to two runs of nearly one size would say
+anything at ten times that.
 
-How sure: two runs of one size differ by `NOISE`, and a run of another size tells less (`DRIFT` for each factor of e). CPU seconds
-of a run that was kept waiting tell less, too, as each interruption costs some (ingest of 150,000 rows: .68 to .71 s at a load of
-9, .67 to .95 at 13): their variance is taken to grow with how many there were, as the clock's seconds over the processor's, and
-the sheet counts as one more run, known to its factor `off`. Before, one run of .98 s had the next one told 43 % over. Of seconds
-by the clock the sheet knows nothing: waiting is what they measure.
+How sure: two runs of one size differ by `NOISE`, and a run of another size tells less (`DRIFT` for each factor of e). CPU
+seconds of a run that was kept waiting tell less, too, as each interruption costs some (ingest of 150,000 rows: .68 to .71 s at
+a load of 9, .67 to .95 at 13): their variance is taken to grow with how many there were, as the clock's seconds over the
+processor's, and the sheet counts as one more run, known to its factor `off`. Before, one run of .98 s had the next one told 43
+% over. Of seconds by the clock the sheet knows nothing: waiting is what they measure.
 
 The interval holds four of five: the next run's own noise, what the runs leave unknown, and how far they are from each other.
 """

@@ -7,8 +7,9 @@ tries: what others take from the machine is theirs. A rank of several threads is
 costs more than a small product does. Sums over processes go over gloo, as `gyral train` sends them on processors, by the clock.
 
 Memory that was never written costs more than a copy: the system maps it page by page, and clears each. An allocator gives small
-tensors what others gave back, and takes large ones from the system each time anew (glibc: from 32 MiB on), some 15 times as slow
-as writing them again. So logits, their softmax and their gradients are what a step of a small model with many tokens waits for.
+tensors what others gave back, and takes large ones from the system each time anew (glibc: from 32 MiB on), some 15 times as
+slow as writing them again. So logits, their softmax and their gradients are what a step of a small model with many tokens waits
+for.
 
 The file is `hardware.json` of the project, with date and load; `gyral doctor --probe` writes it.
 """
@@ -285,8 +286,9 @@ def disk_rates(folder: Path) -> tuple[float, float]:
 
 def told(found: Probe) -> list[str]:
     """For a person."""
+    attention = {kind: 4 * HEADS[1] / found.score_s(HEADS[1], kind) for kind in found.products}
     lines = [
-        f"{kind}: products {max(rates) / 1e9:,.0f} GFLOP/s a core, attention {4e-9 * HEADS[1] / found.score_s(HEADS[1], kind):,.0f}"
+        f"{kind}: products {max(rates) / 1e9:,.0f} GFLOP/s a core, attention {attention[kind] / 1e9:,.0f}"
         for kind, rates in found.products.items()
     ]
     size, seconds = found.copy[-1]
