@@ -34,7 +34,8 @@ class Work(NamedTuple):
     noise : a factor on both, mean 1.
     hop : seconds of a request elsewhere, for which nobody else waits; None: none.
     max_batch : 1: one at a time.
-    cold : what silence costs, of those who take batches; seconds are then those of a warm worker.
+    cold : what silence costs, of those who take batches; seconds are then those of a warm worker. One that is seldom asked may
+        miss a limit that it keeps when it is busy.
     """
 
     fixed_s: Figure
