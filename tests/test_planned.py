@@ -10,6 +10,7 @@ import pytest
 from gyral.law import runs
 from gyral.law.places import runs_of
 from gyral.plan import probe
+from gyral.plan.kinds import INGEST
 
 from . import verbs
 
@@ -70,9 +71,10 @@ def test_a_probe_takes_the_place_of_what_was_assumed(project):
     for rate in (1e10, 4e10):
         rates = {"f32": [rate] * num, "bf16": [rate] * num}
         few = [(1e3, 1e-9), (1e9, 1e-3)]
+        scores = {kind: [(1.0, 4 / rate), (64.0, 4 * 64 / rate)] for kind in rates}
         found = probe.Probe(
-            at="now", load=0.0, sides=probe.SIDES, products=rates, attention={"f32": rate, "bf16": rate}, exp_s=1e-15, copy=few,
-            sums=few, disk_write=1e9, disk_read=1e9,
+            at="now", load=0.0, sides=probe.SIDES, products=rates, attention=scores, exp_s=1e-15, copy=few,
+            new=[(1e3, 0.0), (1e9, 0.0)], sums=few, disk_write=1e9, disk_read=1e9,
         )  # fmt: skip
         path = probe.save(project, found)
         told = plan(project, "train", "pages", *LM)["plan"]
@@ -182,8 +184,10 @@ def test_a_run_calibrates_the_next_plan(project):
     told = plan(project, *source)["plan"]
     assert told["lake"]["by"] == told["time"]["by"] == told["memory"]["by"] == "calibrated" and "run 1" in told["time"]["why"]
     lineage = json.loads((project / "runs/1/lineage.json").read_text())
-    for name, field in {"time": "elapsed_s", "processor": "cpu_s", "memory": "peak_bytes"}.items():
+    for name, field in {"time": "elapsed_s", "memory": "peak_bytes"}.items():
         assert lineage[field] > 0 and told[name]["value"] == pytest.approx(lineage[field], rel=0.01)
+    took, sheet = lineage["cpu_s"], INGEST.lines["processor"].at(1_000)  # between the two: a run is as sure as it was quiet
+    assert min(took, sheet) < told["processor"]["value"] < max(took, sheet)
 
 
 def test_curate_keeps_what_it_kept_before(project):

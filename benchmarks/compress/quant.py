@@ -137,7 +137,7 @@ def _size(weights: Weights) -> int:
 def _theory(weights: Weights, small: Weights, names: list[str]) -> float:
     _, packed = packing.divided(small)
     rest = sum(array.nbytes for name, array in weights.arrays.items() if name not in names)
-    return rest + sum(packing.theory_bytes(each.kind, each.shape, each.group or 1) for each in packed.values())
+    return rest + sum(packing.stored_bytes(each.kind, each.shape, each.group or 1) for each in packed.values())
 
 
 if __name__ == "__main__":

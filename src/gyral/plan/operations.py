@@ -3,7 +3,8 @@
 A forward pass is a list of `Matmul` and `Walk`; a backward pass has two products for each product (by its input, by its
 weight), and what walks through memory reads one tensor more. Fusions are Megatron's: bias with GELU, bias with dropout and
 residual, scale with mask and softmax. With `flash` attention there are no scores in memory and softmax costs no walk; its
-backward pass computes the scores again, which is 2.5 times the forward pass.
+backward pass computes the scores again, which is 2.5 times the forward pass. The loss is torch's: log-softmax in f32, and a
+gradient that is first all zeros, then that of log-softmax, each a tensor as large as the logits.
 
 Shapes: n tokens of a micro-batch, t tensor-parallel ranks; other letters as in `gyral.plan.counters`.
 
@@ -23,7 +24,7 @@ FLASH_BACKWARD = 2.5
 class Matmul(NamedTuple):
     """`num` products: their FLOPs and bytes, together; `rows` and `columns` are those of what one of them gives.
 
-    `fused`: attention in one kernel, which has a rate of its own.
+    `fused`: attention in one kernel, which has a rate of its own; `columns` is the width of a head.
     """
 
     flops: float
@@ -35,11 +36,15 @@ class Matmul(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """`num` kernels that read and write so many bytes, together, and take so many exponentials (free but on processors)."""
+    """`num` kernels that read and write so many bytes, together, and take so many exponentials (free but on processors).
+
+    `new_bytes`: of the tensor that each of them makes; 0: they write where there was one.
+    """
 
     size_bytes: float
     num: float = 1.0
     exps: float = 0.0
+    new_bytes: float = 0.0
 
 
 Operations = tuple[list[Matmul], list[Walk]]
@@ -72,13 +77,14 @@ def block_operations(
     apart = t if layout.sequence else 1
     stream = n * h / apart
     inside = n * model.hidden * used / t
-    norms, adds = Walk(4 * stream * e, 2), Walk(2 * stream * (3 * e + (1 if dropout else 0)), 2)
-    gate = Walk((ups + 1) * inside * e, exps=inside)
+    norms = Walk(4 * stream * e, 2, new_bytes=stream * e)
+    adds = Walk(2 * stream * (3 * e + (1 if dropout else 0)), 2, new_bytes=stream * e)
+    gate = Walk((ups + 1) * inside * e, exps=inside, new_bytes=inside * e)
     walks = [norms, adds, gate]
     walks_back = [
-        Walk(6 * stream * e, 2),
+        Walk(6 * stream * e, 2, new_bytes=stream * e),
         Walk(2 * stream * (2 * e + (1 if dropout else 0)), 2),
-        Walk((2 * ups + 1) * inside * e, exps=inside),
+        Walk((2 * ups + 1) * inside * e, exps=inside, new_bytes=ups * inside * e),
     ]
 
     scores, scores_back, through = attention_operations(model, layout, e, dropout)
@@ -101,8 +107,9 @@ def attention_operations(
     if layout.flash:
         tensors = heads * T * E * e
         seen = 0.5 if model.causal else 1.0
-        forward = Matmul(4.0 * heads * T * T * E * seen, 4 * tensors, fused=True)
-        return [forward], [Matmul(FLASH_BACKWARD * forward.flops, 8 * tensors, fused=True)], ([], [])
+        forward = Matmul(4.0 * heads * T * T * E * seen, 4 * tensors, rows=T, columns=E, fused=True)
+        backward = forward._replace(flops=FLASH_BACKWARD * forward.flops, size_bytes=8 * tensors)
+        return [forward], [backward], ([], [])
     one = product(T, E, T, e, heads)._replace(num=1)
     other = product(T, T, E, e, heads)._replace(num=1)
     cells = heads * T * T
@@ -121,5 +128,8 @@ def head_operations(model: Transformer, layout: Layout, number_bytes: int = 2) -
         return ([forward], []), ([forward, forward], [])
     forward = product(n, model.width, model.vocab / t, e)
     cells = n * model.vocab / t
-    walks = [Walk(cells * (e + 4)), Walk(2 * 4 * cells, exps=cells)]
-    return ([forward], walks), ([forward, forward], [Walk(cells * (4 + e), exps=cells)])
+    cast = [Walk(cells * (e + 4), new_bytes=4 * cells)] if e < 4 else []
+    walks = [*cast, Walk(2 * 4 * cells, exps=cells, new_bytes=4 * cells)]
+    zeros, softmax = Walk(4 * cells, new_bytes=4 * cells), Walk(3 * 4 * cells, exps=cells, new_bytes=4 * cells)
+    by_input, by_weight = product(n, model.vocab / t, model.width, e), product(model.width, n, model.vocab / t, e)
+    return ([forward], walks), ([by_input, by_weight], [zeros, softmax, *(each._replace(new_bytes=e * cells) for each in cast)])

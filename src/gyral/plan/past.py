@@ -1,12 +1,17 @@
 """What a verb takes, from what it took: a line from committed benchmarks, moved to where this project's own runs lie.
 
 A `Line` is a part that does not depend on size and a part that does. Runs of this machine move it as a whole: each says by what
-factor it was off, and a run counts the more the nearer its size is. So one run already gives a rate, several give the bend that
-a line has not, and the shape of what was never run here is that of the benchmark: both parts fitted to two runs of nearly one
-size would say anything at ten times that.
+factor it was off, and counts by how sure that is. So one run already gives a rate, several give the bend that a line has not,
+and the shape of what was never run here is that of the benchmark: both parts fitted to two runs of nearly one size would say
+anything at ten times that.
 
-The interval holds four of five: how unlike two runs of one size are (`NOISE`), what is not known beyond the sizes that were run
-(`DRIFT` for each factor of e), and how far the runs are from each other.
+How sure: two runs of one size differ by `NOISE`, and a run of another size tells less (`DRIFT` for each factor of e). CPU
+seconds of a run that was kept waiting tell less, too, as each interruption costs some (ingest of 150,000 rows: .68 to .71 s at
+a load of 9, .67 to .95 at 13): their variance is taken to grow with how many there were, as the clock's seconds over the
+processor's, and the sheet counts as one more run, known to its factor `off`. Before, one run of .98 s had the next one told 43
+% over. Of seconds by the clock the sheet knows nothing: waiting is what they measure.
+
+The interval holds four of five: the next run's own noise, what the runs leave unknown, and how far they are from each other.
 """
 
 from __future__ import annotations
@@ -60,12 +65,31 @@ class Kind(NamedTuple):
     why: str
 
 
+class Point(NamedTuple):
+    """One figure of a run that is done.
+
+    Attributes
+    ----------
+    crowd : of CPU seconds how many passed by the clock for each of them, 1 or more; else 1.
+    """
+
+    run: int
+    size: float
+    took: float
+    crowd: float = 1.0
+
+
 class Seen(NamedTuple):
     """A run that is done: its size, and what it took by the name of a line."""
 
     run: int
     size: float
     took: dict[str, float]
+
+    def point(self, name: str) -> Point:
+        """What it took by one name."""
+        crowd = max(self.took.get("time", 0.0) / self.took[name], 1.0) if name == "processor" else 1.0
+        return Point(self.run, self.size, self.took[name], crowd)
 
 
 def seen(root: Path, kind: Kind) -> list[Seen]:
@@ -90,23 +114,24 @@ def seen_of(kind: Kind, lineage: Lineage) -> Seen | None:
 
 def foretold(kind: Kind, size: float, runs: Sequence[Seen]) -> Plan:
     """What a run of a size takes: `time` (by the clock), `processor` and `memory`."""
-    return {name: at(line, size, [(each.run, each.size, each.took[name]) for each in runs if name in each.took],
-                     NOISE[name], kind.why) for name, line in kind.lines.items()}  # fmt: skip
+    return {name: at(line, size, [each.point(name) for each in runs if name in each.took], NOISE[name], kind.why,
+                     is_sheet_run=name == "processor") for name, line in kind.lines.items()}  # fmt: skip
 
 
-def at(line: Line, size: float, runs: Sequence[tuple[int, float, float]], noise: float, why: str) -> Figure:
-    """A line at a size, moved by runs: (number, size, value) each."""
+def at(line: Line, size: float, runs: Sequence[Point], noise: float, why: str, is_sheet_run: bool = False) -> Figure:
+    """A line at a size, moved by runs; `is_sheet_run`: the line as it is counts as one of them."""
     value = line.at(size)
     if not runs:
         return Figure(value, line.unit, "sheet", why, value / line.off, value * line.off)
-    logs = [math.log(took / line.at(its)) for _, its, took in runs]
-    apart = [abs(math.log(size / its)) for _, its, _ in runs]
-    near = [math.exp(-each) for each in apart]
-    moved = sum(log * share for log, share in zip(logs, near, strict=True)) / sum(near)
-    spread = sum(share * (log - moved) ** 2 for log, share in zip(logs, near, strict=True)) / sum(near)
-    sigma = math.sqrt(noise**2 * (1 + 1 / len(runs)) + spread + (DRIFT * min(apart)) ** 2)
-    found, wide = value * math.exp(moved), math.exp(FOUR_OF_FIVE * sigma)
-    return Figure(found, line.unit, "calibrated", named(run for run, _, _ in runs), found / wide, found * wide)
+    logs = [math.log(each.took / line.at(each.size)) for each in runs]
+    sure = [1 / (noise**2 * each.crowd + (DRIFT * math.log(size / each.size)) ** 2) for each in runs]
+    known = sum(sure) + ((FOUR_OF_FIVE / math.log(line.off)) ** 2 if is_sheet_run else 0.0)
+    moved = sum(log * each for log, each in zip(logs, sure, strict=True)) / known
+    middle = sum(log * each for log, each in zip(logs, sure, strict=True)) / sum(sure)
+    spread = sum(each * (log - middle) ** 2 for log, each in zip(logs, sure, strict=True)) / sum(sure)
+    wide = math.exp(FOUR_OF_FIVE * math.sqrt(noise**2 + 1 / known + spread))
+    found = value * math.exp(moved)
+    return Figure(found, line.unit, "calibrated", named(each.run for each in runs), found / wide, found * wide)
 
 
 def named(runs: Iterator[int] | Sequence[int]) -> str:

@@ -6,6 +6,11 @@ rate is interpolated, in the logs of the sides. Products and copies are those of
 tries: what others take from the machine is theirs. A rank of several threads is that many times as fast at best; waking them
 costs more than a small product does. Sums over processes go over gloo, as `gyral train` sends them on processors, by the clock.
 
+Memory that was never written costs more than a copy: the system maps it page by page, and clears each. An allocator gives small
+tensors what others gave back, and takes large ones from the system each time anew (glibc: from 32 MiB on), some 15 times as
+slow as writing them again. So logits, their softmax and their gradients are what a step of a small model with many tokens waits
+for.
+
 The file is `hardware.json` of the project, with date and load; `gyral doctor --probe` writes it.
 """
 
@@ -33,10 +38,13 @@ from gyral.plan.operations import Matmul, Walk
 FILE = "hardware.json"
 SIDES = ((32, 256, 2048), (64, 256, 1024), (64, 256, 1024))
 """Rows, inputs and outputs of products."""
-ATTENDED = (4, 4, 256, 64)
-"""Rows, heads, positions, and width of a head."""
+ATTENDED = (4, 4, 256)
+"""Rows, heads and positions."""
+HEADS = (16, 64, 128)
+"""Widths of a head: what a score costs besides its products is the same for all."""
 EXPS = 1 << 18
 COPIES = (1 << 14, 1 << 18, 1 << 22, 1 << 26)
+NEW = (1 << 22, 31 << 20, 1 << 25, 1 << 26)
 SUMS = (1 << 10, 1 << 16, 1 << 20, 1 << 24)
 DISK_BYTES = 1 << 26
 TRIES, TRY_S, SLOW_S, LEAST_S = 4, 0.15, 1.0, 1e-4
@@ -49,9 +57,10 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     products : type (`f32`, `bf16`) → FLOP/s at each point of `sides`, [n, k, m] in that order, row by row.
-    attention : type → FLOP/s of causal attention in one kernel, of `ATTENDED`, what it skips not counted.
+    attention : type → [width of a head, seconds of a score] of causal attention in one kernel, what it skips not counted.
     exp_s : seconds of one exponential of many.
     copy : [bytes, seconds] of copying so many bytes, which reads and writes them.
+    new : [bytes, seconds] that writing a new tensor of so many bytes takes longer than writing it again.
     sums : [bytes, seconds] of an all-reduce over two processes of one thread each.
     disk_write, disk_read : bytes/s of a file that is flushed, and of one that was just written (from the system's cache).
     """
@@ -60,9 +69,10 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     load: float
     sides: tuple[tuple[int, ...], ...]
     products: dict[str, list[float]]
-    attention: dict[str, float]
+    attention: dict[str, list[tuple[float, float]]]
     exp_s: float
     copy: list[tuple[float, float]]
+    new: list[tuple[float, float]]
     sums: list[tuple[float, float]]
     disk_write: float
     disk_read: float
@@ -75,6 +85,16 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
             low = min(int(at), len(side) - 2)
             grid = grid[low] * (low + 1 - at) + grid[low + 1] * (at - low)
         return float(np.exp(grid))
+
+    def score_s(self, width: float, kind: str = "f32") -> float:
+        """Seconds of a score of attention by the width of a head: linear between, in proportion above the widest."""
+        widths, seconds = np.asarray(self.attention[kind], float).T
+        return float(np.interp(width, widths, seconds) * max(width / widths[-1], 1.0))
+
+    def new_s(self, size_bytes: float) -> float:
+        """Seconds that the first write of a new tensor takes longer: by the byte, between measured sizes in their logs."""
+        sizes, seconds = np.asarray(self.new, float).T
+        return float(size_bytes * np.interp(np.log(max(size_bytes, 1.0)), np.log(sizes), seconds / sizes))
 
 
 class Measured(NamedTuple):
@@ -92,18 +112,21 @@ class Measured(NamedTuple):
         return "measured"
 
     def matmul_s(self, each: Matmul, number_bytes: int) -> float:
-        """Of products."""
+        """Of products, and of writing what they give for the first time; a score of attention is 4 FLOPs a number of a head."""
         kind = "bf16" if number_bytes <= 2 else "f32"
         if each.fused:
-            return each.flops / self.probe.attention[kind]
+            return each.flops / (4 * each.columns) * self.probe.score_s(each.columns, kind)
         n, m = each.rows or SIDES[0][1], each.columns or SIDES[2][0]
         k = each.flops / (2 * n * m * each.num) if each.rows else SIDES[1][0]
-        return each.flops / self.probe.rate(n, k, m, kind)
+        return each.flops / self.probe.rate(n, k, m, kind) + each.num * self.probe.new_s(
+            each.rows * each.columns * number_bytes
+        )
 
     def walk_s(self, each: Walk) -> float:
-        """Of what only reads and writes, and of its exponentials; a copy of b bytes moves 2 b."""
+        """Of what only reads and writes, of its exponentials and its new tensors; a copy of b bytes moves 2 b."""
         num = max(each.num, 1.0)
-        return num * seconds_of(self.probe.copy, each.size_bytes / num / 2) + each.exps * self.probe.exp_s
+        walked = num * seconds_of(self.probe.copy, each.size_bytes / num / 2)
+        return walked + each.exps * self.probe.exp_s + num * self.probe.new_s(each.new_bytes)
 
     def gather_s(self, size_bytes: float, ranks: int, apart: int = 1) -> float:
         """Of an all-gather: half of an all-reduce, whose time over two ranks grows as (n − 1) / n does."""
@@ -145,9 +168,10 @@ def probe(folder: Path, tell: Callable[[str], None] = lambda _: None) -> Probe:
         for kind, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16)):
             tell(f"products of {kind}")
             products[kind] = [product_rate(*sides, dtype) for sides in itertools.product(*SIDES)]
-            attention[kind] = attention_rate(dtype)
+            attention[kind] = [(float(width), attention_s(width, dtype)) for width in HEADS]
         tell("copies")
         copy = [(float(size), copy_s(size)) for size in COPIES]
+        new = [(float(size), new_s(size)) for size in NEW]
         values = torch.rand(EXPS)
         exp_s = least_s(lambda: torch.exp(values, out=values).clamp_(max=1.0)) / EXPS
     finally:
@@ -158,7 +182,7 @@ def probe(folder: Path, tell: Callable[[str], None] = lambda _: None) -> Probe:
     write, read = disk_rates(folder)
     return Probe(
         at=datetime.now(UTC).isoformat(timespec="seconds"), load=round(load, 2), sides=SIDES, products=products, copy=copy,
-        attention=attention, exp_s=exp_s, sums=sums, disk_write=write, disk_read=read,
+        new=new, attention=attention, exp_s=exp_s, sums=sums, disk_write=write, disk_read=read,
     )  # fmt: skip
 
 
@@ -190,14 +214,14 @@ def product_rate(n: int, k: int, m: int, dtype: object) -> float:
     return 2.0 * n * k * m / least_s(lambda: torch.mm(left, right, out=out))
 
 
-def attention_rate(dtype: object) -> float:
-    """FLOP/s of attention."""
+def attention_s(width: int, dtype: object) -> float:
+    """Seconds of a score of attention that is seen."""
     import torch
 
-    query, key, value = (torch.rand(ATTENDED).to(dtype) for _ in range(3))  # type: ignore[call-overload]
-    rows, heads, length, width = ATTENDED
+    rows, heads, length = ATTENDED
+    query, key, value = (torch.rand(rows, heads, length, width).to(dtype) for _ in range(3))  # type: ignore[call-overload]
     attend = torch.nn.functional.scaled_dot_product_attention
-    return 2.0 * rows * heads * length**2 * width / least_s(lambda: attend(query, key, value, is_causal=True))
+    return least_s(lambda: attend(query, key, value, is_causal=True)) / (rows * heads * length**2 / 2)
 
 
 def copy_s(size_bytes: int) -> float:
@@ -207,6 +231,15 @@ def copy_s(size_bytes: int) -> float:
     source = torch.ones(size_bytes // 4)
     target = torch.empty_like(source)
     return least_s(lambda: target.copy_(source))
+
+
+def new_s(size_bytes: int) -> float:
+    """Seconds that writing a new tensor takes longer than writing it again."""
+    import torch
+
+    old = torch.empty(size_bytes // 4)
+    again = least_s(lambda: old.fill_(1.0))
+    return max(least_s(lambda: torch.empty(size_bytes // 4).fill_(1.0)) - again, 0.0)
 
 
 def sums_s() -> list[tuple[float, float]]:
@@ -253,12 +286,15 @@ def disk_rates(folder: Path) -> tuple[float, float]:
 
 def told(found: Probe) -> list[str]:
     """For a person."""
+    attention = {kind: 4 * HEADS[1] / found.score_s(HEADS[1], kind) for kind in found.products}
     lines = [
-        f"{kind}: products {max(rates) / 1e9:,.0f} GFLOP/s a core, attention {found.attention[kind] / 1e9:,.0f}"
+        f"{kind}: products {max(rates) / 1e9:,.0f} GFLOP/s a core, attention {attention[kind] / 1e9:,.0f}"
         for kind, rates in found.products.items()
     ]
     size, seconds = found.copy[-1]
     lines.append(f"memory: {2 * size / seconds / 1e9:,.1f} GB/s a core, read and written")
+    size, seconds = found.new[-1]
+    lines.append(f"new memory: {1e9 * seconds / size:,.2f} ns a byte more in tensors of {size / 1e6:,.0f} MB")
     size, seconds = found.sums[-1]
     lines.append(f"sum over two processes: {size / seconds / 1e9:,.2f} GB/s, {1e6 * found.sums[0][1]:,.0f} µs at least")
     write, read = found.disk_write / 1e6, found.disk_read / 1e6

@@ -16,6 +16,7 @@ import numpy as np
 
 from gyral.errors import InputError, NotFound
 from gyral.model.card import Card
+from gyral.plan.cold import Cold
 from gyral.plan.figure import Figure, weakest
 from gyral.plan.product import product, scaled
 from gyral.plan.spread import Spread, fixed, lognormal, of_inverse, of_percentiles
@@ -33,6 +34,8 @@ class Work(NamedTuple):
     noise : a factor on both, mean 1.
     hop : seconds of a request elsewhere, for which nobody else waits; None: none.
     max_batch : 1: one at a time.
+    cold : what silence costs, of those who take batches; seconds are then those of a warm worker. One that is seldom asked may
+        miss a limit that it keeps when it is busy.
     """
 
     fixed_s: Figure
@@ -40,6 +43,7 @@ class Work(NamedTuple):
     noise: Spread
     hop: Spread | None = None
     max_batch: int = 1
+    cold: Cold | None = None
 
     @property
     def alone_s(self) -> Figure:

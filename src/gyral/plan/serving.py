@@ -37,7 +37,7 @@ class Pod(NamedTuple):
         work = self.work
         if work.max_batch > 1:
             return batching(
-                traffic, work.fixed_s.value, work.each_s.value, self.workers, noise=work.noise, hop=work.hop,
+                traffic, work.fixed_s.value, work.each_s.value, self.workers, noise=work.noise, hop=work.hop, cold=work.cold,
                 max_batch=work.max_batch, rules=self.rules, warm_s=warm_s, seed=seed,
             )  # fmt: skip
         service = work.noise.scaled(work.alone_s.value)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gyral.errors import MissingExtra, UsageError
+from gyral.plan.cold import Cold
 from gyral.plan.spread import Spread, exponential, fixed
 from gyral.plan.times import BINS, Times, of_samples
 
@@ -187,7 +188,7 @@ def first_come(
 
 def batching(
     traffic: Traffic, fixed_s: float, each_s: float, workers: int | Sequence[int] = 1, *, noise: Spread | None = None,
-    hop: Spread | None = None, front_s: float = 0.0, max_batch: int = 64, rules: Rules | None = None,
+    hop: Spread | None = None, front_s: float = 0.0, cold: Cold | None = None, max_batch: int = 64, rules: Rules | None = None,
     max_waiting: int = 8_192, warm_s: float = 0.0, seed: Seed = 0,
 ) -> Outcome:  # fmt: skip
     """Workers who take what waits when they are free, as the gateway of `gyral serve` does.
@@ -198,6 +199,7 @@ def batching(
     noise : a factor on a batch's seconds, mean 1; None: 1.
     hop : seconds of a request elsewhere, for which nobody waits.
     front_s : of the one process in front, which reads requests one after the other.
+    cold : what batches and hops take longer where the worker was idle; None: nothing.
     max_batch, max_waiting : requests of a batch, and of the queue; more are refused.
 
     Raises
@@ -206,13 +208,13 @@ def batching(
     """
     rates, counts = _checked(traffic, workers)
     kernel = _kernels()[0]
-    rules = rules or Rules()
+    rules, cold = rules or Rules(), cold or Cold()
     if rules.hit_share or max_batch < 1 or max_waiting < 1 or not 0 <= fixed_s + each_s < math.inf:
         raise UsageError("this is no batching server", hint="max_batch and max_waiting ≥ 1, seconds ≥ 0, and no cache")
     waits, sojourns, steps, sums = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64), np.zeros((len(rates), 6)), np.zeros(7)
     kernel.batches(
         _key(seed), rates, traffic.step_s, traffic.gaps.table, fixed_s, each_s, (noise or fixed(1.0)).table, front_s,
-        (hop or fixed(0.0)).table, counts, max_batch, rules.deadline_s if rules.sheds else math.inf, max_waiting, warm_s,
+        (hop or fixed(0.0)).table, *cold, counts, max_batch, rules.deadline_s if rules.sheds else math.inf, max_waiting, warm_s,
         waits, sojourns, steps, sums,
     )  # fmt: skip
     times = Times(waits, _mean(sums[1], sums[0])), Times(sojourns, _mean(sums[2], sums[0]))

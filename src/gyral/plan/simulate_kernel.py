@@ -132,16 +132,17 @@ def first_come(
 @njit(nogil=True, cache=True)
 def batches(
     key: np.uint64, rates: np.ndarray, step_s: float, gaps: np.ndarray, fixed_s: float, each_s: float, noise: np.ndarray,
-    front_s: float, hops: np.ndarray, servers: np.ndarray, max_batch: int, deadline_s: float, max_waiting: int, warm_s: float,
-    waits: np.ndarray, sojourns: np.ndarray, steps: np.ndarray, sums: np.ndarray,
+    front_s: float, hops: np.ndarray, slower: float, cools_s: float, servers: np.ndarray, max_batch: int, deadline_s: float,
+    max_waiting: int, warm_s: float, waits: np.ndarray, sojourns: np.ndarray, steps: np.ndarray, sums: np.ndarray,
 ) -> None:  # fmt: skip
-    """A free worker takes all that waits, at most `max_batch`: `(fixed_s + each_s · size) · noise` seconds.
+    """A free worker takes all that waits, at most `max_batch`: `(fixed_s + each_s · size) · noise · cold` seconds.
 
     Parameters
     ----------
     noise : table of quantiles of a factor, mean 1.
     front_s : of the one process in front, before a request can wait for a worker.
     hops : table of quantiles of seconds that a request spends elsewhere and nobody waits for.
+    slower, cools_s : cold is `1 + slower · (1 − exp(−idle / cools_s))` for a worker that was idle so long, of hops, too.
     deadline_s : at the head of the queue, who could not be answered in time alone is given up; inf: nobody.
     max_waiting : more are refused.
     sums : float64 [7]: counted, waited, in the system, of work; batches; and the area under who waits, and its seconds.
@@ -196,12 +197,13 @@ def batches(
         if not size:
             continue
         taken = min(size, max_batch)
-        lasts = (fixed_s + each_s * taken) * quantile(noise, uniform(batch_key, batch_number))
+        cold = 1 - slower * math.expm1(-(now - free[place]) / cools_s) if slower > 0 else 1.0
+        lasts = (fixed_s + each_s * taken) * quantile(noise, uniform(batch_key, batch_number)) * cold
         batch_number += _1
         free[place] = now + lasts
         for _ in range(taken):
             came = queue[head]
-            hop = quantile(hops, uniform(hop_key, answered))
+            hop = quantile(hops, uniform(hop_key, answered)) * cold
             answered += _1
             head = (head + 1) % max_waiting
             spent = now - came + lasts + hop

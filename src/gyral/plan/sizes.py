@@ -8,7 +8,6 @@ Shapes: M rows, N columns, g groups of a row.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -116,25 +115,16 @@ def _matrix_bytes(to: str, name: str, shape: tuple[int, int], itemsize: int) -> 
             return float(many * parts + 2 * parts * rows.WORDS * width)
         if to.startswith("rows-hash-"):
             return float(2 * 2 * max(1, many // (2 * int(to.removeprefix("rows-hash-")))) * columns)
-        return _rounded("int4" if to == "rows-int4" else "int8", shape, rows.GROUP)
+        return float(packing.stored_bytes("int4" if to == "rows-int4" else "int8", shape, rows.GROUP))
     if to.startswith("int8"):
-        return _rounded("int8", shape)
+        return float(packing.stored_bytes("int8", shape))
     if to == "bf16":
-        return float(2 * many * columns)
+        return float(packing.stored_bytes("bf16", shape))
     if to.startswith("int4"):
         is_four = ".blocks." in f".{name}" and packing.is_for_int4(shape)
-        four = _rounded("int4" if is_four else "int8", shape)
+        four = float(packing.stored_bytes("int4" if is_four else "int8", shape))
         return four * 5 / 4.625 if to == "int4-mixed" and is_four else four
     return float(many * columns * itemsize)
-
-
-def _rounded(kind: str, shape: tuple[int, int], group: int = packing.GROUP) -> float:
-    """Levels, and what they are scaled by."""
-    many, columns = shape
-    if kind == "int8":
-        return float(many * columns + 4 * many)
-    groups = math.ceil(columns / group)
-    return float(many * (math.ceil(columns / 2) + 2 * groups + math.ceil(groups / 2)))
 
 
 def losses(measured: Mapping[str, Sequence[float]], to: str) -> Figure:

@@ -8,7 +8,7 @@ parameters in 64 stages: 8 % of a stage). Tensor-parallel collectives are waited
 the backward pass is hidden behind it, and so is the exchange over `data` and `shard` but for a share.
 
 Held to published steps, leaving out the model that is predicted: one constant (`matmul`), calibrated on six rows of Megatron on
-A100, is 2.7 % off on average and 5.7 % at most on the other two (Calculon 3.65 and 8.87 %, with its curves set by hand). Three
+A100, is 2.7 % off on average and 5.8 % at most on the other two (Calculon 3.65 and 8.87 %, with its curves set by hand). Three
 (`matmul`, `attention`, `memory`), calibrated on llm-foundry's 69 rows of fewer than 128 A100, are 5.2 % off on 9 rows of 128,
 where one MFU for all is 6.6 % off. What tiles a product is cut into was chosen with those rows in sight: without tiles one
 constant is 4.2 % off, with two smaller ones besides 2.4 %.

@@ -7,7 +7,7 @@ import torch
 from gyral.errors import InputError
 from gyral.model.card import Weights
 from gyral.model.quant import packing
-from gyral.model.quant.packing import chosen, divided, theory_bytes, to_bf16, to_int4, to_int8, with_packed
+from gyral.model.quant.packing import chosen, divided, stored_bytes, to_bf16, to_int4, to_int8, with_packed
 
 SHAPES = [(1, 1), (3, 5), (16, 32), (7, 33), (48, 96), (5, 64)]
 
@@ -73,11 +73,16 @@ def test_a_file_gives_back_the_same(make, shape, tmp_path):
     assert (packed.dense(rows) == packed.dense()[rows]).all()
 
 
-def test_sizes_are_those_of_theory():
-    w = matrix((256, 512))
+@pytest.mark.parametrize("shape", [(256, 512), (3, 1), (5, 33), (130, 131), (16, 65)])
+def test_bytes_by_shape_are_those_of_a_file(shape):
+    w = matrix(shape)
     for make, kind in ((to_int8, "int8"), (to_int4, "int4"), (to_bf16, "bf16")):
-        assert make(w).size_bytes == theory_bytes(kind, w.shape)
-    assert theory_bytes("int4", w.shape) == w.size * 4.625 / 8
+        assert make(w).size_bytes == stored_bytes(kind, shape)
+    assert to_int4(w, 8).size_bytes == stored_bytes("int4", shape, 8)
+
+
+def test_four_bits_are_4_625_where_groups_are_whole():
+    assert stored_bytes("int4", (256, 512)) == 256 * 512 * 4.625 / 8
 
 
 @pytest.mark.parametrize("make", [to_int8, to_int4, to_bf16])

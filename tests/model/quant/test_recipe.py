@@ -11,7 +11,7 @@ from gyral.model.lm_twin import feed_of
 from gyral.model.nets.llama import Shape
 from gyral.model.quant import scaling
 from gyral.model.quant.calibration import Calibration, blocks_fed, seen_by
-from gyral.model.quant.packing import chosen, divided, theory_bytes, to_int4, to_int8, with_packed
+from gyral.model.quant.packing import chosen, divided, stored_bytes, to_int4, to_int8, with_packed
 from gyral.model.quant.recipe import packed_net, rounded_net
 from gyral.model.quant.sensitivity import in_eight, prices
 from gyral.model.stream import Text, rows_of
@@ -103,7 +103,7 @@ def test_what_is_known_of_inputs_makes_four_bits_cost_less():
     assert lost["gptq"] < 0.6 * lost["rtn"] and lost["awq"] < 0.9 * lost["rtn"] and lost["smooth"] < lost["gptq"]
     sizes = {name: sum(array.nbytes for array in each.arrays.values()) for name, each in small.items()}
     assert sizes["gptq"] == sizes["rtn"] == sizes["awq"] < sizes["smooth"]
-    theory = sum(theory_bytes("int8" if name == "embed.weight" else "int4", weights.arrays[name].shape) for name in names)
+    theory = sum(stored_bytes("int8" if name == "embed.weight" else "int4", weights.arrays[name].shape) for name in names)
     rest = sum(array.nbytes for name, array in weights.arrays.items() if name not in names)
     assert sizes["gptq"] == theory + rest
     for each in small.values():

@@ -136,11 +136,15 @@ def is_for_int4(shape: Sequence[int], group: int = GROUP) -> bool:
     return shape[0] % 16 == 0 and shape[1] % group == 0
 
 
-def theory_bytes(kind: Kind, shape: tuple[int, int], group: int = GROUP) -> float:
-    """What a matrix takes by its bits."""
+def stored_bytes(kind: Kind, shape: tuple[int, int], group: int = GROUP) -> int:
+    """What a matrix takes in a file, by its shape: `Packed.size_bytes` of one that was not made yet."""
     rows, columns = shape
-    bits = {"int8": 8 + 32 / columns, "int4": 4 + 20 / group, "bf16": 16.0}[kind]
-    return rows * columns * bits / 8
+    if kind == "bf16":
+        return 2 * rows * columns
+    if kind == "int8":
+        return rows * columns + 4 * rows
+    groups = -(-columns // group)
+    return rows * (-(-columns // 2) + 2 * groups + -(-groups // 2))
 
 
 def with_packed(weights: Weights, packed: Mapping[str, Packed]) -> Weights:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gyral.model.card import Weights
 from gyral.model.quant.calibration import Calibration
-from gyral.model.quant.packing import GROUP, is_for_int4, theory_bytes, to_int4
+from gyral.model.quant.packing import GROUP, is_for_int4, stored_bytes, to_int4
 
 
 class Price(NamedTuple):
@@ -48,7 +48,7 @@ def prices(weights: Weights, matrices: Sequence[str], how: Calibration, group: i
         changed = max(_change(feed(model), each) for feed, each in zip(feeds, before, strict=True))
         params[name].copy_(kept)
         rows, columns = kept.shape
-        saved = theory_bytes("int8", (rows, columns)) - theory_bytes("int4", (rows, columns), group)
+        saved = stored_bytes("int8", (rows, columns)) - stored_bytes("int4", (rows, columns), group)
         found[name] = Price(changed, saved)
     return found
 

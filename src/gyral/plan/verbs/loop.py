@@ -17,7 +17,7 @@ from gyral.plan.counting import documents_of, rows_of
 from gyral.plan.figure import Figure, Plan, weakest
 from gyral.plan.freshness import cadence
 from gyral.plan.kinds import LOOP
-from gyral.plan.past import Line, Seen, at, foretold, named, seen
+from gyral.plan.past import Line, Point, Seen, at, foretold, named, seen
 from gyral.plan.product import product, scaled
 from gyral.plan.verbs import Asked
 from gyral.run import read_lineage
@@ -83,9 +83,9 @@ def _of_people(asked: Asked, last: list[Figure]) -> tuple[Plan, Bill]:
     return renamed | {"train every": often.every_s, "age of what is known": often.delay_s}, total
 
 
-def _steps(root: Path, runs: list[Seen]) -> dict[str, list[tuple[int, float, float]]]:
-    """Step → (run, rows, seconds) of every turn of earlier loops."""
-    found: dict[str, list[tuple[int, float, float]]] = {name: [] for name in STEPS}
+def _steps(root: Path, runs: list[Seen]) -> dict[str, list[Point]]:
+    """Step → rows and seconds of every turn of earlier loops."""
+    found: dict[str, list[Point]] = {name: [] for name in STEPS}
     for each in runs:
         try:
             turns: list[dict[str, Any]] = read_lineage(root, each.run).summary.get("turns", [])
@@ -96,19 +96,17 @@ def _steps(root: Path, runs: list[Seen]) -> dict[str, list[tuple[int, float, flo
             shown += turn.get("events", 0)
             for name, took in turn.get("seconds", {}).items():
                 if name in found and took > 0 and shown:
-                    found[name].append((each.run, turn["events"] if name == "ingest" else shown, took))
+                    found[name].append(Point(each.run, turn["events"] if name == "ingest" else shown, took))
     return found
 
 
-def _step(
-    name: str, turn: int, rows: float, turns: int, config: Config, steps: dict[str, list[tuple[int, float, float]]]
-) -> Figure:
+def _step(name: str, turn: int, rows: float, turns: int, config: Config, steps: dict[str, list[Point]]) -> Figure:
     """Seconds of one step of one turn."""
     slice_ = rows / (turns + 1)
     runs = steps[name]
     found = at(STEPS[name], slice_ if name == "ingest" else slice_ * turn, runs, NOISE, SHEET)
     if runs:
-        found = found._replace(why=named(sorted({run for run, _, _ in runs})))
+        found = found._replace(why=named(sorted({each.run for each in runs})))
     if name != "train":
         return found
     paid = budget_seconds(config.train.budget) / turns
@@ -118,7 +116,7 @@ def _step(
     return found._replace(value=min(found.value, paid), low=min(low, paid), high=min(high, 1.3 * paid))
 
 
-def _total(name: str, rows: float, turns: int, config: Config, steps: dict[str, list[tuple[int, float, float]]]) -> Figure:
+def _total(name: str, rows: float, turns: int, config: Config, steps: dict[str, list[Point]]) -> Figure:
     each = [_step(name, turn, rows, turns, config, steps) for turn in range(1, turns + 1)]
     return _sum(each, f"of all turns; {each[0].why}")
 
