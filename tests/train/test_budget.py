@@ -265,3 +265,26 @@ def test_a_budget_in_flop_is_spent_on_as_many():
     for flops, updated in ((1e9, 0), (3e8, 100_000)):
         steps = planned_steps(flops, updated, budget_seconds("1e12flop"), 1)
         assert steps * flops == pytest.approx(1e12 * flops / (flops + STEP_FLOP + FLOP_PER_UPDATED * updated), rel=0.01)
+
+
+def test_each_turn_of_a_loop_is_sized_by_the_law_and_adds_its_run_to_it(project, tmp_path):
+    """What the law foretold and what the turn ended with are in the card of each turn's model; turn 1 is a row for turn 2."""
+    add_runs(tmp_path, "walks", SEQUENCE)
+    walks, rng = pq.read_table(project / "walks.parquet"), np.random.default_rng(0)
+    objects = pa.array(rng.permutation(walks["object"].to_pylist()))  # a net that foretells all has no loss, and makes no row
+    pq.write_table(walks.set_column(1, "object", objects), tmp_path / "walks.parquet")
+    names = ("--map", "subject=subject,object=object,time=time")
+    loop = ("loop", "--source", tmp_path / "walks.parquet", *names, "--turns", "2", "--budget", f"{2 * BUDGET_S}s")
+    done = verbs.gyral(*loop, *words(SEQUENCE), "--json", "--root", tmp_path)
+    assert done.returncode == 0, done.stderr
+    turns = json.loads(done.stdout.splitlines()[-1])["turns"]
+    rows = runs.load(runs_of(tmp_path)).to_pylist()[36:]
+    assert [row["run"] for row in rows] == [turn["trained"] for turn in turns] and len(turns) == 2, done.stderr
+    for number, (turn, row) in enumerate(zip(turns, rows, strict=True)):
+        card = cards.read_card(cards.find(tmp_path, turn["trained"]))
+        told, counted = card.training["budget"], card.training["scale"]
+        assert told["rows"] == 36 + number and told["chosen"]["recommend.width"] != configs.Config().recommend.width
+        assert [told[name] for name in ("N", "D", "C")] == [counted[name] for name in ("N", "D", "C")]
+        low, high = told["loss_80"]
+        assert low <= told["loss"] <= high and told["ended"] == row["loss"] and not low <= row["loss"] <= high
+    assert done.stderr.count("outside its 80 % interval") == 2  # these losses are of no law
