@@ -47,7 +47,7 @@ def own(name: str) -> RunTable:
 
 
 def choices(table: RunTable) -> list[dict[str, Any]]:
-    """Of each budget that may be held out: the excess that was foretold, width of the exponent, and what the choice really cost."""
+    """Of each budget that may be held out: the excess foretold, the exponent's width, and what the choice really cost."""
     found, axis = [], table.axis()
     for rows in budgets(table):
         below = axis < axis[rows].min() * (1 - 1e-9)
