@@ -7,6 +7,9 @@ Four parts, in this order, with a commit between the second and the third, so th
     sweeps.py lm final       trains those
     sweeps.py lm verdict     holds them against what was registered
 
+With `2` behind them the last three are a second round: runs of up to twice the compute of the first, foretold from the sweep
+and the first round together, since these runs are rows by then.
+
 | family | data | task | sizes | loss |
 |---|---|---|---|---|
 | `lm` | Debian gnome-user-docs after `gyral curate`, bytes | next byte | width, depth | nats a byte of pages kept aside |
@@ -36,13 +39,16 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measure import GYRAL, ROOT
 
+from gyral.law import register, verb
+
 LAWS = ROOT / "data" / "laws"
 HOME = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "gyral" / "sweeps"
+BOOTSTRAPS = 400
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GYRAL_NO_PROGRESS": "1", "PYTHONPATH": str(ROOT / "src")}
 
 
 class Sweep(NamedTuple):
-    """One family: sets of all runs; sizes (width, depth); data of the sweep, most FLOPs of it, and the runs foretold."""
+    """One family: sets of all runs; sizes (width, depth); data of the sweep, most FLOPs of it, rounds of runs foretold."""
 
     dataset: str
     sets: tuple[str, ...]
@@ -51,7 +57,7 @@ class Sweep(NamedTuple):
     data: tuple[float, ...]
     flops_each: tuple[float, ...]
     most: float
-    finals: tuple[tuple[int, int, float], ...]
+    finals: tuple[tuple[tuple[int, int, float], ...], ...]
     column: str
 
 
@@ -65,7 +71,7 @@ SWEEPS = {
         (2.5e5, 5e5, 1e6, 2e6, 4e6),
         (12e3, 55e3, 98e3, 332e3, 786e3),
         3.2e12,
-        ((160, 4, 1.6e6), (128, 4, 2.4e6), (96, 3, 5e6), (64, 2, 1.2e7)),
+        (((160, 4, 1.6e6), (128, 4, 2.4e6), (96, 3, 5e6), (64, 2, 1.2e7)), ((128, 4, 4e6), (96, 3, 8e6), (64, 2, 2.4e7))),
         "loss",
     ),
     "lm_1024": Sweep(
@@ -77,7 +83,7 @@ SWEEPS = {
         (2.5e5, 5e5, 1e6, 2e6, 4e6, 8e6, 1.6e7),
         (7e3, 12e3, 55e3, 98e3, 332e3),
         3e12,
-        ((128, 4, 2e6), (96, 3, 4e6), (64, 2, 1e7), (48, 2, 2e7)),
+        (((128, 4, 2e6), (96, 3, 4e6), (64, 2, 1e7), (48, 2, 2e7)),),
         "loss",
     ),
     "recommender": Sweep(
@@ -88,7 +94,7 @@ SWEEPS = {
         (1e5, 2e5, 4e5, 8e5, 1.6e6),
         (33e3, 66e3, 150e3, 350e3, 700e3),
         1e12,
-        ((128, 3, 1.6e6), (96, 3, 2.4e6), (64, 2, 3.2e6)),
+        (((128, 3, 1.6e6), (96, 3, 2.4e6), (64, 2, 3.2e6)), ((64, 2, 6.4e6), (128, 3, 3.2e6), (96, 3, 4.8e6))),
         "loss",
     ),
     "vision": Sweep(
@@ -100,7 +106,7 @@ SWEEPS = {
         (2.6e4, 5.1e4, 1.02e5, 2.05e5, 4.1e5),
         (8.6e5, 1e6, 1.6e6, 2.9e6, 7e6),
         2.6e12,
-        ((96, 4, 2.05e5), (64, 3, 4.1e5), (48, 2, 8.2e5)),
+        (((96, 4, 2.05e5), (64, 3, 4.1e5), (48, 2, 8.2e5)),),
         "train_loss",
     ),
 }  # fmt: skip
@@ -180,8 +186,16 @@ def _events_of_a_step(folder: Path, sweep: Sweep) -> int:
     return int(found.read_text())
 
 
-def table(family: str) -> Path:
-    return LAWS / f"gyral_{family}.csv"
+def table(family: str, number: int = 0) -> Path:
+    """Where rows are kept: of the sweep, or of the runs of a round."""
+    return LAWS / f"gyral_{family}{('', '_final', '_final_2')[number]}.csv"
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with path.open() as file:
+        return list(csv.DictReader(file))
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -204,32 +218,51 @@ def sweep(family: str) -> None:
     write(table(family), rows)
 
 
-def predict(family: str) -> None:
-    """Sizes of the runs to come are counted by one step of each; the loss of that step is thrown away."""
-    found = SWEEPS[family]
-    with table(family).open() as file:  # what there is of data shows where runs repeated it
-        unique = max(float(row["D_unique"]) for row in csv.DictReader(file))
-    for width, depth, data in found.finals:
-        one = train(family, width, depth, found.per_step or 1)
-        steps = max(1, round(data / one["D"]))
-        target = {"N": one["N_non_embedding"], "D": one["D"] * steps, "C": one["C"] * steps}
+def predict(family: str, number: int) -> None:
+    """Register the runs of a round, from all rows that are older.
+
+    What a step of a size counts is read off older runs of that size, else one step is trained and its loss thrown away.
+    """
+    found, path = SWEEPS[family], table(family)
+    rows = [row for each in range(number) for row in read(table(family, each))]
+    if number > 1:
+        path = HOME / f"gyral_{family}_and_final.csv"
+        write(path, rows)
+    unique = max(float(row["D_unique"]) for row in rows)  # what there is of data shows where runs repeated it
+    known = {each["name"] for each in register.read(LAWS / "register.jsonl")}
+    for width, depth, data in found.finals[number - 1]:
+        if f"{family}-{width}x{depth}-{data:.3g}" in known:
+            continue
+        alike = [row for row in rows if (int(row["width"]), int(row["depth"])) == (width, depth)]
+        one = alike[0] if alike else train(family, width, depth, found.per_step or 1)
+        per_step = found.per_step or _events_of_a_step(project(family), found)
+        seen = max(1, round(data / per_step)) * per_step
+        target = {"N": float(one["N_non_embedding"]), "D": float(seen), "C": float(one["C"]) / float(one["D"]) * seen}
         target["D_unique"] = min(target["D"], unique)
         name = f"{family}-{width}x{depth}-{data:.3g}"
-        told = gyral(
-            LAWS.parent, "law", "predict", str(table(family)), "--map", "N=N_non_embedding", "--register", name,
-            *(word for key, value in target.items() for word in ("--target", f"{key}={value!r}")),
-        )  # fmt: skip
+        told = verb.predict(LAWS.parent, path, target, name=name, names={"N": "N_non_embedding"}, num_bootstrap=BOOTSTRAPS)
         print(name, json.dumps(told), flush=True)
 
 
-def final(family: str) -> None:
-    write(LAWS / f"gyral_{family}_final.csv", [train(family, *each) for each in SWEEPS[family].finals])
+def final(family: str, number: int) -> None:
+    """Train the runs of a round that are not in their table yet."""
+    for width, depth, data in SWEEPS[family].finals[number - 1]:
+        rows = read(table(family, number))
+        if f"{family}-{width}x{depth}-{data:.3g}" not in {row["run"] for row in rows}:
+            write(table(family, number), [*rows, train(family, width, depth, data)])
 
 
-def verdict(family: str) -> None:
-    for row in csv.DictReader((LAWS / f"gyral_{family}_final.csv").open()):
-        print(json.dumps(gyral(LAWS.parent, "law", "verdict", row["run"], "--value", row["loss"])))
+def verdict(family: str, number: int) -> None:
+    """Hold the runs of a round that have no verdict yet against what was registered."""
+    judged = {each["name"] for each in register.read(LAWS / "register.jsonl") if each["kind"] == "verdict"}
+    for row in read(table(family, number)):
+        if row["run"] not in judged:
+            print(json.dumps(gyral(LAWS.parent, "law", "verdict", row["run"], "--value", row["loss"])), flush=True)
 
 
 if __name__ == "__main__":
-    {"sweep": sweep, "predict": predict, "final": final, "verdict": verdict}[sys.argv[2]](sys.argv[1])
+    _, family, part, *more = sys.argv
+    if part == "sweep":
+        sweep(family)
+    else:
+        {"predict": predict, "final": final, "verdict": verdict}[part](family, int(more[0]) if more else 1)

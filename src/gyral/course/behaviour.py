@@ -68,7 +68,7 @@ class Behaviour:
         return curate(self._root, self.name, self._config, run, learned(self._slices, turn))
 
     def training(self, turn: int, last: str) -> Config:
-        """Always the same: what is fitted in closed form begins anew."""
+        """Always the same: each turn learns anew from all that was shown so far."""
         return self._config
 
     def ask(self, turn: int, data: Dataset, models: Models, served: ServedModel) -> Scored:

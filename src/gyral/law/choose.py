@@ -115,6 +115,20 @@ class Law:
         axis = columns.get("C", next(iter(columns.values())))
         return np.maximum(0.0, np.log10(axis / self.table.axis().max()))
 
+    def bootstrapped(self, asked: Columns, num: int, seed: int = 0) -> np.ndarray:
+        """What bootstraps say of each row, about num × n: of every member as many as it weighs."""
+        columns, parts = self.columns(asked), []
+        shares = np.maximum(1, np.round(num * np.array([each.weight for each in self.members])).astype(int))
+        for m, (each, share) in enumerate(zip(self.members, shares, strict=True)):
+            theta = intervals.bootstrap(each.fitted, each.rows, self.table.run, int(share), seed + m)
+            parts.append(intervals.of_losses(each.fitted, theta, columns))
+        return np.concatenate(parts)
+
+    def excess(self, asked: Columns, i: int, level: float, num: int, seed: int = 0) -> float:
+        """How far row i ends above the best row at most, as a share of the loss, with a probability of `level`."""
+        told_Bn = self.bootstrapped(asked, num, seed)
+        return float(np.quantile(told_Bn[:, i] / told_Bn.min(axis=1) - 1, level))
+
     def sample(self, asked: Columns, num: int = 4_000, seed: int = 0) -> np.ndarray:
         """What may come, num × n: members by weight, bootstraps of each, the error of foretelling, noise between runs.
 
@@ -123,13 +137,8 @@ class Law:
         """
         columns = self.columns(asked)
         rng = np.random.default_rng(seed)
-        size = len(next(iter(columns.values())))
-        parts = []
-        shares = np.maximum(1, np.round(num * np.array([each.weight for each in self.members])).astype(int))
-        for m, (each, share) in enumerate(zip(self.members, shares, strict=True)):
-            theta = intervals.bootstrap(each.fitted, each.rows, self.table.run, int(share), seed + m)
-            parts.append(np.log(intervals.of_losses(each.fitted, theta, columns)))
-        drawn = np.concatenate(parts)
+        drawn = np.log(self.bootstrapped(columns, num, seed))
+        size = drawn.shape[1]
         usual = np.mean([math.log10(factor) for factor in HELD_OUT])
         error = 0.0 if math.isnan(self.error) else self.error * MEAN_TO_SIGMA
         scale = error * self.reach(columns) / usual

@@ -131,12 +131,11 @@ def _of_law(law: Law, num: int, target: Mapping[str, float] | None, seed: int) -
         "warnings": warnings,
     }
     if asked is not None:
-        result["predicted"] = _told(law, asked, num or 400, seed)
+        result["predicted"] = _told(law, asked, law.sample(asked, num or 400, seed)[:, 0])
     return result
 
 
-def _told(law: Law, asked: Mapping[str, np.ndarray], num: int, seed: int) -> dict[str, Any]:
-    draws = law.sample(asked, num, seed)[:, 0]
+def _told(law: Law, asked: Mapping[str, np.ndarray], draws: np.ndarray) -> dict[str, Any]:
     ranges = {f"{level:g}": list(intervals.percentiles(draws, level)) for level in register.LEVELS}
     return {
         "target": {name: float(value[0]) for name, value in asked.items()},
@@ -188,7 +187,7 @@ def predict(
     law = choose(read(path, names, where), form, loss)
     asked = {column: np.array([value]) for column, value in target.items()}
     draws = law.sample(asked, max(num_bootstrap, 400), seed)[:, 0]
-    told = _told(law, asked, max(num_bootstrap, 400), seed)
+    told = _told(law, asked, draws)
     told["stops"] = [each._asdict() for each in stops(law, asked)]
     if name:
         entry = register.register(register_of(root), name, target, draws, described(law, path))
