@@ -2,7 +2,9 @@
 
     disk/live       gyral serve soak-live --workers 2 (its collector writes the log), gyral.live.learner over two shards
     disk/drained    gyral ingest --listen: collector and drain in one process
+    broker          where the logs of both are topics: Tansu over an object store
 
+Each of the three services stands on a machine whose clock is its own: server and workers, collector, learner and shards.
 Two projects, because a live learner reads its log from the beginning: the log of `live` is committed when the learner has
 ended (as `gyral loop --live` does), that of `drained` while it grows. Who starts whom again: the server its workers, the
 learner its shards, `gyral.live.watched` the learner (all of them gyral's); nobody of gyral's starts a server or a collector
@@ -19,12 +21,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import soak_clock
+from soak_broker import Broker
+from soak_clock import Clock
 
 from gyral.config import Config, load
 from gyral.errors import GyralError
@@ -40,7 +46,7 @@ FREEZE_AT = 300
 WORKERS = 2
 NUM_SHARDS = 2
 READY_S = 60.0
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+MACHINES = ("gateway", "collector", "learner")
 SMALL = (
     'params.at="proc://2"', "curate.robot_events_per_hour=1000000", "collect.min_free_bytes=1000000", "params.keep_s=5",
 )  # fmt: skip
@@ -128,9 +134,10 @@ class System:
     Parameters
     ----------
     folder : a project folder; what is under test is below `disk`, a small file system of its own where one can be mounted.
+    with_kafka : whether the logs are topics.
     """
 
-    def __init__(self, folder: Path, disk_bytes: int, with_clock: bool, note: Any) -> None:
+    def __init__(self, folder: Path, disk_bytes: int, with_kafka: bool, note: Any) -> None:
         self.folder, self.disk = folder, folder / "disk"
         self.disk.mkdir(parents=True, exist_ok=True)
         mount = ["mount", "-t", "tmpfs", "-o", f"size={disk_bytes}", "tmpfs", str(self.disk)]
@@ -140,29 +147,26 @@ class System:
         self.live, self.drained, self.logs = self.disk / "live", self.disk / "drained", folder / "logs"
         for each in (self.live, self.drained, self.logs):
             each.mkdir(exist_ok=True)
-        self.clock = self.logs / "clock"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GYRAL_NO_PROGRESS": "1"}
-        self.has_clock = with_clock and FAKETIME.exists()
-        if self.has_clock:
-            self.set_clock(0)
-            environment |= {
-                "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(self.clock), "FAKETIME_CACHE_DURATION": "1",
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            }  # fmt: skip
-        self._environment = environment
-        sets = [word for each in SMALL for word in ("--set", each)]
-        self.config = self.settings(self.live)
+        library = soak_clock.built(self.logs)
+        self.clocks = {name: Clock(self.logs / f"clock-{name}", library) for name in MACHINES if library is not None}
+        """Machine → its clock; empty where there is no C compiler."""
+        self.broker = Broker(folder / "broker") if with_kafka else None
+        logs = {name: [f'ingest.log="{self.broker.topic(name)}"'] if self.broker else [] for name in ("live", "drained")}
+        self._sets = {name: [word for each in (*SMALL, *log) for word in ("--set", each)] for name, log in logs.items()}
+        self.config = load(self.live, [*SMALL, *logs["live"]])
         self.gateway = Service(
             "gateway",
-            ["serve", NAME, "--root", str(self.live), "--workers", str(WORKERS), "--child-of", "1", *sets],
-            self.logs / "gateway.log", environment,
+            ["serve", NAME, "--root", str(self.live), "--workers", str(WORKERS), "--child-of", "1", *self._sets["live"]],
+            self.logs / "gateway.log", self._environment("gateway"),
         )  # fmt: skip
         self.collector = Service(
-            "collector", ["ingest", "--root", str(self.drained), *sets], self.logs / "collector.log", environment
-        )
+            "collector", ["ingest", "--root", str(self.drained), *self._sets["drained"]], self.logs / "collector.log",
+            self._environment("collector"),
+        )  # fmt: skip
         self.place = places.folder_of(self.live, "soak")
         self.marked: dict[int, str] = {}
         """Version of the model → what its objects begin with."""
+        self._publishing = threading.Lock()
         self._publish_live()
         job = Job(str(self.live), "soak", self.config, {}, FREEZE_AT, "soak-frozen", 1)
         self.learner = Watched(job, self.logs, note)
@@ -176,7 +180,7 @@ class System:
     def start(self) -> None:
         """Start everything."""
         self.collector.start()
-        os.environ.update(self._environment)  # the learner is given this process's
+        os.environ.update(self._environment("learner"))  # the learner is given this process's
         self.learner.__enter__()
         self.gateway.start()
 
@@ -184,6 +188,8 @@ class System:
         """Processes of a role, oldest first."""
         if role in self.services:
             return [pid] if (pid := self.services[role].pid) else []
+        if role == "broker":
+            return [pid] if self.broker is not None and (pid := self.broker.pid) else []
         if role == "learner":
             return [pid] if (pid := self.learner.pid) else []
         parent, word = (
@@ -195,17 +201,150 @@ class System:
     def roll_out(self) -> int:
         """Publish the frozen copy, its objects marked with the version, as the newest version of the model."""
         weights = cards.read_weights(cards.find(self.live, "soak-frozen"))
-        number = 1 + max(int(path.name.rpartition("@")[2]) for path in (self.live / "models").glob(f"{NAME}@*"))
-        mark = f"v{number}:"
-        settings = {**weights.settings, "names": [mark + each for each in weights.settings["names"]]}
-        made = cards.publish(self.live, NAME, Weights(weights.arrays, settings), None, _card()).model
-        assert made == f"{NAME}@{number}"
-        self.marked[number] = mark
+        with self._publishing:
+            number = 1 + max(int(path.name.rpartition("@")[2]) for path in (self.live / "models").glob(f"{NAME}@*"))
+            mark = f"v{number}:"
+            settings = {**weights.settings, "names": [mark + each for each in weights.settings["names"]]}
+            made = cards.publish(self.live, NAME, Weights(weights.arrays, settings), None, _card()).model
+            assert made == f"{NAME}@{number}"
+            self.marked[number] = mark
         return number
 
     def roll_back(self) -> int:
         """Publish what learns as the newest version: a server never goes to an older one by itself."""
-        return self._publish_live()
+        with self._publishing:
+            return self._publish_live()
+
+    def fold(self) -> None:
+        """Keep the shards' logs short, as `gyral loop --live` does."""
+        published = places.read_published(self.place)
+        for shard, last in published.cuts.items():
+            with contextlib.suppress(GyralError):  # the disk is full: the log grows until there is room
+                compact(self.place / places.SHARDS / shard, self.config.params.keep_s, last=last)
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        code = self.process.wait(60)
+        self._close()
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self._close()
+
+    def _close(self) -> None:
+        for pipe in (self.process.stdin, self.process.stdout):  # type: ignore[union-attr]
+            if pipe is not None:
+                pipe.close()
+
+
+def _first_line(output: IO[bytes] | None, log: Path) -> dict[str, Any]:
+    assert output is not None
+    line, until = b"", time.monotonic() + READY_S
+    while not line.endswith(b"\n") and (left := until - time.monotonic()) > 0:
+        if select.select([output], [], [], left)[0]:
+            part = os.read(output.fileno(), 1 << 16)
+            if not part:
+                break
+            line += part
+    try:
+        found: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError:
+        raise SystemExit(f"a service did not start: {log.read_text('utf-8', 'replace')[-2_000:]}") from None
+    return found
+
+
+class System:
+    """All of it.
+
+    Parameters
+    ----------
+    folder : a project folder; what is under test is below `disk`, a small file system of its own where one can be mounted.
+    with_kafka : whether the logs are topics.
+    """
+
+    def __init__(self, folder: Path, disk_bytes: int, with_kafka: bool, note: Any) -> None:
+        self.folder, self.disk = folder, folder / "disk"
+        self.disk.mkdir(parents=True, exist_ok=True)
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={disk_bytes}", "tmpfs", str(self.disk)]
+        self.is_mounted = (
+            not os.geteuid() and bool(shutil.which("mount")) and not subprocess.run(mount, capture_output=True).returncode
+        )
+        self.live, self.drained, self.logs = self.disk / "live", self.disk / "drained", folder / "logs"
+        for each in (self.live, self.drained, self.logs):
+            each.mkdir(exist_ok=True)
+        library = soak_clock.built(self.logs)
+        self.clocks = {name: Clock(self.logs / f"clock-{name}", library) for name in MACHINES if library is not None}
+        """Machine → its clock; empty where there is no C compiler."""
+        self.broker = Broker(folder / "broker") if with_kafka else None
+        logs = {name: [f'ingest.log="{self.broker.topic(name)}"'] if self.broker else [] for name in ("live", "drained")}
+        self._sets = {name: [word for each in (*SMALL, *log) for word in ("--set", each)] for name, log in logs.items()}
+        self.config = load(self.live, [*SMALL, *logs["live"]])
+        self.gateway = Service(
+            "gateway",
+            ["serve", NAME, "--root", str(self.live), "--workers", str(WORKERS), "--child-of", "1", *self._sets["live"]],
+            self.logs / "gateway.log", self._environment("gateway"),
+        )  # fmt: skip
+        self.collector = Service(
+            "collector", ["ingest", "--root", str(self.drained), *self._sets["drained"]], self.logs / "collector.log",
+            self._environment("collector"),
+        )  # fmt: skip
+        self.place = places.folder_of(self.live, "soak")
+        self.marked: dict[int, str] = {}
+        """Version of the model → what its objects begin with."""
+        self._publishing = threading.Lock()
+        self._publish_live()
+        job = Job(str(self.live), "soak", self.config, {}, FREEZE_AT, "soak-frozen", 1)
+        self.learner = Watched(job, self.logs, note)
+        self.services = {"gateway": self.gateway, "collector": self.collector}
+
+    @staticmethod
+    def settings(folder: Path) -> Config:
+        """What all of it is set to."""
+        return load(folder, list(SMALL))
+
+    def start(self) -> None:
+        """Start everything."""
+        self.collector.start()
+        os.environ.update(self._environment("learner"))  # the learner is given this process's
+        self.learner.__enter__()
+        self.gateway.start()
+
+    def pids(self, role: str) -> list[int]:
+        """Processes of a role, oldest first."""
+        if role in self.services:
+            return [pid] if (pid := self.services[role].pid) else []
+        if role == "broker":
+            return [pid] if self.broker is not None and (pid := self.broker.pid) else []
+        if role == "learner":
+            return [pid] if (pid := self.learner.pid) else []
+        parent, word = (
+            (self.gateway.pid, "gyral.serve.worker") if role == "worker" else (self.learner.pid, "gyral.params.serve")
+        )
+        found = sorted(pid for pid, command in descendants(parent).items() if word in command)
+        return found[:NUM_SHARDS] if role == "shard" else found  # a spare is the youngest
+
+    def roll_out(self) -> int:
+        """Publish the frozen copy, its objects marked with the version, as the newest version of the model."""
+        weights = cards.read_weights(cards.find(self.live, "soak-frozen"))
+        with self._publishing:
+            number = 1 + max(int(path.name.rpartition("@")[2]) for path in (self.live / "models").glob(f"{NAME}@*"))
+            mark = f"v{number}:"
+            settings = {**weights.settings, "names": [mark + each for each in weights.settings["names"]]}
+            made = cards.publish(self.live, NAME, Weights(weights.arrays, settings), None, _card()).model
+            assert made == f"{NAME}@{number}"
+            self.marked[number] = mark
+        return number
+
+    def roll_back(self) -> int:
+        """Publish what learns as the newest version: a server never goes to an older one by itself."""
+        with self._publishing:
+            return self._publish_live()
 
     def fold(self) -> None:
         """Keep the shards' logs short, as `gyral loop --live` does."""
@@ -230,8 +369,8 @@ class System:
         while (alive := [pid for pid in left if _is_running(pid)]) and time.monotonic() < until:
             time.sleep(0.1)
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "gyral", "ingest", "--root", str(self.live), "--json"],
-            capture_output=True, text=True, env={**self._environment, "LD_PRELOAD": ""},
+            [sys.executable, "-P", "-m", "gyral", "ingest", "--root", str(self.live), "--json", *self._sets["live"]],
+            capture_output=True, text=True, env=soak_clock.true_environment(),
         )  # fmt: skip
         if done.returncode:
             raise SystemExit(f"what the log holds was not committed: {done.stderr[-2_000:]}")
@@ -246,8 +385,16 @@ class System:
                         os.kill(pid, signal.SIGKILL)
                 each.kill()
         self.learner.__exit__(None, None, None)
+        if self.broker is not None:
+            self.broker.close()
+        for clock in self.clocks.values():
+            clock.close()
         if self.is_mounted:
             subprocess.run(["umount", "--lazy", str(self.disk)], check=False)
+
+    def _environment(self, machine: str) -> dict[str, str]:
+        clock = self.clocks[machine].environment if machine in self.clocks else {}
+        return {**soak_clock.true_environment(), "OMP_NUM_THREADS": "1", "GYRAL_NO_PROGRESS": "1", **clock}
 
     def _publish_live(self) -> int:
         settings = {"kind": "live", "name": "soak", "dim": self.config.params.dim, "seed": self.config.train.seed}

@@ -11,6 +11,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -263,7 +264,7 @@ class Lanes:
             if not self.learn(ownership.decoded(head.owners)):
                 self._lose(lane, "it does not know the newest map yet")
             return
-        kind = {"fenced": Fenced, "input": InputError}.get(head.kind, ConfigError)
+        kind = {"fenced": partial(Fenced, epoch=head.epoch), "input": InputError}.get(head.kind, ConfigError)
         error = kind(head.what, where=head.where, why=head.why, hint=head.hint)
         if isinstance(asked, Pulling | Pushing) and asked.error is not None:
             return  # another shard has said so
