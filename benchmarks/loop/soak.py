@@ -249,8 +249,9 @@ def one(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         ledger.close()
         promises, violations, told = judged(system, ledger, faults.done, samples, ended)
         result = {
-            "seed": options.seed, "log": options.log, "seconds": round(seconds, 1), "faults": len(faults.done), "promises": promises,
-            "violations": violations, "recovery": recovery(faults.done), **told, "load_average": [*loads, os.getloadavg()[0]],
+            "seed": options.seed, "log": options.log, "seconds": round(seconds, 1), "faults": len(faults.done),
+            "promises": promises, "violations": violations, "recovery": recovery(faults.done), **told,
+            "load_average": [*loads, os.getloadavg()[0]],
         }  # fmt: skip
         run.summarize(**result)
         for promise in promises:

@@ -52,7 +52,8 @@ class Broker:
         """Make a topic of one partition; its address."""
         from confluent_kafka.admin import AdminClient, NewTopic
 
-        for made in AdminClient({"bootstrap.servers": self.address}).create_topics([NewTopic(name, 1, 1)]).values():
+        admin = AdminClient({"bootstrap.servers": self.address})
+        for made in admin.create_topics([NewTopic(name, 1, 1)]).values():
             made.result(20)
         return f"kafka://{self.address}/{name}"
 
@@ -96,7 +97,7 @@ class Broker:
             "-ip.bind=127.0.0.1",
             "-master.telemetry=false",
         ]
-        command += ["-filer", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=50"]
+        command += ["-master.telemetry=false", "-filer", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=50"]
         command += [f"-s3.port={s3}", f"-s3.port.grpc={s3_grpc}", f"-master.port={master}", f"-master.port.grpc={master_grpc}"]
         command += [f"-volume.port={volume}", f"-volume.port.grpc={volume_grpc}"]
         command += [f"-filer.port={filer}", f"-filer.port.grpc={filer_grpc}"]

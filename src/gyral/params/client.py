@@ -354,7 +354,7 @@ class Client:
             self.epoch = hello.epoch
             self._lanes = lanes = Lanes(self._transport, self.specs, hello, timeout_s, self._beat_s)
             try:
-                lanes.wait(lambda lanes=lanes: all(lane.is_ready for lane in lanes.needed), "welcome this worker")
+                lanes.wait(lambda: all(lane.is_ready for lane in self._lanes.needed), "welcome this worker")
                 return lanes
             except Fenced as error:
                 if is_told or error.epoch < hello.epoch:

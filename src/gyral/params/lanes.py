@@ -11,7 +11,6 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import msgspec
 import numpy as np
@@ -264,8 +263,10 @@ class Lanes:
             if not self.learn(ownership.decoded(head.owners)):
                 self._lose(lane, "it does not know the newest map yet")
             return
-        kind = {"fenced": partial(Fenced, epoch=head.epoch), "input": InputError}.get(head.kind, ConfigError)
+        kind = {"fenced": Fenced, "input": InputError}.get(head.kind, ConfigError)
         error = kind(head.what, where=head.where, why=head.why, hint=head.hint)
+        if isinstance(error, Fenced):
+            error.epoch = head.epoch
         if isinstance(asked, Pulling | Pushing) and asked.error is not None:
             return  # another shard has said so
         self.error, self.is_broken = error, self.is_broken or head.kind != "input"
