@@ -48,6 +48,7 @@ CALM_S, PAUSE_S, WARM_S = 3.0, 1.5, 5.0
 ASKERS, SENDERS = 4, 4
 DISK_BYTES = 600 << 20
 FLUSH_S = 60.0
+LEARNS_S = 180.0
 FOLD_S = 10.0
 SWAP_S = 30.0
 """A model is swapped in, and after as long rolled back."""
@@ -190,8 +191,11 @@ async def soak(system: System, ledger: Ledger, run: Run, options: argparse.Names
     others = [watching, asyncio.create_task(fold(system, run)), asyncio.create_task(swap(system, run))]
     until = time.monotonic() + 60 * options.minutes
     try:
+        learns_by = time.monotonic() + LEARNS_S
         while not list((system.live / "models").glob("soak-frozen@*")) and not coming.done():
-            await asyncio.sleep(0.1)  # it learns
+            if time.monotonic() > learns_by:
+                raise SystemExit(f"nothing was learned in {LEARNS_S:g} s")
+            await asyncio.sleep(0.1)
         await asyncio.sleep(WARM_S)
         while time.monotonic() < until and not coming.done():
             fault = await faults.one()
