@@ -22,6 +22,7 @@ from gyral.log import kafka
 from gyral.log.kafka import KafkaLog
 from gyral.log.writer import Gone, LogError
 from gyral.model.live import tables as live
+from gyral.serve.feedback import Impressions, Logged
 from gyral.train.online import Met, Online
 from gyral.train.online_visits import Limits, Visits
 
@@ -218,6 +219,17 @@ def test_a_learner_over_a_topic_learns_each_event_once_and_waits_for_brokers_tha
         again.recover()
         assert again.step() is None and again.offsets == {PART: 4}
         again.close()
+
+
+def test_what_a_server_answered_goes_to_the_topic_and_into_the_lake(cluster, topic, tmp_path):
+    lake = Lake(tmp_path)
+    with KafkaLog(topic) as log:
+        fill(log, range(3))
+        impressions = Impressions(lake, print, KafkaLog(topic))
+        for number in range(5):
+            impressions.add(Logged(f"r{number}", 1_700_000_000_000_000, "impression", "u", None, None, {}))
+        impressions.close()
+        assert Drain(lake, log, 100).run().kinds == {"click": 3, "impression": 5} and not (lake.log_folder).exists()
 
 
 def test_following_waits_for_brokers_that_are_away(cluster, topic, tmp_path, started):
