@@ -11,6 +11,7 @@ One fsync a step (at most ten a second) is the price; the events themselves are 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -101,6 +102,8 @@ class Online:
         """Why a log that is elsewhere cannot be read just now; the next step tries again."""
         self._ids = RecentIds()
         self._last_step = 0.0
+        self._reading: dict[str, tuple[int, Iterator[Entry]]] = {}
+        """Partition → the next offset of a reading that goes on, while steps are done again."""
 
     def recover(self) -> int:
         """Do again what may not be in the tables; how many steps that were."""
@@ -117,6 +120,7 @@ class Online:
             self._model.name(step.objects, step.titles)
             self._model.learn(step, self._curated(self._read_again(step)))
             self._passed(step)
+        self._reading.clear()
         return len(again)
 
     def step(self, idle: Callable[[], object] = lambda: None) -> Step | None:
@@ -214,14 +218,23 @@ class Online:
         return found
 
     def _entries(self, partition: str, first: int, end: int) -> Iterator[Entry]:
+        """Entries of a step, from where the reading of the one before it ended: to begin one takes a broker three answers."""
         while first < end:
+            at, reading = self._reading.pop(partition, (-1, iter(())))
+            is_new = at != first
+            if is_new:
+                reading = self.log.read(partition, first)
             before = first
-            for entry in self.log.read(partition, first):
+            for entry in reading:
                 if entry.offset >= end:
+                    self._reading[partition] = (end, itertools.chain([entry], reading))
                     return
                 first = entry.offset + 1
                 yield entry
-            if first == before:
+                if first == end:
+                    self._reading[partition] = (end, reading)
+                    return
+            if first == before and is_new:
                 why = "the log was cut or another one is in its place"
                 raise InputError(f"the log partition `{partition}` ends before {end:,}, which was learned", why=why)
 

@@ -1,0 +1,196 @@
+"""Workers and nodes of a Ray cluster die under the verbs of a loop; what comes out must be what one machine makes.
+
+Three nodes in namespaces of this machine (`tests/engine/nodes.py`): each round curates pages and trains a small language model
+with elastic ranks, and in the midst of each a process of Ray is killed, or a node has its cable pulled and dies, and comes back
+later. Tables and weights are compared byte by byte with those that one machine made undisturbed; seconds of a fault are those
+by which the command took longer than the quickest undisturbed one here.
+
+    .venv/bin/python benchmarks/loop/soak_nodes.py [--rounds 3] [--seed N]      (root; about two minutes a round)
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "engine"))
+from measure import write
+from nodes import Nodes, why_not
+
+CONFIG = """
+[train]
+steps = {steps}
+batch = 4
+[lm]
+depth = 1
+width = 16
+heads = 2
+length = 16
+"""
+STEPS, PAGES = 400, 1_500
+STAGES = '["extract", "repair", "digest"]'
+SMALL_PARTS = (
+    "import sys; from gyral.curate.readers import finding; finding.PART_BYTES, finding._LEAST_BYTES = 1 << 13, 1 << 12;"
+    "from gyral.cli import main; sys.argv[0] = 'gyral'; main()"
+)
+"""`gyral` whose parts are some pages each, or all of it is one."""
+CUTS = ("worker", "node")
+
+
+class Patient(Nodes):
+    """Nodes of a machine that is busy."""
+
+    def wait(self, num: int, timeout_s: float = 240.0) -> None:
+        """Until so many nodes have joined."""
+        super().wait(num, timeout_s)
+
+
+class Project:
+    """A project on the disk that all nodes see."""
+
+    def __init__(self, folder: Path, nodes: Nodes, chance: random.Random) -> None:
+        self.folder, self.nodes, self._chance = folder, nodes, chance
+        self.on = f"ray://{nodes.address}"
+
+    def command(self, verb: str, root: Path, on: str) -> list[str]:
+        """A verb, wherever it runs."""
+        if verb == "curate":
+            words = ["curate", "pages", "--source", "pages", "--set", f"curate.stages={STAGES}"]
+            return [sys.executable, "-c", SMALL_PARTS, *words, "--root", str(root), "--on", on]
+        words = ["train", "pages", "--family", "lm", "--parallel", "elastic=2", "--set", "train.elastic.leaves=4"]
+        return [sys.executable, "-m", "gyral", *words, "--root", str(root), "--on", on]
+
+    def alone(self, verb: str, root: Path) -> None:
+        """On one machine, as an oracle."""
+        done = subprocess.run(self.command(verb, root, "local"), cwd=self.folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{verb} failed on one machine: {done.stderr[-2_000:]}")
+
+    def one(self, verb: str, cut: str) -> dict[str, Any]:
+        """A verb on the cluster, with a death in its midst; what happened."""
+        began = time.monotonic()
+        process = self.nodes.start(self.command(verb, self.folder, self.on))
+        note = ""
+        try:
+            if cut:
+                self._wait_for_midst(verb, process)
+                note = self._cut(cut)
+            _, told = process.communicate(timeout=280)
+        except subprocess.TimeoutExpired:
+            told = "it did not end"
+            self.nodes.signal(process, signal.SIGKILL)
+            process.communicate()
+        seconds = time.monotonic() - began
+        made = sorted((self.folder / ("datasets" if verb == "curate" else "models")).glob("pages@*"), key=_number)
+        return {
+            "verb": verb, "cut": cut, "note": note, "code": process.returncode, "seconds": round(seconds, 2),
+            "digest": digest(made[-1], verb) if made and not process.returncode else "",
+            "told": told[-1_500:] if process.returncode else "",
+        }  # fmt: skip
+
+    def _wait_for_midst(self, verb: str, process: subprocess.Popen[str]) -> None:
+        """Until it has begun in earnest: parts are there, or steps."""
+        until = time.monotonic() + 120
+        known = len(list(self.folder.glob("datasets/**/*.parquet")))
+        while time.monotonic() < until and process.poll() is None:
+            if verb == "curate":
+                if len(list(self.folder.glob("datasets/**/*.parquet"))) > known + 3:
+                    return
+            else:
+                run = max((self.folder / "runs").iterdir(), key=lambda each: int(each.name))
+                with contextlib.suppress(OSError):
+                    if (run / "ledger.jsonl").read_bytes().count(b"\n") > STEPS // 8:
+                        return
+            time.sleep(0.02)
+
+    def _cut(self, cut: str) -> str:
+        places = {number: busy(self.nodes.pids(number)) for number in (1, 2)}
+        number = max(places, key=lambda each: len(places[each]))
+        if cut == "worker":
+            if not places[number]:
+                return "nobody worked there"
+            pid = self._chance.choice(places[number])
+            os.kill(pid, signal.SIGKILL)
+            return f"a process of node {number}"
+        self.nodes.kill(number, unplug=True)
+        time.sleep(self._chance.uniform(0.5, 5))
+        self.nodes.add(number, number)
+        return f"node {number} with {len(places[number])} of its processes at work"
+
+
+def busy(pids: list[int]) -> list[int]:
+    """Those of Ray's workers, and ranks, among processes."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"gyral.train.rank" in command or (b"ray::" in command and b"IDLE" not in command):
+                found.append(pid)
+    return found
+
+
+def digest(folder: Path, verb: str) -> str:
+    """Of the tables of a dataset, or the weights of a model."""
+    told = hashlib.sha256()
+    for path in sorted(folder.rglob("*.parquet" if verb == "curate" else "weights*")):
+        told.update(path.name.encode() + path.read_bytes())
+    return told.hexdigest()[:16]
+
+
+def _number(path: Path) -> int:
+    return int(path.name.rpartition("@")[2])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if why := why_not():
+        raise SystemExit(f"no nodes: {why}")
+    loads, chance, rows = [os.getloadavg()[0]], random.Random(options.seed), []
+    with tempfile.TemporaryDirectory(prefix="gyral-nodes-") as name:
+        folder = Path(name)
+        (folder / "gyral.toml").write_text(CONFIG.format(steps=STEPS))
+        (folder / "pages").mkdir()
+        for number in range(PAGES):
+            lines = [f"Page {number} says {number * line % 11} words of {line} about the same window." for line in range(8)]
+            (folder / "pages" / f"p{number}.txt").write_text("\n".join(lines))
+        (folder / "near").mkdir()
+        (folder / "near" / "gyral.toml").write_text(CONFIG.format(steps=STEPS))
+        with contextlib.closing(Patient(folder, [1, 1, 2])) as nodes:
+            project, right = Project(folder, nodes, chance), {}
+            for verb, kind in (("curate", "datasets"), ("train", "models")):
+                project.alone(verb, folder / "near")
+                right[verb] = digest(next((folder / "near" / kind).glob("pages@*")), verb)
+            for turn in range(options.rounds + 1):
+                for verb in ("curate", "train"):
+                    cuts = chance.sample(CUTS, len(CUTS)) if turn else [""]
+                    for cut in cuts:
+                        row = project.one(verb, cut)
+                        row["is_right"] = row.pop("digest") == right[verb]
+                        rows.append(row)
+                        print(f"soak     {row}", file=sys.stderr, flush=True)
+                        nodes.wait(3)
+    calm = {verb: min(row["seconds"] for row in rows if row["verb"] == verb and not row["cut"]) for verb in right}
+    for row in rows:
+        row["longer_s"] = round(row["seconds"] - calm[row["verb"]], 2)
+    bad = [row for row in rows if row["code"] or not row["is_right"]]
+    result = {"seed": options.seed, "undisturbed_s": calm, "runs": rows, "violations": bad}
+    write("loop_soak_nodes", result | {"load_average": [*loads, os.getloadavg()[0]]})
+    sys.exit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()
