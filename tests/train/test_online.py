@@ -185,6 +185,7 @@ def test_steps_are_done_again_in_one_reading_of_the_log(log, tmp_path, monkeypat
     for seed in range(12):
         total += filled(log, 2, seed)
         drain(online)
+    tables.keep()
     online.close()
     monkeypatch.setattr(log, "read", lambda *given, read=log.read: reads.append(given) or read(*given))
     again = opened(log, tmp_path, tables)
