@@ -47,8 +47,9 @@ class Freshness:
         self._recent: deque[tuple[float, float, int]] = deque()
         self.worst = 0.0
 
-    def add(self, seconds: float, events: int, now: float) -> None:
-        """Events that became visible."""
+    def add(self, seconds: float, events: int) -> None:
+        """Events that became visible just now, so long after they were acknowledged by the clock of who took them."""
+        now = time.monotonic()
         self._counts[min(int(max(seconds, 0) * 100), self.BINS - 1)] += events
         self._recent.append((now, seconds, events))
         self.worst = max(self.worst, seconds)
