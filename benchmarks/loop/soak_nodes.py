@@ -30,7 +30,7 @@ from nodes import Nodes, why_not
 
 CONFIG = """
 [train]
-steps = {steps}
+steps = 400
 batch = 4
 [lm]
 depth = 1
@@ -45,6 +45,8 @@ SMALL_PARTS = (
     "from gyral.cli import main; sys.argv[0] = 'gyral'; main()"
 )
 """`gyral` whose parts are some pages each, or all of it is one."""
+MIDST = 40
+"""Files that show that parts are being made: there are 75 parts, each of two files, twice."""
 CUTS = ("worker", "node")
 
 
@@ -61,7 +63,7 @@ class Project:
 
     def __init__(self, folder: Path, nodes: Nodes, chance: random.Random) -> None:
         self.folder, self.nodes, self._chance = folder, nodes, chance
-        self.on = f"ray://{nodes.address}"
+        self.on, self._turn = f"ray://{nodes.address}", 0
 
     def command(self, verb: str, root: Path, on: str) -> list[str]:
         """A verb, wherever it runs."""
@@ -70,6 +72,13 @@ class Project:
             return [sys.executable, "-c", SMALL_PARTS, *words, "--root", str(root), "--on", on]
         words = ["train", "pages", "--family", "lm", "--parallel", "elastic=2", "--set", "train.elastic.leaves=4"]
         return [sys.executable, "-m", "gyral", *words, "--root", str(root), "--on", on]
+
+    def root(self, name: str) -> Path:
+        """A project folder of this name."""
+        found = self.folder / name
+        found.mkdir(exist_ok=True)
+        (found / "gyral.toml").write_text(CONFIG)
+        return found
 
     def alone(self, verb: str, root: Path) -> None:
         """On one machine, as an oracle."""
@@ -80,11 +89,13 @@ class Project:
     def one(self, verb: str, cut: str) -> dict[str, Any]:
         """A verb on the cluster, with a death in its midst; what happened."""
         began = time.monotonic()
-        process = self.nodes.start(self.command(verb, self.folder, self.on))
+        self._turn += verb == "curate"  # what was curated once is not done again in the same folder
+        root = self.root(f"far{self._turn}")
+        process = self.nodes.start(self.command(verb, root, self.on))
         note = ""
         try:
             if cut:
-                self._wait_for_midst(verb, process)
+                self._wait_for_midst(verb, root, process)
                 note = self._cut(cut)
             _, told = process.communicate(timeout=280)
         except subprocess.TimeoutExpired:
@@ -92,24 +103,23 @@ class Project:
             self.nodes.signal(process, signal.SIGKILL)
             process.communicate()
         seconds = time.monotonic() - began
-        made = sorted((self.folder / ("datasets" if verb == "curate" else "models")).glob("pages@*"), key=_number)
+        made = sorted((root / ("datasets" if verb == "curate" else "models")).glob("pages@*"), key=_number)
         return {
             "verb": verb, "cut": cut, "note": note, "code": process.returncode, "seconds": round(seconds, 2),
             "digest": digest(made[-1], verb) if made and not process.returncode else "",
             "told": told[-1_500:] if process.returncode else "",
         }  # fmt: skip
 
-    def _wait_for_midst(self, verb: str, process: subprocess.Popen[str]) -> None:
+    def _wait_for_midst(self, verb: str, root: Path, process: subprocess.Popen[str]) -> None:
         """Until it has begun in earnest: parts are there, or steps."""
         until = time.monotonic() + 120
-        known = len(list(self.folder.glob("datasets/**/*.parquet")))
         while time.monotonic() < until and process.poll() is None:
             if verb == "curate":
-                if len(list(self.folder.glob("datasets/**/*.parquet"))) > known + 3:
+                if len(list(root.rglob("*.parquet"))) > MIDST:
                     return
             else:
-                run = max((self.folder / "runs").iterdir(), key=lambda each: int(each.name))
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, ValueError):
+                    run = max((root / "runs").iterdir(), key=lambda each: int(each.name))
                     if (run / "ledger.jsonl").read_bytes().count(b"\n") > STEPS // 8:
                         return
             time.sleep(0.02)
@@ -162,18 +172,16 @@ def main() -> None:
     loads, chance, rows = [os.getloadavg()[0]], random.Random(options.seed), []
     with tempfile.TemporaryDirectory(prefix="gyral-nodes-") as name:
         folder = Path(name)
-        (folder / "gyral.toml").write_text(CONFIG.format(steps=STEPS))
         (folder / "pages").mkdir()
         for number in range(PAGES):
             lines = [f"Page {number} says {number * line % 11} words of {line} about the same window." for line in range(8)]
             (folder / "pages" / f"p{number}.txt").write_text("\n".join(lines))
-        (folder / "near").mkdir()
-        (folder / "near" / "gyral.toml").write_text(CONFIG.format(steps=STEPS))
         with contextlib.closing(Patient(folder, [1, 1, 2])) as nodes:
             project, right = Project(folder, nodes, chance), {}
             for verb, kind in (("curate", "datasets"), ("train", "models")):
-                project.alone(verb, folder / "near")
-                right[verb] = digest(next((folder / "near" / kind).glob("pages@*")), verb)
+                near = project.root("near")
+                project.alone(verb, near)
+                right[verb] = digest(next((near / kind).glob("pages@*")), verb)
             for turn in range(options.rounds + 1):
                 for verb in ("curate", "train"):
                     cuts = chance.sample(CUTS, len(CUTS)) if turn else [""]
