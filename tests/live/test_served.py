@@ -67,6 +67,8 @@ def test_a_clock_that_jumped_does_not_stay_in_what_is_told(tmp_path, monkeypatch
         assert follower.poll() and round(follower.told()["silent_s"], 2) == 0.05
         assert len(fresh._recent) == min(seq, 2)  # of ten seconds, whatever the clock said meanwhile
     assert fresh.told()["events"] == 10
+    fresh.add(-3_600.0, 1_000)  # the clock of who took them is ahead
+    assert fresh.told()["recent_p50"] == 0.0
     monkeypatch.setattr(time, "time", lambda: now - 3_600)
     assert follower.told()["silent_s"] == 0.0
     journal.close()
