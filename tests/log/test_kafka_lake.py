@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gyral.config.sections import Collect
 from gyral.event.codec import encode_payload
 from gyral.event.wire import check_json, to_columns
+from gyral.ingest.collector import Collector
 from gyral.ingest.drain import Drain
 from gyral.lake.commit import LakeError
 from gyral.lake.table import Lake
@@ -219,6 +221,17 @@ def test_a_learner_over_a_topic_learns_each_event_once_and_waits_for_brokers_tha
         again.recover()
         assert again.step() is None and again.offsets == {PART: 4}
         again.close()
+
+
+def test_a_collector_asks_no_broker_how_far_the_lake_is_behind(cluster, topic, tmp_path, monkeypatch):
+    monkeypatch.setattr(kafka, "TIMEOUT_S", 3.0)
+    with KafkaLog(topic) as log:
+        collector = Collector(Lake(tmp_path), log, Collect(), None, print)
+        collector.partition = PART
+        cluster.all("down")
+        began = time.monotonic()
+        assert collector._lag_bytes() == 0 and time.monotonic() - began < 1
+        collector.close()
 
 
 def test_what_a_server_answered_goes_to_the_topic_and_into_the_lake(cluster, topic, tmp_path):
