@@ -3,7 +3,8 @@
 Three nodes in namespaces of this machine (`tests/engine/nodes.py`): each round curates pages and trains a small language model
 with elastic ranks, and in the midst of each a process of Ray is killed, or a node has its cable pulled and dies, and comes back
 later. Tables and weights are compared byte by byte with those that one machine made undisturbed; seconds of a fault are those
-by which the command took longer than the quickest undisturbed one here.
+by which the command took longer than the quickest undisturbed one here. Then two workers serve that model to one client while
+one of them dies: no ask fails, and `seconds` are those of the longest.
 
     .venv/bin/python benchmarks/loop/soak_nodes.py [--rounds 3] [--seed N]      (root; about two minutes a round)
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import os
 import random
 import signal
@@ -45,6 +47,27 @@ SMALL_PARTS = (
     "from gyral.cli import main; sys.argv[0] = 'gyral'; main()"
 )
 """`gyral` whose parts are some pages each, or all of it is one."""
+ASKED_S = 45.0
+ASKER = """
+import json, sys, time, urllib.error, urllib.request
+body = json.dumps({"model": "pages", "prompt": "Page 7 says", "max_tokens": 8}).encode()
+head = {"content-type": "application/json"}
+with open(sys.argv[1], "a", buffering=1) as log:
+    while True:
+        began, retry_s = time.monotonic(), 0
+        try:
+            asked = urllib.request.Request("http://127.0.0.1:8500/v1/completions", body, head)
+            with urllib.request.urlopen(asked, timeout=100) as answer:
+                status = answer.status if answer.read() else 0
+        except urllib.error.HTTPError as error:
+            status, retry_s = error.code, int(error.headers.get("retry-after") or 0)
+        except OSError:
+            status = 0
+        line = {"status": status, "retry_s": retry_s, "seconds": round(time.monotonic() - began, 2)}
+        log.write(json.dumps(line) + "\\n")
+        time.sleep(0.05)
+"""
+"""Of one client beside the server, one request after the other."""
 MIDST = 40
 """Files that show that parts are being made: there are 75 parts, each of two files, twice."""
 CUTS = ("worker", "node")
@@ -72,6 +95,37 @@ class Project:
             return [sys.executable, "-c", SMALL_PARTS, *words, "--root", str(root), "--on", on]
         words = ["train", "pages", "--family", "lm", "--parallel", "elastic=2", "--set", "train.elastic.leaves=4"]
         return [sys.executable, "-m", "gyral", *words, "--root", str(root), "--on", on]
+
+    def serve(self, cut: str) -> dict[str, Any]:
+        """Two workers on the cluster, asked again and again while one of them dies; how the asks ended."""
+        root, log = self.folder / f"far{self._turn}", self.folder / "asked.jsonl"
+        log.unlink(missing_ok=True)
+        words = ["serve", "pages", "--workers", "2", "--root", str(root), "--on", self.on, "--port", "8500", "--json"]
+        server = self.nodes.start([sys.executable, "-m", "gyral", *words], stderr=subprocess.STDOUT)
+        asker, note = None, ""
+        try:
+            assert server.stdout is not None
+            until = time.monotonic() + 120
+            while b'"url"' not in (line := server.stdout.readline().encode()) and line and time.monotonic() < until:
+                pass
+            asker = self.nodes.start([sys.executable, "-c", ASKER, str(log)])
+            time.sleep(ASKED_S / 4)
+            note = self._cut(cut)
+            time.sleep(ASKED_S)
+        finally:
+            for each in (asker, server):
+                if each is not None:
+                    self.nodes.signal(each, signal.SIGTERM)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        each.communicate(timeout=60)
+        asked = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        bad = [each for each in asked if each["status"] != 200 and not (each["status"] in (429, 503) and each["retry_s"])]
+        return {
+            "verb": "serve", "cut": cut, "note": note, "code": server.returncode, "asked": len(asked), "failed": bad[:5],
+            "shed": sum(each["status"] != 200 for each in asked) - len(bad),
+            "seconds": max((each["seconds"] for each in asked), default=None),
+            "is_right": bool(asked) and not bad and server.returncode == 0,
+        }  # fmt: skip
 
     def root(self, name: str) -> Path:
         """A project folder of this name."""
@@ -145,7 +199,8 @@ def busy(pids: list[int]) -> list[int]:
     for pid in pids:
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"gyral.train.rank" in command or (b"ray::" in command and b"IDLE" not in command):
+            is_ours = b"gyral.train.rank" in command or b"gyral.serve." in command
+            if is_ours or (b"ray::" in command and b"IDLE" not in command):
                 found.append(pid)
     return found
 
@@ -191,9 +246,14 @@ def main() -> None:
                         rows.append(row)
                         print(f"soak     {row}", file=sys.stderr, flush=True)
                         nodes.wait(3)
+                for cut in CUTS if turn else ():
+                    rows.append(project.serve(cut))
+                    print(f"soak     {rows[-1]}", file=sys.stderr, flush=True)
+                    nodes.wait(3)
     calm = {verb: min(row["seconds"] for row in rows if row["verb"] == verb and not row["cut"]) for verb in right}
     for row in rows:
-        row["longer_s"] = round(row["seconds"] - calm[row["verb"]], 2)
+        if row["verb"] in calm:
+            row["longer_s"] = round(row["seconds"] - calm[row["verb"]], 2)
     bad = [row for row in rows if row["code"] or not row["is_right"]]
     result = {"seed": options.seed, "undisturbed_s": calm, "runs": rows, "violations": bad}
     write("loop_soak_nodes", result | {"load_average": [*loads, os.getloadavg()[0]]})
