@@ -32,7 +32,7 @@ from nodes import Nodes, why_not
 
 CONFIG = """
 [train]
-steps = 400
+steps = 200
 batch = 4
 [lm]
 depth = 1
@@ -40,7 +40,7 @@ width = 16
 heads = 2
 length = 16
 """
-STEPS, PAGES = 400, 1_500
+STEPS, PAGES = 200, 1_500
 STAGES = '["extract", "repair", "digest"]'
 SMALL_PARTS = (
     "import sys; from gyral.curate.readers import finding; finding.PART_BYTES, finding._LEAST_BYTES = 1 << 13, 1 << 12;"
@@ -74,7 +74,11 @@ CUTS = ("worker", "node")
 
 
 class Patient(Nodes):
-    """Nodes of a machine that is busy."""
+    """Nodes of a machine that is busy: one that is silent for 20 s is dead, where 4 s would do on a quiet one."""
+
+    def environment(self) -> dict[str, str]:
+        """Of the nodes."""
+        return {**super().environment(), "RAY_health_check_failure_threshold": "20"}
 
     def wait(self, num: int, timeout_s: float = 240.0) -> None:
         """Until so many nodes have joined."""
@@ -194,13 +198,13 @@ class Project:
 
 
 def busy(pids: list[int]) -> list[int]:
-    """Those of Ray's workers, and ranks, among processes."""
+    """Those of Ray's workers, ranks, and workers of a server, among processes; a node ends with any of its agents."""
     found = []
     for pid in pids:
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
             is_ours = b"gyral.train.rank" in command or b"gyral.serve." in command
-            if is_ours or (b"ray::" in command and b"IDLE" not in command):
+            if is_ours or (b"ray::" in command and b"IDLE" not in command and b"Agent" not in command):
                 found.append(pid)
     return found
 
