@@ -218,7 +218,8 @@ def test_a_broker_that_falls_silent_in_the_midst_does_not_keep_what_it_gave(clus
 
     monkeypatch.setattr(kafka, "MORE_S", 0.1)
     with monkeypatch.context() as patched:
-        patched.setattr(log, "_consumer", lambda number, silent=Silent(): silent)
+        silent = Silent()
+        patched.setattr(log, "_consumer", lambda number: silent)
         began = time.monotonic()
         assert names(log) == ["0", "1"] and time.monotonic() - began < LONGEST_S
         with pytest.raises(LogError, match="no answer in time"):
