@@ -227,7 +227,7 @@ def main() -> None:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gyral-soak-")))
         result = one(folder.absolute(), options)
     if not options.folder:
-        write("loop_soak", result)
+        write("loop_soak" if options.log == "sqlite" else f"loop_soak_{options.log}", result)
     else:
         print(json.dumps(result | {"machine": machine()}))
     sys.exit(bool(result["violations"]))

@@ -32,7 +32,7 @@ from nodes import Nodes, why_not
 
 CONFIG = """
 [train]
-steps = 200
+steps = 100
 batch = 4
 [lm]
 depth = 1
@@ -40,7 +40,7 @@ width = 16
 heads = 2
 length = 16
 """
-STEPS, PAGES = 200, 1_500
+STEPS, PAGES = 100, 600
 STAGES = '["extract", "repair", "digest"]'
 SMALL_PARTS = (
     "import sys; from gyral.curate.readers import finding; finding.PART_BYTES, finding._LEAST_BYTES = 1 << 13, 1 << 12;"
@@ -68,8 +68,8 @@ with open(sys.argv[1], "a", buffering=1) as log:
         time.sleep(0.05)
 """
 """Of one client beside the server, one request after the other."""
-MIDST = 40
-"""Files that show that parts are being made: there are 75 parts, each of two files, twice."""
+MIDST = 16
+"""Files that show that parts are being made: there are 30 parts, each of two files, twice."""
 CUTS = ("worker", "node")
 
 
