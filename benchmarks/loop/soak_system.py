@@ -45,7 +45,7 @@ NAME = "soak-live"
 FREEZE_AT = 300
 WORKERS = 2
 NUM_SHARDS = 2
-READY_S = 60.0
+READY_S = 180.0
 NUDGED_S = 2.0
 """For a drain that follows to see it."""
 MACHINES = ("gateway", "collector", "learner")
