@@ -46,6 +46,7 @@ FREEZE_AT = 300
 WORKERS = 2
 NUM_SHARDS = 2
 READY_S = 180.0
+STARTS = 3
 NUDGED_S = 2.0
 """For a drain that follows to see it."""
 MACHINES = ("gateway", "collector", "learner")
@@ -75,12 +76,21 @@ class Service:
         return self.process.pid if self.process is not None and self.process.poll() is None else 0
 
     def start(self) -> None:
-        """Start it and wait until it answers.
+        """Start it and wait until it answers; again where it ended before that, as whoever starts it would.
 
         Raises
         ------
         SystemExit : it does not.
         """
+        for tries in range(STARTS, 0, -1):
+            try:
+                return self._start()
+            except SystemExit:
+                self.kill()
+                if tries == 1:
+                    raise
+
+    def _start(self) -> None:
         command = [sys.executable, "-P", "-m", "gyral", *self._words, "--json", "--port", str(self.port)]
         if self.name == "collector":
             command = [*command[:-2], "--listen", f"127.0.0.1:{self.port}"]

@@ -311,6 +311,24 @@ def test_a_topic_that_cannot_be_used_is_not_taken_for_one_that_is_not_there(clus
     assert "the right to read" in told.value.hint
 
 
+def test_a_wait_that_a_clock_cut_short_is_not_taken_for_a_broker_that_is_away(topic, monkeypatch):
+    import confluent_kafka
+    from confluent_kafka import admin
+
+    real, asked = admin.AdminClient.list_topics, []
+
+    def hasty(client, *args, **options):
+        asked.append(options["timeout"])
+        if len(asked) < 3:
+            raise confluent_kafka.KafkaException(confluent_kafka.KafkaError(confluent_kafka.KafkaError._TIMED_OUT))
+        return real(client, *args, **options)
+
+    monkeypatch.setattr(kafka, "RETRY_S", 0.05)
+    monkeypatch.setattr(admin.AdminClient, "list_topics", hasty)
+    with KafkaLog(topic) as log:
+        assert len(log.partitions()) == 2 and len(asked) == 3
+
+
 def test_a_topic_gets_more_partitions(cluster, log, monkeypatch):
     assert len(log.partitions()) == 2
     cluster.do("topic_delete", "events")

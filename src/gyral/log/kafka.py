@@ -191,10 +191,16 @@ class KafkaLog(EventLog):
     def _ask_for_partitions(self) -> list[int]:
         from confluent_kafka.admin import AdminClient
 
-        try:
-            topics = AdminClient(self._options).list_topics(timeout=TIMEOUT_S).topics  # naming it would make it
-        except self._kafka.KafkaException as error:
-            raise self._error("the broker does not answer", error) from None
+        admin, deadline = AdminClient(self._options), time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                topics = admin.list_topics(timeout=max(0.1, deadline - time.monotonic())).topics  # naming it would make it
+                break
+            except self._kafka.KafkaException as error:  # librdkafka waits by the wall clock, which may have jumped
+                is_early = error.args[0].code() == self._kafka.KafkaError._TIMED_OUT and time.monotonic() < deadline - RETRY_S
+                if not is_early:
+                    raise self._error("the broker does not answer", error) from None
+                time.sleep(RETRY_S)
         topic = topics.get(self.topic)
         if topic is not None and topic.error is not None and topic.error.name() != "UNKNOWN_TOPIC_OR_PART":
             raise self._error(f"the topic `{self.topic}` cannot be used", topic.error)
