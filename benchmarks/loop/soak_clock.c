@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/time.h>
+#include <threads.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -88,4 +89,12 @@ int pthread_mutex_timedlock(pthread_mutex_t *restrict mutex, const struct timesp
     if (!real) real = REAL(pthread_mutex_timedlock);
     struct timespec at = truly(end);
     return real(mutex, &at);
+}
+
+/* Of C11, which librdkafka waits by; inside the C library it goes past the one of POSIX. */
+int cnd_timedwait(cnd_t *restrict cond, mtx_t *restrict mutex, const struct timespec *restrict end) {
+    static __typeof__(cnd_timedwait) *real;
+    if (!real) real = REAL(cnd_timedwait);
+    struct timespec at = truly(end);
+    return real(cond, mutex, &at);
 }

@@ -71,6 +71,7 @@ with open(sys.argv[1], "a", buffering=1) as log:
 MIDST = 16
 """Files that show that parts are being made: there are 30 parts, each of two files, twice."""
 CUTS = ("worker", "node")
+VERBS = ["curate", "train", "serve"]
 
 
 class Patient(Nodes):
@@ -204,7 +205,7 @@ def busy(pids: list[int]) -> list[int]:
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
             is_ours = b"gyral.train.rank" in command or b"gyral.serve." in command
-            if is_ours or (b"ray::" in command and b"IDLE" not in command and b"Agent" not in command):
+            if is_ours or (b"ray::" in command and b"Agent" not in command):  # between two tasks it is called idle
                 found.append(pid)
     return found
 
@@ -225,6 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--verbs", nargs="*", choices=VERBS, default=VERBS)
     options = parser.parse_args()
     if why := why_not():
         raise SystemExit(f"no nodes: {why}")
@@ -242,7 +244,9 @@ def main() -> None:
                 project.alone(verb, near)
                 right[verb] = digest(next((near / kind).glob("pages@*")), verb)
             for turn in range(options.rounds + 1):
-                for verb in ("curate", "train"):
+                for verb in VERBS[:2]:
+                    if turn and verb not in options.verbs:
+                        continue
                     cuts = chance.sample(CUTS, len(CUTS)) if turn else [""]
                     for cut in cuts:
                         row = project.one(verb, cut)
@@ -250,7 +254,7 @@ def main() -> None:
                         rows.append(row)
                         print(f"soak     {row}", file=sys.stderr, flush=True)
                         nodes.wait(3)
-                for cut in CUTS if turn else ():
+                for cut in CUTS if turn and "serve" in options.verbs else ():
                     rows.append(project.serve(cut))
                     print(f"soak     {rows[-1]}", file=sys.stderr, flush=True)
                     nodes.wait(3)

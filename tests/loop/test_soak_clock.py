@@ -19,15 +19,21 @@ CODE = """
 import ctypes, datetime, json, queue, sys, threading, time
 class Moment(ctypes.Structure):
     _fields_ = [("s", ctypes.c_long), ("ns", ctypes.c_long)]
-libc, held, now = ctypes.CDLL(None), ctypes.create_string_buffer(64), Moment()
+libc, now = ctypes.CDLL(None), Moment()
+held, cond, mutex = (ctypes.create_string_buffer(64) for _ in range(3))
 libc.sem_init(held, 0, 0)
+libc.cnd_init(cond)
+libc.mtx_init(mutex, 0)
+libc.mtx_lock(mutex)
 lock = threading.Lock()
 lock.acquire()
-def timed():
+def end():
     libc.clock_gettime(0, ctypes.byref(now))
-    end = Moment(now.s + (now.ns >= 900_000_000), (now.ns + 100_000_000) % 1_000_000_000)
-    libc.sem_timedwait(held, ctypes.byref(end))
-waits = (lambda: time.sleep(.1), lambda: lock.acquire(timeout=.1), lambda: threading.Event().wait(.1), timed)
+    return ctypes.byref(Moment(now.s + (now.ns >= 900_000_000), (now.ns + 100_000_000) % 1_000_000_000))
+waits = (
+    lambda: time.sleep(.1), lambda: lock.acquire(timeout=.1), lambda: threading.Event().wait(.1),
+    lambda: libc.sem_timedwait(held, end()), lambda: libc.cnd_timedwait(cond, mutex, end()),
+)
 for line in sys.stdin:
     told = [time.time(), datetime.datetime.now().timestamp(), time.monotonic()]
     for wait in waits:
