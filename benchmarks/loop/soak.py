@@ -5,10 +5,11 @@ collectors until they are told that it is stored, and clients that ask. After a 
 again, the next. What was promised is counted from the clients' own ledger (`soak_ledger`), the lakes, the learned tables and
 /proc, and every violation names the fault before it. The run is a run: `gyral dash --root FOLDER`, page `/faults`.
 
-Not here: Kafka and Ray, whose own tests kill them. A clock jumps only where libfaketime is installed, and a disk fills only
-where a small one can be mounted (root).
+Beside the faults a model is swapped in and rolled back each minute. `--log kafka` has the logs on a broker, which dies too.
+Clocks jump where there is a C compiler, and a disk fills only where a small one can be mounted (root). Not here: Ray, whose
+nodes die in `soak_nodes.py`.
 
-    .venv/bin/python benchmarks/loop/soak.py [--minutes 60] [--seed N] [--folder F] [--rate 8] [--only KIND …] [--clock]
+    .venv/bin/python benchmarks/loop/soak.py [--minutes 60] [--seed N] [--folder F] [--rate 8] [--only KIND …] [--log kafka]
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import soak_broker
 from measure import ROOT, machine, write
 from soak_faults import ROLES, Faults, recovery
 from soak_judged import judged, memory_of
@@ -46,7 +48,10 @@ CALM_S, PAUSE_S, WARM_S = 3.0, 1.5, 5.0
 ASKERS, SENDERS = 4, 4
 DISK_BYTES = 600 << 20
 FLUSH_S = 60.0
+LEARNS_S = 180.0
 FOLD_S = 10.0
+SWAP_S = 30.0
+"""A model is swapped in, and after as long rolled back."""
 
 
 def visits() -> list[list[dict[str, Any]]]:
@@ -167,16 +172,30 @@ async def fold(system: System, run: Run) -> None:
             run.note(f"soak     the shards' logs were not folded: {error}")
 
 
+async def swap(system: System, run: Run) -> None:
+    """Out and back, each minute."""
+    while True:
+        for turn in (system.roll_out, system.roll_back):
+            await asyncio.sleep(SWAP_S)
+            try:
+                await asyncio.to_thread(turn)
+            except (GyralError, OSError) as error:
+                run.note(f"soak     a model was not published: {error}")
+
+
 async def soak(system: System, ledger: Ledger, run: Run, options: argparse.Namespace) -> tuple[Faults, list[dict[str, Any]]]:
     faults = Faults(system, ledger, options.seed, options.only, run.folder / "faults.jsonl")
     traffic, samples = Traffic(system, ledger, options.rate), []  # type: ignore[var-annotated]
     coming = asyncio.create_task(traffic.run())
     watching = asyncio.create_task(watch(system, ledger, run, samples))
-    folding = asyncio.create_task(fold(system, run))
+    others = [watching, asyncio.create_task(fold(system, run)), asyncio.create_task(swap(system, run))]
     until = time.monotonic() + 60 * options.minutes
     try:
+        learns_by = time.monotonic() + LEARNS_S
         while not list((system.live / "models").glob("soak-frozen@*")) and not coming.done():
-            await asyncio.sleep(0.1)  # it learns
+            if time.monotonic() > learns_by:
+                raise SystemExit(f"nothing was learned in {LEARNS_S:g} s")
+            await asyncio.sleep(0.1)
         await asyncio.sleep(WARM_S)
         while time.monotonic() < until and not coming.done():
             fault = await faults.one()
@@ -187,9 +206,9 @@ async def soak(system: System, ledger: Ledger, run: Run, options: argparse.Names
         traffic.is_over = True
         await asyncio.wait_for(coming, FLUSH_S)
     finally:
-        for task in (watching, folding, coming):
+        for task in (*others, coming):
             task.cancel()
-        await asyncio.gather(watching, folding, coming, return_exceptions=True)
+        await asyncio.gather(*others, coming, return_exceptions=True)
     return faults, samples
 
 
@@ -200,13 +219,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--rate", type=float, default=8.0, help="visits a second to each collector, and half the requests")
     parser.add_argument("--only", nargs="*", default=[], help="kinds of faults: kill, 'stop worker', roll, disk, …")
-    parser.add_argument("--clock", action="store_true", help="let clocks jump, by libfaketime")
+    parser.add_argument("--log", choices=("sqlite", "kafka"), default="sqlite", help="where events are durable")
     options = parser.parse_args()
+    if options.log == "kafka" and (why := soak_broker.why_not()):
+        raise SystemExit(f"no broker: {why}")
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gyral-soak-")))
         result = one(folder.absolute(), options)
     if not options.folder:
-        write("loop_soak", result)
+        write("loop_soak" if options.log == "sqlite" else f"loop_soak_{options.log}", result)
     else:
         print(json.dumps(result | {"machine": machine()}))
     sys.exit(bool(result["violations"]))
@@ -219,7 +240,7 @@ def one(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         config = System.settings(folder)
         run = stack.enter_context(Run.start(folder, "bench", config, screen=Screen(), seed=options.seed))
-        system = System(folder, DISK_BYTES, options.clock, run.note)
+        system = System(folder, DISK_BYTES, options.log == "kafka", run.note)
         stack.callback(system.close)
         run.note("soak     starts the system")
         system.start()
@@ -232,8 +253,9 @@ def one(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         ledger.close()
         promises, violations, told = judged(system, ledger, faults.done, samples, ended)
         result = {
-            "seed": options.seed, "seconds": round(seconds, 1), "faults": len(faults.done), "promises": promises,
-            "violations": violations, "recovery": recovery(faults.done), **told, "load_average": [*loads, os.getloadavg()[0]],
+            "seed": options.seed, "log": options.log, "seconds": round(seconds, 1), "faults": len(faults.done),
+            "promises": promises, "violations": violations, "recovery": recovery(faults.done), **told,
+            "load_average": [*loads, os.getloadavg()[0]],
         }  # fmt: skip
         run.summarize(**result)
         for promise in promises:

@@ -32,6 +32,9 @@ SLOW = 100
 """Half-open connections at once."""
 SLOW_S = 4.0
 JUMPS_S = (3_600, -3_600, 86_400 * 2)
+JUMPED_S = 4.0
+AWAY_S = (0.3, 4.0)
+"""How long a broker that was killed stays away."""
 ROLES = ("gateway", "worker", "collector", "learner", "shard")
 
 
@@ -76,8 +79,9 @@ class Faults:
         ways |= {"slow clients": self._slow, "roll out": self._roll_out, "roll back": self._roll_back}
         if system.is_mounted:
             ways["disk full"] = self._fill
-        if system.has_clock:
-            ways["clock jumps"] = self._jump
+        ways |= {f"clock {machine}": self._jump for machine in system.clocks}
+        if system.broker is not None:
+            ways |= {"kill broker": self._kill_broker, "stop broker": self._stop}
         self.ways = {name: way for name, way in ways.items() if not kinds or any(each in name for each in kinds)}
         self._names = self._forever()
 
@@ -93,7 +97,9 @@ class Faults:
     async def one(self) -> Fault:
         """The next fault, to the end of its recovery."""
         kind = next(self._names)
-        fault = Fault(round(self._ledger.now, 3), kind, kind.partition(" ")[2] if kind.startswith(("kill", "stop")) else "")
+        fault = Fault(
+            round(self._ledger.now, 3), kind, kind.partition(" ")[2] if kind.startswith(("kill", "stop", "clock")) else ""
+        )
         began = time.monotonic()
         await self.ways[kind](fault)
         fault.harmed_s = round(time.monotonic() - began, 3) if fault.harmed_s < 0 else fault.harmed_s
@@ -140,7 +146,7 @@ class Faults:
             system.services[role].kill()
             await asyncio.to_thread(system.services[role].start)
             self._ledger.comes(role)
-            fault.note = "started again by the harness"
+            fault.note = fault.note or "started again by the harness"
         elif pids := system.pids(role):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._random.choice(pids), signal.SIGKILL)
@@ -165,12 +171,27 @@ class Faults:
             path.unlink(missing_ok=True)
 
     async def _jump(self, fault: Fault) -> None:
-        fault.harmed_s, jump_s = -1, self._random.choice(JUMPS_S)
-        fault.note = f"{jump_s:+,} s and back"
-        self._system.set_clock(jump_s)
-        await asyncio.sleep(3.0)
-        self._system.set_clock(0)
-        await asyncio.sleep(1.5)
+        """A machine's clock goes off and comes back; half of the times a process of it starts while it is off."""
+        fault.harmed_s, jump_s, kills = -1, self._random.choice(JUMPS_S), self._random.random() < 0.5
+        clock = self._system.clocks[fault.target]
+        fault.note = f"{jump_s:+,} s and back" + (", killed meanwhile" if kills else "")
+        clock.set(jump_s)
+        try:
+            await asyncio.sleep(JUMPED_S / 2)
+            if kills:
+                await self._kill(fault)
+            await asyncio.sleep(JUMPED_S / 2)
+        finally:
+            clock.set(0)
+
+    async def _kill_broker(self, fault: Fault) -> None:
+        broker, fault.harmed_s = self._system.broker, -1
+        assert broker is not None
+        away_s = round(self._random.uniform(*AWAY_S), 2)
+        broker.kill()
+        await asyncio.sleep(away_s)
+        await asyncio.to_thread(broker.start)
+        fault.note = f"away for {away_s} s and its start"
 
     async def _slow(self, fault: Fault) -> None:
         """Connections that send a head and no body, one letter a second, or nothing at all."""

@@ -18,6 +18,7 @@ from gyral.ingest import described
 from gyral.ingest import listen as ingest
 from gyral.keys import FILE_NAME
 from gyral.lake.table import Lake
+from gyral.log.opening import open_log
 from gyral.memory import few_arenas
 from gyral.run import Run
 from gyral.serve import said, server
@@ -65,6 +66,7 @@ def serve(root: Path, model: str, config: Config, run: Run, is_child: bool, read
             root, model, config.serve, lake, rerank=config.rerank, decode=config.decode, mounts=mounts, described=events,
             on_ready=on_ready, note=run.note, folder=run.folder / "workers", on=config.on,
             record=lambda line: run.metric("serving", **line), entrance=entrance,
+            log=open_log(lake.log_folder, config) if config.serve.impressions and config.ingest.log else None,
         )  # fmt: skip
     run.summarize(**told.counts)
     if told.was_interrupted:

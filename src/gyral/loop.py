@@ -23,6 +23,7 @@ from gyral.errors import QualityError
 from gyral.files import alone
 from gyral.ingest.drain import Drain
 from gyral.lake.table import Lake
+from gyral.log.opening import open_embedded
 from gyral.log.sqlite import SqliteLog
 from gyral.model.card import FOLDER as MODELS
 from gyral.resume import Row, check_still_there, finished_turns
@@ -72,7 +73,7 @@ def loop(
     lake = Lake.of(root, config)
     with (
         alone(root / MODELS / f".{course.name}.loop", "another loop makes models of this name here"),
-        SqliteLog(lake.log_folder) as log,
+        open_embedded(lake.log_folder, config) as log,
     ):
         drain = Drain.of(lake, log, config)
         with ServedModel(root, config, run) as served:

@@ -1,6 +1,7 @@
 """Known ids against a Python set."""
 
 import itertools
+import json
 import threading
 
 import numpy as np
@@ -9,8 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gyral.event.codec import encode_payload
+from gyral.event.wire import check_json, to_columns
 from gyral.ingest import dedup
 from gyral.ingest.dedup import Runs, hash64, hashed, repeated
+from gyral.ingest.drain import Drain
+from gyral.lake.table import Lake
+from gyral.log.sqlite import SqliteLog
 
 IDS = st.text(st.characters(blacklist_categories=("Cs",)), max_size=20)
 
@@ -92,3 +98,32 @@ def test_whoever_asks_while_ids_are_added_hears_of_all_that_were_there_before():
     for thread in threads:
         thread.join()
     assert errors == [] and len(held) == 16_000
+
+
+@pytest.mark.parametrize("away", [40, 400, -40, -2], ids=lambda days: f"{days:+} days")
+def test_a_clock_that_jumps_for_a_moment_forgets_no_id_of_today(tmp_path, monkeypatch, away):
+    today = 20_000 * dedup.DAY_US
+    clock = [today - dedup.DAY_US]
+    monkeypatch.setattr(dedup, "now_us", lambda: clock[0])
+
+    def drained(drain, names):
+        rows = [{"event_id": each, "event_time": 1_700_000_000_000, "kind": "k", "subject": "u"} for each in names]
+        columns = to_columns(check_json(json.dumps(rows).encode()).events, clock[0])
+        log.append("a", f"{next(numbers)}", encode_payload(columns), len(names))
+        return drain.run().accepted
+
+    lake, numbers = Lake(tmp_path), itertools.count()
+    with SqliteLog(lake.log_folder) as log:
+        drain = Drain(lake, log, 100, dedup_days=1)
+        assert drained(drain, ["old"]) == 1
+        clock[0] = today
+        assert drained(drain, ["a", "b"]) == 2
+        clock[0] = today + away * dedup.DAY_US
+        assert drained(drain, ["c", "a"]) == 1
+        if away > 0:  # one that starts meanwhile
+            assert drained(Drain(lake, log, 100, dedup_days=1), ["b", "c"]) == 0
+        clock[0] = today
+        assert drained(drain, ["a", "b", "c", "d"]) == 1
+        assert drained(Drain(lake, log, 100, dedup_days=1), ["a", "b", "d"]) == 0
+        clock[0] = today + 3 * dedup.DAY_US
+        assert drained(drain, ["e"]) == 1 and drained(drain, ["e", "old"]) == 1, "but the days do pass"

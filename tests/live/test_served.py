@@ -22,7 +22,10 @@ from gyral.live.learner import Job, Learner
 from gyral.model import card as cards
 from gyral.model.card import Card, Weights
 from gyral.model.live import places
-from gyral.model.live.served import LIVE
+from gyral.model.live.following import Follower
+from gyral.model.live.journal import Journal, Step
+from gyral.model.live.known import Known
+from gyral.model.live.served import LIVE, Freshness
 from gyral.serve.opening import opened
 from gyral.train.gate import Verdict
 
@@ -51,6 +54,24 @@ def test_a_model_that_nobody_holds_is_followed_no_more(tmp_path):
     del served
     gc.collect()
     waits_for(lambda: len(followers()) == before)
+
+
+def test_a_clock_that_jumped_does_not_stay_in_what_is_told(tmp_path, monkeypatch):
+    fresh, journal, now, steady = Freshness(), Journal(tmp_path), time.time(), time.monotonic()
+    follower = Follower(tmp_path, Known(4), fresh.add)
+    for seq, ahead_s in enumerate((0, 2 * 86_400, -3_600, 0), 1):
+        monkeypatch.setattr(time, "time", lambda ahead_s=ahead_s: now + ahead_s)
+        monkeypatch.setattr(time, "monotonic", lambda seq=seq: steady + 6 * seq)
+        journal.add(Step(seq, {}, [], [], [(int(1e6 * (now + ahead_s)) - 50_000, seq)], 0))
+        places.publish(tmp_path, places.Published(version=seq, step=seq))
+        assert follower.poll() and round(follower.told()["silent_s"], 2) == 0.05
+        assert len(fresh._recent) == min(seq, 2)  # of ten seconds, whatever the clock said meanwhile
+    assert fresh.told()["events"] == 10
+    fresh.add(-3_600.0, 1_000)  # the clock of who took them is ahead
+    assert fresh.told()["recent_p50"] == 0.0
+    monkeypatch.setattr(time, "time", lambda: now - 3_600)
+    assert follower.told()["silent_s"] == 0.0
+    journal.close()
 
 
 def test_behind_workers_it_says_how_it_is_now_and_not_how_it_was_when_they_began(tmp_path):

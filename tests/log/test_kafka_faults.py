@@ -197,6 +197,36 @@ def test_a_read_is_complete_or_an_error(cluster, topic, name, request_kind):
         assert in_the_end(lambda: names(log)) == every
 
 
+def test_a_broker_that_falls_silent_in_the_midst_does_not_keep_what_it_gave(cluster, log, monkeypatch):
+    for number in range(6):
+        append(log, f"{number}")
+    real = log._consumer(0)
+
+    class Silent:
+        def __init__(self):
+            self.left = 2
+
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def poll(self, timeout):
+            self.left -= 1
+            if self.left >= 0:
+                return real.poll(timeout)
+            time.sleep(timeout)
+            return None
+
+    monkeypatch.setattr(kafka, "MORE_S", 0.1)
+    with monkeypatch.context() as patched:
+        silent = Silent()
+        patched.setattr(log, "_consumer", lambda number: silent)
+        began = time.monotonic()
+        assert names(log) == ["0", "1"] and time.monotonic() - began < LONGEST_S
+        with pytest.raises(LogError, match="no answer in time"):
+            names(log, 2)
+    assert names(log, 2) == ["2", "3", "4", "5"]
+
+
 def test_what_retention_took_is_told_and_what_is_left_is_read(cluster, log):
     for number in range(20):
         append(log, f"{number}")
@@ -279,6 +309,24 @@ def test_a_topic_that_cannot_be_used_is_not_taken_for_one_that_is_not_there(clus
     with pytest.raises(LogError, match="cannot be used") as told:
         KafkaLog(topic)
     assert "the right to read" in told.value.hint
+
+
+def test_a_wait_that_a_clock_cut_short_is_not_taken_for_a_broker_that_is_away(topic, monkeypatch):
+    import confluent_kafka
+    from confluent_kafka import admin
+
+    real, asked = admin.AdminClient.list_topics, []
+
+    def hasty(client, *args, **options):
+        asked.append(options["timeout"])
+        if len(asked) < 3:
+            raise confluent_kafka.KafkaException(confluent_kafka.KafkaError(confluent_kafka.KafkaError._TIMED_OUT))
+        return real(client, *args, **options)
+
+    monkeypatch.setattr(kafka, "RETRY_S", 0.05)
+    monkeypatch.setattr(admin.AdminClient, "list_topics", hasty)
+    with KafkaLog(topic) as log:
+        assert len(log.partitions()) == 2 and len(asked) == 3
 
 
 def test_a_topic_gets_more_partitions(cluster, log, monkeypatch):

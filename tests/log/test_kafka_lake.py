@@ -1,25 +1,39 @@
 """A lake whose topic is made anew, cut by retention, or away: an error that says so, and never a row too few or too many."""
 
 import contextlib
+import importlib.util
 import json
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from gyral.config.sections import Collect
 from gyral.event.codec import encode_payload
 from gyral.event.wire import check_json, to_columns
+from gyral.ingest.collector import Collector
 from gyral.ingest.drain import Drain
 from gyral.lake.commit import LakeError
 from gyral.lake.table import Lake
 from gyral.log import kafka
 from gyral.log.kafka import KafkaLog
 from gyral.log.writer import Gone, LogError
+from gyral.model.live import tables as live
+from gyral.serve.feedback import Impressions, Logged
+from gyral.train.online import Met, Online
+from gyral.train.online_visits import Limits, Visits
 
+Producer = pytest.importorskip("confluent_kafka").Producer
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
 PART = "kafka-events-0"
+_spec = importlib.util.spec_from_file_location("stand_in", Path(__file__).parents[1] / "live" / "stand_in.py")
+stand_in = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(stand_in)
 
 
 def payload(numbers):
@@ -91,8 +105,6 @@ def test_a_topic_that_is_the_same_is_not_taken_for_another(cluster, topic, tmp_p
             fill(log, numbers)
             count += Drain(lake, log, 100).run().accepted
             assert Drain(lake, log, 100).run().accepted == 0
-    from confluent_kafka import Producer
-
     for body in (b"garbage", b"", b'{"event_id": "e9", "event_time": 1700000000000, "kind": "k", "subject": "u"}'):
         producer = Producer({"bootstrap.servers": cluster.address})
         producer.produce("events", body, partition=0)
@@ -171,6 +183,66 @@ def test_batches_that_are_stored_twice_are_rows_once(cluster, topic, tmp_path, m
         wait_for(lambda: log.end(PART) == 3)
         done = Drain(Lake(tmp_path), log, 100).run()
     assert (done.accepted, done.duplicate) == (6, 5) and ids(tmp_path) == [0, 1, 2, 3, 4, 7]
+
+
+def test_a_learner_over_a_topic_learns_each_event_once_and_waits_for_brokers_that_are_away(
+    cluster, topic, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(kafka, "TIMEOUT_S", 2.0)
+
+    def opened(log):
+        return Online(log, tmp_path, met, Visits(tables, Limits()), step_s=0.001)
+
+    def met(batch):
+        people = batch.column("subject").to_pylist()
+        return Met(people, ["o"] * len(people), [""] * len(people), np.zeros(len(people), np.int64), Counter())
+
+    def learned(num):
+        end = time.monotonic() + 20
+        while online.events < num and time.monotonic() < end:
+            online.step()
+        return online.events == num == sum(row[0] for row in tables.rows[live.SEEN].values())
+
+    tables = stand_in.StandIn()
+    with KafkaLog(topic, {"reconnect.backoff.max.ms": 100}) as log:
+        online = opened(log)
+        fill(log, range(5), range(3, 8))
+        producer = Producer({"bootstrap.servers": cluster.address})
+        producer.produce("events", b'{"event_id": "e9", "event_time": 1700000000000, "kind": "k", "subject": "u"}', partition=0)
+        producer.flush(10)
+        assert learned(9) and online.dropped == {"known": 2}
+        cluster.all("down")
+        assert online.step() is None and "does not answer" in online.trouble
+        cluster.all("up")
+        fill(log, range(20, 25))
+        assert learned(14) and not online.trouble
+        online.close()
+        again = opened(log)
+        again.recover()
+        assert again.step() is None and again.offsets == {PART: 4}
+        again.close()
+
+
+def test_a_collector_asks_no_broker_how_far_the_lake_is_behind(cluster, topic, tmp_path, monkeypatch):
+    monkeypatch.setattr(kafka, "TIMEOUT_S", 3.0)
+    with KafkaLog(topic) as log:
+        collector = Collector(Lake(tmp_path), log, Collect(), None, print)
+        collector.partition = PART
+        cluster.all("down")
+        began = time.monotonic()
+        assert collector._lag_bytes() == 0 and time.monotonic() - began < 1
+        collector.close()
+
+
+def test_what_a_server_answered_goes_to_the_topic_and_into_the_lake(cluster, topic, tmp_path):
+    lake = Lake(tmp_path)
+    with KafkaLog(topic) as log:
+        fill(log, range(3))
+        impressions = Impressions(lake, print, KafkaLog(topic))
+        for number in range(5):
+            impressions.add(Logged(f"r{number}", 1_700_000_000_000_000, "impression", "u", None, None, {}))
+        impressions.close()
+        assert Drain(lake, log, 100).run().kinds == {"click": 3, "impression": 5} and not (lake.log_folder).exists()
 
 
 def test_following_waits_for_brokers_that_are_away(cluster, topic, tmp_path, started):

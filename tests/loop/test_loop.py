@@ -296,6 +296,13 @@ def test_two_sources_in_one_folder_are_two_loops_and_two_loops_of_one_name_are_r
     assert first.returncode == 0
 
 
+@pytest.mark.parametrize("live", [[], ["--live"]], ids=["turns", "live"])
+def test_a_loop_over_a_topic_is_refused_before_anything_is_lost_in_it(small_shop, tmp_path, live):
+    done = run_loop(tmp_path, small_shop, *live, "--set", 'ingest.log="kafka://127.0.0.1:1/events"', turns=1)
+    assert done.returncode == 2 and "a loop has its log in the lake's folder" in done.stderr, done.stderr
+    assert not list(tmp_path.glob("models/*@*"))
+
+
 def test_a_resumed_loop_must_be_the_same_loop_on_what_is_still_there(small_shop, tmp_path):
     assert run_loop(tmp_path, small_shop, turns=1).returncode == 0
     for change, word in ((["--set", "curate.duplicates=false"], "curate"), (["--seed", "3"], "train")):

@@ -177,6 +177,21 @@ def test_an_older_incarnation_is_told_that_it_is_over(place, tmp_path):
 
 
 @pytest.mark.parametrize("place", FEW)
+def test_a_worker_that_starts_after_the_clock_went_back_is_the_newest(place, tmp_path, monkeypatch):
+    now, keys = time.time_ns(), np.arange(9)
+    with opened(place, SPECS, tmp_path, kept=True) as join:
+        monkeypatch.setattr(client.time, "time_ns", lambda: now)
+        old = join()
+        old.table("counts").push(keys, np.ones((9, 1), np.float32))
+        monkeypatch.setattr(client.time, "time_ns", lambda: now - 3_600_000_000_000)
+        new = join()
+        new.table("counts").push(keys, np.ones((9, 1), np.float32))
+        assert new.epoch > old.epoch and new.seq == 2 and (new.table("counts").pull(keys)[0] == -2).all()
+        with pytest.raises(Fenced):
+            old.table("counts").push(keys, np.ones((9, 1), np.float32))
+
+
+@pytest.mark.parametrize("place", FEW)
 def test_a_worker_that_goes_on_from_its_checkpoint_pushes_nothing_twice(place, tmp_path):
     keys = np.arange(40)
     with opened(place, SPECS, tmp_path) as join:

@@ -112,6 +112,13 @@ def test_what_was_removed_is_used_again(tmp_path, opened):
     assert Replica(tmp_path / "items").lookup(keys)[1].all()
 
 
+def test_a_shard_whose_clock_was_ahead_does_not_hide_that_nothing_comes(tmp_path, opened):
+    writer, reader = opened(tmp_path / "items", ITEMS), Replica(tmp_path / "items")
+    writer.mark(1_000.0 + 172_800, 0.0, 1_000.1)
+    writer.mark(1_001.0, 0.0, 1_001.1)
+    assert reader.freshness(1_061.0).now == pytest.approx(60)
+
+
 def test_freshness_is_measured_and_kept(tmp_path, opened):
     writer, reader = opened(tmp_path / "items", ITEMS), Replica(tmp_path / "items")
     for number in range(200):

@@ -207,3 +207,19 @@ def test_recent_ids_are_known_in_eight_bytes_each():
             new, old = set(), new
         assert sum(run.nbytes for run in (*recent._new, *recent._old)) == 8 * (len(new) + len(old))
     assert recent.is_new([]) == []
+
+
+def test_steps_are_done_again_in_one_reading_of_the_log(log, tmp_path, monkeypatch):
+    """A reading takes a broker three answers, and a learner of an hour has tens of thousands of steps."""
+    tables, total, reads = stand_in.StandIn(), 0, []
+    online = opened(log, tmp_path, tables)
+    for seed in range(12):
+        total += filled(log, 2, seed)
+        drain(online)
+    tables.keep()
+    online.close()
+    monkeypatch.setattr(log, "read", lambda *given, read=log.read: reads.append(given) or read(*given))
+    again = opened(log, tmp_path, tables)
+    again.recover()
+    assert again.seen == total and again.offsets == online.offsets and len(reads) == len(again.offsets) == 1
+    assert drain(again) == 0 and counted(tables) == total

@@ -50,7 +50,7 @@ class Ingest(Section, frozen=True):
     commit_rows: Annotated[int, Meta(ge=1, le=10_000_000, description="rows a lake commit at most")] = 65_536
     log: Annotated[str, Meta(description="the log: `kafka://HOST:PORT/TOPIC`; empty: in the lake's folder")] = ""
     dedup_days: Annotated[
-        int, Meta(ge=0, description="days an event id is remembered after it came in, 16 B each; 0: always")
+        int, Meta(ge=0, description="days with events that an event id is remembered for, 16 B each; 0: always")
     ] = 0
 
 

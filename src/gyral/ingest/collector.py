@@ -183,9 +183,12 @@ class Collector:
 
     def _lag_bytes(self) -> int:
         """The part of the log that the lake does not have; the rest only waits to be trimmed."""
+        size = self._log.size_bytes(self.partition)
+        if not size:  # nothing, or a broker's, which would be asked each second, and waited for where it is away
+            return 0
         start, end = self._log.start(self.partition), self._log.end(self.partition)
         waiting = end - max(self._in_lake, start)
-        return self._log.size_bytes(self.partition) * waiting // max(end - start, 1)
+        return size * waiting // max(end - start, 1)
 
     def _work(self) -> None:
         flying: deque[_Batch] = deque()

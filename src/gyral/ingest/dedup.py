@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import date, timedelta
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from gyral.event.clock import now_us
 from gyral.event.codec import mix64
+from gyral.lake.facts import KEEP_DAYS, Facts
 from gyral.lake.snapshot import Snapshot
 
 WORD = 8
@@ -40,7 +41,11 @@ class SeenIds:
 
     Parameters
     ----------
-    days : ids that came in longer ago are forgotten; 0 forgets none. An older id that comes again is then a row of its own.
+    days : ids are forgotten when others have come in on more than so many later days; 0 forgets none. An older id that comes
+        again is then a row of its own.
+
+    Days are counted and not the clock's distance: one that goes months ahead for a moment is one day more, and forgets no more
+    than the oldest.
     """
 
     def __init__(self, days: int = 0) -> None:
@@ -54,13 +59,13 @@ class SeenIds:
         if snapshot.version == self._version:
             return
         held: dict[int, Runs] = {}
-        first_day = now_us() // DAY_US - self._days if self._days else -1
-        where = f"ingest_time >= timestamp '{_rfc3339(first_day * DAY_US)}'" if self._days else None
+        first = _first_day(snapshot.facts, self._days)
+        where = f"ingest_time >= timestamp '{first}T00:00:00Z'" if first else None
         for batch in snapshot.scan(["event_id", "ingest_time"], where):
             days = np.array(batch.column(1).cast(pa.int64())) // DAY_US
             for day in np.unique(days):
                 ids = batch.column(0).filter(pa.array(days == day))
-                held.setdefault(int(day), Runs()).add(hashed(ids))
+                _hold(held, int(day), hashed(ids))
         self._held, self._version = held, snapshot.version
 
     def same(self, before: Snapshot, after: Snapshot) -> None:
@@ -79,9 +84,10 @@ class SeenIds:
     def committed(self, snapshot: Snapshot) -> None:
         """Follow a commit, made on the version last refreshed, of the ids that `is_new` last called new."""
         today = now_us() // DAY_US
-        held = {day: runs for day, runs in self._held.items() if not self._days or day >= today - self._days}
-        held.setdefault(today, Runs()).add(self._planned)
-        self._held, self._version = held, snapshot.version
+        held = dict(self._held)
+        _hold(held, today, self._planned)
+        self._held = dict(list(held.items())[-self._days - 1 :]) if self._days else held
+        self._version = snapshot.version
 
     def has(self, asked: Run) -> np.ndarray:
         """Mask, in the order of the ids before they were hashed, of those held; never waits for ids that are being added."""
@@ -181,8 +187,20 @@ def _merged(one: Run, two: Run) -> Run:
     return Run(first[order], np.concatenate([one.second, two.second])[order], one.rows[:0])
 
 
-def _rfc3339(micros: int) -> str:
-    return datetime.fromtimestamp(micros / 1e6, UTC).isoformat().replace("+00:00", "Z")
+def _hold(held: dict[int, Runs], day: int, run: Run) -> None:
+    """Add to the runs of a day, which is then the last, also where the clock went back."""
+    held[day] = runs = held.pop(day, Runs())
+    runs.add(run)
+
+
+def _first_day(known: Facts, days: int) -> str:
+    """The first of the newest days whose ids are held, as far as the table remembers its days; empty: all are."""
+    came = sorted(known.days)
+    if not days or len(came) < min(days + 1, KEEP_DAYS):
+        return ""
+    if len(came) > days:
+        return came[-days - 1]
+    return (date.fromisoformat(came[-1]) - timedelta(days=days)).isoformat()
 
 
 def hash64(ids: pa.Array, key: np.uint64 = SEED) -> np.ndarray:

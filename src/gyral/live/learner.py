@@ -198,6 +198,7 @@ class Learner:
             "silent_s": round(time.monotonic() - self._last_step, 3),
             "dropped": dict(self.online.dropped + self.model.dropped),
             "frozen": self._frozen,
+            "trouble": self.online.trouble,
             "up_s": round(time.monotonic() - self._begun, 2),
             "cpu_s": round(time.process_time(), 2),
         }

@@ -32,6 +32,7 @@ from gyral.live.behaviour import Behaviour
 from gyral.live.learner import Job
 from gyral.live.population import Coming, Population, starts_of, visits_of
 from gyral.live.watched import Watched
+from gyral.log.opening import open_embedded
 from gyral.log.sqlite import SqliteLog
 from gyral.model import card as cards
 from gyral.model.card import Card, Weights
@@ -120,7 +121,7 @@ def live(root: Path, config: Config, run: Run) -> dict[str, Any]:
         raise InputError("nobody of this source does anything that could be learned", hint="gyral curate NAME says why")
     seconds = (world.visits[-1].at_us - world.visits[0].at_us) / 1e6 / world.speed
     run.note(f"loop     {world.name}: {len(world.visits):,} visits, {world.num_events:,} events in about {seconds:,.0f} s")
-    with SqliteLog(world.lake.log_folder) as log:
+    with open_embedded(world.lake.log_folder, config) as log:
         job = world.job(log)
         model = world.publish_model(job.name)
         run.writes("model", model)

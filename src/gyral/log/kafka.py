@@ -24,6 +24,8 @@ from gyral.log.base import Entry, EventLog
 from gyral.log.writer import Gone, LogError
 
 TIMEOUT_S = 30.0
+MORE_S = 1.0
+"""For the next batch of a reading that has brought some."""
 PURGE_TIMEOUT_S = 5.0
 RETRY_S = 0.2
 PARTITIONS_EVERY_S = 30.0
@@ -112,7 +114,7 @@ class KafkaLog(EventLog):
         return done
 
     def read(self, partition: str, from_offset: int, max_bytes: int = 64 << 20) -> Iterator[Entry]:
-        """Yield batches in order from an offset, up to the partition's end.
+        """Yield batches in order from an offset, up to the partition's end; fewer where the broker falls silent in between.
 
         Raises
         ------
@@ -131,10 +133,12 @@ class KafkaLog(EventLog):
             return
         consumer = self._consumer(number)
         consumer.assign([self._kafka.TopicPartition(self.topic, number, from_offset)])
-        size = 0
+        size, wait_s = 0, TIMEOUT_S
         while size < max_bytes:
-            message = consumer.poll(TIMEOUT_S)
+            message = consumer.poll(wait_s)
             if message is None:
+                if wait_s < TIMEOUT_S:
+                    return  # who reads has something to go on with, and asks again for the rest
                 raise self._error("a partition cannot be read", "no answer in time")
             if message.error() is not None:
                 if message.error().code() == self._kafka.KafkaError._PARTITION_EOF:
@@ -146,7 +150,7 @@ class KafkaLog(EventLog):
             key = message.key()
             count = int(rows) if rows.isdigit() else 1  # others may have a header of this name
             yield Entry(message.offset(), key.decode("utf-8", "replace") if key else name, payload, count)
-            size += len(payload)
+            size, wait_s = size + len(payload), MORE_S
             if message.offset() + 1 >= high:
                 return
 
@@ -187,10 +191,16 @@ class KafkaLog(EventLog):
     def _ask_for_partitions(self) -> list[int]:
         from confluent_kafka.admin import AdminClient
 
-        try:
-            topics = AdminClient(self._options).list_topics(timeout=TIMEOUT_S).topics  # naming it would make it
-        except self._kafka.KafkaException as error:
-            raise self._error("the broker does not answer", error) from None
+        admin, deadline = AdminClient(self._options), time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                topics = admin.list_topics(timeout=max(0.1, deadline - time.monotonic())).topics  # naming it would make it
+                break
+            except self._kafka.KafkaException as error:  # librdkafka waits by the wall clock, which may have jumped
+                is_early = error.args[0].code() == self._kafka.KafkaError._TIMED_OUT and time.monotonic() < deadline - RETRY_S
+                if not is_early:
+                    raise self._error("the broker does not answer", error) from None
+                time.sleep(RETRY_S)
         topic = topics.get(self.topic)
         if topic is not None and topic.error is not None and topic.error.name() != "UNKNOWN_TOPIC_OR_PART":
             raise self._error(f"the topic `{self.topic}` cannot be used", topic.error)

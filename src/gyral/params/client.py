@@ -36,6 +36,7 @@ from gyral.params import carried, wire
 from gyral.params.asked import Asking, Pulling, Pushing
 from gyral.params.batch import Batch, batch_of
 from gyral.params.channels import Transport
+from gyral.params.consistency import Fenced
 from gyral.params.handle import Handle as Handle
 from gyral.params.held import is_small
 from gyral.params.lanes import Lanes
@@ -112,16 +113,11 @@ class Client:
         hello = wire.Hello(0, worker, self.epoch, found.settings.sync, wire.digest(specs), coding)
         self._beat_s = found.settings.lease_s / 4
         self._transport: Transport = found.transport
-        self._lanes = lanes = Lanes(self._transport, self.specs, hello, timeout_s, self._beat_s)
+        self._lock, self._is_closed = threading.RLock(), threading.Event()
+        self._lanes = lanes = self._welcomed(hello, timeout_s, is_told=epoch is not None)
         self._is_bsp = found.settings.sync == "bsp"
         self._is_checked = len(lanes.all) > 1 or self._is_bsp  # else the table does it, before anything changes
         self._counts = {"rows_pulled": 0, "rows_pushed": 0}
-        self._lock, self._is_closed = threading.RLock(), threading.Event()
-        try:
-            lanes.wait(lambda: all(lane.is_ready for lane in lanes.needed), "welcome this worker")
-        except BaseException:
-            self._drop()
-            raise
         self.seq = max(lane.seq for lane in lanes.all) if seq is None else seq
         lanes.clock = max(lane.clock for lane in lanes.all) if clock is None else clock
         if worker >= 0 or self._beat_s < float("inf"):
@@ -348,12 +344,37 @@ class Client:
             raise GyralError("the client is closed")
         self._lanes.check()
 
+    def _welcomed(self, hello: wire.Hello, timeout_s: float, is_told: bool) -> Lanes:
+        """Links to all shards.
+
+        The time is an epoch only while clocks go forward: where one went back since another incarnation joined, whose epoch
+        is in the future now, this one takes the next above it.
+        """
+        while True:
+            self.epoch = hello.epoch
+            self._lanes = lanes = Lanes(self._transport, self.specs, hello, timeout_s, self._beat_s)
+            try:
+                lanes.wait(lambda: all(lane.is_ready for lane in self._lanes.needed), "welcome this worker")
+                return lanes
+            except Fenced as error:
+                if is_told or error.epoch < hello.epoch:
+                    self._drop()
+                    raise
+                hello = msgspec.structs.replace(hello, epoch=error.epoch + 1)
+                self._hang_up()
+            except BaseException:
+                self._drop()
+                raise
+
     def _drop(self) -> None:
         self._is_closed.set()
+        self._hang_up()
+        self._transport.close()
+
+    def _hang_up(self) -> None:
         for lane in self._lanes.all:
             if lane.channel is not None:
                 lane.channel.close()
-        self._transport.close()
 
     def _keep_beating(self) -> None:
         """While nobody calls: whoever waits in a call beats by itself. A link that was lost is made anew sooner: under `bsp`

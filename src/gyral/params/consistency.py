@@ -25,7 +25,16 @@ _EXACT = 64
 
 
 class Fenced(RankError):
-    """A worker, or a shard, that another has taken the place of."""
+    """A worker, or a shard, that another has taken the place of.
+
+    Attributes
+    ----------
+    epoch : of the newest incarnation of this worker that joined; −1 where that is not what it is about.
+    """
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", hint: str = "", epoch: int = -1) -> None:
+        super().__init__(what, where=where, why=why, hint=hint)
+        self.epoch = epoch
 
 
 class Sync(msgspec.Struct, frozen=True):
@@ -111,7 +120,7 @@ class Clocks:
         else:
             why = f"it was silent for longer than its lease of {self.lease_s:g} s"
         hint = "open the client again: it joins with a higher epoch, and continues from its checkpoint"
-        return Fenced(f"worker {worker} is fenced", why=why, hint=hint)
+        return Fenced(f"worker {worker} is fenced", why=why, hint=hint, epoch=known.epoch)
 
     def check(self, worker: int, epoch: int, now: float) -> Member:
         """The member that a frame comes from, whose lease begins anew.

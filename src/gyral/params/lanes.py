@@ -265,6 +265,8 @@ class Lanes:
             return
         kind = {"fenced": Fenced, "input": InputError}.get(head.kind, ConfigError)
         error = kind(head.what, where=head.where, why=head.why, hint=head.hint)
+        if isinstance(error, Fenced):
+            error.epoch = head.epoch
         if isinstance(asked, Pulling | Pushing) and asked.error is not None:
             return  # another shard has said so
         self.error, self.is_broken = error, self.is_broken or head.kind != "input"

@@ -195,7 +195,8 @@ class Writer:
     def mark(self, acknowledged_s: float, event_s: float, now: float) -> None:
         """Note the times of the newest event that is now visible, and how long it took."""
         times = self._map.head[:16].view(np.float64)
-        times[ACKNOWLEDGED], times[EVENT] = max(times[ACKNOWLEDGED], acknowledged_s), max(times[EVENT], event_s)
+        newest = max(times[ACKNOWLEDGED], acknowledged_s)  # not later than now: the clock of a shard may have been ahead
+        times[ACKNOWLEDGED], times[EVENT] = min(newest, now), max(times[EVENT], event_s)
         times[VISIBLE] = now
         place = np.log2(max(now - acknowledged_s, FINEST_S) / FINEST_S) * BINS_A_DOUBLING
         self._map.bins[min(int(place), BINS - 1)] += np.uint64(1)

@@ -241,11 +241,9 @@ class Shard:
     def _refuse(self, session: Session, head: Head, error: GyralError) -> None:
         kind = {Moved: "moved", Fenced: "fenced", InputError: "input"}.get(type(error), "config")
         owners = self.words.tobytes() if kind == "moved" else b""
-        session.say(
-            lambda number: wire.Refused(
-                number, head.number, kind, error.what, error.where or self.name, error.why, error.hint, self.map_version, owners
-            )
-        )
+        told = (error.what, error.where or self.name, error.why, error.hint, self.map_version, owners)
+        epoch = error.epoch if isinstance(error, Fenced) else -1
+        session.say(lambda number: wire.Refused(number, head.number, kind, *told, epoch))
         if kind != "input":
             session.close()
 

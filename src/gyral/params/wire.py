@@ -149,7 +149,8 @@ class Told(Head):
 
 
 class Refused(Head):
-    """`kind` is `moved` (the map is the new one), `fenced`, `input` or `config`; the link ends, but after `input`."""
+    """`kind` is `moved` (the map is the new one), `fenced` (`epoch` is the newest), `input` or `config`; the link ends, but
+    after `input`."""
 
     to: int
     kind: str
@@ -159,6 +160,7 @@ class Refused(Head):
     hint: str = ""
     map_version: int = 0
     owners: bytes = b""
+    epoch: int = -1
 
 
 FromClient = Hello | Pull | Push | Tick | Beat | Leave | Ask

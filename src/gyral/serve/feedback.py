@@ -25,6 +25,7 @@ import pyarrow as pa
 from gyral.event.clock import now_us
 from gyral.event.codec import encode_payload
 from gyral.event.schema import EVENT
+from gyral.log.base import EventLog
 from gyral.log.sqlite import SqliteLog
 
 if TYPE_CHECKING:
@@ -103,18 +104,19 @@ class Impressions:
     ----------
     lake : the lake whose log it is; a drain of another process commits it.
     note : told once when the log refuses.
+    log : where they go, closed by `close`; None: the log in the lake's folder.
 
     Raises
     ------
     LakeError : the log is older than the lake.
     """
 
-    def __init__(self, lake: Lake, note: Callable[[str], None]) -> None:
+    def __init__(self, lake: Lake, note: Callable[[str], None], log: EventLog | None = None) -> None:
         self.appended = 0
         self.dropped = 0
         self._note = note
         self._lake = lake
-        self._log = SqliteLog(lake.log_folder)
+        self._log = SqliteLog(lake.log_folder) if log is None else log
         lake.check(self._log)
         self._partition = self._log.free_partition("serve")
         self._trim_at = time.monotonic() + TRIM_EVERY_S

@@ -29,6 +29,7 @@ from gyral.errors import MissingExtra
 from gyral.http import AsgiApp
 from gyral.http.operations import Documented, Operation
 from gyral.lake.table import Lake
+from gyral.log.base import EventLog
 from gyral.model import card as cards
 from gyral.model.tiers import tiers
 from gyral.serve.app import App, Holds
@@ -91,12 +92,13 @@ def serve(
     on: str = "local",
     record: Record | None = None,
     entrance: Entrance | None = None,
+    log: EventLog | None = None,
 ) -> Served:
     """Serve a model until SIGINT or SIGTERM; says which, and how many answers were logged.
 
     Parameters
     ----------
-    lake : answers go to its log.
+    lake : answers go to its log, or to `log`, which is closed at the end.
     model : `name` follows its newest version, `name@n` is pinned; or a package or a path that holds a language model.
     rerank : rules between a recommender's scores and its answers.
     decode : how language models write.
@@ -112,7 +114,7 @@ def serve(
     NotFound : there is no such model.  ServeError : the port is taken.
     """
     with _listening(config.host, config.port) as sock:
-        impressions = Impressions(lake, note) if config.impressions else None
+        impressions = Impressions(lake, note, log) if config.impressions else None
         try:
             rules, others = rerank or Rerank(), mounts or {}
             if not config.workers:

@@ -11,6 +11,7 @@ One fsync a step (at most ten a second) is the price; the events themselves are 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -22,11 +23,12 @@ import pyarrow as pa
 
 from gyral.errors import InputError
 from gyral.event.codec import decode_payload
-from gyral.log.base import EventLog
+from gyral.log.base import Entry, EventLog
+from gyral.log.writer import Gone, LogError
 from gyral.model.live.journal import Journal, Step
 
 TAILED = ("events", "ingest")
-"""Kinds of partitions that behaviour comes in by; what was answered is in others."""
+"""Kinds of partitions that behaviour comes in by; what was answered is in others. A topic has everything in one kind."""
 MAX_STEP_EVENTS = 4_096
 POLL_S = 0.02
 STEP_S = 0.1
@@ -96,8 +98,12 @@ class Online:
         self.dropped: Counter[str] = Counter()
         self.hour = 0
         self.last_event = time.monotonic()
+        self.trouble = ""
+        """Why a log that is elsewhere cannot be read just now; the next step tries again."""
         self._ids = RecentIds()
         self._last_step = 0.0
+        self._reading: dict[str, tuple[int, Iterator[Entry]]] = {}
+        """Partition → the next offset of a reading that goes on, while steps are done again."""
 
     def recover(self) -> int:
         """Do again what may not be in the tables; how many steps that were."""
@@ -115,6 +121,7 @@ class Online:
             self._model.name(step.objects, step.titles)
             self._model.learn(step, self._curated(self._read_again(step)))
             self._passed(step)
+        self._reading.clear()
         return len(again)
 
     def step(self, idle: Callable[[], object] = lambda: None) -> Step | None:
@@ -170,39 +177,65 @@ class Online:
         taken: dict[str, tuple[int, int]] = {}
         batches: list[pa.RecordBatch] = []
         acknowledged: list[tuple[int, int]] = []
+        self.trouble = ""
+        try:
+            self._take(taken, batches, acknowledged)
+        except LogError as error:
+            if not self.log.others_write or isinstance(error, Gone):
+                raise
+            self.trouble = str(error)  # brokers go and come back: what was read of others is a step all the same
+        return taken, batches, acknowledged
+
+    def _take(
+        self, taken: dict[str, tuple[int, int]], batches: list[pa.RecordBatch], acknowledged: list[tuple[int, int]]
+    ) -> None:
         rows = 0
         for partition in self.log.partitions():
-            if partition.rpartition("-")[0] not in TAILED or rows >= MAX_STEP_EVENTS:
+            is_tailed = self.log.others_write or partition.rpartition("-")[0] in TAILED
+            if not is_tailed or rows >= MAX_STEP_EVENTS:
                 continue
             first = self.offsets.get(partition, 0)
             for entry in self.log.read(partition, first):
                 self.offsets[partition] = entry.offset + 1
                 taken[partition] = (first, entry.offset + 1)
-                if (batch := decode_payload(entry.payload, "events").get("events")) is not None:
+                if (batch := self._events_of(partition, entry)) is not None:
                     batches.append(batch)
                     rows += batch.num_rows
                     acknowledged.append((_newest_us(batch), batch.num_rows))
                 if rows >= MAX_STEP_EVENTS:
                     break
-        return taken, batches, acknowledged
+
+    def _events_of(self, partition: str, entry: Entry) -> pa.RecordBatch | None:
+        name = f"{partition}:{entry.offset}" if self.log.others_write else ""
+        batch = decode_payload(entry.payload, "events", name).get("events")
+        return batch if batch is not None and batch.num_rows else None
 
     def _read_again(self, step: Step) -> list[pa.RecordBatch]:
         found = []
         for partition, (first, end) in step.taken.items():
             for entry in self._entries(partition, first, end):
-                if (batch := decode_payload(entry, "events").get("events")) is not None:
+                if (batch := self._events_of(partition, entry)) is not None:
                     found.append(batch)
         return found
 
-    def _entries(self, partition: str, first: int, end: int) -> Iterator[bytes]:
+    def _entries(self, partition: str, first: int, end: int) -> Iterator[Entry]:
+        """Entries of a step, from where the reading of the one before it ended: to begin one takes a broker three answers."""
         while first < end:
+            at, reading = self._reading.pop(partition, (-1, iter(())))
+            is_new = at != first
+            if is_new:
+                reading = self.log.read(partition, first)
             before = first
-            for entry in self.log.read(partition, first):
+            for entry in reading:
                 if entry.offset >= end:
+                    self._reading[partition] = (end, itertools.chain([entry], reading))
                     return
                 first = entry.offset + 1
-                yield entry.payload
-            if first == before:
+                yield entry
+                if first == end:
+                    self._reading[partition] = (end, reading)
+                    return
+            if first == before and is_new:
                 why = "the log was cut or another one is in its place"
                 raise InputError(f"the log partition `{partition}` ends before {end:,}, which was learned", why=why)
 

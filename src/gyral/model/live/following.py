@@ -49,10 +49,10 @@ class Follower:
 
     Parameters
     ----------
-    visible : told of (seconds, events, now) when events can be seen.
+    visible : told of (seconds, events) when events can be seen.
     """
 
-    def __init__(self, folder: Path, known: Known, visible: Callable[[float, int, float], None]) -> None:
+    def __init__(self, folder: Path, known: Known, visible: Callable[[float, int], None]) -> None:
         self._folder, self._known, self._visible = folder, known, visible
         self.published = places.Published()
         self.trouble = ""
@@ -98,7 +98,7 @@ class Follower:
             "version": self.published.version, "step": self.published.step, "refused": self.published.refused,
             "hour": self.published.hour, "flips": self.flips, "repairs": self.repairs, "trouble": self.trouble,
             "objects": len(self._known.names), "subjects": len(self._known.pasts),
-            "silent_s": None if silent is None else round(silent, 3),
+            "silent_s": None if silent is None else round(max(silent, 0.0), 3),
         }  # fmt: skip
 
     def _name(self, last: int) -> None:
@@ -116,8 +116,8 @@ class Follower:
         now = time.time()
         while self._steps and self._steps[0].seq <= published.step:
             for at_us, events in self._steps.popleft().acknowledged:
-                self._visible(now - at_us / 1e6, events, now)
-                self._newest_us = max(self._newest_us, at_us)
+                self._visible(now - at_us / 1e6, events)
+                self._newest_us = at_us  # the last: the clock of who acknowledged may have been ahead before
         self.published = published
 
     def _read(self, shard: str, last: int) -> None:

@@ -47,9 +47,10 @@ class Freshness:
         self._recent: deque[tuple[float, float, int]] = deque()
         self.worst = 0.0
 
-    def add(self, seconds: float, events: int, now: float) -> None:
-        """Events that became visible."""
-        self._counts[min(int(max(seconds, 0) * 100), self.BINS - 1)] += events
+    def add(self, seconds: float, events: int) -> None:
+        """Events that became visible just now, so long after they were acknowledged by the clock of who took them."""
+        now, seconds = time.monotonic(), max(seconds, 0.0)
+        self._counts[min(int(seconds * 100), self.BINS - 1)] += events
         self._recent.append((now, seconds, events))
         self.worst = max(self.worst, seconds)
         while self._recent and self._recent[0][0] < now - RECENT_S:
