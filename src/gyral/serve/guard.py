@@ -18,6 +18,9 @@ from gyral.serve.traces import Traces
 GONE = 499
 """The status that is counted where a client went before its answer."""
 
+ACCOUNT = "gyral.account"
+"""Where the scope of a request that was let in has its `Account`."""
+
 REMEMBERED, MAX_REMEMBERED_BYTES = 1_024, 2_048
 """Combinations of headers whose class is remembered, and how long one may be: a look costs 2 µs otherwise."""
 
@@ -91,17 +94,20 @@ class Guard:
         if self._traces is not None:
             self._traces.close()
 
-    def check(self, authorization: bytes) -> None:
-        """Whether somebody is known, for what costs nothing.
+    def check(self, authorization: bytes) -> Account:
+        """Whose request it is, for what costs nothing.
 
         Raises
         ------
         Refused : 401.
         """
-        self._quotas.find(authorization, time.monotonic())
+        return self._quotas.find(authorization, time.monotonic())
 
     def around(self, app: AsgiApp) -> AsgiApp:
-        """An application of models that is let in and counted like the server's own routes; bytes are those it announces."""
+        """An application of models that is let in and counted like the server's own routes; bytes are those it announces.
+
+        It finds whose request it is in the scope, to refuse what this caller may not ask and to charge tokens.
+        """
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
@@ -118,7 +124,7 @@ class Guard:
                 await send(message)
 
             try:
-                await app(scope, receive, counted)
+                await app({**scope, ACCOUNT: account}, receive, counted)
             finally:
                 self.end(account, path, status, began, header(scope, b"traceparent"))
 
