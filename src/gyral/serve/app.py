@@ -28,6 +28,7 @@ from gyral.serve.http1.request import Request
 from gyral.serve.http1.request import Route as Hot
 from gyral.serve.metrics import Metrics
 from gyral.serve.mounts import Mounts
+from gyral.serve.openai.errors import body_of
 from gyral.serve.openai.runner import Asks, Wanted, told_by
 from gyral.serve.scheduling.quota import Account
 from gyral.serve.slots import DEFAULT
@@ -56,7 +57,7 @@ class App:
     impressions : where answers are logged, None to log nothing.
     mounts : path prefix → ASGI application for all other paths; the longest prefix wins. It sees the whole path.
     note : told when a model raises instead of answering.
-    models : further mounts, that ask models: whoever may not ask the server's routes may not ask them.
+    models : further mounts, OpenAI's routes: whoever may not ask the server's routes may not ask them.
     asks : who answers the families' routes where that is not this process.
     """
 
@@ -75,7 +76,7 @@ class App:
         self._impressions = impressions
         self.metrics = Metrics()
         self.guard = Guard(config, self.metrics, note or (lambda _: None))
-        guarded = {prefix: self.guard.around(each) for prefix, each in (models or {}).items()}
+        guarded = {prefix: self.guard.around(each, body_of) for prefix, each in (models or {}).items()}
         self._mounts = Mounts({**(mounts or {}), **guarded, "/metrics": self.metrics})
         self._note = note
         self._noted = ""

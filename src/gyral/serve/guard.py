@@ -8,7 +8,7 @@ from typing import Any
 
 from gyral.config.sections import Serve
 from gyral.errors import InputError
-from gyral.http import AsgiApp, Receive, Refused, Scope, Send, header
+from gyral.http import AsgiApp, Receive, Refused, Scope, Send, header, reply
 from gyral.model.tiers import tiers
 from gyral.serve.metrics import Metrics
 from gyral.serve.scheduling.quota import Account, Quotas
@@ -103,10 +103,14 @@ class Guard:
         """
         return self._quotas.find(authorization, time.monotonic())
 
-    def around(self, app: AsgiApp) -> AsgiApp:
+    def around(self, app: AsgiApp, body_of: Callable[[Refused, str], bytes]) -> AsgiApp:
         """An application of models that is let in and counted like the server's own routes; bytes are those it announces.
 
         It finds whose request it is in the scope, to refuse what this caller may not ask and to charge tokens.
+
+        Parameters
+        ----------
+        body_of : an error as its clients read them, of what was refused and the path.
         """
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,7 +119,11 @@ class Guard:
                 return
             path, began, status = scope["path"], time.monotonic(), GONE
             length = header(scope, b"content-length")
-            account = self.begin(path, header(scope, b"authorization"), int(length) if length[:18].isdigit() else 0, began)
+            try:
+                account = self.begin(path, header(scope, b"authorization"), int(length) if length[:18].isdigit() else 0, began)
+            except Refused as refused:
+                await reply(send, refused.status, body_of(refused, path), *refused.headers)
+                return
 
             async def counted(message: MutableMapping[str, Any]) -> None:
                 nonlocal status
