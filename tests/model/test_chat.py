@@ -69,6 +69,13 @@ def test_a_template_that_reaches_out_or_fails_is_refused(said):
     assert "".join(piece.text for piece in Chat("{{ messages[0].content }}!").pieces([Message("user", "Hi")])) == "Hi!"
 
 
+def test_a_process_that_somebody_ends_is_begun_again():
+    for _ in range(2):
+        assert Chat("{{ 1 + 1 }}").pieces([])[0].text == "2"
+        (held,) = [each for each in template._renderers.values() if each._process is not None]
+        held._process.kill()
+
+
 def test_a_template_sees_nothing_of_this_process(monkeypatch):
     monkeypatch.setenv("A_SECRET_OF_OURS", "yes")
     Chat("{{ 1 }}").pieces([])
