@@ -54,7 +54,22 @@ def spans():
 
 
 @pytest.fixture
-def secured(tmp_path, monkeypatch, spans):
+def running():
+    """Start something that listens; it is stopped in the end, if it was not."""
+    started = []
+
+    def start(*words, **more):
+        started.append(Running(*words, **more))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if not each.log.closed:
+            each.stop()
+
+
+@pytest.fixture
+def secured(tmp_path, monkeypatch, spans, running):
     """A server of two language models with HTTPS that was started before there was a key."""
     cert, key = certificate(tmp_path)
     for name in ("tiny", "other"):
@@ -63,11 +78,9 @@ def secured(tmp_path, monkeypatch, spans):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", spans[0])
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
     options = ("--port", "0", "--tls-cert", str(cert), "--tls-key", str(key), "--set", "decode.running=4")
-    server = Running(tmp_path / "lm", "serve", "tiny", *options, trusted=cert)
+    server = running(tmp_path / "lm", "serve", "tiny", *options, trusted=cert)
     assert server.told, (tmp_path / "lm-serve.log").read_text()
-    yield server
-    if not server.log.closed:
-        server.stop()
+    return server
 
 
 def of(server, key, cert):
@@ -139,12 +152,11 @@ def _refused(client):
     return False
 
 
-def test_a_collector_over_https_takes_of_a_key_what_is_its_own(tmp_path):
+def test_a_collector_over_https_takes_of_a_key_what_is_its_own(tmp_path, running):
     cert, key = certificate(tmp_path)
     root = tmp_path / "shop"
-    server = Running(
-        root, "ingest", "--listen", "127.0.0.1:0", "--tls-cert", str(cert), "--tls-key", str(key), trusted=cert
-    )  # fmt: skip
+    options = ("--tls-cert", str(cert), "--tls-key", str(key))
+    server = running(root, "ingest", "--listen", "127.0.0.1:0", *options, trusted=cert)
     assert server.send() == 200
     secret = keys(root, "add", "phones", "--may", "send", "--kinds", "view,click")["key"]
     until(lambda: server.send() == 401, "the first key is not noticed")
