@@ -98,7 +98,8 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 class KeysFile:
     """Keys in a file, read again when it changes; a file that is broken or gone leaves those that were there.
 
-    A file that is not there yet is waited for, so that a project's first key is wanted by servers that run already.
+    A file that is not there yet is waited for, so that a project's first key is wanted by servers that run already; one that
+    comes broken keeps everybody out until it is mended.
 
     Parameters
     ----------
@@ -134,7 +135,8 @@ class KeysFile:
             self.keys = self._read()
         except ConfigError as error:
             self._note(f"keys     stay as they are: {error.what}: {error.why}")
-            return False
+            is_first, self.is_there = not self.is_there, True
+            return is_first
         self.is_there = True
         return True
 

@@ -110,8 +110,17 @@ def test_two_callers_of_one_name_are_an_error_and_a_file_that_is_not_there_is_wa
         Quotas([told, told], 0.0)
     path, (key, granted) = tmp_path / "keys.toml", caller("b", models=["shop", "other@2"])
     now = time.monotonic()
-    quotas = Quotas([], now, file=str(path))
+    quotas, others = Quotas([], now, file=str(path)), Quotas([], now, file=str(tmp_path / "others.toml"))
     quotas.find(b"", now + 2).begin(now + 2)
+    others.find(b"", now + 2)
+    (tmp_path / "others.toml").write_text("[[keys]")
+    with pytest.raises(Refused, match="wants a key"):  # one that comes broken lets nobody in
+        others.find(b"", now + 4)
+    others = Quotas([], now, file=str(tmp_path / "third.toml"))
+    others.find(b"", now + 2)
+    write_keys(tmp_path / "third.toml", [Granted(name="c", sha256="1" * 64, may="see")])
+    with pytest.raises(Refused, match="wants a key"):  # whatever the first key is good for
+        others.find(b"", now + 4)
     write_keys(path, [Granted(name="b", sha256=granted.sha256, models=granted.models)])
     with pytest.raises(Refused, match="wants a key"):
         quotas.find(b"", now + 4)
