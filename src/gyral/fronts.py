@@ -16,7 +16,7 @@ from gyral.errors import Interrupted, UsageError
 from gyral.http.operations import Documented
 from gyral.ingest import described
 from gyral.ingest import listen as ingest
-from gyral.keys import FILE_NAME
+from gyral.keys import FILE_NAME, read_keys
 from gyral.lake.table import Lake
 from gyral.log.opening import open_log
 from gyral.memory import few_arenas
@@ -50,8 +50,8 @@ def serve(root: Path, model: str, config: Config, run: Run, is_child: bool, read
 
     few_arenas()
     entrance = Entrance.of(root, config.listen, config.serve.host, run.note, is_child=is_child)
+    config = _with_keys(root, config, waits=not is_child)
     if not is_child:
-        config = _with_keys(root, config)
         _closed(config, config.serve.host, entrance, {"ask": config.serve, "send": config.collect, "see the pages": None})
     events = [*described.operations(), *map(said.operation, described.operations())]
     run.reads("model", model)
@@ -113,10 +113,22 @@ def dash(root: Path, config: Config, ready: Ready) -> None:
         raise Interrupted("stopped")
 
 
-def _with_keys(root: Path, config: Config) -> Config:
-    """With the keys of the project's `keys.toml`, where there is one."""
+def _with_keys(root: Path, config: Config, waits: bool = True) -> Config:
+    """With the keys of the project's `keys.toml`, where no other file is set.
+
+    Parameters
+    ----------
+    waits : for a file that is not there yet; a loop, which is not told of keys that are made while it runs, does not have its
+        server do that.
+
+    Raises
+    ------
+    ConfigError : a file that is set is not there, which would let everybody in.
+    """
     file = root / FILE_NAME
-    if not file.exists():
+    for each in filter(None, (config.serve.keys_file, config.collect.keys_file)):
+        read_keys(Path(each))
+    if not waits and not file.exists():
         return config
     replace = msgspec.structs.replace
     serve = replace(config.serve, keys_file=config.serve.keys_file or str(file))
@@ -135,7 +147,7 @@ def _closed(config: Config, host: str, entrance: Entrance, open_to: Mapping[str,
     may = [
         what
         for what, part in open_to.items()
-        if (not (part.keys or part.keys_file) if part is not None else entrance.login is None)
+        if (not (part.keys or Path(part.keys_file).is_file()) if part is not None else not entrance.wants_keys)
     ]
     if may:
         hint = "make keys: `gyral keys add NAME --may ask` (or send, see); or say `--set listen.open=true`"

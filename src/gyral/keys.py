@@ -87,6 +87,7 @@ class Granted(Caller, frozen=True, kw_only=True):
 
     may: Literal["ask", "send", "see"] = "ask"
     events_per_s: Annotated[int, Meta(ge=0)] = 0
+    kinds: list[Annotated[str, Meta(min_length=1, max_length=200)]] = []
     added: str = ""
 
 
@@ -97,21 +98,29 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 class KeysFile:
     """Keys in a file, read again when it changes; a file that is broken or gone leaves those that were there.
 
+    A file that is not there yet is waited for, so that a project's first key is wanted by servers that run already; one that
+    comes broken keeps everybody out until it is mended.
+
     Parameters
     ----------
     may : what the keys are good for that are wanted here.
     note : told of a file that became unreadable.
 
+    Attributes
+    ----------
+    is_there : whether it ever was. From then on keys are wanted, also where it has none that are good for this.
+
     Raises
     ------
-    ConfigError : the file cannot be read now.
+    ConfigError : the file is there and cannot be read.
     """
 
     def __init__(self, path: Path, may: str, note: Callable[[str], None] = print) -> None:
         self._path, self._may, self._note = path, may, note
         self._looked_at = time.monotonic()
         self._stamp = _stamp(path)
-        self.keys = [each for each in read_keys(path) if each.may == may]
+        self.is_there = self._stamp is not None
+        self.keys = self._read() if self.is_there else []
 
     def has_changed(self, now: float) -> bool:
         """Look at most once a second; whether `keys` are others than before."""
@@ -123,11 +132,16 @@ class KeysFile:
             return False
         self._stamp = stamp
         try:
-            self.keys = [each for each in read_keys(self._path) if each.may == self._may]
+            self.keys = self._read()
         except ConfigError as error:
             self._note(f"keys     stay as they are: {error.what}: {error.why}")
-            return False
+            is_first, self.is_there = not self.is_there, True
+            return is_first
+        self.is_there = True
         return True
+
+    def _read(self) -> list[Granted]:
+        return [each for each in read_keys(self._path) if each.may == self._may]
 
 
 def read_keys(path: Path) -> list[Granted]:

@@ -11,17 +11,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self, TypeVar
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
 from gyral.config import Config
-from gyral.config.sections import Key
+from gyral.config.sections import Caller, Collect, Key, Serve
 from gyral.errors import ServeError
 from gyral.files import write_atomic
-from gyral.keys import new_key
+from gyral.keys import FILE_NAME, new_key
 from gyral.model.card import FOLDER as MODELS
 from gyral.progress import Meter
 from gyral.run import Run
@@ -31,6 +31,8 @@ from gyral.toml import toml
 START_TIMEOUT_S = 60.0
 SEND_ROWS = 8_192
 
+
+Part = TypeVar("Part", Serve, Collect)
 
 FROZEN = "frozen"
 """The slot of the model of turn 1, kept."""
@@ -70,11 +72,7 @@ class ServedModel:
     def __init__(self, root: Path, config: Config, run: Run) -> None:
         self.url = ""
         self._root, self._config, self._run = root, config, run
-        self._keys: list[Key] = list(config.collect.keys)
-        self._secret = ""
-        if self._keys:  # where senders need a key, the loop needs one too
-            self._secret, digest = new_key()
-            self._keys.append(Key(name="loop", sha256=digest))
+        self._secret, self._digest = new_key()
         self._name = ""
         self._followed: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
@@ -102,7 +100,7 @@ class ServedModel:
             self._stop()
             self._start(name)
         try:
-            wait_for_model(self.url, model, START_TIMEOUT_S)
+            wait_for_model(self.url, model, START_TIMEOUT_S, self._secret)
         except ServeError as error:
             raise ServeError(
                 error.what, why=error.why or self._last_line(), where=str(self._log_path), hint=error.hint
@@ -128,7 +126,7 @@ class ServedModel:
                 first_at.append(time.monotonic())
             meter.update(done)
 
-        responses, latencies = asyncio.run(ask_many(self.url, requests, path, on_progress=on_progress))
+        responses, latencies = asyncio.run(ask_many(self.url, requests, path, *self.headers, on_progress=on_progress))
         failed = [response for response in responses if response.status != 200]
         if failed:
             raise ServeError(
@@ -163,9 +161,8 @@ class ServedModel:
                 raise ServeError("the server took some events for bad ones", why=str(told["quarantined"]))
             meter.update(meter.record.done + told["accepted"] + told["duplicate"])
 
-        headers = [f"authorization: Bearer {self._secret}"] if self._secret else []
         media = "application/vnd.apache.arrow.stream"
-        asyncio.run(send_batches(self.url, bodies, *headers, media=media, on_answer=on_answer))
+        asyncio.run(send_batches(self.url, bodies, *self.headers, media=media, on_answer=on_answer))
 
     def tell(self, said: Sequence[dict[str, Any]]) -> None:
         """Send feedback on answers; returns once it is on the disk.
@@ -174,15 +171,15 @@ class ServedModel:
         ------
         ServeError : it was refused.
         """
-        headers = [f"authorization: Bearer {self._secret}"] if self._secret else []
         step = self._config.collect.max_events
         for start in range(0, len(said), min(step, 200)):
-            asyncio.run(post(self.url, "/v1/feedback", msgspec.json.encode(said[start : start + min(step, 200)]), *headers))
+            body = msgspec.json.encode(said[start : start + min(step, 200)])
+            asyncio.run(post(self.url, "/v1/feedback", body, *self.headers))
 
     @property
     def headers(self) -> list[str]:
-        """What a sender says beside its events."""
-        return [f"authorization: Bearer {self._secret}"] if self._secret else []
+        """What the loop says beside what it sends and asks: a key of its own, which is good where any is wanted."""
+        return [f"authorization: Bearer {self._secret}"]
 
     @property
     def _log_path(self) -> Path:
@@ -192,11 +189,12 @@ class ServedModel:
         command = [sys.executable, "-P", "-m", "gyral", "serve", name, "--root", str(self._root), "--host", "127.0.0.1"]
         command += ["--port", "0", "--json", "--child-of", str(self._run.number)]
         command += ["--set", f"lake={toml(self._config.lake)}"]  # its answers go to the log of that lake
-        for name_, value in msgspec.to_builtins(self._config.serve).items():
+        for name_, value in msgspec.to_builtins(self._with_own(self._config.serve, Caller)).items():
             if name_ not in ("host", "port"):
-                command += ["--set", f"serve.{name_}={msgspec.json.encode(value).decode()}"]
-        if self._keys:
-            command += ["--set", f"collect.keys={toml(msgspec.to_builtins(self._keys))}"]
+                command += ["--set", f"serve.{name_}={toml(value)}"]
+        collect = self._with_own(self._config.collect, Key)
+        command += ["--set", f"collect.keys={toml(msgspec.to_builtins(collect.keys))}"]
+        command += ["--set", f"collect.keys_file={toml(collect.keys_file)}"]
         self._name = name
         self._log = open(self._log_path, "ab")  # noqa: SIM115 (closed by __exit__)
         environment = {**os.environ, "GYRAL_NO_PROGRESS": ""}
@@ -214,6 +212,12 @@ class ServedModel:
         except (msgspec.DecodeError, KeyError, TypeError):
             raise ServeError("the server did not start", why=self._last_line(), where=str(self._log_path)) from None
         self._run.note(f"serve    answers at {self.url}, pages at {self.url}/ while the loop runs")
+
+    def _with_own(self, part: Part, key: type[Caller] | type[Key]) -> Part:
+        """With the loop's own key, where a key is wanted; alone it would keep everybody else out."""
+        is_wanted = part.keys or part.keys_file or (self._root / FILE_NAME).exists()
+        own: list[Any] = [key(name="gyral.loop", sha256=self._digest)] if is_wanted else []
+        return msgspec.structs.replace(part, keys=[*part.keys, *own])
 
     def _first_line(self, output: IO[bytes] | None) -> bytes:
         """What the server says once it answers; empty when it ends or is too slow."""

@@ -7,7 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import pytest
 from gyral import config as configs
 from gyral.ingest.files import cut, layout_of
 from gyral.ingest.sources import open_source
+from gyral.keys import Granted, write_keys
 from gyral.lake import dataset as datasets
 from gyral.lake.table import Lake
 from gyral.model.family import RECOMMENDER
@@ -68,10 +72,32 @@ def test_what_people_did_next_came_through_the_collector(looped):
     assert sum(ways.values()) + sum(Lake(root).snapshot("quarantine").facts.counts.get("reason", {}).values()) >= 39_500
 
 
-def test_where_senders_need_a_key_the_loop_has_one(tmp_path, small_shop):
+def test_where_keys_are_wanted_the_loop_has_one_and_nobody_else_gets_in(tmp_path, small_shop):
+    """Of senders by a setting, of everybody by the project's file."""
     (tmp_path / "gyral.toml").write_text(f'[[collect.keys]]\nname = "app"\nsha256 = "{"0" * 64}"\n')
+    write_keys(tmp_path / "keys.toml", [Granted(name="other", sha256="1" * 64)])
+    statuses, is_over = {}, threading.Event()
+
+    def knock():
+        while len(statuses) < 3 and not is_over.wait(0.05):
+            for each in tmp_path.glob("runs/*/lineage.json"):
+                url = json.loads(each.read_bytes())["summary"].get("url")
+                for path, body in (("/v1/recommend", b"{}"), ("/v1/events", b"[]"), ("/runs.json", None)) if url else ():
+                    try:
+                        statuses[path] = urllib.request.urlopen(url + path, body, timeout=5).status
+                    except urllib.error.HTTPError as error:
+                        statuses[path] = error.code
+                        error.close()
+                    except OSError:  # it has ended, or comes
+                        break
+
+    knocking = threading.Thread(target=knock)
+    knocking.start()
     done = run_loop(tmp_path, small_shop)
+    is_over.set()
+    knocking.join()
     assert done.returncode == 0, done.stderr
+    assert statuses == {"/v1/recommend": 401, "/v1/events": 401, "/runs.json": 401}
     partitions = Lake(tmp_path).snapshot("events").offsets
     assert any(name.startswith("events-") for name in partitions)
 

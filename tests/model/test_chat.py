@@ -1,11 +1,17 @@
 """Conversations become prompts: Jinja itself is the oracle for templates, and nobody writes special tokens."""
 
 import json
+import tempfile
+import time
+from pathlib import Path
 
 import jinja2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gyral.errors import InputError
+from gyral.model import template
 from gyral.model.chat import Chat, Message, chat_of, tokens_of, write
 
 CHATML = (  # SmolLM2's
@@ -38,7 +44,7 @@ def test_without_a_template_it_is_plain():
 
 
 @pytest.mark.parametrize(
-    "template",
+    "said",
     [
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{{ messages.__class__.__base__ }}",
@@ -47,11 +53,49 @@ def test_without_a_template_it_is_plain():
         "{{ nothing.at_all }}",
         "{% if %}",
         "{% for a in range(99999999) %}x{% endfor %}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ 'x' * 10 ** 10 }}",
+        "{{ 'x'.ljust(10 ** 10) }}",
+        "{% for a in range(9) %}{{ 'x' * 9999 }}{% endfor %}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     ],
 )
-def test_a_template_that_reaches_out_or_fails_is_refused(template):
-    with pytest.raises(InputError, match="chat template"):
-        Chat(template).pieces([Message("user", "Hi")])
+def test_a_template_that_reaches_out_or_fails_is_refused(said):
+    for _ in range(2):  # the second time costs nothing, whatever the first took
+        began = time.process_time()
+        with pytest.raises(InputError, match="chat template"):
+            Chat(said).pieces([Message("user", "Hi")])
+        assert time.process_time() - began < 1, "it ran here"
+    assert "".join(piece.text for piece in Chat("{{ messages[0].content }}!").pieces([Message("user", "Hi")])) == "Hi!"
+
+
+def test_a_process_that_somebody_ends_is_begun_again():
+    for _ in range(2):
+        assert Chat("{{ 1 + 1 }}").pieces([])[0].text == "2"
+        (held,) = [each for each in template._renderers.values() if each._process is not None]
+        held._process.kill()
+
+
+def test_a_template_sees_nothing_of_this_process(monkeypatch):
+    monkeypatch.setenv("A_SECRET_OF_OURS", "yes")
+    Chat("{{ 1 }}").pieces([])
+    (held,) = [each for each in template._renderers.values() if each._process is not None]
+    assert b"A_SECRET_OF_OURS" not in Path(f"/proc/{held._process.pid}/environ").read_bytes()
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda more: st.lists(more, max_size=3)))
+@settings(max_examples=30)
+def test_no_file_about_chats_does_anything_but_tell_or_be_refused(value):
+    with tempfile.TemporaryDirectory() as folder:
+        for name, told in (
+            ("tokenizer_config.json", {"chat_template": value, "bos_token": value}),
+            ("generation_config.json", value),
+        ):
+            (Path(folder) / name).write_text(json.dumps(told))
+        try:
+            chat_of(Path(folder))
+        except InputError as error:
+            assert folder in error.where and error.why
 
 
 def test_a_folder_says_how_it_is_talked_to(tmp_path):

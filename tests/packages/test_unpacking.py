@@ -111,11 +111,11 @@ def test_it_is_done_once_and_again_when_bytes_are_missing(tmp_path):
 
 
 def test_bombs_and_damage_leave_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(unpacking, "_FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(unpacking, "FREE_BYTES", 1 << 20)
     bomb = package(tmp_path, "a.tgz", tar_of([("a", bytes(50 << 20))], "w:gz"))
     with pytest.raises(InputError, match="too much"):
         unpacking.unpack(bomb, lambda line: None)
-    monkeypatch.setattr(unpacking, "MAX_FILES", 5)
+    monkeypatch.setattr(unpacking, "MAX_ENTRIES", 5)
     many = package(tmp_path, "b.tgz", tar_of([(f"{number}", b"") for number in range(9)], "w:gz"))
     with pytest.raises(InputError, match="too much"):
         unpacking.unpack(many, lambda line: None)

@@ -6,6 +6,8 @@ import struct
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gyral.engine.links import Link, LinkLost
 from gyral.serve import frames
@@ -124,3 +126,31 @@ def test_the_end_of_the_other_side_is_told(pair):
 
 def test_limits_fit_each_other():
     assert frames.HEAD_BYTES + frames.INLINE_BYTES < frames.MAX_HEAD_BYTES
+
+
+SAID = msgspec.msgpack.encode(
+    [Asked(1, "/a", b"body", 1.0, "m@1", True, "v"), Cancel([1, 2]), Ping(3), Asked(4, "/b", b"", size=9)]
+)
+
+
+@given(
+    edits=st.lists(st.tuples(st.integers(0, 80), st.binary(max_size=9), st.integers(0, 5)), max_size=3),
+    size=st.sampled_from([0, 9, 1 << 20, 1 << 40, (1 << 64) - 1]),
+    lies=st.sampled_from([0, 0, 1, 1 << 20, (1 << 32) - 1]),
+)
+@settings(max_examples=150)
+def test_whatever_bytes_come_they_are_messages_or_the_end_of_the_link(edits, size, lies):
+    head = bytearray(SAID)
+    for at, put, cut in edits:
+        head[at : at + cut] = put
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        talk = Talk(Link(theirs, "gateway"), list[ToWorker], 1 << 16)
+        ours.sendall(struct.pack("<IQ", lies or len(head), size) + head + bytes(9))
+        ours.shutdown(socket.SHUT_WR)
+        try:
+            while heard := talk.hear():
+                assert all(isinstance(each, frames.Message) for each in heard)
+        except LinkLost as lost:
+            assert lost.what == "the link to gateway is lost" and lost.why
+        assert len(talk._read) < 1 << 21, "room is made for what came, not for what was said"

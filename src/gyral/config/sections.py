@@ -61,13 +61,14 @@ class Key(Section, frozen=True):
     sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$", description="of the key; the key itself is stored nowhere")]
     events_per_s: Annotated[int, Meta(ge=0, description="0: no limit")] = 0
     bytes_per_s: Annotated[int, Meta(ge=0, description="as sent, perhaps compressed; 0: no limit")] = 0
+    kinds: Annotated[list[Text], Meta(description="of events that may be sent: `view`, `feedback_chosen`, …; empty: all")] = []
 
 
 class Collect(Section, frozen=True):
     """HTTP → log: `POST /v1/events` of `gyral ingest --listen` and of `gyral serve`."""
 
     keys: Annotated[list[Key], Meta(description="who may send; empty, and no `keys_file`: everybody")] = []
-    keys_file: Annotated[str, Meta(description="further keys, made by `gyral keys`; read again when it changes")] = ""
+    keys_file: Annotated[str, Meta(description="in place of the project's `keys.toml`; read again when it changes")] = ""
     max_body_bytes: Annotated[int, Meta(ge=64, le=1 << 30, description="larger requests are refused with 413")] = 8 << 20
     max_decoded_bytes: Annotated[int, Meta(ge=64, le=1 << 31, description="the same after decompression")] = 64 << 20
     max_events: Annotated[int, Meta(ge=1, description="events a request at most")] = 10_000
@@ -126,6 +127,7 @@ class Caller(Section, frozen=True):
     at_once: Annotated[int, Meta(ge=0, description="requests that may be under way; 0: no limit")] = 0
     priority: Annotated[int, Meta(ge=0, le=2, description="0 is answered first, 2 last")] = 1
     weight: Annotated[float, Meta(ge=0.01, le=100, description="share of what there is when there is too little")] = 1.0
+    models: Annotated[list[Text], Meta(description="that may be asked: `shop`, or one version, `shop@3`; empty: all")] = []
 
 
 class DeviceTier(Section, frozen=True):
@@ -158,7 +160,7 @@ class Serve(Section, frozen=True):
     max_body_bytes: Annotated[int, Meta(ge=64, le=1 << 30, description="larger requests are refused with 413")] = 65_536
     impressions: Annotated[bool, Meta(description="append each answer to the log as an `impression` event")] = True
     keys: Annotated[list[Caller], Meta(description="who may ask; empty, and no `keys_file`: everybody")] = []
-    keys_file: Annotated[str, Meta(description="further keys: a TOML file of `[[keys]]`; read again when it changes")] = ""
+    keys_file: Annotated[str, Meta(description="in place of the project's `keys.toml`; read again when it changes")] = ""
     tiers: Annotated[dict[str, DeviceTier], Meta(description="classes of devices, beside the built-in ones")] = {}
     bundles: Annotated[bool, Meta(description="devices may download what is served, without what is its subjects'")] = True
     max_waiting: Annotated[int, Meta(ge=1, le=1_000_000, description="requests that may wait; more get 503")] = 8_192

@@ -38,7 +38,7 @@ from gyral.event.wire import bad_rows
 from gyral.http import Receive, Refused, Scope, Send, allow, header, read_body, reply, routed
 from gyral.ingest.bodies import Body, Limits, not_now, take
 from gyral.ingest.dedup import Run, Runs, hashed, repeated
-from gyral.ingest.keys import Keys
+from gyral.ingest.keys import Keys, Spender
 from gyral.lake.table import Lake
 from gyral.log.base import EventLog
 
@@ -61,9 +61,13 @@ Answer = dict[str, Any] | Exception
 
 class _Request(NamedTuple):
     body: Body
-    key: str
+    key: Spender | None
     batch: bytes
     answer: asyncio.Future[dict[str, Any]]
+
+    @property
+    def sender(self) -> str:
+        return self.key.name if self.key is not None else "http"
 
 
 class _Batch(NamedTuple):
@@ -148,7 +152,7 @@ class Collector:
         batch = header(scope, b"idempotency-key")
         self._waiting_bytes += len(body)
         try:
-            self._waiting.put(_Request(Body(body, media, encoding), key.name if key else "http", batch, answer))
+            self._waiting.put(_Request(Body(body, media, encoding), key, batch, answer))
             told = await answer
         finally:
             self._waiting_bytes -= len(body)
@@ -224,7 +228,7 @@ class Collector:
         run = stored = None
         try:
             limits = Limits(self._max_decoded_bytes, self._config.max_events, self._together_bytes)
-            events, parts = take([request.body for request in group], limits, now)
+            events, parts = _allowed(group, limits, now)
             run = hashed(events["event_id"])
             num_known = [0, *np.cumsum(self._is_known(run, flying)).tolist()]
             answers = [part if isinstance(part, Refused) else _counts(part, num_known) for part in parts]
@@ -311,6 +315,23 @@ class _Recent:
             self._generations = left
 
 
+def _allowed(group: list[_Request], limits: Limits, now: int) -> tuple[pa.RecordBatch, list[Part | Refused]]:
+    """The events of a group and what came of each request, which is refused whole where its key may not send all its kinds."""
+    events, parts = take([request.body for request in group], limits, now)
+    refused: dict[int, Refused] = {}
+    for number, (request, part) in enumerate(zip(group, parts, strict=True)):
+        if request.key is not None and request.key.key.kinds and not isinstance(part, Refused):
+            kinds = events["kind"].slice(part.rows.start, part.rows.stop - part.rows.start).unique().to_pylist()
+            if (refusal := request.key.refusal(kinds)) is not None:
+                refused[number] = refusal
+    if refused:
+        left = [request.body for number, request in enumerate(group) if number not in refused]
+        events, taken = take(left, limits, now)
+        others = iter(taken)
+        parts = [refused.get(number) or next(others) for number in range(len(group))]
+    return events, parts
+
+
 def _counts(part: Part, num_known: list[int]) -> dict[str, Any]:
     """What a request is answered; `num_known` are known of the events before each place."""
     first, end = part.rows.start, part.rows.stop
@@ -320,9 +341,9 @@ def _counts(part: Part, num_known: list[int]) -> dict[str, Any]:
 
 
 def _bad_rows(request: _Request, part: Part | Refused, now: int) -> list[dict[str, Any]]:
-    return [] if isinstance(part, Refused) or not part.bad else bad_rows(part.bad, _digest(request), request.key, now)
+    return [] if isinstance(part, Refused) or not part.bad else bad_rows(part.bad, _digest(request), request.sender, now)
 
 
 def _digest(request: _Request) -> hashlib.blake2b:
     """Of a batch as its client names it, else of its bytes."""
-    return hashlib.blake2b(request.batch or request.body.data, digest_size=16, key=request.key.encode()[:64])
+    return hashlib.blake2b(request.batch or request.body.data, digest_size=16, key=request.sender.encode()[:64])

@@ -1,15 +1,15 @@
-"""Who may send events: each key has its own rates, token buckets that hold a second."""
+"""Who may send events, and of which kinds: each key has its own rates, token buckets that hold a second."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from gyral.config.sections import Key
 from gyral.http import Refused
-from gyral.keys import KeysFile, Ring
+from gyral.keys import Granted, KeysFile, Ring
 
 
 class Keys:
@@ -17,7 +17,7 @@ class Keys:
 
     Parameters
     ----------
-    file : further keys, those in it that may send; empty: none.
+    file : further keys, those in it that may send; empty: none. One that is not there yet is waited for.
     note : told of a file that became unreadable.
 
     Raises
@@ -34,9 +34,10 @@ class Keys:
     def _use(self) -> None:
         """Whoever is unchanged keeps what it has spent."""
         more = self._file.keys if self._file is not None else ()
-        keys = [*self._told, *(Key(each.name, each.sha256, each.events_per_s, int(each.bytes_per_s)) for each in more)]
-        kept = self._spenders
-        self._spenders = {key.sha256: kept[key.sha256] if key.sha256 in kept else Spender(key) for key in keys}
+        kept, self._spenders = self._spenders, {}
+        for key in [*self._told, *map(_key, more)]:
+            spender = kept.get(key.sha256)
+            self._spenders[key.sha256] = spender if spender is not None and spender.key == key else Spender(key)
         self._ring = Ring(self._spenders)
 
     def check(self, authorization: bytes) -> Spender | None:
@@ -48,7 +49,7 @@ class Keys:
         """
         if self._file is not None and self._file.has_changed(time.monotonic()):
             self._use()
-        if not len(self._ring) and self._file is None:
+        if not len(self._ring) and not (self._file is not None and self._file.is_there):
             return None
         spender = self._ring.find(authorization)
         if spender is None:
@@ -62,10 +63,19 @@ class Spender:
     """A key and what it may still spend."""
 
     def __init__(self, key: Key) -> None:
-        self.name = key.name
+        self.key, self.name = key, key.name
         self._rates = (float(key.bytes_per_s or math.inf), float(key.events_per_s or math.inf))
         self._left = list(self._rates)
         self._at = time.monotonic()
+
+    def refusal(self, kinds: Iterable[str]) -> Refused | None:
+        """The error of a request with events of these kinds; None: all of them may be sent."""
+        allowed = self.key.kinds
+        wrong = sorted(set(kinds).difference(allowed)) if allowed else []
+        if not wrong:
+            return None
+        listed = ", ".join(f"`{each}`" for each in allowed)
+        return Refused(403, f"the key `{self.name}` may not send `{wrong[0][:100]}`", hint=f"it may send {listed}")
 
     def spend(self, size_bytes: int, num_events: int) -> None:
         """Take from the buckets; a request may overdraw them once, which the next ones wait for.
@@ -85,3 +95,7 @@ class Spender:
                 headers = ((b"retry-after", b"%d" % wait),)
                 what = f"the key `{self.name}` has spent its {('bytes', 'events')[place]} a second"
                 raise Refused(429, what, hint=f"send it again in {wait} s or later", headers=headers)
+
+
+def _key(granted: Granted) -> Key:
+    return Key(granted.name, granted.sha256, granted.events_per_s, int(granted.bytes_per_s), granted.kinds)

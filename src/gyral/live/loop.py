@@ -135,7 +135,7 @@ def live(root: Path, config: Config, run: Run) -> dict[str, Any]:
                 )  # fmt: skip
                 result = asyncio.run(_together(world, people, served, learner, log))
                 told = learner.finish()
-            world.shown = _wait_visible(served.url, told["published"])
+            world.shown = _wait_visible(served, told["published"])
             result |= _summary(world, people, told, time.monotonic())
         drained = Drain.of(world.lake, log, config).run()
     run.writes("lake", "events", drained.version)
@@ -209,7 +209,7 @@ async def _every_second(world: Live, people: Population, served: ServedModel, le
     while True:
         await asyncio.sleep(EVERY_S)
         learner.check()
-        world.shown = await asyncio.to_thread(_described, served.url)
+        world.shown = await asyncio.to_thread(_described, served)
         if not people.asks_frozen and (frozen := learner.last.get("frozen")):
             await asyncio.to_thread(served.follow, world.shown["model"], {FROZEN: frozen})
             people.asks_frozen = FROZEN in world.shown.get("slots", {})
@@ -231,20 +231,21 @@ async def _every_second(world: Live, people: Population, served: ServedModel, le
         meter.update(people.sent, recall=people.scores.mean("recall_at_10")["looped"])
 
 
-def _described(url: str) -> dict[str, Any]:
+def _described(served: ServedModel) -> dict[str, Any]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{url}/v1/model", timeout=10) as answer:
+        asked = urllib.request.Request(f"{served.url}/v1/model", headers=dict(each.split(": ", 1) for each in served.headers))
+        with opener.open(asked, timeout=10) as answer:
             told: dict[str, Any] = msgspec.json.decode(answer.read())
     except OSError as error:
         raise ServeError("the server does not say how it is", why=str(error)) from None
     return told
 
 
-def _wait_visible(url: str, version: int) -> dict[str, Any]:
+def _wait_visible(served: ServedModel, version: int) -> dict[str, Any]:
     """What the server tells once it shows the last version."""
     until = time.monotonic() + VISIBLE_TIMEOUT_S
-    while (told := _described(url))["card"]["live"]["version"] < version:
+    while (told := _described(served))["card"]["live"]["version"] < version:
         if time.monotonic() > until:
             why = told["card"]["live"]["trouble"] or f"it shows version {told['card']['live']['version']}"
             raise ServeError(f"version {version} is not served after {VISIBLE_TIMEOUT_S:g} s", why=why)

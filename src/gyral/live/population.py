@@ -91,7 +91,7 @@ class Population:
     events : of subjects, in order of time, groups of (subject, time) together; without `ingest_time`.
     speed : event time over time.
     users : connections.
-    headers : of what is sent to the collector.
+    headers : of what is sent and asked.
     admit_count : meetings that let an object in; who took only others is nobody that an answer could know.
     """
 
@@ -188,7 +188,7 @@ class Population:
             self.scores.add(slot, [item["object"] for item in answer["items"]], visit.taken)
 
     async def _answer(self, connection: Connection, request: dict[str, Any]) -> Any:
-        answer = await connection.post(RECOMMEND, msgspec.json.encode(request))
+        answer = await connection.post(RECOMMEND, msgspec.json.encode(request), *self._headers)
         if answer.status != 200:
             raise ServeError(f"a request was answered {answer.status}", why=answer.body[:500].decode("utf-8", "replace"))
         return answer.json()

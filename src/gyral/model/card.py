@@ -171,7 +171,7 @@ def read_card(folder: Path) -> Card:
         card = msgspec.json.decode((folder / "card.json").read_bytes(), type=Card)
         if not card.family or card.format > FORMAT:
             raise ValueError(f"it is of format {card.format}, and {FORMAT} is known" if card.family else "it names no family")
-    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+    except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         hint = "train the model again"
         raise InputError(f"the card of `{folder.name}` cannot be read", why=str(error), where=str(folder), hint=hint) from None
     return card
@@ -192,8 +192,8 @@ def read_weights(folder: Path) -> Weights:
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            settings = msgspec.json.decode((file.metadata() or {}).get("gyral", "{}"))
-    except (OSError, SafetensorError, msgspec.DecodeError) as error:
+            settings = msgspec.json.decode((file.metadata() or {}).get("gyral", "{}"), type=dict[str, Any])
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError, RecursionError) as error:  # its types may be any
         raise InputError(
             f"the weights of `{folder.name}` cannot be read",
             why=str(error),

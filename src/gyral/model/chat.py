@@ -1,10 +1,10 @@
 """A conversation as a prompt: the template that came with a model, or a plain one.
 
-A template is a program (Jinja) of whoever made the model, so it runs in Jinja's immutable sandbox. What people wrote never
-becomes a special token: the template is given a mark in place of each text, and the texts are put in afterwards as plain
-tokens. Other servers tokenize the finished prompt, and a user who writes `<|im_end|>` ends their own turn there. The price: a
-template that looks into a text (to cut it, or to answer some word) sees only its mark, and a text that begins with a line break
-is cut into tokens apart from the break that the template has before it.
+A template is a program (Jinja) of whoever made the model, so it runs in Jinja's immutable sandbox, in a process of its own
+(`gyral.model.template`). What people wrote never becomes a special token: the template is given a mark in place of each text,
+and the texts are put in afterwards as plain tokens. Other servers tokenize the finished prompt, and a user who writes
+`<|im_end|>` ends their own turn there. The price: a template that looks into a text (to cut it, or to answer some word) sees
+only its mark, and a text that begins with a line break is cut into tokens apart from the break that the template has before it.
 
 A model without a template gets `user: …\\n` a message and `assistant:` at the end, and stops before it writes the next `user:`.
 """
@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gyral.errors import InputError, MissingExtra
+from gyral.errors import InputError
 from gyral.files import write_atomic
+from gyral.model.template import rendered
 
 CONFIG, TEMPLATE, GENERATION = "tokenizer_config.json", "chat_template.jinja", "generation_config.json"
 ROLES = ("system", "developer", "user", "assistant")
 _MARK = re.compile("\\ue000(\\d+)\\ue001")
-_MAX_CHARS = 65_536
 
 
 class Message(NamedTuple):
@@ -71,7 +71,7 @@ class Chat(NamedTuple):
             said = [part for role, text in messages for part in (Piece(f"{role}: ", True), Piece(text + "\n", False))]
             return [*said, Piece("assistant:", True)]
         marked = [{"role": each.role, "content": f"\ue000{at}\ue001"} for at, each in enumerate(messages)]
-        told = _rendered(self.template, messages=marked, add_generation_prompt=True, **dict(self.specials))
+        told = rendered(self.template, messages=marked, add_generation_prompt=True, **dict(self.specials))
         found: list[Piece] = []
         for place, text in enumerate(_MARK.split(told)):
             found.append(Piece(messages[int(text)].content, False) if place % 2 else Piece(text, True))
@@ -97,18 +97,16 @@ def chat_of(folder: Path) -> Chat:
     """
     try:
         path = folder / CONFIG
-        told: dict[str, Any] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+        told = msgspec.json.decode(path.read_bytes(), type=_Config) if path.exists() else _Config()
         path = folder / TEMPLATE
-        template = path.read_text(encoding="utf-8") if path.exists() else told.get("chat_template") or ""
+        template = path.read_text(encoding="utf-8") if path.exists() else told.template
         path = folder / GENERATION
         ends = msgspec.json.decode(path.read_bytes(), type=_Generation).eos_token_id if path.exists() else None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError("the chat template cannot be read", why=str(error), where=str(path)) from None
-    if isinstance(template, list):  # several, by name
-        template = next((each["template"] for each in template if each.get("name") == "default"), "")
-    specials = {name: _text(told.get(name)) for name in ("bos_token", "eos_token")}
+    specials = (("bos_token", _text(told.bos_token)), ("eos_token", _text(told.eos_token)))
     listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    return Chat(str(template), tuple(listed), tuple(specials.items()))
+    return Chat(template, tuple(listed), specials)
 
 
 def write(chat: Chat, folder: Path, end: int) -> None:
@@ -133,26 +131,23 @@ class _Generation(msgspec.Struct):
     eos_token_id: int | list[int] | None = None
 
 
-def _text(token: Any) -> str:
+class _Named(msgspec.Struct):
+    name: str = ""
+    template: str = ""
+
+
+class _Config(msgspec.Struct):
+    """What is read of `tokenizer_config.json`: one template or several by name, and tokens as texts or with more about them."""
+
+    chat_template: str | list[_Named] | None = None
+    bos_token: str | dict[str, Any] | None = None
+    eos_token: str | dict[str, Any] | None = None
+
+    @property
+    def template(self) -> str:
+        told = self.chat_template
+        return next((each.template for each in told if each.name == "default"), "") if isinstance(told, list) else told or ""
+
+
+def _text(token: str | dict[str, Any] | None) -> str:
     return str(token.get("content", "") if isinstance(token, dict) else token or "")
-
-
-def _rendered(template: str, **values: Any) -> str:
-    try:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError:
-        raise MissingExtra("jinja2", "serve", "a chat template") from None
-
-    def refuse(why: str) -> None:
-        raise TemplateError(why)
-
-    try:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = refuse
-        told: str = environment.from_string(template).render(**values)
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
-        raise InputError("the model's chat template refuses the conversation", why=str(error)[:500]) from None
-    if len(told) > _MAX_CHARS + 16 * len(values["messages"]):
-        raise InputError("the model's chat template writes too much", why=f"{len(told):,} characters")
-    return told

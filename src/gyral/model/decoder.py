@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,10 @@ from gyral.model.quant.packing import Packed, divided
 from gyral.model.stream import Text
 from gyral.model.tasks.next_token import Layout, build_net
 from gyral.model.tokenizer import FILE
+
+MAX_LENGTH = 1 << 21
+"""Of a sequence: tables of its positions are made before the first token."""
+MAX_SPARED = 16
 
 
 class Decoder(NamedTuple):
@@ -50,6 +56,8 @@ class Decoder(NamedTuple):
         ------
         InputError : the values are not those of this shape.
         """
+        sizes = [each.numel() for each in self.state.values()] + [each.values.size for each in self.packed.values()]
+        check(self.layout, self.shape, self.length, sizes)
         if not self.packed:
             model = low_rank.make_room(build_net(self.layout, self.shape, self.length), self.ranks)
             fill(model, self.state)
@@ -79,25 +87,59 @@ def read(folder: Path) -> Decoder:
     if card.family != "lm":
         raise InputError(f"`{card.model}` is a {card.family}, not a language model", where=str(folder))
     weights = cards.read_weights(folder)
-    return of_weights(weights, tokenizer_of(folder))
+    return of_weights(weights, tokenizer_of(folder), str(folder))
 
 
-def of_weights(weights: cards.Weights, tokenizer: bytes = b"") -> Decoder:
-    """Arrays and settings as a decoder."""
-    settings: dict[str, Any] = weights.settings
+def of_weights(weights: cards.Weights, tokenizer: bytes = b"", where: str = "") -> Decoder:
+    """Arrays and settings as a decoder.
+
+    Raises
+    ------
+    InputError : the settings are none of a language model, or not those of the arrays.
+    """
     arrays, packed = divided(weights)
-    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return Decoder(
-        Shape(**settings["shape"]),
-        int(settings["length"]),
-        settings.get("layout", "llama"),
-        state,
-        settings.get("tokens", "bytes"),
-        tokenizer,
-        int(settings.get("end", Text.END)),
-        packed,
-        settings.get(low_rank.SETTING, {}),
+    try:
+        told = msgspec.convert(weights.settings, _Settings)
+        state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    except (ValueError, TypeError) as error:  # msgspec's, and torch's of a type that it has not
+        raise InputError("the weights are not those of a language model", why=str(error), where=where) from None
+    return Decoder(told.shape, told.length, told.layout, state, told.tokens, tokenizer, told.end, packed, told.rank)
+
+
+class _Settings(msgspec.Struct):
+    """What the weights of a language model say of themselves."""
+
+    shape: Shape
+    length: int
+    layout: Layout = "llama"
+    tokens: str = "bytes"
+    end: int = Text.END
+    rank: dict[str, int] = msgspec.field(default_factory=dict, name=low_rank.SETTING)
+
+
+def check(layout: Layout, shape: Shape, length: int, sizes: Sequence[int], where: str = "") -> None:
+    """Refuse a shape that weights of these sizes cannot be of: a net is built before it is filled, however large it is.
+
+    Parameters
+    ----------
+    sizes : numbers in each tensor. Factored ones have fewer than their product, so `MAX_SPARED` times as many are believed.
+
+    Raises
+    ------
+    InputError : the shape is none, or larger than the weights.
+    """
+    whole = (shape.vocab, shape.width, shape.depth, shape.heads, shape.kv_heads, shape.hidden, length)
+    numbers = (*whole, shape.experts, shape.experts_used, shape.head)
+    size = 0
+    is_one = all(type(each) is int for each in numbers) and all(
+        isinstance(each, int | float) for each in (shape.theta, shape.eps)
     )
+    if is_one and min(whole) > 0 and min(numbers) >= 0 and not shape.heads % shape.kv_heads and shape.head_width:
+        block = 2 * shape.head_width * (shape.heads + shape.kv_heads) + 3 * shape.hidden * max(shape.experts, 1)
+        size = shape.width * (shape.vocab + shape.depth * block + (length if layout == "gpt2" else 0))
+    if not 0 < size <= MAX_SPARED * sum(sizes) + (1 << 20) or shape.depth > len(sizes) or length > MAX_LENGTH:
+        why = f"{sum(sizes):,} numbers in {len(sizes):,} tensors are not of {shape}, {length} tokens long"
+        raise InputError("the weights do not fit the model's shape", why=why, where=where)
 
 
 def tokenizer_of(folder: Path) -> bytes:

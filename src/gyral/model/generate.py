@@ -48,12 +48,14 @@ class Completion(msgspec.Struct, frozen=True):
     tokens : drawn, those that `text` leaves out included.
     logprobs : natural logarithm of each one's probability, before temperature and limits.
     ended_by : the model's end, one of `stop`, or the limit of tokens.
+    num_read : tokens of the prompt.
     """
 
     text: str
     tokens: list[int]
     logprobs: list[float]
     ended_by: Literal["end", "stop", "length"]
+    num_read: int
 
 
 class Cache:

@@ -11,6 +11,7 @@ Source: `docs/gguf.md` of ggml (version 3), the block layouts of `ggml-common.h`
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import struct
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import torch
 
 from gyral.errors import InputError
 from gyral.model.chat import Chat
-from gyral.model.decoder import Decoder
+from gyral.model.decoder import Decoder, check
 from gyral.model.nets.llama import Shape
 from gyral.model.tokenizer import Tokenizer
 
@@ -62,7 +63,7 @@ class File:
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._at = 0
             self.meta, self._tensors = self._head()
-        except (OSError, ValueError, struct.error, KeyError, UnicodeDecodeError, OverflowError, MemoryError) as error:
+        except (OSError, ValueError, struct.error, LookupError, TypeError, ArithmeticError, MemoryError) as error:
             raise InputError("the model cannot be read", why=f"it is no GGUF file: {error}", where=str(path)) from None
 
     @property
@@ -82,7 +83,7 @@ class File:
             hint = "F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are known"
             raise InputError(f"`{name}` cannot be read", where=str(self.path), why=f"its blocks are of kind {kind}", hint=hint)
         values, size_bytes, read = _BLOCKS[kind]
-        count = int(np.prod(sizes, dtype=np.int64))
+        count = math.prod(sizes)
         length = count // values * size_bytes
         if count % values or at + length > len(self._bytes):
             raise InputError(f"`{name}` cannot be read", where=str(self.path), why="the file is cut off")
@@ -104,7 +105,15 @@ class File:
             placed.append((name, sizes, self._one("I"), self._one("Q")))
         step = max(int(meta.get("general.alignment", 32)), 1)
         begin = -(-self._at // step) * step
-        return meta, {name: _Placed(sizes, kind, begin + at) for name, sizes, kind, at in placed}
+        found = {name: _Placed(sizes, kind, begin + at) for name, sizes, kind, at in placed}
+        whole = sum(math.prod(each.sizes) // _BLOCKS[each.kind][0] * _BLOCKS[each.kind][1] for each in self._known(found))
+        if len(found) < len(placed) or whole > len(self._bytes):
+            raise ValueError("two of its tensors have one name, or lie in one place")
+        return meta, found
+
+    @staticmethod
+    def _known(found: dict[str, _Placed]) -> list[_Placed]:
+        return [each for each in found.values() if each.kind in _BLOCKS]
 
     def _one(self, form: str) -> Any:
         (found,) = struct.unpack_from("<" + form, self._bytes, self._at)
@@ -149,6 +158,7 @@ def read(path: Path) -> tuple[Decoder, Chat]:
         raise InputError("the model cannot be used", where=str(path), why=why)
     try:
         shape, length = _shape_of(file)
+        check("llama", shape, length, [math.prod(each.sizes) for each in file._tensors.values()], str(path))
         state = {_renamed(name): torch.from_numpy(_turned(name, file.tensor(name), shape)) for name in file.names}
         body = tokenizer_of(meta)
         pieces, end = meta["tokenizer.ggml.tokens"], int(meta["tokenizer.ggml.eos_token_id"])
@@ -158,7 +168,7 @@ def read(path: Path) -> tuple[Decoder, Chat]:
         between = pieces.index("<|endoftext|>") if "<|endoftext|>" in pieces else end
     except (KeyError, IndexError) as error:
         raise InputError("the model cannot be used", where=str(path), why=f"{error} is missing") from None
-    except (ValueError, TypeError, AttributeError, RuntimeError) as error:  # sizes or kinds that contradict each other
+    except (ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:  # sizes that contradict each other
         raise InputError("the model cannot be used", where=str(path), why=str(error)[:300]) from None
     if shape.tied:
         state["logits.weight"] = state["embed.weight"]

@@ -22,7 +22,7 @@ from torch import Tensor
 from gyral.errors import InputError, MissingExtra, UsageError
 from gyral.files import make_folder, write_atomic
 from gyral.model import decoder
-from gyral.model.decoder import Decoder
+from gyral.model.decoder import Decoder, check
 from gyral.model.nets import gpt2, llama
 from gyral.model.nets.llama import Shape
 from gyral.model.quant.linear import fill
@@ -74,16 +74,20 @@ def read(folder: Path) -> Decoder:
     if (folder / "card.json").exists():
         return decoder.read(folder).dense()
     try:
-        config: dict[str, Any] = msgspec.json.decode((folder / CONFIG).read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
+        config = msgspec.json.decode((folder / CONFIG).read_bytes(), type=dict[str, Any])
+    except (OSError, ValueError, RecursionError) as error:
         hint = "name a model of this project, or a folder with `config.json` and `model.safetensors`"
         raise InputError(f"`{folder}` is no model", why=str(error), hint=hint) from None
     layout, shape, length = _shape_of(config, folder)
-    state = _from_hf(_tensors(folder), layout, shape)
+    tensors = _tensors(folder)
+    check(layout, shape, length, [each.numel() for each in tensors.values()], str(folder))
+    state = _from_hf(tensors, layout, shape)
     fill(build_net(layout, shape, length), state)
     body = (folder / FILE).read_bytes() if (folder / FILE).exists() else b""
     end = config.get("eos_token_id")
-    end = end[0] if isinstance(end, list) else end
+    end = end[0] if isinstance(end, list) and end else end
+    if not isinstance(end, int | None):
+        raise InputError("the model cannot be used", why="`eos_token_id` is no token", where=str(folder / CONFIG))
     if not body or body == tokenizer_of_bytes():
         return Decoder(shape, length, layout, state, "bytes", b"", Text.END)
     tokenizer = Tokenizer(body, str(folder / FILE))
@@ -167,6 +171,8 @@ def _shape_of(config: Mapping[str, Any], folder: Path) -> tuple[Layout, Shape, i
         return "llama", shape, int(config.get("max_position_embeddings", 2048))
     except KeyError as error:
         raise refuse(f"{error} is missing") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:  # whatever stands where a number belongs
+        raise refuse(str(error)) from None
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
@@ -185,7 +191,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for name in names:
             found |= load_file(folder / name)
-    except (OSError, SafetensorError, msgspec.DecodeError, KeyError, AttributeError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         hint = "weights must be safetensors; save them so: `model.save_pretrained(DIR, safe_serialization=True)`"
         raise InputError("the weights cannot be read", why=str(error), where=str(folder), hint=hint) from None
     return {name: tensor.float() for name, tensor in found.items()}

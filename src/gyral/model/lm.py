@@ -37,10 +37,11 @@ MAX_TOKENS = 65_536
 
 
 class Scores(NamedTuple):
-    """Bits that each text takes, its end included, float64 [n], and the bytes it has, int64 [n]."""
+    """Bits that each text takes, its end included, float64 [n], and the bytes it has, int64 [n]; the tokens of all of them."""
 
     bits: np.ndarray
     size_bytes: np.ndarray
+    num_tokens: int
 
     @property
     def bits_per_byte(self) -> float:
@@ -76,7 +77,7 @@ class Reader:
         stream = self._stream(texts)
         with self.turn:
             bits = bits_of(self.model, stream, self.length, self.shape.vocab, stride=stride or max(self.length // 2, 1))
-        return Scores(bits, stream.sizes)
+        return Scores(bits, stream.sizes, int(stream.ends[-1]) if len(stream.ends) else 0)
 
     def complete(
         self,
@@ -123,8 +124,9 @@ class Reader:
                 return None
             return token
 
-        generate(self.model, [self.end, *self.tokens(prompt)], self.length, draw, max_tokens, turn=self.turn)
-        return Completion(text, tokens, logprobs, ended_by)  # type: ignore[arg-type]
+        read = [self.end, *self.tokens(prompt)]
+        generate(self.model, read, self.length, draw, max_tokens, turn=self.turn)
+        return Completion(text, tokens, logprobs, ended_by, len(read) - 1)  # type: ignore[arg-type]
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """A vector for each text, float32 [n, D]: the mean of the last stream over its first `length` tokens."""

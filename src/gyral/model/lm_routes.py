@@ -73,7 +73,7 @@ def routes_of(model: Answers) -> dict[str, Route]:
             raise InputError("there is no text to score", hint='send `{"texts": ["…"]}`')
         told = model.score(request.texts)
         bits, sizes = [round(float(each), 3) for each in told.bits], told.size_bytes.tolist()
-        props: dict[str, Any] = {"bits": round(sum(bits), 3), "bytes": sum(sizes)}
+        props: dict[str, Any] = {"bits": round(sum(bits), 3), "bytes": sum(sizes), "prompt_tokens": told.num_tokens}
         return Told({"bits": bits, "bytes": sizes}, "score", None, request.object, props)
 
     def complete(request: Complete) -> Told:
@@ -82,6 +82,7 @@ def routes_of(model: Answers) -> dict[str, Route]:
         )
         body = {"text": made.text, "tokens": len(made.tokens), "ended_by": made.ended_by}
         props = {"prompt": request.prompt[:KEPT_CHARS], "text": made.text[:KEPT_CHARS], "seed": request.seed}
+        props |= {"tokens": len(made.tokens), "prompt_tokens": made.num_read}
         return Told(body, "completion", None, None, props)
 
     return {

@@ -19,18 +19,13 @@ from pathlib import Path
 from typing import IO
 
 import msgspec
-import pyarrow as pa
 
 from gyral.errors import InputError
 from gyral.files import staging_folder, write_atomic
-from gyral.packages.archives import deb_data
+from gyral.packages.archives import DAMAGED, FREE_BYTES, MAX_ENTRIES, MAX_RATIO, Header, deb_data, members
 from gyral.packages.fetch import Package
 
-MAX_FILES = 2_000_000
 MAX_UNPACKED_BYTES = 50 << 30
-MAX_RATIO = 200
-"""Bytes unpacked to bytes packed; beyond it, and beyond a gigabyte, a package is a bomb."""
-_FREE_BYTES = 1 << 30
 _COPY_BYTES = 1 << 20
 
 
@@ -74,7 +69,7 @@ def unpack(package: Package, note: Callable[[str], None]) -> tuple[Path, str]:
 
 
 def _unpack(path: Path, staging: Path) -> Contents:
-    most = min(MAX_UNPACKED_BYTES, max(_FREE_BYTES, MAX_RATIO * path.stat().st_size))
+    most = min(MAX_UNPACKED_BYTES, max(FREE_BYTES, MAX_RATIO * path.stat().st_size))
     files = size = links = unsafe = 0
     try:
         with _entries(path) as entries:
@@ -88,11 +83,10 @@ def _unpack(path: Path, staging: Path) -> Contents:
                     continue
                 files += 1
                 size += _copy(file, target, most - size)
-                if files > MAX_FILES or size > most:
-                    raise InputError(
-                        f"`{path.name}` holds too much", where=str(path), why=f"more than {MAX_FILES:,} files or {most:,} bytes"
-                    )
-    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError, pa.ArrowException) as error:
+                if files > MAX_ENTRIES or size > most:
+                    why = f"more than {MAX_ENTRIES:,} files or {most:,} bytes"
+                    raise InputError(f"`{path.name}` holds too much", where=str(path), why=why)
+    except DAMAGED as error:
         hint = f"delete {path} to fetch it again"
         raise InputError(f"`{path.name}` cannot be unpacked", why=str(error), hint=hint) from None
     return Contents(files, size, links, unsafe)
@@ -108,12 +102,12 @@ def _entries(path: Path) -> Iterator[Iterator[tuple[str, IO[bytes] | None]]]:
         with deb_data(path) as tar:
             yield _tar_entries(tar)
     else:
-        with tarfile.open(path, "r|gz") as tar:
+        with tarfile.open(path, "r|gz", tarinfo=Header) as tar:
             yield _tar_entries(tar)
 
 
 def _tar_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes] | None]]:
-    for entry in archive:
+    for entry in members(archive):
         if not entry.isdir():
             yield entry.name, archive.extractfile(entry) if entry.isreg() else None
 

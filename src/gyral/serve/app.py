@@ -28,7 +28,9 @@ from gyral.serve.http1.request import Request
 from gyral.serve.http1.request import Route as Hot
 from gyral.serve.metrics import Metrics
 from gyral.serve.mounts import Mounts
+from gyral.serve.openai.errors import body_of
 from gyral.serve.openai.runner import Asks, Wanted, told_by
+from gyral.serve.scheduling.quota import Account
 from gyral.serve.slots import DEFAULT
 from gyral.serve.wire import EXAMPLE, POPULARITY, Recommend, Recommended, number_of
 
@@ -55,7 +57,7 @@ class App:
     impressions : where answers are logged, None to log nothing.
     mounts : path prefix → ASGI application for all other paths; the longest prefix wins. It sees the whole path.
     note : told when a model raises instead of answering.
-    models : further mounts, that ask models: whoever may not ask the server's routes may not ask them.
+    models : further mounts, OpenAI's routes: whoever may not ask the server's routes may not ask them.
     asks : who answers the families' routes where that is not this process.
     """
 
@@ -74,7 +76,7 @@ class App:
         self._impressions = impressions
         self.metrics = Metrics()
         self.guard = Guard(config, self.metrics, note or (lambda _: None))
-        guarded = {prefix: self.guard.around(each) for prefix, each in (models or {}).items()}
+        guarded = {prefix: self.guard.around(each, body_of) for prefix, each in (models or {}).items()}
         self._mounts = Mounts({**(mounts or {}), **guarded, "/metrics": self.metrics})
         self._note = note
         self._noted = ""
@@ -94,8 +96,8 @@ class App:
             await reply(send, 200, body, version)
         elif path == "/v1/model":
             allow(scope, "GET")
-            self.guard.check(header(scope, b"authorization"))
-            await reply(send, 200, self._described(asked_slot(scope)))
+            account = self.guard.check(header(scope, b"authorization"))
+            await reply(send, 200, self._described(asked_slot(scope), account))
         elif (route := self._slots.default.routes.get(path)) is not None:
             allow(scope, "POST")
             body = await read_body(scope, receive, self._config.max_body_bytes)
@@ -109,7 +111,7 @@ class App:
         account = self.guard.begin(path, header(scope, b"authorization"), len(body), began)
         try:
             self.guard.tier(lambda name: header(scope, name))
-            await self._ask(path, route, body, scope, receive, send)
+            await self._ask(path, route, body, scope, receive, send, account)
             status = 200
         except Refused as refused:
             status = refused.status
@@ -117,14 +119,16 @@ class App:
         finally:
             self.guard.end(account, path, status, began, header(scope, b"traceparent"))
 
-    async def _ask(self, path: str, route: Route, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _ask(
+        self, path: str, route: Route, body: bytes, scope: Scope, receive: Receive, send: Send, account: Account
+    ) -> None:
         """A route that the family has: decoded here, answered in a thread of its own or by another process."""
         try:
             request = msgspec.json.decode(body, type=route.request)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(400, "the body is not a request", why=str(error), hint=f"send {route.example}") from None
         slot = getattr(request, "model", None) or DEFAULT
-        model = self._model(slot)
+        model = self._model(slot, account)
         if path not in model.routes:
             raise Refused(404, f"`{model.name}` is not asked at `{path}`", hint=_asked_at(model))
         try:
@@ -139,6 +143,7 @@ class App:
             raise Refused(400, error.what, why=error.why, hint=error.hint) from None
         except Exception as error:  # a family's fault, not the client's
             raise self._failed(error) from None
+        account.spend(tokens=told.props.get("prompt_tokens", 0) + told.props.get("tokens", 0))
         request_id = self._ids.next()
         if self._impressions is not None:
             props = {"model": model.name, "slot": slot, **told.props}
@@ -149,12 +154,12 @@ class App:
         version = (b"x-model-version", answered["model"].rpartition("@")[2].encode())
         await reply(send, 200, self._encoder.encode(answered), version)
 
-    def answer(self, request: Recommend) -> Recommended:
+    def answer(self, request: Recommend, account: Account | None = None) -> Recommended:
         """Answer one decoded request, and log the impression."""
         if request.k > self._config.max_k:
             raise Refused(400, f"`k` is {request.k:,}", hint=f"at most {self._config.max_k:,}")
         slot = request.model or DEFAULT
-        model = self._model(slot)
+        model = self._model(slot, account)
         if model.routes:
             raise Refused(404, f"`{model.name}` recommends nothing", hint=_asked_at(model))
         context: dict[str, Any] = {}
@@ -200,20 +205,20 @@ class App:
         account = self.guard.begin("/v1/recommend", header(b"authorization"), len(body), began)
         try:
             self.guard.tier(header)
-            return self._recommended(body)
+            return self._recommended(body, account)
         except Refused as refused:
             status = refused.status
             raise
         finally:
             self.guard.end(account, "/v1/recommend", status, began, header(b"traceparent"))
 
-    def _recommended(self, body: bytes) -> tuple[bytes, Header]:
+    def _recommended(self, body: bytes, account: Account) -> tuple[bytes, Header]:
         try:
             request = self._decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(400, "the body is not a request", why=str(error), hint=f"send {EXAMPLE}") from None
         try:
-            answered = self.answer(request)
+            answered = self.answer(request, account)
         except Refused:
             raise
         except Exception as error:  # a family's fault, not the client's
@@ -227,15 +232,18 @@ class App:
             self._note(told)
         return Refused(500, "the model could not answer", hint="the server's log says why")
 
-    def _model(self, slot: str) -> Servable:
+    def _model(self, slot: str, account: Account | None) -> Servable:
         model = self._slots.get(None if slot == POPULARITY else slot)
         if model is None:
-            raise no_such(slot, self._slots.names())
+            names = self._slots.names()
+            raise no_such(slot, account.of(names) if account is not None else names)
+        if account is not None:
+            account.check(model.name)
         return model
 
-    def _described(self, slot: str) -> bytes:
-        model, loaded_at = self._model(slot), self._slots.loaded_at(DEFAULT if slot == POPULARITY else slot)
-        return described(model.name, model.card, loaded_at, self._slots.names(), self._impressions)
+    def _described(self, slot: str, account: Account) -> bytes:
+        model, loaded_at = self._model(slot, account), self._slots.loaded_at(DEFAULT if slot == POPULARITY else slot)
+        return described(model.name, model.card, loaded_at, account.of(self._slots.names()), self._impressions)
 
     def close(self) -> None:
         """End the thread; may be called twice."""

@@ -113,10 +113,15 @@ async def ask_many(
     url: str,
     requests: Sequence[dict[str, Any]],
     path: str = RECOMMEND,
+    *headers: str,
     concurrency: int = 8,
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[list[Response], list[float]]:
     """Ask one route for every request, `concurrency` at a time.
+
+    Parameters
+    ----------
+    headers : further ones, as lines.
 
     Returns
     -------
@@ -135,7 +140,7 @@ async def ask_many(
             for number in waiting:
                 body = encode(requests[number])
                 start = time.perf_counter()
-                responses[number] = await connection.post(path, body)
+                responses[number] = await connection.post(path, body, *headers)
                 latencies[number] = time.perf_counter() - start
                 done += 1
                 if on_progress is not None:
@@ -176,8 +181,12 @@ async def send_batches(
         await connection.close()
 
 
-def wait_for_model(url: str, name: str, timeout_s: float) -> dict[str, Any]:
+def wait_for_model(url: str, name: str, timeout_s: float, key: str = "") -> dict[str, Any]:
     """Wait until the server answers with a model.
+
+    Parameters
+    ----------
+    key : that may ask; empty: none is wanted.
 
     Raises
     ------
@@ -187,10 +196,11 @@ def wait_for_model(url: str, name: str, timeout_s: float) -> dict[str, Any]:
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({})
     )  # a proxy of the environment cannot reach this machine
+    asked = urllib.request.Request(f"{url}/v1/model", headers={"authorization": f"Bearer {key}"} if key else {})
     last = "no answer"
     while time.monotonic() < deadline:
         try:
-            with opener.open(f"{url}/v1/model", timeout=5) as answer:
+            with opener.open(asked, timeout=5) as answer:
                 described: dict[str, Any] = msgspec.json.decode(answer.read())
             if described["model"] == name:
                 return described

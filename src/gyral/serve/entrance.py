@@ -21,7 +21,7 @@ class Entrance(NamedTuple):
 
     Attributes
     ----------
-    login : asks for a key where pages want one.
+    login : asks for a key as soon as pages want one.
     """
 
     tls: ssl.SSLContext | None = None
@@ -42,11 +42,13 @@ class Entrance(NamedTuple):
         ConfigError : the certificate or the keys cannot be read.
         """
         origins = Origins([*listen.hosts, host], listen.origins)
-        if is_child:
-            return cls(origins=origins)
-        tls, file = tls_of(listen), root / FILE_NAME
-        login = Login(KeysFile(file, "see", note), is_secure=tls is not None) if file.exists() else None
-        return cls(tls, origins, login)
+        tls = None if is_child else tls_of(listen)
+        return cls(tls, origins, Login(KeysFile(root / FILE_NAME, "see", note), is_secure=tls is not None))
+
+    @property
+    def wants_keys(self) -> bool:
+        """Whether pages are seen with a key only."""
+        return self.login is not None and self.login.is_wanted
 
     def before(self, app: AsgiApp) -> AsgiApp:
         """An application behind it."""

@@ -164,8 +164,8 @@ class Front:
             await reply(send, told.status, told.body, *told.headers)
         elif path == MODEL:
             allow(scope, "GET")
-            self.guard.check(dict(scope["headers"]).get(b"authorization", b""))
-            await reply(send, 200, await self._described(asked_slot(scope)))
+            account = self.guard.check(dict(scope["headers"]).get(b"authorization", b""))
+            await reply(send, 200, await self._described(asked_slot(scope), account))
         else:
             routes = ", ".join(f"POST {each}" for each in self.routes)
             await self._mounts.find(path, f"{routes}, GET {MODEL}, GET /metrics, GET /healthz")(scope, receive, send)
@@ -194,6 +194,8 @@ class Front:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused(400, "the body is not a request", why=str(error), hint=f"send {self._example(path)}") from None
         slot, subject = named.model or DEFAULT, named.subject or ""
+        if account.caller.models:
+            self._permitted(slot, account)
         trial = self.trial if slot == DEFAULT else None
         arm = trial.arm(subject) if trial is not None else None
         if arm is not None and trial is not None and arm.version == trial.canary.new:
@@ -225,6 +227,12 @@ class Front:
         if trial is not None and arm is not None and arm.shadow:
             self._shadow(wanted, client, trial)
         return self._wait(asked, client, key)
+
+    def _permitted(self, slot: str, account: Account) -> None:
+        slots = self.slots()
+        if slot not in slots:
+            raise no_such(slot, account.of(slots))
+        account.check(slots[slot])
 
     def _shadow(self, wanted: Wanted, client: _Client, trial: Trial) -> None:
         """Ask the model on trial as well; both answers are compared when both are there."""
@@ -300,10 +308,11 @@ class Front:
     def _first(self) -> About:
         return next(iter(self._told.values()))
 
-    async def _described(self, slot: str) -> bytes:
+    async def _described(self, slot: str, account: Account) -> bytes:
         name = next(iter(self._models)) if slot in (DEFAULT, POPULARITY) else f"{SLOT}{slot}"
         if name not in self._told:
-            raise no_such(slot, self.slots())
+            raise no_such(slot, account.of(self.slots()))
+        account.check(self._models[name])
         more = {each: value for each, value in self.state().items() if each in ("workers", "chosen", "cascade", "trial")}
         more["variants"] = {each: version for each, version in self._models.items() if not each.startswith(SLOT)}
         card = self._told[name].card
@@ -313,7 +322,7 @@ class Front:
                 async with asyncio.timeout(LIVE_S):
                     self._told[name] = await told_by(self._pool, self._own, name)
             card = self._told[name].card
-        return described(self._models[name], card, self._since[name], self.slots(), self._impressions, **more)
+        return described(self._models[name], card, self._since[name], account.of(self.slots()), self._impressions, **more)
 
     def slots(self) -> dict[str, str]:
         """Slot → model."""

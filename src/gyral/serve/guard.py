@@ -8,7 +8,7 @@ from typing import Any
 
 from gyral.config.sections import Serve
 from gyral.errors import InputError
-from gyral.http import AsgiApp, Receive, Refused, Scope, Send, header
+from gyral.http import AsgiApp, Receive, Refused, Scope, Send, header, reply
 from gyral.model.tiers import tiers
 from gyral.serve.metrics import Metrics
 from gyral.serve.scheduling.quota import Account, Quotas
@@ -17,6 +17,9 @@ from gyral.serve.traces import Traces
 
 GONE = 499
 """The status that is counted where a client went before its answer."""
+
+ACCOUNT = "gyral.account"
+"""Where the scope of a request that was let in has its `Account`."""
 
 REMEMBERED, MAX_REMEMBERED_BYTES = 1_024, 2_048
 """Combinations of headers whose class is remembered, and how long one may be: a look costs 2 µs otherwise."""
@@ -91,17 +94,24 @@ class Guard:
         if self._traces is not None:
             self._traces.close()
 
-    def check(self, authorization: bytes) -> None:
-        """Whether somebody is known, for what costs nothing.
+    def check(self, authorization: bytes) -> Account:
+        """Whose request it is, for what costs nothing.
 
         Raises
         ------
         Refused : 401.
         """
-        self._quotas.find(authorization, time.monotonic())
+        return self._quotas.find(authorization, time.monotonic())
 
-    def around(self, app: AsgiApp) -> AsgiApp:
-        """An application of models that is let in and counted like the server's own routes; bytes are those it announces."""
+    def around(self, app: AsgiApp, body_of: Callable[[Refused, str], bytes]) -> AsgiApp:
+        """An application of models that is let in and counted like the server's own routes; bytes are those it announces.
+
+        It finds whose request it is in the scope, to refuse what this caller may not ask and to charge tokens.
+
+        Parameters
+        ----------
+        body_of : an error as its clients read them, of what was refused and the path.
+        """
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
@@ -109,7 +119,11 @@ class Guard:
                 return
             path, began, status = scope["path"], time.monotonic(), GONE
             length = header(scope, b"content-length")
-            account = self.begin(path, header(scope, b"authorization"), int(length) if length[:18].isdigit() else 0, began)
+            try:
+                account = self.begin(path, header(scope, b"authorization"), int(length) if length[:18].isdigit() else 0, began)
+            except Refused as refused:
+                await reply(send, refused.status, body_of(refused, path), *refused.headers)
+                return
 
             async def counted(message: MutableMapping[str, Any]) -> None:
                 nonlocal status
@@ -118,7 +132,7 @@ class Guard:
                 await send(message)
 
             try:
-                await app(scope, receive, counted)
+                await app({**scope, ACCOUNT: account}, receive, counted)
             finally:
                 self.end(account, path, status, began, header(scope, b"traceparent"))
 

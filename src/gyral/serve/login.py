@@ -2,7 +2,8 @@
 
 The cookie holds no key: who it is, until when, and a signature by a secret of this process, so it ends with the server, after
 12 hours, or when the key is revoked. It is kept from scripts (`HttpOnly`), from other sites (`SameSite=Strict`) and, under TLS,
-from plain HTTP (`Secure`). Asked for a key is all that is not `/healthz` and not below `/v1/`, whose routes ask by themselves.
+from plain HTTP (`Secure`). Asked for a key is all that is not `/healthz` and not below `/v1/`, whose routes ask by themselves;
+nothing is before the project has its first key.
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ class Login:
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             path = scope.get("path", "")
+            self._look()
+            if not self.is_wanted:
+                await app(scope, receive, send)
+                return
             if scope["type"] != "http" or path == "/healthz" or path.startswith("/v1/"):
                 await app(scope, receive, send)
             elif path == PATH:
@@ -71,13 +76,17 @@ class Login:
 
         return guarded
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether pages want a key."""
+        return self._file.is_there
+
     async def _login(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
             await _page(send, 200, "")
             return
         form = await read_body(scope, receive, MAX_FORM_BYTES)
         key = parse_qs(form.decode("latin-1"), max_num_fields=8).get("key", [""])[0]
-        self._look()
         known = self._ring.find(b"Bearer " + key.encode())
         if known is None:
             await _page(send, 401, "<p role=alert>That key is not known here.")
@@ -90,7 +99,6 @@ class Login:
         await send({"type": "http.response.body", "body": b""})
 
     def _is_known(self, scope: Scope) -> bool:
-        self._look()
         if self._ring.find(header(scope, b"authorization")) is not None:
             return True
         for part in header(scope, b"cookie").decode("latin-1").split(";"):

@@ -74,7 +74,7 @@ def test_answers_are_those_of_the_server_behind(server, newest, lm_root):
         )  # fmt: skip
         whole = json.loads(told[1][0].body)
         assert whole["choices"][0]["text"] == expected and not {"id", "object", "model", "created"} & whole.keys()
-        assert told[1][0].props == {"prompt": "Once", "text": expected, "tokens": 12}
+        assert told[1][0].props == {"prompt": "Once", "text": expected, "tokens": 12, "prompt_tokens": 5}
         events = [json.loads(part.body) for part in told[2]]
         assert "".join(each["text"] for event in events for each in event["choices"]) == expected
         assert events[-1]["usage"]["completion_tokens"] == 12 and told[2][-1].props["text"] == expected

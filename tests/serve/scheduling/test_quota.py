@@ -1,11 +1,12 @@
 import os
+import time
 
 import pytest
 
 from gyral.config.sections import Caller
 from gyral.errors import ConfigError
 from gyral.http import Refused
-from gyral.keys import new_key
+from gyral.keys import Granted, new_key, write_keys
 from gyral.serve.scheduling.quota import Quotas
 
 
@@ -103,9 +104,33 @@ def test_a_file_of_keys_is_followed_and_a_broken_one_changes_nothing(tmp_path):
     assert quotas.find(first, 8.0).caller.name == "a"
 
 
-def test_two_callers_of_one_name_and_a_file_that_is_not_there_are_errors(tmp_path):
+def test_two_callers_of_one_name_are_an_error_and_a_file_that_is_not_there_is_waited_for(tmp_path):
     _, told = caller("a")
     with pytest.raises(ConfigError, match="cannot be used"):
         Quotas([told, told], 0.0)
-    with pytest.raises(ConfigError, match="cannot be read"):
-        Quotas([], 0.0, file=str(tmp_path / "none.toml"))
+    path, (key, granted) = tmp_path / "keys.toml", caller("b", models=["shop", "other@2"])
+    now = time.monotonic()
+    quotas, others = Quotas([], now, file=str(path)), Quotas([], now, file=str(tmp_path / "others.toml"))
+    quotas.find(b"", now + 2).begin(now + 2)
+    others.find(b"", now + 2)
+    (tmp_path / "others.toml").write_text("[[keys]")
+    with pytest.raises(Refused, match="wants a key"):  # one that comes broken lets nobody in
+        others.find(b"", now + 4)
+    others = Quotas([], now, file=str(tmp_path / "third.toml"))
+    others.find(b"", now + 2)
+    write_keys(tmp_path / "third.toml", [Granted(name="c", sha256="1" * 64, may="see")])
+    with pytest.raises(Refused, match="wants a key"):  # whatever the first key is good for
+        others.find(b"", now + 4)
+    write_keys(path, [Granted(name="b", sha256=granted.sha256, models=granted.models)])
+    with pytest.raises(Refused, match="wants a key"):
+        quotas.find(b"", now + 4)
+    account = quotas.find(key, now + 4)
+    assert account.of({"default": "shop@3", "x": "other@1", "y": "other@2", "z": "shop-int8@1"}) == {
+        "default": "shop@3", "y": "other@2",
+    }  # fmt: skip
+    with pytest.raises(Refused, match="`b` may not ask `other@1`") as refused:
+        account.check("other@1")
+    assert refused.value.status == 403 and "`shop`, `other@2`" in refused.value.hint
+    path.unlink()
+    with pytest.raises(Refused, match="wants a key"):
+        quotas.find(b"", now + 6)

@@ -151,7 +151,7 @@ def _name(header: bytes) -> str:
 def _pax_path(data: bytes) -> str:
     while data:
         length = data.partition(b" ")[0]
-        if not length.isdigit() or not 0 < int(length) <= len(data):
+        if not length.isdigit() or len(length) > 9 or not 0 < int(length) <= len(data):
             return ""
         key, _, value = data[len(length) + 1 : int(length)].rstrip(b"\n").partition(b"=")
         if key == b"path":

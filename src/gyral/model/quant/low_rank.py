@@ -75,8 +75,8 @@ def factored_net(weights: Weights, matrices: Sequence[str], calibration: Calibra
 def make_room(model: nn.Module, ranks: Mapping[str, int]) -> nn.Module:
     """The net with two thin linears in the place of each that was factored."""
     for name, rank in ranks.items():
-        linear = model.get_submodule(name)
-        if not isinstance(linear, nn.Linear):
+        linear = dict(model.named_modules()).get(name)
+        if not isinstance(linear, nn.Linear) or not 0 < rank <= min(linear.weight.shape):
             raise InputError("the weights are not those of this model", why=f"`{name}` has no place in it")
         owner, _, own = name.rpartition(".")
         with torch.device(linear.weight.device):

@@ -164,8 +164,8 @@ def divided(weights: Weights) -> tuple[dict[str, np.ndarray], dict[str, Packed]]
     ------
     InputError : a packed one is not as the settings say.
     """
-    told: dict[str, Any] = dict(weights.settings.get("packed", {}))
     try:
+        told: dict[str, Any] = dict(weights.settings.get("packed", {}))
         arrays = dict(sparse.whole(weights).arrays)
     except (KeyError, ValueError, TypeError) as error:
         raise InputError("the weights are not packed as their settings say", why=str(error)) from None
@@ -173,11 +173,12 @@ def divided(weights: Weights) -> tuple[dict[str, np.ndarray], dict[str, Packed]]
         if name not in told and array.dtype == np.int8 and array.ndim == 2 and f"{name}_scale" in arrays:
             told[name] = ["int8", array.shape[1], 0]
     packed = {}
-    for name, (kind, columns, group) in told.items():
+    for name, said in told.items():
         try:
+            kind, columns, group = said
             packed[name] = _read(name, arrays, kind, int(columns), int(group))
-        except (KeyError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
-            why = f"`{name}` is not {kind} of {columns} columns: {error}"
+        except (KeyError, ValueError, TypeError, IndexError, ArithmeticError) as error:
+            why = f"`{name}` is not of kind, columns and group {said}: {error}"
             raise InputError("the weights are not packed as their settings say", why=why) from None
         for end in ("", "_scale", "_zero"):
             arrays.pop(f"{name}{end}", None)

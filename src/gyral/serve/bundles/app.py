@@ -28,6 +28,7 @@ from gyral.serve.bundles.choice import VERSION, Chosen, Offers
 from gyral.serve.bundles.patch import digest
 from gyral.serve.bundles.shelf import Content, Shelf
 from gyral.serve.bundles.wire import FORMAT, PIECE_BYTES, How, Manifest, Quality
+from gyral.serve.scheduling.quota import Account
 from gyral.serve.scheduling.tiers import Classified, classify
 
 PATH = "/v1/bundles"
@@ -48,12 +49,13 @@ class Bundles:
     root : project folder.
     served : slot → model `name@n`; only they and their variants can be had.
     tiers : classes of devices by name.
-    check : given the `authorization` of each request; refuses who may not ask.
+    check : given the `authorization` of each request, says whose it is, and refuses who may not ask.
     """
 
     def __init__(
-        self, root: Path, served: Callable[[], dict[str, str]], tiers: Mapping[str, DeviceTier], check: Callable[[bytes], None]
-    ) -> None:
+        self, root: Path, served: Callable[[], dict[str, str]], tiers: Mapping[str, DeviceTier],
+        check: Callable[[bytes], Account],
+    ) -> None:  # fmt: skip
         self._tiers, self._check = tiers, check
         self._shelf = Shelf(root / "models")
         self._offers = Offers(root / "models", served, self._shelf)
@@ -76,11 +78,11 @@ class Bundles:
             each.shutdown(wait=False, cancel_futures=True)
 
     async def _route(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        self._check(header(scope, b"authorization"))
+        account = self._check(header(scope, b"authorization"))
         parts = path.removeprefix(f"{PATH}/").split("/")
         if len(parts) == 1 and path != PATH:
             allow(scope, "GET")
-            await self._manifest(parts[0], scope, send)
+            await self._manifest(parts[0], scope, send, account)
         elif len(parts) == 3 and parts[1] == "files":
             allow(scope, "GET")
             await self._file(parts[2], scope, send)
@@ -89,14 +91,14 @@ class Bundles:
                 404, f"there is nothing at `{path[:200]}`", hint=f"`GET {PATH}/MODEL`, `GET {PATH}/MODEL/files/DIGEST`"
             )
 
-    async def _manifest(self, asked: str, scope: Scope, send: Send) -> None:
+    async def _manifest(self, asked: str, scope: Scope, send: Send, account: Account) -> None:
         query = parse_qsl(scope.get("query_string", b"").decode("latin-1"))
         since = next((value for name, value in query if name == "from"), "")
         if since and not VERSION.fullmatch(since):
             raise Refused(400, f"`from={since[:100]}` is no version", hint="send `name@number`, the `model` of a manifest")
         tier = self._tier(scope)
         try:
-            chosen = await self._made(lambda: self._offers.pick(asked, tier.name, tier.tier))
+            chosen = await self._made(lambda: self._offers.pick(asked, tier.name, tier.tier, account))
             if since:
                 chosen = chosen._replace(content=await self._with_patches(chosen.content, since))
         except OSError as error:  # the folder is changed at this moment, or the disk is full

@@ -19,6 +19,7 @@ from gyral.model.card import Card
 from gyral.model.metrics import SMALLER_IS_BETTER
 from gyral.serve.bundles.shelf import Content, Shelf
 from gyral.serve.scheduling.cost import Cost, Curve
+from gyral.serve.scheduling.quota import Account
 from gyral.serve.scheduling.router import Variant, Wish, choose, consider
 
 VERSION = re.compile(rf"({NAME})@([1-9][0-9]{{0,8}})")
@@ -46,8 +47,12 @@ class Offers:
         self._models, self._served, self._shelf = models, served, shelf
         self._cards: dict[str, tuple[int, Card]] = {}
 
-    def pick(self, asked: str, tier_name: str, tier: DeviceTier) -> Chosen:
+    def pick(self, asked: str, tier_name: str, tier: DeviceTier, account: Account) -> Chosen:
         """The variant for a device. Of a model by its name, `name@n` alone is pinned.
+
+        Parameters
+        ----------
+        account : who asks; whoever may ask a model may have what was compressed from it.
 
         Raises
         ------
@@ -55,7 +60,7 @@ class Offers:
         """
         found: list[Chosen] = []
         why = ""
-        for version in self._variants(asked):
+        for version in self._variants(asked, account):
             try:
                 card = self._card(version)
                 found.append(Chosen(card, self._shelf.content(version), ""))
@@ -86,18 +91,22 @@ class Offers:
     def _names(self) -> set[str]:
         return set(self._served().values())
 
-    def _variants(self, asked: str) -> list[str]:
+    def _variants(self, asked: str, account: Account) -> list[str]:
         """Versions that are candidates, the one that is served first."""
         slots = self._served()
         served = slots.get(asked) or next((name for name in slots.values() if name.partition("@")[0] == asked), None)
         if served is None and VERSION.fullmatch(asked) and self.may_have(asked):
+            if not account.may_ask(self._root(asked)):
+                account.check(asked)
             return [asked]
         if served is None:
             served = next((name for name in slots.values() if asked in self._bases(self._root(name))), None)
             if served is None:
-                listed = ", ".join(f"`{name}`" for name in sorted(set(slots.values())))
+                listed = ", ".join(f"`{name}`" for name in sorted(set(account.of(slots).values())))
                 raise Refused(404, f"there is no bundle of `{asked[:200]}`", hint=f"this server has {listed}")
         root = self._root(served)
+        if not account.may_ask(root):
+            account.check(served)
         return [served, *(each for each in self._bases(root).values() if each != served)]
 
     def _root(self, version: str) -> str:

@@ -19,10 +19,12 @@ from gyral.http import AsgiApp, Header, Receive, Refused, Scope, Send, allow, he
 from gyral.model.family import Servable
 from gyral.serve.engine import Part
 from gyral.serve.feedback import Impressions, Logged, RequestIds
+from gyral.serve.guard import ACCOUNT
 from gyral.serve.openai.again import Again, Look, feed_of
 from gyral.serve.openai.errors import as_openai, body_of
 from gyral.serve.openai.runner import Asks, Feed, Wanted, gone
 from gyral.serve.openai.wire import CHAT, COMPLETIONS, EMBEDDINGS, MODELS, Body, Wrong, beginning, decode
+from gyral.serve.scheduling.quota import Account
 
 PATHS = (COMPLETIONS, CHAT, EMBEDDINGS, MODELS)
 _STREAM: tuple[Header, ...] = (
@@ -78,9 +80,10 @@ class OpenAi:
             await _refuse(send, refused.status, body_of(refused, scope["path"]), *refused.headers)
 
     async def _route(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        account: Account | None = scope.get(ACCOUNT)
         if path == MODELS or path.startswith(MODELS + "/"):
             allow(scope, "GET")
-            await reply(send, 200, msgspec.json.encode(self._listed(path.removeprefix(MODELS).strip("/"))))
+            await reply(send, 200, msgspec.json.encode(self._listed(path.removeprefix(MODELS).strip("/"), account)))
             return
         if path not in PATHS:
             hint = ", ".join(f"`POST {each}`" for each in PATHS[:3])
@@ -88,7 +91,7 @@ class OpenAi:
         allow(scope, "POST")
         body = await read_body(scope, receive, self._limit)
         request = decode(path, body)
-        slot, model = self._model(request.model)
+        slot, model = self._model(request.model, account)
         is_stream = bool(getattr(request, "stream", False))
         is_pinned, until = request.model == model.name, time.monotonic() + self._left_s(scope)
         wanted = Wanted(model, slot, path, body, until - time.monotonic(), is_stream, is_pinned, beginning(request))
@@ -100,7 +103,7 @@ class OpenAi:
         watch = asyncio.ensure_future(gone(receive, feed))
         request_id = f"{_PREFIX[path]}-{self._ids.next()}"
         try:
-            props = await self._answer(path, request, request_id, feed, send, look)
+            props = await self._answer(path, request, request_id, feed, send, look, account)
         finally:
             watch.cancel()
             feed.give_up()
@@ -111,9 +114,9 @@ class OpenAi:
             self._impressions.add(Logged(request_id, now_us(), kind, getattr(request, "user", None), None, None, told))
 
     async def _answer(
-        self, path: str, request: Body, request_id: str, feed: Feed, send: Send, look: Look | None
+        self, path: str, request: Body, request_id: str, feed: Feed, send: Send, look: Look | None, account: Account | None
     ) -> dict[str, Any] | None:
-        """Put the answer on the wire; what the log keeps of it, None where there was none."""
+        """Put the answer on the wire, and charge for it; what the log keeps of it, None where there was none."""
         parts = await feed.next()
         if not parts:
             return None
@@ -135,9 +138,10 @@ class OpenAi:
         if not is_stream:
             if look is not None:
                 look.keep(first, request_id, feed.model)
+            _charge(account, first.props)
             await reply(send, 200, head + first.body[1:], *headers)
             return first.props
-        return await _stream(send, b"data: " + head, parts, feed, headers, path)
+        return await _stream(send, b"data: " + head, parts, feed, headers, path, account)
 
     def _left_s(self, scope: Scope) -> float:
         """Seconds that the client gives it, from `x-deadline-ms`."""
@@ -160,34 +164,48 @@ class OpenAi:
                 found[model.name] = found[model.name.partition("@")[0]] = slot
         return found | {slot: slot for slot in slots if slot in set(found.values())}
 
-    def _model(self, name: str) -> tuple[str, Servable]:
+    def _model(self, name: str, account: Account | None) -> tuple[str, Servable]:
         named = self._named()
         slot = named.get(name)
         model = self._slots.get(slot) if slot is not None else None
         if slot is None or model is None:
-            known = ", ".join(f"`{each}`" for each in named) or "none: no language model is served"
+            known = ", ".join(f"`{each}`" for each in self._of(named, account)) or "none: no language model is served"
             what = f"The model `{name}` does not exist"
             raise Wrong(404, what, "model", "model_not_found", hint=f"there is {known}")
+        if account is not None:
+            try:
+                account.check(model.name)
+            except Refused as refused:
+                raise Wrong(403, refused.what, "model", "model_not_found", hint=refused.hint) from None
         return slot, model
 
-    def _listed(self, name: str) -> dict[str, Any]:
-        named = self._named()
+    def _of(self, named: dict[str, str], account: Account | None) -> dict[str, str]:
+        """Of the names, those of models that a caller may ask."""
+        if account is None:
+            return named
+        mine = account.of(self._slots.names())
+        return {name: slot for name, slot in named.items() if slot in mine}
+
+    def _listed(self, name: str, account: Account | None) -> dict[str, Any]:
+        named = self._of(self._named(), account)
         listed = [
             {"id": each, "object": "model", "created": int(self._slots.loaded_at(slot)), "owned_by": "gyral"}
             for each, slot in named.items()
         ]
         if not name:
             return {"object": "list", "data": listed}
-        self._model(name)
+        self._model(name, account)
         return next(each for each in listed if each["id"] == name)
 
 
 async def _stream(
-    send: Send, before: bytes, parts: list[Part], feed: Feed, headers: tuple[Header, ...], path: str
+    send: Send, before: bytes, parts: list[Part], feed: Feed, headers: tuple[Header, ...], path: str, account: Account | None
 ) -> dict[str, Any] | None:
-    """Send parts as server-sent events until the last one."""
+    """Send parts as server-sent events until the last one; who goes before pays a token for each event that was made."""
     await send({"type": "http.response.start", "status": 200, "headers": [*_STREAM, *headers]})
+    made = 0
     while parts:
+        made += len(parts)
         events = [
             before + part.body[1:] if part.status == 200 else b"data: " + as_openai(part.status, part.body, path)
             for part in parts
@@ -198,11 +216,20 @@ async def _stream(
         try:
             await send({"type": "http.response.body", "body": b"\n\n".join(events) + b"\n\n", "more_body": not last.is_last})
         except (OSError, RuntimeError):  # nobody reads any more
-            return None
+            break
         if last.is_last:
+            _charge(account, last.props, made)
             return last.props if last.status == 200 else None
         parts = await feed.next()
+    _charge(account, {}, made)
     return None
+
+
+def _charge(account: Account | None, props: Mapping[str, Any], made: int = 0) -> None:
+    """Take an answer's tokens, read and written, from its caller's; `made`: where nothing says how many, a lower bound."""
+    if account is not None:
+        told = props.get("prompt_tokens", 0) + props.get("tokens", 0)
+        account.spend(tokens=told or made)
 
 
 async def _refuse(send: Send, status: int, body: bytes, *headers: Header) -> None:

@@ -182,10 +182,9 @@ class Copies:
             if part.status == 200 and worker >= 0:
                 count = self._count(worker)
                 count.answers += 1
-                if "prompt_tokens" in props:
-                    count.prompt_tokens += props["prompt_tokens"]
-                    count.cached_tokens += props["cached_tokens"]
-                    count.tokens += props["tokens"]
+                count.prompt_tokens += props.get("prompt_tokens", 0)
+                count.cached_tokens += props.get("cached_tokens", 0)
+                count.tokens += props.get("tokens", 0) if "prompt_tokens" in props else 0
             elif part.status == 503:
                 props.setdefault("retry_after", "1")
         feed.put(part)

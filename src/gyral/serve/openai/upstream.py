@@ -87,6 +87,7 @@ class Remote:
             raise ServeError("the server behind gave no answer", why=str(error), where=self.address) from None
         body = {"text": choice["text"], "tokens": used, "ended_by": choice["finish_reason"]}
         props = {"prompt": request.prompt[:MAX_TOLD_CHARS], "text": choice["text"][:MAX_TOLD_CHARS], "seed": request.seed}
+        props |= {"tokens": _count(used), "prompt_tokens": _count(told["usage"].get("prompt_tokens"))}
         return Told(body, "completion", None, None, props)
 
 
@@ -200,7 +201,7 @@ class _Told:
     def __init__(self, asked: dict[str, Any], path: str) -> None:
         said = asked["messages"][-1].get("content") if path == CHAT else asked.get("prompt", "")
         self._prompt, self._is_text = (said if isinstance(said, str) else ""), path != EMBEDDINGS
-        self._text, self._tokens, self.is_ended = "", 0, False
+        self._text, self._tokens, self._read, self.is_ended = "", 0, 0, False
 
     def read(self, told: dict[str, Any]) -> bytes:
         for name in _OURS:
@@ -211,12 +212,18 @@ class _Told:
                 said = choice.get("delta") or choice.get("message") or choice
                 self._text += said.get("content") or said.get("text") or ""
         used = told.get("usage") or {}
-        self._tokens = used.get("completion_tokens") or used.get("prompt_tokens") or self._tokens
+        read, written = _count(used.get("prompt_tokens")), _count(used.get("completion_tokens"))
+        self._tokens, self._read = written or (0 if self._is_text else read) or self._tokens, read or self._read
         return msgspec.json.encode(told)
 
     def props(self) -> dict[str, Any]:
         texts = {"prompt": self._prompt[:MAX_TOLD_CHARS], "text": self._text[:MAX_TOLD_CHARS]} if self._is_text else {}
-        return {**texts, "tokens": self._tokens}
+        return {**texts, "tokens": self._tokens, **({"prompt_tokens": self._read} if self._is_text else {})}
+
+
+def _count(told: Any) -> int:
+    """A number of tokens, as a server behind says it."""
+    return told if type(told) is int and 0 <= told < 1 << 40 else 0
 
 
 def _status_of(error: Any) -> int:

@@ -2,14 +2,14 @@
 
 Checked before a body is read, charged for the body when it is there, and for tokens when they were made: nobody knows before
 how long an answer gets, so a key may overdraw its tokens once and then waits. Without keys everybody is one caller without
-limits. Keys come from `[[serve.keys]]` and from `serve.keys_file`, which is read again when it changes; a broken file leaves
-those that were there. A request costs 3 µs, half of it the look-up.
+limits. Keys come from `[[serve.keys]]` and from `serve.keys_file`, which is waited for where it is not there yet and read again
+when it changes; a broken file leaves those that were there. A request costs 3 µs, half of it the look-up.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from gyral.config.sections import Caller
@@ -50,6 +50,26 @@ class Account:
         self.spend(requests=1)
         self.under_way += 1
 
+    def may_ask(self, model: str) -> bool:
+        """Whether a model, `name@n`, is one of those that this caller may ask."""
+        models = self.caller.models
+        return not models or model in models or model.partition("@")[0] in models
+
+    def of(self, slots: Mapping[str, str]) -> dict[str, str]:
+        """Of slot → model, what this caller may ask, which is all that it is told of."""
+        return {slot: model for slot, model in slots.items() if self.may_ask(model)}
+
+    def check(self, model: str) -> None:
+        """Let nobody ask what is not theirs to ask.
+
+        Raises
+        ------
+        Refused : 403.
+        """
+        if not self.may_ask(model):
+            listed = ", ".join(f"`{each}`" for each in self.caller.models)
+            raise Refused(403, f"the key `{self.caller.name}` may not ask `{model}`", hint=f"it may ask {listed}")
+
     def end(self) -> None:
         """The request is answered, refused or gone; called once for each `begin`."""
         self.under_way = max(0, self.under_way - 1)
@@ -68,7 +88,7 @@ class Quotas:
 
     Raises
     ------
-    ConfigError : two have one name or one key, or the file cannot be read at the start.
+    ConfigError : two have one name or one key, or the file is there at the start and cannot be read.
     """
 
     def __init__(self, callers: Sequence[Caller], now: float, *, file: str = "", note: Callable[[str], None] = print) -> None:
@@ -90,7 +110,7 @@ class Quotas:
                 self._use([*self._told, *self._file.keys], now)
             except ConfigError as error:
                 self._note(f"serve    keys stay as they are: {error.what}: {error.why}")
-        if not len(self._ring) and self._file is None:
+        if not len(self._ring) and not (self._file is not None and self._file.is_there):
             return self._anybody
         account = self._ring.find(authorization)
         if account is None:

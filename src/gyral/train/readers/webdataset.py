@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from gyral.files import write_atomic
+from gyral.packages.archives import Header
 from gyral.train.readers.rows import Column, Files, checked, chosen, damaged, digest_of, gathered
 
 INDEX = ".gyral-index.arrow"
@@ -104,7 +105,7 @@ def scanned(folder: Path, names: Sequence[str]) -> pa.Table:
         path = folder / name
         size, last = path.stat().st_size, None
         try:
-            with tarfile.open(path, "r:") as tar:
+            with tarfile.open(path, "r:", tarinfo=Header) as tar:
                 for member in tar:
                     match = NAME.match(member.name)
                     if not member.isfile() or match is None or Path(member.name).name.startswith("."):
@@ -118,7 +119,7 @@ def scanned(folder: Path, names: Sequence[str]) -> pa.Table:
                     last = key
                     for column, value in zip(found, (row, shard, ending.lower(), member.offset_data, member.size), strict=True):
                         found[column].append(value)
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
             raise damaged(path, str(error)) from None
     types = {"row": pa.int64(), "shard": pa.int32(), "offset": pa.int64(), "size": pa.int64()}
     columns = {name: pa.array(values, types.get(name, pa.string())) for name, values in found.items()}
