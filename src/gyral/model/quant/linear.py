@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gyral.errors import InputError
-from gyral.model.memory import give_back
+from gyral.memory import give_back
 from gyral.model.nets.captions import Bags
 from gyral.model.quant.kernels import KERNELS, Kernel, choose
 from gyral.model.quant.packing import Packed
