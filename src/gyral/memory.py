@@ -1,5 +1,5 @@
-"""What this process holds in memory: now, and at most so far. Where there is no /proc, both are the peak that `getrusage` tells,
-which counts what the parent had when it forked, too."""
+"""What this process holds in memory: now, and at most so far. Where there is no /proc, both are the peak of `getrusage`, which
+counts what the parent had when it forked, too."""
 
 from __future__ import annotations
 
