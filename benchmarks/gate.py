@@ -5,7 +5,7 @@ runs only ever adds, and their ratio is compared with `gate.json`. A slow path i
 Ratios differ between processors, so those of one that `gate.json` does not know are shown and not judged. Plain
 Python is judged by the bytecodes that gyral's modules run: exact, and of one version of Python.
 
-Beside ten other tasks (two cores, load 40 to 51, ten runs) counts never changed, and the ratios were .73 to 1.20 of what was kept.
+Beside other work (two cores, load 40 to 51, ten runs) counts never changed, and the ratios were .73 to 1.20 of what was kept.
 So counts are judged by the suite (`--counts`, a second), and ratios by hand.
 
 Command: .venv/bin/python benchmarks/gate.py (under a minute); `--keep N` measures N times and writes what holds from now on.

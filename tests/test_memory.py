@@ -27,8 +27,9 @@ def test_what_was_freed_is_given_back_before_a_difference_is_taken():
     before = resident_bytes(settled=True)
     blocks = [bytes(1_000) for _ in range(SIZE // 1_000)]  # small ones, which the allocator keeps
     assert resident_bytes() - before > SIZE // 2
+    pins = blocks[::1_000]  # without which the end of the heap is given back by itself
     del blocks
-    assert resident_bytes(settled=True) - before < SLACK
+    assert resident_bytes(settled=True) - before < SLACK and len(pins) > 9
 
 
 def test_without_proc_both_are_the_peak_of_the_system(monkeypatch):
