@@ -310,3 +310,12 @@ def test_json_lines_on_stderr_when_asked(tmp_path, small_shop):
     for line in done.stderr.strip().splitlines():
         json.loads(line)
     assert any("rate" in json.loads(line) for line in done.stderr.strip().splitlines())
+
+
+@pytest.mark.parametrize("line", ["curate shop", "curate docs --source nowhere", "train shop", "compress shop", "serve shop"])
+def test_a_verb_that_finds_nothing_leaves_the_record_of_its_run_and_no_more(tmp_path, line):
+    done = forked(*line.split(), "--root", tmp_path)
+    assert done.returncode == 1 and ("there is no" in done.stderr or "has no table" in done.stderr)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if len(path.relative_to(tmp_path).parts) <= 2}
+    assert left <= {"runs", "runs/1", "datasets", "datasets/.making"}  # the last is a lock
+    assert json.loads((tmp_path / "runs" / "1" / "lineage.json").read_text())["status"] == "failed"

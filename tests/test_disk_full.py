@@ -10,6 +10,8 @@ import pytest
 
 from gyral.lake.table import Lake
 
+from . import verbs
+
 
 @pytest.fixture
 def disk(tmp_path):
@@ -40,7 +42,7 @@ def fill(disk):
 
 
 def gyral(*args):
-    return subprocess.run([sys.executable, "-m", "gyral", *map(str, args)], capture_output=True, text=True, timeout=120)
+    return verbs.gyral(*args, timeout=120)
 
 
 def assert_told(done):

@@ -1,10 +1,7 @@
 """Somebody is erased: from everything that was made of them, and from what comes of them later."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 
@@ -25,6 +22,8 @@ from gyral.model import card as cards
 from gyral.model.family import ServableRecommender
 from gyral.run import Run
 
+from . import verbs
+
 WHO = "customer-4f1c9a7be03d52886a1b0c9d"
 NOW_US = 1_790_000_000_000_000
 
@@ -34,7 +33,7 @@ def files_with(root, text):
 
 
 def gyral(root, *words):
-    return subprocess.run([sys.executable, "-m", "gyral", *words, "--root", str(root)], capture_output=True, text=True)
+    return verbs.gyral(*words, "--root", root)
 
 
 def write_rows(path):
@@ -126,6 +125,29 @@ def test_decisions_stay_with_their_rows_when_fragments_change_places(tmp_path, s
     assert files_with(root, WHO) == []
 
 
+def test_a_dry_run_tells_what_an_erasure_then_does_and_changes_nothing(shop):
+    def state():
+        return {path: path.read_bytes() for path in shop.rglob("*") if path.is_file()}
+
+    before = state()
+    found = json.loads(gyral(shop, "erase", WHO, "--dry-run", "--json").stdout.splitlines()[-1])
+    told = gyral(shop, "erase", WHO, "--dry-run").stdout
+    assert state() == before
+    assert "events 30, quarantine 1" in told and "shop@1 30" in told and "nothing was changed" in told
+    assert set(found["files"]) == {*files_with(shop, WHO), "datasets/shop@1, column `subject`"}
+    receipt = json.loads(gyral(shop, "erase", WHO, "--json").stdout.splitlines()[-1])
+    for name in ("rows", "datasets", "models", "trained_on", "mentions"):
+        assert found[name] == receipt[name], name
+    after = json.loads(gyral(shop, "erase", WHO, "--dry-run", "--json").stdout.splitlines()[-1])
+    assert after["rows"] == {"events": 0, "quarantine": 0} and after["files"] == after["models"] == []
+    assert after["datasets"] == {} and after["trained_on"] == found["trained_on"]  # they have learned it all the same
+
+
+def test_a_dry_run_where_nothing_is_makes_nothing(tmp_path):
+    done = gyral(tmp_path, "erase", WHO, "--dry-run")
+    assert done.returncode == 0 and "events 0" in done.stdout and list(tmp_path.iterdir()) == []
+
+
 def test_erasing_twice_does_nothing_more_and_still_lists_the_models(shop):
     first = json.loads(gyral(shop, "erase", WHO, "--json").stdout.splitlines()[-1])
     second = gyral(shop, "erase", WHO)
@@ -150,9 +172,8 @@ def test_somebody_nobody_knows_is_marked_all_the_same(tmp_path):
     ["log.committed", "lake.merged", "lake.committed", "lake.deleted", "erase.events", "erase.datasets", "erase.models"],
 )
 def test_killed_anywhere_it_is_finished_by_the_next_try(shop, point):
-    words = [sys.executable, "-m", "gyral", "erase", WHO, "--root", str(shop)]
     for count in (1, 2):
-        died = subprocess.run(words, env={**os.environ, "GYRAL_FAULT": f"{point}:{count}"}, capture_output=True)
+        died = verbs.gyral("erase", WHO, "--root", shop, GYRAL_FAULT=f"{point}:{count}")
         assert count == 2 or died.returncode == -9
     done = gyral(shop, "erase", WHO, "--json")
     assert done.returncode == 0, done.stderr

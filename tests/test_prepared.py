@@ -4,9 +4,13 @@ import json
 
 import pytest
 
+from gyral import config as configs
+from gyral import plugins
 from gyral.cli import commands
-from gyral.errors import NotFound, UsageError
-from gyral.prepared import is_place
+from gyral.errors import InputError, NotFound, UsageError
+from gyral.lake import dataset as datasets
+from gyral.prepared import dataset_of, is_place
+from gyral.run import Run
 
 
 @pytest.fixture
@@ -67,6 +71,34 @@ def test_a_folder_is_curated_and_trained_on(pages, tmp_path, gyral):
         gyral("train", "pages", "--family", "lm", *SETS, "--distill", "nobody")
     two = gyral("train", str(pages), "--family", "lm", *SETS, *STAGES, "--parallel", "data=2")
     assert two["ranks"] == 2 and max(abs(a - b) for a, b in zip(two["loss"], told["loss"], strict=True)) <= 2e-6
+
+
+@pytest.mark.parametrize("of_events", [True, False])
+def test_a_family_of_ones_own_says_whether_it_learns_from_events(tmp_path, monkeypatch, of_events):
+    begun = []
+
+    class Family:
+        pass
+
+    if of_events:
+        Family.of_events = True
+    monkeypatch.setattr(plugins, "_registered", {("family", "mine"): Family()})
+    (tmp_path / "shop.csv").write_text(
+        "subject,object,event_time\n" + "".join(f"c{n},o{n % 3},{1_600_000_000 + n}\n" for n in range(30))
+    )
+
+    def start(verb, of):
+        begun.append(verb)
+        return Run.start(tmp_path, verb, of)
+
+    config = configs.load(tmp_path, [], {"train.family": "mine"})
+    if of_events:
+        assert dataset_of(tmp_path, str(tmp_path / "shop.csv"), config, start) == "shop@1"
+        assert begun == ["ingest", "curate"] and datasets.find(tmp_path, "shop").manifest.rows_kept == 30
+    else:  # a table of documents, of which these are none
+        with pytest.raises(InputError):
+            dataset_of(tmp_path, str(tmp_path / "shop.csv"), config, start)
+        assert begun == ["curate"]
 
 
 @pytest.mark.slow

@@ -146,17 +146,20 @@ def ingest(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None
 
 @commands.command()
 @click.argument("subject")
+@click.option("--dry-run", is_flag=True, help="Say what is here of SUBJECT; nothing is marked, changed or recorded.")
 @into_option
 @common
-def erase(root: Path, sets: tuple[str, ...], as_json: bool, subject: str, **flags: Any) -> None:
+def erase(root: Path, sets: tuple[str, ...], as_json: bool, subject: str, dry_run: bool, **flags: Any) -> None:
     """Erase SUBJECT: from the lake and its log, datasets and models' inputs, and whatever comes of it later."""
     config = configure(root, sets, flags)
-    from gyral.erase import erase as run_erase
-    from gyral.erase import told
+    from gyral import erase as erasing
 
+    if dry_run:
+        found = erasing.look(root, config, subject)
+        return print_result(as_json, plain(found), lambda: erasing.told_found(found))
     with start_run(root, "erase", config, as_json, hide=subject) as run:
-        receipt = run_erase(root, config, run, subject)
-    print_result(as_json, plain(receipt), lambda: told(receipt))
+        receipt = erasing.erase(root, config, run, subject)
+    print_result(as_json, plain(receipt), lambda: erasing.told(receipt))
 
 
 @commands.command()

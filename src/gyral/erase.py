@@ -80,6 +80,53 @@ class Receipt(msgspec.Struct):
     searched_bytes: bool = True
 
 
+class Found(msgspec.Struct):
+    """What an erasure would concern, as in `Receipt`; `models` and `files` are those in which their name is."""
+
+    rows: dict[str, int]
+    datasets: dict[str, int]
+    models: list[str]
+    trained_on: list[str]
+    mentions: dict[str, int]
+    files: list[str]
+
+
+def look(root: Path, config: Config, subject: str) -> Found:
+    """What is here of a subject. Nothing is marked, written or drained: what still waits in the log is in no count."""
+    lake, rows, stands_for = Lake.of(root, config), dict.fromkeys(("events", "quarantine"), 0), ""
+    counts: dict[str, int] = {}
+    mentions: dict[str, int] = {}
+    if lake.exists("events"):
+        rows["events"] = lake.snapshot("events").count(f"subject = {literal(subject)}")
+        mentions = _mentions(lake, subject)
+        for made in datasets.all_of(root):
+            with suppress(GyralError):
+                if made.manifest.lake and (count := int(np.sum(_theirs(made, subject)))):
+                    counts[made.name] = count
+    if lake.exists("quarantine"):
+        rows["quarantine"] = len(_quarantined(lake.snapshot("quarantine"), subject))
+    if lake.exists("erasures"):
+        stands_for = Tombstones(lake.snapshot("erasures")).name(subject)
+    trained_on = [
+        card.model for card in _cards(root) if card.dataset in counts or _learned_from(root, card.dataset, stands_for)
+    ]
+    files = list(_search(root, lake, subject))
+    models = {Path(each).parts[1] for each in files if Path(each).parts[0] == cards.FOLDER}
+    return Found(rows, counts, sorted(models), sorted(trained_on), mentions, files)
+
+
+def told_found(found: Found) -> str:
+    """The same for a person."""
+    models = ", ".join(found.models) or "none"
+    lines = [f"would erase: {_listed(found.rows)} rows; datasets: {_listed(found.datasets)}; models: {models}"]
+    if found.trained_on:
+        lines.append(f"  learned from their events, and would not be unlearned: {', '.join(found.trained_on)}")
+    if found.mentions:
+        lines.append(f"  rows of others that name them, which would stay: {_listed(found.mentions)}")
+    lines += [f"  their name is in {each}" for each in found.files]
+    return "\n".join([*lines, "  nothing was changed; what waits in the log is not counted"])
+
+
 def erase(root: Path, config: Config, run: Run, subject: str) -> Receipt:
     """Erase a subject from a project; run again, it does what is left to do.
 
@@ -107,7 +154,7 @@ def erase(root: Path, config: Config, run: Run, subject: str) -> Receipt:
             fail_point("erase.models")
             meter.update(4)
         _wait_for_log(log, ends, receipt)
-    _count_mentions(lake, subject, receipt)
+    receipt.mentions = _mentions(lake, subject)
     receipt.found, receipt.searched_bytes = list(_search(root, lake, subject)), len(subject.encode()) >= SEARCHABLE_BYTES
     meter.update(5)
     write_atomic(root / RUNS / str(run.number) / "receipt.json", msgspec.json.format(msgspec.json.encode(receipt)))
@@ -118,13 +165,9 @@ def erase(root: Path, config: Config, run: Run, subject: str) -> Receipt:
 
 def told(receipt: Receipt) -> str:
     """A receipt as a person reads it."""
-
-    def listed(counts: dict[str, int]) -> str:
-        return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "nothing"
-
     models = ", ".join(receipt.models) or "none"
     lines = [
-        f"erased: {listed(receipt.rows)} rows; datasets: {listed(receipt.datasets)}; models: {models}",
+        f"erased: {_listed(receipt.rows)} rows; datasets: {_listed(receipt.datasets)}; models: {models}",
         f"  stands for them from now on: {receipt.subject}; what comes later of them is dropped",
     ]
     if not any(receipt.rows.values()) and not receipt.datasets and not receipt.models:
@@ -132,13 +175,17 @@ def told(receipt: Receipt) -> str:
     if receipt.trained_on:
         lines.append(f"  learned from their events, and not unlearned: {', '.join(receipt.trained_on)}")
     if receipt.mentions:
-        lines.append(f"  rows of others that name them, kept: {listed(receipt.mentions)}")
+        lines.append(f"  rows of others that name them, kept: {_listed(receipt.mentions)}")
     lines += [f"  left: {each}" for each in receipt.left]
     lines += [f"  their name is still in {each}" for each in receipt.found]
     if not receipt.found:
         how = "no file holds their name" if receipt.searched_bytes else "a short name: no column and no JSON file holds it"
         lines.append(f"  searched the project: {how}")
     return "\n".join([*lines, f"  receipt: {RUNS}/{receipt.run}/receipt.json"])
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "nothing"
 
 
 def _mark(lake: Lake, log: EventLog, config: Config, subject: str) -> tuple[str, dict[str, int]]:
@@ -159,12 +206,17 @@ def _erase_events(lake: Lake, subject: str, receipt: Receipt) -> tuple[Snapshot,
     return before, after
 
 
-def _erase_quarantined(lake: Lake, subject: str, receipt: Receipt) -> None:
-    """Rows that could not become events are theirs if any field of them is the subject."""
+def _quarantined(snapshot: Snapshot, subject: str) -> list[str]:
+    """Ids of the rows that could not become events and are theirs: any field of them is the subject."""
     ids: list[str] = []
-    for batch in lake.open("quarantine").scan(["event_id", "raw"]):
+    for batch in snapshot.scan(["event_id", "raw"]):
         theirs = [subject in texts_in(raw) for raw in batch.column(1).to_pylist()]
         ids += batch.column(0).filter(pa.array(theirs, pa.bool_())).to_pylist()
+    return ids
+
+
+def _erase_quarantined(lake: Lake, subject: str, receipt: Receipt) -> None:
+    ids = _quarantined(lake.open("quarantine"), subject)
     parts = (ids[start : start + 500] for start in range(0, len(ids), 500))
     _without(lake, "quarantine", [f"event_id IN ({', '.join(map(literal, part))})" for part in parts], receipt)
 
@@ -245,13 +297,13 @@ def _wait_for_log(log: EventLog, ends: dict[str, int], receipt: Receipt) -> None
         time.sleep(0.1)
 
 
-def _count_mentions(lake: Lake, subject: str, receipt: Receipt) -> None:
+def _mentions(lake: Lake, subject: str) -> dict[str, int]:
     snapshot = lake.snapshot("events")
     conditions = {"events.object": f"object = {literal(subject)}"}
     if len(subject.encode()) >= SEARCHABLE_BYTES:
         conditions["events.props"] = f"contains(props, {literal(subject)})"
     counts = {name: snapshot.count(where) for name, where in conditions.items()}
-    receipt.mentions = {name: count for name, count in counts.items() if count}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _search(root: Path, lake: Lake, subject: str) -> Iterator[str]:
@@ -282,5 +334,10 @@ def _holds(path: Path, needle: bytes) -> bool:
 
 def _is_in(made: Dataset, subject: str) -> bool:
     with suppress(GyralError):
-        return bool(np.any(np.asarray(made.read()["subject"].to_pylist(), dtype=object) == subject))
+        return bool(np.any(_theirs(made, subject)))
     return False
+
+
+def _theirs(made: Dataset, subject: str) -> np.ndarray:
+    """Which rows of a dataset are a subject's, bool."""
+    return np.asarray(np.asarray(made.read()["subject"].to_pylist(), dtype=object) == subject)

@@ -20,9 +20,11 @@ from gyral.keys import FILE_NAME, read_keys
 from gyral.lake.table import Lake
 from gyral.log.opening import open_log
 from gyral.memory import few_arenas
+from gyral.model import card as cards
 from gyral.run import Run
 from gyral.serve import said, server
 from gyral.serve.entrance import Entrance, is_of_this_machine
+from gyral.serve.packaged import is_source
 from gyral.serve.said import FeedbackRoute
 
 if TYPE_CHECKING:
@@ -41,13 +43,15 @@ def serve(root: Path, model: str, config: Config, run: Run, is_child: bool, read
 
     Raises
     ------
-    Interrupted : it was stopped by a signal.
+    NotFound : there is no such model.  Interrupted : it was stopped by a signal.
     """
 
     def on_ready(url: str) -> None:
         run.summarize(url=url)
         ready({"url": url, "pid": os.getpid()}, f"{model} answers at {url}; pages at {url}/")
 
+    if not is_source(model):
+        cards.find(root, model)  # a name that is misspelt makes no log
     few_arenas()
     entrance = Entrance.of(root, config.listen, config.serve.host, run.note, is_child=is_child)
     config = _with_keys(root, config, waits=not is_child)

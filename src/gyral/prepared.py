@@ -30,8 +30,6 @@ from gyral.train import readers
 
 Start = Callable[[str, Config], AbstractContextManager[Run]]
 """Verb and configuration → its run."""
-OF_EVENTS = ("recommender",)
-"""Families that learn from what people did."""
 
 
 def dataset_of(root: Path, what: str | None, config: Config, start: Start) -> str:
@@ -39,15 +37,16 @@ def dataset_of(root: Path, what: str | None, config: Config, start: Start) -> st
 
     Raises
     ------
-    UsageError : nothing is named.  InputError : nothing in the place can be used.
+    UsageError : nothing is named, or there is no such family.  InputError : nothing in the place can be used.
     """
     if what is None:
         raise UsageError("no dataset is named", hint="`gyral train DATASET`, or `gyral train --resume RUN`")
-    lies_ready = config.train.family not in OF_EVENTS and readers.is_readable(Path(what).expanduser())
+    of_events = getattr(plugins.find("family", config.train.family), "of_events", False)
+    lies_ready = not of_events and readers.is_readable(Path(what).expanduser())
     if lies_ready or not is_place(root, what):
         return what
     name = config.curate.name or name_of(what)
-    if config.train.family in OF_EVENTS:
+    if of_events:
         config = replace(
             config, ingest=replace(config.ingest, source=what), curate=replace(config.curate, source="", name=name)
         )

@@ -28,6 +28,7 @@ from gyral import __version__
 from gyral.config import Config, public, public_words, to_toml
 from gyral.errors import GyralError, Interrupted, NotFound
 from gyral.files import fsync_path, is_alive, make_folder, together, without_others, write_atomic
+from gyral.memory import peak_bytes
 from gyral.progress import RECORD_INTERVAL_S, Meter, Progress, Screen
 
 FOLDER = "runs"
@@ -182,7 +183,7 @@ class Run:
         lineage.ended = _now()
         lineage.elapsed_s = round(time.monotonic() - self._begun, 3)
         lineage.cpu_s = round(_cpu_s() - self._cpu_begun, 3)
-        lineage.peak_bytes = _peak_bytes() if lineage.parent is None else 0
+        lineage.peak_bytes = peak_bytes() if lineage.parent is None else 0
         self.screen.clear()
         self._making.close()
         if error is None:
@@ -281,15 +282,6 @@ def _cpu_s() -> float:
     """CPU seconds of this process and of those that it started and that ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
-
-
-def _peak_bytes() -> int:
-    """The most memory this process had; 0 where /proc does not tell. `getrusage` would count what its parent had before it."""
-    try:
-        line = next(each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration):
-        return 0
 
 
 def _process_start(pid: int) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from gyral.model.lm import LM
 
+from .. import verbs
 from ..serve.openai.conftest import publish_lm
 
 
@@ -24,8 +25,7 @@ def served(tmp_path_factory):
 
 def bench(root, pairs, *words):
     (root / "pairs.jsonl").write_text("\n".join(json.dumps(each) for each in pairs))
-    command = [sys.executable, "-P", "-m", "gyral", "bench", "alike", str(root / "pairs.jsonl"), "--root", str(root), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return verbs.gyral("bench", "alike", root / "pairs.jsonl", "--root", root, *words, timeout=120)
 
 
 def test_the_threshold_is_that_of_the_servers_vectors_and_pairs_that_show_none_are_refused(served):

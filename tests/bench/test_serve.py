@@ -18,9 +18,11 @@ from gyral.bench.serve import serve
 from gyral.lake.table import Lake
 from gyral.run import Run, read_lineage, read_metrics
 
+from .. import verbs
+
 
 def gyral(*words, code=0):
-    done = subprocess.run([sys.executable, "-P", "-m", "gyral", *map(str, words)], capture_output=True, text=True, timeout=120)
+    done = verbs.gyral(*words, timeout=120)
     assert done.returncode == code, done.stderr
     return done
 

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,11 @@ def test_the_table_of_turns_is_the_raw_files(turn):
     told = [cell.strip() for cell in row.strip("|").split("|")]
     assert told[1:4] == [f"{scores[name]:.3f}".removeprefix("0") for name in ("looped", "frozen", "popularity")]
     assert told[5] == f"{raw('loop_close')['freshness_s'][turn]:.1f} s"
+
+
+def test_no_path_of_plain_python_runs_more_bytecodes_than_it_did():
+    done = subprocess.run([sys.executable, BENCHMARKS / "gate.py", "--counts"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.count("gate: ok") == len(load("gate_paths").COUNTED), done.stdout + done.stderr
 
 
 def test_the_gate_knows_each_path():

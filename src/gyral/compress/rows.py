@@ -51,13 +51,7 @@ def rows_pq(columns: str) -> Compressor:
     UsageError : it is no such number.
     """
     width = _whole_number("rows-pq", columns, 2, 64)
-
-    def make(weights: Weights, matrices: Sequence[str]) -> Weights:
-        for name in _tables(matrices):
-            weights = with_table(weights, name, coded(packing.sound(weights.arrays[name]), width))
-        return weights
-
-    return make
+    return _of_each(lambda matrix: coded(matrix, width))
 
 
 def rows_hash(times: str) -> Compressor:
@@ -68,10 +62,15 @@ def rows_hash(times: str) -> Compressor:
     UsageError : it is no such number.
     """
     fewer = _whole_number("rows-hash-", times, 2, 64)
+    return _of_each(lambda matrix: hashed(matrix, fewer))
+
+
+def _of_each(change: Callable[[np.ndarray], tables.Coded | tables.Hashed]) -> Compressor:
+    """What changes one table [M, N], of all that are named."""
 
     def make(weights: Weights, matrices: Sequence[str]) -> Weights:
         for name in _tables(matrices):
-            weights = with_table(weights, name, hashed(packing.sound(weights.arrays[name]), fewer))
+            weights = with_table(weights, name, change(packing.sound(weights.arrays[name])))
         return weights
 
     return make

@@ -113,12 +113,12 @@ def main(folder: Path) -> None:
 
         torch.set_num_threads(1)
     _loaded(family, folder)  # kernels are compiled and libraries loaded: they are not the model's
-    before = resident_bytes()
+    before = resident_bytes(settled=True)
     servable = _loaded(family, folder)
     trial = family.trial(servable)
     for size in BATCHES:
         trial.answer(size)
-    _tell(Loaded(max(0, resident_bytes() - before), trial.unit))
+    _tell(Loaded(max(0, resident_bytes(settled=True) - before), trial.unit))
     for _ in sys.stdin:
         calls = {str(size): _timed(lambda size=size: trial.answer(size)) for size in BATCHES}
         units, begin = 0, time.process_time()

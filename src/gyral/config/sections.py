@@ -168,6 +168,9 @@ class Serve(Section, frozen=True):
     max_workers: Annotated[
         int, Meta(ge=0, le=256, description="as many as the load asks for, up to these, not of a language model; 0: `workers`")
     ] = 0
+    hang_s: Annotated[
+        float, Meta(gt=0, description="of silence, after which a worker is replaced; more than its longest step")
+    ] = 30.0
     canary: Annotated[str, Meta(description="a model on trial beside the one that answers: `shop@4`; with `workers`")] = ""
     canary_share: Annotated[float, Meta(gt=0, lt=1, description="of the subjects, who see it")] = 0.05
     shadow_share: Annotated[float, Meta(ge=0, le=1, description="of requests that it is asked as well, unseen")] = 0.0

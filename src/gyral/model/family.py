@@ -133,7 +133,8 @@ class Family(Protocol):
     whose model keeps what it made of its data has `finish(weights)`; one whose answers say how sure they are has
     `judged(weights)` (`gyral.model.naming.Judged`, on what was kept aside). A family that may be tried in several forms (`gyral
     compress --tiers`) has `tried`, the targets that are worth it, and `trial(servable)`, what they are timed by. A
-    family whose models may go to devices has `portable(folder)` (`gyral.model.portable`).
+    family whose models may go to devices has `portable(folder)` (`gyral.model.portable`). One that learns from what people
+    did, and not from documents, says so by `of_events = True`: `gyral train FILE` then ingests the file's events first.
     """
 
     name: str
@@ -234,6 +235,7 @@ class RecommenderFamily:
 
     name = "recommender"
     metric = "ndcg_at_10"
+    of_events = True
     matrices = ("item_item", "transition", "objects.weight", "subjects.weight", "words.weight")
     tried = ("int8", "rows-int4", "rows-pq8", "rows-hash-4")
 

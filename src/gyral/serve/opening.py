@@ -61,7 +61,7 @@ async def opened(
     following = Following(root, model, config.variants, note, config.canary)
     room: list[Gateway] = []
     options = {"max_batch": config.max_batch, "max_k": config.max_k, "rerank": msgspec.to_builtins(rerank)}
-    settings = Settings(workers=config.workers, max_waiting=config.max_waiting)
+    settings = Settings(workers=config.workers, max_waiting=config.max_waiting, hang_s=config.hang_s)
     async with contextlib.AsyncExitStack() as stack:
         job = Job(source=str(root.absolute()), version="", options=options)
         more = {"on": on, "note": note, "on_room": lambda: room[0].pump() if room else None}

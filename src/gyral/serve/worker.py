@@ -33,6 +33,7 @@ import msgspec
 from gyral.engine.links import Link, LinkLost
 from gyral.engine.listening import connect
 from gyral.errors import GyralError
+from gyral.memory import resident_bytes
 from gyral.serve.engine import Ask, Engine, Part, failed
 from gyral.serve.frames import (
     Answered,
@@ -283,14 +284,6 @@ class Worker:
         end = time.monotonic() + SEND_S
         while not self._talk.flush() and time.monotonic() < end:
             select.select([], [self._talk.link], [], 0.1)
-
-
-def resident_bytes() -> int:
-    """Of this process; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return 0
 
 
 def _seconds(value: float | None) -> float:

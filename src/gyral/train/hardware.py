@@ -7,8 +7,6 @@ and never more than 0.5 s. A data sheet's number would be the wrong one: clocks,
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 
@@ -59,8 +57,3 @@ def _gemm(dtype: torch.dtype, clock: Callable[[], float]) -> float:
             if number and time.perf_counter() > end:
                 break
     return rate
-
-
-def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

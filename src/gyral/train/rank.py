@@ -25,6 +25,7 @@ from gyral.config import Config
 from gyral.engine.ranks import AGAIN, leave
 from gyral.errors import GyralError, RankError, UsageError, render
 from gyral.files import write_atomic
+from gyral.memory import peak_bytes
 from gyral.model.card import Weights, write_weights
 from gyral.model.task import Task
 from gyral.train import blocks, device, hardware, loop, saved
@@ -168,7 +169,7 @@ def work(
     strategy.close()
     result = Result(
         position.step, kept.losses, metrics, strategy.num_ranks, time.monotonic() - begun,
-        held_out.best.step if held_out.best else position.step, kept.stepping_s, flops, peak, hardware.peak_rss_bytes(),
+        held_out.best.step if held_out.best else position.step, kept.stepping_s, flops, peak, peak_bytes(),
         kept.stepped, told,
     )  # fmt: skip
     return Trained(task, weights, result)

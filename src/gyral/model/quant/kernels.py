@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gyral.model.quant.packing import Kind, Packed
-from gyral.model.quant.reordered import multiply, reorder, serves
+from gyral.model.quant.reordered import is_large, multiply, reorder
 from gyral.model.quant.trying import error, seconds
 
 ROWS = (1, 8, 32)
@@ -54,6 +54,7 @@ class Kernel(NamedTuple):
     prepare : the matrix as the kernel wants it.
     multiply : x [B, N] float32 and what `prepare` gave → [B, M] float32.
     fits : whether it takes such a matrix.
+    rival : another way for the same matrices, which it must be no slower than.
     restore : from what `prepare` gave to the matrix again; None: it cannot.
     """
 
@@ -64,6 +65,7 @@ class Kernel(NamedTuple):
     multiply: Callable[..., Tensor]
     fits: Callable[[Packed], bool] = lambda packed: True
     restore: Callable[..., Packed] | None = None
+    rival: Kernel | None = None
 
 
 class Choice(NamedTuple):
@@ -158,13 +160,14 @@ def _prepare_plain(packed: Packed) -> tuple[Any, ...]:
 
 
 PLAIN = Kernel("plain", None, 1e-5, _prepare_plain, F.linear)
+BF16 = Kernel("bf16", "bf16", 0.006, _prepare_bf16, _bf16)
 KERNELS = (
     Kernel("dynamic", "int8", 0.02, _prepare_dynamic, _dynamic, restore=_restore_dynamic),
     Kernel("by_row", "int8", 0.02, _prepare_by_row, _by_row, lambda packed: not any(size % 8 for size in packed.shape)),
     Kernel("weights", "int8", 0.006, _prepare_weights, _weights, _fits_weights),
     Kernel("int4pack", "int4", 0.008, _prepare_int4pack, _int4pack, _fits_int4pack),
-    Kernel("reordered", "bf16", 0.006, _prepare_reordered, _reordered, lambda packed: serves(packed.shape, torch.bfloat16)),
-    Kernel("bf16", "bf16", 0.006, _prepare_bf16, _bf16),
+    Kernel("reordered", "bf16", 0.006, _prepare_reordered, _reordered, lambda packed: is_large(packed.shape), rival=BF16),
+    BF16,
 )
 """In the order in which they are tried."""
 _known: dict[tuple[Any, ...], Choice] = {}
@@ -202,8 +205,13 @@ def _tried(packed: Packed, kernels: tuple[Kernel, ...]) -> Choice:
             refused[kernel.name] = f"wrong by {wrong:.3f} of the result"
             continue
         plain_s = plain_s or [seconds(F.linear, x, *dense) for x in inputs]
-        shares = [seconds(kernel.multiply, x, *prepared) / each for x, each in zip(inputs, plain_s, strict=True)]
-        share = math.prod(shares) ** (1 / len(shares))
+        own_s = [seconds(kernel.multiply, x, *prepared) for x in inputs]
+        if kernel.rival:
+            beside = kernel.rival.prepare(packed)
+            if sum(own_s) > sum(seconds(kernel.rival.multiply, x, *beside) for x in inputs):
+                refused[kernel.name] = f"slower than `{kernel.rival.name}`"
+                continue
+        share = math.prod(own / plain for own, plain in zip(own_s, plain_s, strict=True)) ** (1 / len(inputs))
         if share <= PATIENCE:
             return Choice(kernel, share, refused)
         refused[kernel.name] = f"{share:.2f} times the time of float32"

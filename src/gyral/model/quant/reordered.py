@@ -12,7 +12,7 @@ once, it is read straight through. ms a product, one thread, as it lies / reorde
 | 96 × 64 | float32 | .003 / .014 | .003 / .013 | .010 / .015 |
 
 The operators are private ones of PyTorch: they are tried on a matrix of each shape first, and where they are absent, wrong or
-slower, matrices stay as they lie.
+slower, matrices stay as they lie: float32 here, bf16 by `kernels`, where they are one way of several.
 
 Shapes: B rows, N inputs, M outputs.
 """
@@ -32,15 +32,15 @@ LEAST = 1 << 17
 """Weights of a matrix from which on reordering pays: smaller ones lie in a cache, and the call costs more than it saves."""
 ROWS = 64
 """Rows for which the order is chosen; with the one for a single row, products of many take a tenth longer."""
-ERROR = {torch.float32: 1e-5, torch.bfloat16: 0.006}
-"""Of the whole result, relative, that sums in another order may differ by."""
+ERROR = 1e-5
+"""Of the whole result, relative, that float32 sums in another order may differ by."""
 TRIED = (1, 8, 32)
 
 
 def reordered(weight_MN: Tensor) -> Callable[[Tensor], Tensor]:
     """The product of rows with a dense matrix, float32 [B, N] → [B, M], by a copy of it where that is faster."""
     weight_MN = weight_MN.detach().float()
-    if not serves(tuple(weight_MN.shape), torch.float32):
+    if not serves(tuple(weight_MN.shape)):
         return lambda x_BN: F.linear(x_BN, weight_MN)
     matrix = reorder(weight_MN)
     return lambda x_BN: multiply(x_BN, matrix)
@@ -58,22 +58,27 @@ def multiply(x_BN: Tensor, matrix: Tensor) -> Tensor:
     return found
 
 
-def serves(shape: tuple[int, ...], dtype: torch.dtype) -> bool:
-    """Whether matrices of this shape are better reordered on this machine; asked once a process and shape."""
-    return shape[0] * shape[1] >= LEAST and _tried(shape, dtype, torch.get_num_threads())
+def is_large(shape: tuple[int, ...]) -> bool:
+    """Whether reordering may pay at all."""
+    return shape[0] * shape[1] >= LEAST
+
+
+def serves(shape: tuple[int, ...]) -> bool:
+    """Whether float32 matrices of this shape are better reordered on this machine; asked once a process and shape."""
+    return is_large(shape) and _tried(shape, torch.get_num_threads())
 
 
 @functools.cache
 @torch.inference_mode()
-def _tried(shape: tuple[int, ...], dtype: torch.dtype, threads: int) -> bool:
+def _tried(shape: tuple[int, ...], threads: int) -> bool:
     del threads  # part of what is remembered
     random = torch.Generator().manual_seed(0)
-    weight_MN = torch.randn(shape, generator=random).to(dtype)
-    inputs = [torch.randn(rows, shape[1], generator=random).to(dtype) for rows in TRIED]
+    weight_MN = torch.randn(shape, generator=random)
+    inputs = [torch.randn(rows, shape[1], generator=random) for rows in TRIED]
     try:
         matrix = reorder(weight_MN)
         for x_BN in inputs:
-            if not error(multiply(x_BN, matrix), x_BN, weight_MN) <= ERROR[dtype]:
+            if not error(multiply(x_BN, matrix), x_BN, weight_MN) <= ERROR:
                 return False
     except (RuntimeError, AttributeError, NotImplementedError):  # another PyTorch, another processor
         return False

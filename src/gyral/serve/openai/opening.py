@@ -41,7 +41,7 @@ async def copied(
     _check(model, config)
     settings = Settings(
         workers=config.workers, start_s=START_S, window=2 * (decode.running + decode.waiting),
-        max_waiting=min(config.max_waiting, config.workers * decode.waiting),
+        max_waiting=min(config.max_waiting, config.workers * decode.waiting), hang_s=config.hang_s,
     )  # fmt: skip
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // config.workers))
     job = Job(

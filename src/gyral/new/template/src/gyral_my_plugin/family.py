@@ -105,6 +105,8 @@ class Family:
 
     name = "my_plugin"
     metric = METRIC
+    of_events = True
+    """`gyral train FILE` ingests the file's events first."""
     matrices = ("counts",)
     """What `gyral compress --to int8` makes smaller."""
 
