@@ -94,6 +94,25 @@ def test_workers_and_shards_of_several_nodes_outlive_one_of_them(nodes, project)
     assert len((run / "ledger.jsonl").read_bytes().splitlines()) == 4000
 
 
+def test_parts_of_a_machine_that_vanished_are_done_again_elsewhere(nodes, project):
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom gyral.engine.base import connect\n"
+        "def work(item):\n    Path(f'part{item}').touch()\n    time.sleep(20 * (not Path('gone').exists()))\n    return item\n"
+        "print(sum(connect(sys.argv[1]).map(work, range(8))))\n"
+    )
+    driver = nodes.start([sys.executable, "-c", code, f"ray://{nodes.address}"])
+    try:
+        end = time.monotonic() + 60
+        while len(list(project.glob("part?"))) < 4 and time.monotonic() < end:  # each core has one
+            time.sleep(0.1)
+        nodes.kill(1, unplug=True)
+        (project / "gone").touch()
+        out, told = driver.communicate(timeout=90)  # 25 s of silence, where Ray would wait for minutes
+    finally:
+        nodes.signal(driver, signal.SIGKILL)
+    assert driver.returncode == 0 and out.splitlines()[-1] == "28", told  # before it stands what Ray says of the node
+
+
 def busy(pids):
     """How many ranks and shards are among processes."""
     found = 0

@@ -50,6 +50,9 @@ PACKAGE = Path(__file__).resolve().parents[1]
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning a start
+    # A machine that vanishes says nothing, and Ray waits minutes for what it was doing: 25 s with these.
+    "RAY_grpc_client_keepalive_time_ms": "10000",
+    "RAY_grpc_client_keepalive_timeout_ms": "10000",
 }
 
 
