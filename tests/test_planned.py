@@ -10,6 +10,7 @@ import pytest
 from gyral.law import runs
 from gyral.law.places import runs_of
 from gyral.plan import probe
+from gyral.plan.kinds import TRAIN
 from gyral.plan.kinds import INGEST
 
 from . import verbs
@@ -103,7 +104,9 @@ def test_a_closed_form_is_planned_as_it_was_trained(project):
     assert told["rows"]["value"] == lineage["summary"]["rows"] == 1_000
     assert told["paid"]["value"] == lineage["summary"]["nominal_s"] > 0
     assert told["processor"]["by"] == "calibrated" and "run 3" in told["processor"]["why"]
-    assert told["processor"]["value"] == pytest.approx(lineage["cpu_s"])
+    sheet = TRAIN.lines["processor"].at(told["paid"]["value"])
+    ends = sorted([lineage["cpu_s"], sheet])
+    assert ends[0] < told["processor"]["value"] < ends[1]  # the run moves what the sheet says
     assert told["candidates"]["value"] >= len(
         json.loads((project / "models" / "shop@1" / "card.json").read_text())["candidates"]
     )

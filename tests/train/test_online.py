@@ -190,7 +190,7 @@ def test_a_learner_holds_no_steps(log, tmp_path):
     again = opened(log, tmp_path, tables)
     assert again.recover() == 0 and again.journal.last == 30
     gc.collect()
-    assert sum(isinstance(each, Step) for each in gc.get_objects()) <= 1
+    assert sum(type(each) is Step for each in gc.get_objects()) <= 1
 
 
 def test_recent_ids_are_known_in_eight_bytes_each():
