@@ -10,8 +10,7 @@ import pytest
 from gyral.law import runs
 from gyral.law.places import runs_of
 from gyral.plan import probe
-from gyral.plan.kinds import TRAIN
-from gyral.plan.kinds import INGEST
+from gyral.plan.kinds import INGEST, TRAIN
 
 from . import verbs
 
