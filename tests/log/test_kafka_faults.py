@@ -376,7 +376,10 @@ def test_answers_that_are_cut_anywhere(lone_broker, proxy):
         reads = 0
         for start in range(40):
             try:
-                assert names(log, start) == stored[start:]
+                told = names(log, start)
+                while told and len(told) < len(stored) - start:  # a broker that is silent in between ends a reading
+                    told += names(log, start + len(told))
+                assert told == stored[start:]
                 reads += 1
             except LogError as error:
                 assert not isinstance(error, Gone)

@@ -8,6 +8,7 @@ that works, what is served stays as it was, and `told` says why.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -65,9 +66,17 @@ class Follower:
         self._steps: deque[Step] = deque()
         self._stamp: tuple[int, int] = (0, 0)
         self._newest_us = 0
+        self._turn = threading.Lock()
 
     def poll(self) -> bool:
-        """Look once; whether there was a flip. What goes wrong is told, and tried again."""
+        """Look once; whether there was a flip. What goes wrong is told, and tried again.
+
+        One at a time: who loads a model waits for it to be there, beside the thread that follows.
+        """
+        with self._turn:
+            return self._poll()
+
+    def _poll(self) -> bool:
         try:
             about = (self._folder / places.PUBLISHED).stat()
             if (about.st_ino, about.st_mtime_ns) == self._stamp and not self.trouble:
