@@ -1,5 +1,6 @@
 """Steps behind a real shard and its folder: what is published, what a follower sees, what a roll-back leaves."""
 
+import threading
 import time
 from collections import Counter
 from functools import partial
@@ -134,6 +135,30 @@ def test_a_follower_sees_what_is_published_and_nothing_else(world):
     assert not follower.poll() and all(np.array_equal(known.arrays()[name], array) for name, array in before.items())
     late, other, _ = followed(world)
     assert other.poll() and all(np.array_equal(late.arrays()[name], array) for name, array in before.items())
+
+
+def test_who_loads_a_model_and_who_follows_it_look_one_at_a_time(world, monkeypatch):
+    """Both read one journal from one place: at once, either ended with a mutated deque, or named objects twice."""
+    world.step(some(1))
+    world.publish()
+    known, follower, seen = followed(world)
+    inside, most = [], []
+
+    def name(last, before=follower._name):
+        inside.append(last)
+        time.sleep(0.02)
+        most.append(len(inside))
+        before(last)
+        inside.pop()
+
+    monkeypatch.setattr(follower, "_name", name)
+    threads = [threading.Thread(target=follower.poll) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert most == [1] and len(seen) == 1
+    same(world, known)
 
 
 def test_a_step_with_nothing_to_learn_is_published_too(world):
