@@ -14,8 +14,8 @@ import httpx
 import openai
 import pytest
 
+from .listening import EVENT, certificate
 from .openai.conftest import publish_lm
-from .test_entrance import EVENT, Running, certificate
 
 
 def keys(root, *words):
@@ -51,21 +51,6 @@ def spans():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", came
         server.shutdown()
-
-
-@pytest.fixture
-def running():
-    """Start something that listens; it is stopped in the end, if it was not."""
-    started = []
-
-    def start(*words, **more):
-        started.append(Running(*words, **more))
-        return started[-1]
-
-    yield start
-    for each in started:
-        if not each.log.closed:
-            each.stop()
 
 
 @pytest.fixture
