@@ -11,6 +11,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gyral.dash import formats
+
 MAX_POINTS = 240
 CURVES = (("loss", statistics.fmean), ("rate", statistics.fmean), ("norm", statistics.fmean), ("seconds", statistics.median))
 
@@ -23,8 +25,8 @@ def curves(lines: Sequence[Row]) -> Data | None:
 
     A step that stands there twice (a resumed run did it again) counts as it was last.
     """
-    steps = {row["step"]: row for row in lines if row.get("type") == "step" and _is_number(row.get("step"))}
-    held_out = {row["step"]: row for row in lines if row.get("type") == "held_out" and _is_number(row.get("step"))}
+    steps = {row["step"]: row for row in lines if row.get("type") == "step" and formats.is_number(row.get("step"))}
+    held_out = {row["step"]: row for row in lines if row.get("type") == "held_out" and formats.is_number(row.get("step"))}
     if not steps:
         return None
     ordered = [steps[step] for step in sorted(steps)]
@@ -39,13 +41,13 @@ def curves(lines: Sequence[Row]) -> Data | None:
         "held_out_metrics": {name: value for name, value in evaluated[-1].items() if _is_metric(name)} if evaluated else {},
         "best_step": best[-1] if best else None,
         "num_left_out": len(left_out),
-        "went_back": [[row["step"], row["back"]] for row in left_out if _is_number(row.get("back"))],
+        "went_back": [[row["step"], row["back"]] for row in left_out if formats.is_number(row.get("back"))],
     }
 
 
 def thinned(points: Sequence[tuple[float, Any]], mean: Callable[[Sequence[float]], float]) -> list[list[float]]:
     """At most `MAX_POINTS` of (step, value), each standing for as many steps; of its steps the last is told."""
-    known = [(step, float(value)) for step, value in points if _is_number(value) and math.isfinite(value)]
+    known = [(step, float(value)) for step, value in points if formats.is_number(value) and math.isfinite(value)]
     every = -(-len(known) // MAX_POINTS) or 1
     parts = [known[start : start + every] for start in range(0, len(known), every)]
     return [[part[-1][0], mean([value for _, value in part])] for part in parts]
@@ -53,7 +55,3 @@ def thinned(points: Sequence[tuple[float, Any]], mean: Callable[[Sequence[float]
 
 def _is_metric(name: str) -> bool:
     return name not in ("time", "type", "step", "is_best")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

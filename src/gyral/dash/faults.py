@@ -44,7 +44,7 @@ def page(root: Path) -> Data:
 
 def of_lines(lines: Sequence[Mapping[str, Any]]) -> Data | None:
     """What a run's lines say; None where none is of a soak. Lists stop at 240 points, evenly spaced, with the last."""
-    rows = [line for line in lines if line.get("type") == "soak" and _is_number(line.get("t"))]
+    rows = [line for line in lines if line.get("type") == "soak" and formats.is_number(line.get("t"))]
     if not rows:
         return None
     names = ("t", "answered_per_s", "stored_per_s", "not_answered_per_s", "p99_ms", "rss_bytes", "files")
@@ -114,10 +114,10 @@ def _fault(line: str) -> Data | None:
         told = msgspec.json.decode(line)
     except msgspec.DecodeError:
         return None
-    if not isinstance(told, dict) or not _is_number(told.get("at")) or not isinstance(told.get("kind"), str):
+    if not isinstance(told, dict) or not formats.is_number(told.get("at")) or not isinstance(told.get("kind"), str):
         return None
-    well = told.get("recovered_s") if _is_number(told.get("recovered_s")) else None
-    harmed = told.get("harmed_s") if _is_number(told.get("harmed_s")) else 0.0
+    well = told.get("recovered_s") if formats.is_number(told.get("recovered_s")) else None
+    harmed = told.get("harmed_s") if formats.is_number(told.get("harmed_s")) else 0.0
     note = str(told.get("note") or "")
     return {
         "at": told["at"], "kind": told["kind"], "target": str(told.get("target") or ""), "harmed_s": harmed,
@@ -127,7 +127,3 @@ def _fault(line: str) -> Data | None:
 
 def _rows(value: Any) -> list[Data]:
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

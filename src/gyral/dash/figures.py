@@ -56,13 +56,13 @@ def seconds_chart(turns: Rows) -> Markup:
 
 def candidate_chart(candidates: Rows, metric: str = "ndcg_at_10", chosen: str | None = None, note: str = "") -> Markup:
     """Draw what was tried, best first, against popularity as the floor to beat."""
-    known = sorted(candidates, key=lambda row: row[metric] if _is_number(row.get(metric)) else -1.0, reverse=True)
-    floor = next((row[metric] for row in known if _name(row) == "popularity" and _is_number(row.get(metric))), None)
+    known = sorted(candidates, key=lambda row: row[metric] if formats.is_number(row.get(metric)) else -1.0, reverse=True)
+    floor = next((row[metric] for row in known if _name(row) == "popularity" and formats.is_number(row.get(metric))), None)
     bars = []
     for row in known:
         is_chosen = bool(row.get("chosen")) or (chosen is not None and _name(row) == chosen)
         role = "chosen" if is_chosen else "popularity" if _name(row) == "popularity" else "other"
-        value = row.get(metric) if _is_number(row.get(metric)) else None
+        value = row.get(metric) if formats.is_number(row.get(metric)) else None
         bars.append(Bar(_name(row), value, formats.metric(value), role, "chosen" if is_chosen else ""))
     reference = ("floor: popularity", float(floor)) if floor is not None and len(bars) > 1 else None
     title = f"Candidates, {formats.metric_name(metric)}"
@@ -123,7 +123,7 @@ def _compared(summary: Mapping[str, Any]) -> Markup:
     drawn = Markup()
     for metric, values in summary.items():
         if "_at_" in metric and isinstance(values, dict):
-            known = [(str(name), value) for name, value in values.items() if _is_number(value)]
+            known = [(str(name), value) for name, value in values.items() if formats.is_number(value)]
             roles = {"model": "chosen", "popularity": "popularity"}
             bars = [Bar(name, value, formats.metric(value), roles.get(name, "other")) for name, value in known]
             drawn += charts.bar_chart(bars, title=formats.metric_name(metric), series=metric)
@@ -218,10 +218,6 @@ def _short(verb: Mapping[str, Any]) -> str:
 
 def _name(row: Mapping[str, Any]) -> str:
     return str(row.get("candidate") or row.get("name") or "")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _counts(values: Any) -> dict[str, int]:

@@ -84,13 +84,13 @@ def _loss(root: Path, run: Lineage) -> list[Data]:
     names = [each.name if "@" in each.name else f"{each.name}@{each.version}" for each in run.outputs if each.kind == "model"]
     for model in names:
         choice = read_card(root, model).training.get("budget") if exists(root, "models", model) else None
-        if not isinstance(choice, dict) or not _is_number(choice.get("loss")):
+        if not isinstance(choice, dict) or not formats.is_number(choice.get("loss")):
             continue
         ends = choice.get("loss_80")
-        if not isinstance(ends, list) or len(ends) != 2 or not all(map(_is_number, ends)):
+        if not isinstance(ends, list) or len(ends) != 2 or not all(map(formats.is_number, ends)):
             ends = [choice["loss"], choice["loss"]]
         low, high = ends
-        ended = choice.get("ended") if _is_number(choice.get("ended")) else None
+        ended = choice.get("ended") if formats.is_number(choice.get("ended")) else None
         name = formats.metric_name(str(choice.get("metric") or "loss"))
         why = f"{choice.get('form', 'a law')} through {choice.get('rows', 'some')} runs"
         return [
@@ -102,7 +102,3 @@ def _loss(root: Path, run: Lineage) -> list[Data]:
             }
         ]  # fmt: skip
     return []
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -18,6 +18,11 @@ NONE = "–"
 _METRIC_NAMES = {"ndcg": "NDCG", "hit": "hit rate", "recall": "recall", "map": "MAP", "mrr": "MRR", "r": "R"}
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value of a record is a number; a yes or no is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def metric(value: float | None) -> str:
     """Write a quality between 0 and 1: `0.213`."""
     return NONE if value is None else f"{value:.3f}"

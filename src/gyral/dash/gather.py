@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from gyral.dash import documents, foretold, live, load, serving, stations
+from gyral.dash import documents, foretold, formats, live, load, serving, stations
 from gyral.dash.curves import MAX_POINTS, curves
 from gyral.dash.headline import headline
 from gyral.dash.records import (
@@ -274,7 +274,7 @@ def _card(root: Path, card: Card) -> Data:
     return {
         **msgspec.to_builtins(card),
         "candidates": candidates,
-        "metrics": [name for name in shown if any(_is_number(one.get(name)) for one in candidates)],
+        "metrics": [name for name in shown if any(formats.is_number(one.get(name)) for one in candidates)],
         "dataset_page": page,
         "run_page": _run_page(root, card.run),
         "origin_page": f"models/{origin}" if exists(root, "models", origin) else None,
@@ -303,9 +303,9 @@ def _page(root: Path, item: Mapping[str, str]) -> str | None:
 def _rates(progress: list[Data]) -> list[Data]:
     """Group progress records into one curve a verb and unit: seconds since the first record against units a second."""
     groups: dict[tuple[str, str], list[list[float]]] = {}
-    times = [line["time"] for line in progress if _is_number(line.get("time"))]
+    times = [line["time"] for line in progress if formats.is_number(line.get("time"))]
     for line in progress:
-        if _is_number(line.get("time")) and _is_number(line.get("rate")):
+        if formats.is_number(line.get("time")) and formats.is_number(line.get("rate")):
             key = (str(line.get("verb", "")), str(line.get("unit", "")))
             groups.setdefault(key, []).append([round(line["time"] - times[0], 3), line["rate"]])
     curves = []
@@ -322,10 +322,6 @@ def _rates(progress: list[Data]) -> list[Data]:
 def _verb_order(verb: str) -> tuple[int, str]:
     order = ("loop", *stations.VERBS, "eval", "bench")
     return (order.index(verb) if verb in order else len(order), verb)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _relative(value: float | None, base: float | None) -> float | None:

@@ -18,7 +18,7 @@ Data = dict[str, Any]
 
 def of_lines(lines: Sequence[Mapping[str, Any]]) -> Data | None:
     """Points by their rate, and what is drawn of the one that counts: of a ramp the highest that was held; None without any."""
-    points = [line for line in lines if line.get("type") == "operating_point" and _is_number(line.get("offered_per_s"))]
+    points = [line for line in lines if line.get("type") == "operating_point" and formats.is_number(line.get("offered_per_s"))]
     drawn = [line for line in lines if line.get("type") == "load"]
     if not points or len(drawn) < len(points):
         return None
@@ -88,7 +88,3 @@ def nines(value: float) -> str:
 
 def _ms_tick(value: float) -> str:
     return f"{value:g} ms"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

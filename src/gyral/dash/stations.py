@@ -136,4 +136,4 @@ def _p99(turns: Sequence[Turn]) -> str:
 
 
 def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return value if formats.is_number(value) else None
