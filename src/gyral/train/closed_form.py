@@ -90,11 +90,11 @@ class Planned(NamedTuple):
 
 def planned(split: Split, *, repeats: bool, budget_s: float) -> Planned:
     """What `choose` would do, before it does."""
-    one_s, purse = candidate_s(split), purse_of(split, repeats, budget_s)
+    purse = purse_of(split, repeats, budget_s)
     first = asdict(starts(repeats)[-1])
     steps = [Spec(**{**first, term: value}) for term, values in _steps(repeats) for value in values]
     paid = sum(purse.pay(spec) for spec in [*starts(repeats), *steps])
-    return Planned(purse.num_head, len(FLOORS) + paid, len(FLOORS) * one_s + purse.spent_s)
+    return Planned(purse.num_head, len(FLOORS) + paid, len(FLOORS) * purse.one_s + purse.spent_s)
 
 
 def choose(
@@ -161,7 +161,7 @@ class Purse:
     """What is left of the budget after the floors, in nominal seconds; the last fit's solve is put aside first."""
 
     def __init__(self, budget_s: float, one_s: float, num_head: int) -> None:
-        self._one_s, self.num_head = one_s, num_head
+        self.one_s, self.num_head = one_s, num_head
         self._solve_s = FLOP_PER_CUBE * num_head**3 / SOLVE_FLOP_PER_S
         self._solved: set[float] = set()
         self._left_s = budget_s - self._solve_s
@@ -169,7 +169,7 @@ class Purse:
 
     def pay(self, spec: Spec) -> bool:
         """Take the cost of a candidate, or say that it is more than what is left."""
-        cost_s = self._one_s + (0.0 if spec.lam in self._solved else self._solve_s)
+        cost_s = self.one_s + (0.0 if spec.lam in self._solved else self._solve_s)
         if cost_s > self._left_s:
             return False
         self._left_s -= cost_s
