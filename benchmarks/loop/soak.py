@@ -6,6 +6,7 @@ again, the next. What was promised is counted from the clients' own ledger (`soa
 /proc, and every violation names the fault before it. The run is a run: `gyral dash --root FOLDER`, page `/faults`.
 
 Beside the faults a model is swapped in and rolled back each minute. `--log kafka` has the logs on a broker, which dies too.
+In the last third of a long one nobody is killed, so that memory of processes that are old can be told.
 Clocks jump where there is a C compiler, and a disk fills only where a small one can be mounted (root). Not here: Ray, whose
 nodes die in `soak_nodes.py`.
 
@@ -46,10 +47,12 @@ from gyral.serve.client import Connection
 
 CALM_S, PAUSE_S, WARM_S = 3.0, 1.5, 5.0
 ASKERS, SENDERS = 4, 4
-DISK_BYTES = 600 << 20
+DISK_BYTES, DISK_BYTES_A_MINUTE = 600 << 20, 10 << 20
 FLUSH_S = 60.0
 LEARNS_S = 180.0
 FOLD_S = 10.0
+OLD_PART, OLD_MINUTES = 0.3, 20.0
+"""Of a soak that is at least so long, the last part: nobody is killed, so that memory of old processes can be told."""
 SWAP_S = 30.0
 """A model is swapped in, and after as long rolled back."""
 
@@ -197,7 +200,9 @@ async def soak(system: System, ledger: Ledger, run: Run, options: argparse.Names
                 raise SystemExit(f"nothing was learned in {LEARNS_S:g} s")
             await asyncio.sleep(0.1)
         await asyncio.sleep(WARM_S)
+        old_s = 60 * OLD_PART * options.minutes if options.minutes >= OLD_MINUTES else 0.0
         while time.monotonic() < until and not coming.done():
+            faults.spares = time.monotonic() > until - old_s
             fault = await faults.one()
             recovered = f"well after {fault.recovered_s:.2f} s" if fault.recovered_s is not None else "NOT WELL"
             run.note(f"soak     {fault.at:7.1f} s {fault.kind} {fault.note}: {recovered}")
@@ -240,7 +245,7 @@ def one(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         config = System.settings(folder)
         run = stack.enter_context(Run.start(folder, "bench", config, screen=Screen(), seed=options.seed))
-        system = System(folder, DISK_BYTES, options.log == "kafka", run.note)
+        system = System(folder, DISK_BYTES + int(options.minutes * DISK_BYTES_A_MINUTE), options.log == "kafka", run.note)
         stack.callback(system.close)
         run.note("soak     starts the system")
         system.start()

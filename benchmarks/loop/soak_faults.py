@@ -73,6 +73,8 @@ class Faults:
     def __init__(self, system: System, ledger: Ledger, seed: int, kinds: list[str], path: Path) -> None:
         self._system, self._ledger, self._random = system, ledger, random.Random(seed)
         self.done: list[Fault] = []
+        self.spares = False
+        """Whether nobody is killed from now on, so that processes grow old under all the other faults."""
         self._path = path
         ways: dict[str, Callable[[Fault], Awaitable[None]]] = {f"kill {role}": self._kill for role in ROLES}
         ways |= {f"stop {role}": self._stop for role in ROLES}
@@ -96,7 +98,7 @@ class Faults:
 
     async def one(self) -> Fault:
         """The next fault, to the end of its recovery."""
-        kind = next(self._names)
+        kind = next(each for each in self._names if not (self.spares and each.startswith("kill")))
         fault = Fault(
             round(self._ledger.now, 3), kind, kind.partition(" ")[2] if kind.startswith(("kill", "stop", "clock")) else ""
         )
@@ -172,7 +174,7 @@ class Faults:
 
     async def _jump(self, fault: Fault) -> None:
         """A machine's clock goes off and comes back; half of the times a process of it starts while it is off."""
-        fault.harmed_s, jump_s, kills = -1, self._random.choice(JUMPS_S), self._random.random() < 0.5
+        fault.harmed_s, jump_s, kills = -1, self._random.choice(JUMPS_S), self._random.random() < 0.5 and not self.spares
         clock = self._system.clocks[fault.target]
         fault.note = f"{jump_s:+,} s and back" + (", killed meanwhile" if kills else "")
         clock.set(jump_s)

@@ -19,11 +19,13 @@ from gyral.model.live import places, tables
 from gyral.params.chain import Chain, Folder
 from gyral.params.records import weights_of
 
-WARM_S = 90.0
-"""Of a process's life that is not looked at: it loads, compiles, and takes 66 MB for the kernels that read events, which it
-loads after a megabyte of them. Longer lives without faults: `memory.py`."""
-LEAST = 30
+WARM_S = 240.0
+"""Of a process's life that is not looked at: it loads, compiles, takes 66 MB for the kernels that read events, which it
+loads after a megabyte of them, and reads what was learned before it. A line through such a step would be a slope."""
+LEAST = 120
 """Samples, a second apart, from which a slope is taken."""
+MOST_BYTES = 1 << 30
+"""Of any process at any time, however young it is: a leak that kills hide would be bounded by nothing else."""
 FLAT_BYTES_PER_S = 50_000
 """Three megabytes a minute: what the ids of events and the names of subjects take at this traffic is a hundredth of it."""
 MAX_VIOLATIONS = 20
@@ -115,9 +117,13 @@ def judged(
     promise("nobody is answered by an older version than before", f"{len(counted.older):,}", counted.older)
 
     growth, files = slopes(samples, "rss_bytes"), slopes(samples, "files")
-    grows = [each for each in growth if each["low"] > FLAT_BYTES_PER_S]
-    promise("memory is flat", _told(growth, 60 / 1e6, "MB a minute"), grows)
-    promise("open files are flat", _told(files, 60, "a minute"), [each for each in files if each["low"] > 0.05])
+    most = max(((each["rss_bytes"], role) for one in samples for role, held in one["roles"].items() for each in held.values()))
+    heavy = [{"role": most[1], "rss_bytes": most[0]}] if most[0] > MOST_BYTES else []
+    promise(f"no process ever holds {MOST_BYTES >> 20:,} MiB", f"at most {most[0] >> 20:,} MiB, {most[1]}", heavy)
+    if growth:  # a soak of minutes has nobody who is old enough
+        grows = [each for each in growth if each["low"] > FLAT_BYTES_PER_S]
+        promise("memory is flat", _told(growth, 60 / 1e6, "MB a minute"), grows)
+        promise("open files are flat", _told(files, 60, "a minute"), [each for each in files if each["low"] > 0.05])
     ill = [{"since": each.at, "fault": each.kind} for each in faults if each.recovered_s is None]
     promise("all is well again after each fault", f"{len(faults) - len(ill):,} of {len(faults):,}", ill)
     bad = [{"service": name, "code": code} for name, code in ended["codes"].items() if code != 0]
@@ -132,8 +138,6 @@ def judged(
 
 
 def _told(growth: list[dict[str, Any]], scale: float, unit: str) -> str:
-    worst = max(growth, key=lambda each: each["low"], default=None)
-    if worst is None:
-        return f"no process lived {WARM_S + LEAST:g} s"
+    worst = max(growth, key=lambda each: each["low"])
     low, mid, high = (scale * worst[name] for name in ("low", "per_s", "high"))
     return f"worst of {len(growth)}: {worst['role']}, {mid:.2f} ({low:.2f} to {high:.2f}) {unit}"
