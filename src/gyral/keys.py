@@ -154,9 +154,12 @@ def read_keys(path: Path) -> list[Granted]:
     try:
         keys = msgspec.toml.decode(path.read_bytes(), type=_File).keys
     except (OSError, ValueError) as error:  # msgspec's, TOML's and Unicode's errors are ValueErrors
-        raise ConfigError(f"keys cannot be read from `{path}`", why=str(error), where=str(path)) from None
+        hint = "`gyral keys add NAME --may ask` writes such a file"
+        raise ConfigError(f"keys cannot be read from `{path}`", why=str(error), where=str(path), hint=hint) from None
     if len({each.name for each in keys}) < len(keys) or len({each.sha256.lower() for each in keys}) < len(keys):
-        raise ConfigError("keys cannot be used", why="two have one name, or one hash", where=str(path))
+        raise ConfigError(
+            "keys cannot be used", why="two have one name, or one hash", where=str(path), hint="give each key a name of its own"
+        )
     return keys
 
 

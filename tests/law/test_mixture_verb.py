@@ -77,10 +77,3 @@ def test_a_second_scale_has_the_same_domains(tmp_path: Path) -> None:
     other = mixture_verb.read(_write(tmp_path / "2.csv", "w:a,w:c,loss", "0.5,0.5,3"))
     with pytest.raises(InputError, match="the second scale has other domains"):
         mixture_verb.fit(one, other)
-
-
-def test_caps_follow_from_how_much_there_is() -> None:
-    caps = mixture_verb.caps_of({"web": 1e12, "code": 1e10}, 1e11)
-    assert caps == {"web": 1.0, "code": pytest.approx(0.4)}
-    with pytest.raises(InputError, match="too little data"):
-        mixture_verb.caps_of({"web": 1e9}, 1e11)

@@ -103,8 +103,6 @@ def test_flops_of_experts_are_those_of_the_ones_that_are_used(plain_attention):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(torch.zeros(1, length, dtype=torch.int64), torch.arange(length)[None])
     assert counter.get_total_flops() == flops(describe(shape, length), skips=False).forward
-    used = counters.params_used(describe(shape, length))
-    assert used == params(describe(shape, length)).total - 3 * 4 * 3 * 64 * 96  # four of six idle, in three blocks
 
 
 def test_flops_of_a_picture_are_those_that_torch_counts(plain_attention):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gyral.errors import OPTIONAL
+
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "src").rglob("*.py"))
 DOCUMENTS = [
@@ -108,6 +110,12 @@ def test_every_dependency_is_pinned():
     wanted = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
     names = {re.match(r"[A-Za-z0-9_.-]+", each).group(0).lower() for each in wanted}
     assert names - pinned - {"gyral"} == set()
+
+
+def test_every_extra_that_an_error_names_is_one():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    told = [match for path in MODULES for match in re.findall(r'MissingExtra\([^,)]+,\s*"([^"]+)"', path.read_text())]
+    assert len(told) > 20 and {*told, *OPTIONAL.values()} - set(extras) == set()
 
 
 def test_the_base_stays_light():

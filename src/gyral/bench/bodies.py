@@ -82,14 +82,18 @@ def lines(path: Path) -> list[bytes]:
             raise InputError(f"`{path}` has more than {MAX_FILE_BYTES >> 30} GiB", hint="a part of it says as much")
         found = [line for line in path.read_bytes().splitlines() if line.strip()]
     except OSError as error:
-        raise InputError(f"`{path}` cannot be read", why=error.strerror or str(error)) from None
+        raise InputError(
+            f"`{path}` cannot be read", why=error.strerror or str(error), hint="name a file of JSON lines that you may read"
+        ) from None
     if not found:
         raise InputError(f"`{path}` has no bodies", hint="write one JSON value a line")
     for number, line in enumerate(found, start=1):
         try:
             msgspec.json.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InputError("a body is no JSON", why=str(error), where=f"{path}, line {number}") from None
+            raise InputError(
+                "a body is no JSON", why=str(error), where=f"{path}, line {number}", hint="one JSON value a line"
+            ) from None
     return found
 
 

@@ -180,7 +180,9 @@ def _probe(target: Target, traffic: Traffic) -> None:
         hint = "is it up? `gyral serve MODEL` says where it answers"
         raise ServeError(f"nobody answers at {target.authority}", why=str(error) or type(error).__name__, hint=hint) from None
     if status >= 300 and status not in (429, 503, 504):
-        raise ServeError(f"`{line}` was answered {status}", where=target.authority, why=body[:500].decode("utf-8", "replace"))
+        why = body[:500].decode("utf-8", "replace")
+        hint = "`--key-env NAME` sends a key, `--route` asks something else"
+        raise ServeError(f"`{line}` was answered {status}", where=target.authority, why=why, hint=hint)
 
 
 def _connected(target: Target) -> socket.socket:

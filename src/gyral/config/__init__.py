@@ -240,7 +240,9 @@ def _put(tree: dict[str, Any], key: str, value: Any, given: str) -> None:
     for parent in parents:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"`{given}`: `{parent}` is not a section")
+            raise ConfigError(
+                f"`{given}`: `{parent}` is not a section", hint="`gyral show config` lists the sections and settings"
+            )
     node[leaf] = value
 
 

@@ -210,7 +210,9 @@ def probe(
     """
     held_out = held_out.filter(pa.compute.greater(pa.compute.binary_length(held_out), 0))
     if len(held_out) < 2:
-        raise InputError("a probe needs two documents of held-out text", why=f"there are {len(held_out)}")
+        raise InputError(
+            "a probe needs two documents of held-out text", why=f"there are {len(held_out)}", hint="curate more documents"
+        )
     shared = Shared(held_out)
     drawn = {name: _draw(texts, shared, budget_bytes, seed) for name, texts in variants.items()}
     for name, each in drawn.items():

@@ -55,9 +55,15 @@ def embed(function: Embed, batches: Iterable[pa.Array]) -> Iterator[np.ndarray]:
             width = width or (vectors.shape[1] if vectors.ndim == 2 else 0)
             if vectors.shape != (len(texts), width) or not width:
                 why = f"of {len(texts)} texts it made an array of shape {vectors.shape}"
-                raise InputError("the embedding function must give one vector a text, all of one length", why=why)
+                raise InputError(
+                    "the embedding function must give one vector a text, all of one length",
+                    why=why,
+                    hint="return an array of shape [texts, width]",
+                )
             if not np.isfinite(vectors).all():
-                raise InputError("the embedding function gave numbers that are not finite")
+                raise InputError(
+                    "the embedding function gave numbers that are not finite", hint="a text that it cannot embed may have zeros"
+                )
             vectors[[not text for text in texts]] = 0.0
             yield vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 

@@ -69,7 +69,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         body = path.read_bytes()
     except OSError as error:
-        raise NotFound(f"`{path}` cannot be read", why=error.strerror or str(error)) from None
+        raise NotFound(
+            f"`{path}` cannot be read", why=error.strerror or str(error), hint="name a TOML or JSON file of schemas"
+        ) from None
     try:
         tree = msgspec.json.decode(body) if path.suffix == ".json" else tomllib.loads(body.decode())
         if not isinstance(tree, dict):

@@ -100,7 +100,12 @@ class Lake:
         except ValueError as error:
             if version is None or "not found" not in str(error):
                 raise LakeError("the lake table cannot be read", why=plain(error), where=uri, hint=hint_of(uri)) from None
-            raise NotFound(f"the table `{name}` has no version {version}", where=uri, why=str(error)) from None
+            raise NotFound(
+                f"the table `{name}` has no version {version}",
+                where=uri,
+                why=str(error),
+                hint="`gyral show lake` lists its tables",
+            ) from None
         except OSError as error:
             raise LakeError("the lake table cannot be read", why=str(error), where=uri) from None
 

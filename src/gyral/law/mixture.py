@@ -215,7 +215,11 @@ def checked_weights(weights_nD: np.ndarray, domains: Sequence[str]) -> np.ndarra
     """
     weights = np.atleast_2d(np.asarray(weights_nD, np.float64))
     if weights.shape[1] != len(domains):
-        raise InputError(f"a mixture has {weights.shape[1]} weights", why=f"there are {len(domains)} domains")
+        raise InputError(
+            f"a mixture has {weights.shape[1]} weights",
+            why=f"there are {len(domains)} domains",
+            hint="a weight for each domain",
+        )
     if len(domains) < 2:
         raise InputError("one domain is no mixture", hint="a column of weights for each domain, `w:NAME`")
     total = weights.sum(axis=1)

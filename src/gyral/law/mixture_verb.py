@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,7 +95,9 @@ def _joined(one: pa.Table, other: pa.Table, first: Path, second: Path) -> tuple[
     if key is None:
         if one.num_rows != other.num_rows:
             why = f"{one.num_rows} rows and {other.num_rows}, and no column of {', '.join(KEYS)} in both"
-            raise InputError("weights and losses do not belong together", where=f"{first}, {second}", why=why)
+            raise InputError(
+                "weights and losses do not belong together", where=f"{first}, {second}", why=why, hint="one row a run in both"
+            )
         return one, other
     left, right = (table[key].to_pylist() for table in (one, other))
     place = {value: i for i, value in enumerate(right)}
@@ -104,7 +106,9 @@ def _joined(one: pa.Table, other: pa.Table, first: Path, second: Path) -> tuple[
     missing = [value for value in left if value not in place] or [value for value in right if value not in set(left)]
     if missing:
         why = f"`{key}` {missing[0]} is in one of them only, as are {len(missing) - 1} others"
-        raise InputError("weights and losses do not belong together", where=f"{first}, {second}", why=why)
+        raise InputError(
+            "weights and losses do not belong together", where=f"{first}, {second}", why=why, hint="one row a run in both"
+        )
     return one, other.take([place[value] for value in left])
 
 
@@ -114,7 +118,9 @@ def _matrix(table: pa.Table, names: Sequence[str], source: Path) -> np.ndarray:
         try:
             columns.append(np.array([np.nan if v is None else float(v) for v in table[name].to_pylist()]))
         except (TypeError, ValueError) as error:
-            raise InputError(f"`{name}` holds no numbers", where=str(source), why=str(error)) from None
+            raise InputError(
+                f"`{name}` holds no numbers", where=str(source), why=str(error), hint="numbers in plain digits"
+            ) from None
     return np.stack(columns, axis=1)
 
 
@@ -133,7 +139,9 @@ def fit(
             if ours != theirs:
                 odd = sorted(set(ours) ^ set(theirs))
                 why = f"`{odd[0]}` is in one of them only" if odd else "they stand in another order"
-                raise InputError(f"the second scale has other {name}s", why=why)
+                raise InputError(
+                    f"the second scale has other {name}s", why=why, hint="both tables need the same columns in one order"
+                )
         pair = second.weights_nD, second.loss_nT
     return mixture.fit(rows.weights_nD, rows.loss_nT, rows.domains, rows.targets, second=pair, seed=seed, on_target=on_target)
 
@@ -173,21 +181,3 @@ def text(law: MixtureLaw, found: mixture_best.Best) -> str:
         "ranks held-out rows: " + ", ".join(f"{name} {law.agreement_TM[:, m].mean():.3f}" for m, name in enumerate(law.names)),
     ]
     return "\n".join(lines)
-
-
-def caps_of(tokens: Mapping[str, float], budget: float, most_epochs: float = 4.0) -> dict[str, float]:
-    """Caps from how many tokens each domain has, so that none is repeated more than `most_epochs` times.
-
-    **Source**: Muennighoff et al., 2305.16264: four epochs are nearly as good as new data.
-
-    Raises
-    ------
-    InputError : the budget is not positive, or there is too little data for it.
-    """
-    if not budget > 0:
-        raise InputError(f"{budget:g} tokens are no budget")
-    caps = {name: min(1.0, most_epochs * count / budget) for name, count in tokens.items()}
-    if sum(caps.values()) < 1:
-        why = f"{most_epochs:g} epochs of all domains are {most_epochs * sum(tokens.values()):.3g} tokens"
-        raise InputError(f"there is too little data for {budget:.3g} tokens", why=why, hint="more epochs, or a smaller budget")
-    return caps

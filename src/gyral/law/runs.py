@@ -129,9 +129,13 @@ def load(path: Path) -> pa.Table:
     try:
         return parquet.read_table(path) if path.suffix in (".parquet", ".pq") else csv.read_csv(path)
     except FileNotFoundError:
-        raise InputError("there is no such table of runs", where=str(path)) from None
+        raise InputError(
+            "there is no such table of runs", where=str(path), hint="trainings by gradients write `laws/runs.parquet`"
+        ) from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError("the table of runs cannot be read", where=str(path), why=str(error)) from None
+        raise InputError(
+            "the table of runs cannot be read", where=str(path), why=str(error), hint="it is CSV, or Parquet by its ending"
+        ) from None
 
 
 def table_of(table: pa.Table, names: Mapping[str, str], source: str, where: Mapping[str, str] | None = None) -> RunTable:
@@ -202,7 +206,7 @@ def _numbers(column: pa.ChunkedArray, name: str, source: str) -> np.ndarray:
     try:
         values = np.array([math.nan if each is None else float(each) for each in column.to_pylist()], np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"`{name}` holds no numbers", where=source, why=str(error)) from None
+        raise InputError(f"`{name}` holds no numbers", where=source, why=str(error), hint="numbers in plain digits") from None
     is_weight = name.startswith(DOMAIN)
     if name in MAY_LACK:
         return values

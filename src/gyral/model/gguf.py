@@ -64,7 +64,10 @@ class File:
             self._at = 0
             self.meta, self._tensors = self._head()
         except (OSError, ValueError, struct.error, LookupError, TypeError, ArithmeticError, MemoryError) as error:
-            raise InputError("the model cannot be read", why=f"it is no GGUF file: {error}", where=str(path)) from None
+            why = f"it is no GGUF file: {error}"
+            raise InputError(
+                "the model cannot be read", why=why, where=str(path), hint="fetch it again, or name another"
+            ) from None
 
     @property
     def names(self) -> list[str]:
@@ -86,7 +89,7 @@ class File:
         count = math.prod(sizes)
         length = count // values * size_bytes
         if count % values or at + length > len(self._bytes):
-            raise InputError(f"`{name}` cannot be read", where=str(self.path), why="the file is cut off")
+            raise InputError(f"`{name}` cannot be read", where=str(self.path), why="the file is cut off", hint="fetch it again")
         found = read(np.frombuffer(self._bytes, np.uint8, length, at).reshape(-1, size_bytes))
         return np.ascontiguousarray(found, np.float32).reshape(sizes)
 
@@ -214,7 +217,8 @@ def tokenizer_of(meta: dict[str, Any]) -> bytes:
         "default": [],
     }.get(cut, [{}])
     if kind != "gpt2" or before == [{}]:
-        raise InputError("the model's tokenizer is not known", why=f"its kind is `{kind}`, cut like `{cut}`")
+        why = f"its kind is `{kind}`, cut like `{cut}`"
+        raise InputError("the model's tokenizer is not known", why=why, hint="a folder of transformers brings its own")
     pieces, kinds = meta["tokenizer.ggml.tokens"], meta["tokenizer.ggml.token_type"]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     specials = [

@@ -159,13 +159,3 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
         codes[place] = code
         count = min(count + 1, k)
     return codes[:count]
-
-
-@njit(cache=True, nogil=True)
-def top_k_rows(scores: np.ndarray, k: int) -> np.ndarray:
-    """`top_k` of each row, padded with −1, int32 [B, k]."""
-    out = np.full((scores.shape[0], k), -1, dtype=np.int32)
-    for row in range(scores.shape[0]):
-        best = top_k(scores[row], k)
-        out[row, : len(best)] = best
-    return out

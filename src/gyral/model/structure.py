@@ -22,7 +22,6 @@ from gyral.errors import InputError, MissingExtra
 
 MAX_KEPT = 256
 """Schemas whose compiled grammar is kept."""
-ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
 class Structure:
@@ -78,7 +77,7 @@ class Structures:
         try:
             from llguidance import LLMatcher, LLTokenizer
         except ImportError:
-            raise MissingExtra("llguidance", "structure", "an answer that follows a schema") from None
+            raise MissingExtra("llguidance", "serve", "an answer that follows a schema") from None
         self._vocab, self._new = vocab, LLMatcher
         self._tokenizer = LLTokenizer(tokenizer.decode(), eos_token=end)
         self._kept: OrderedDict[bytes, Any] = OrderedDict()

@@ -68,7 +68,8 @@ def opened(data: Dataset, by: Lm, start: Decoder | None) -> Opened:
     texts = _texts(data, by.held_out, by.held_out_bytes)
     if tokenizer is None:
         if start is not None and start.shape.vocab < Text.VOCAB:
-            raise InputError(f"a model of {start.shape.vocab} tokens and no tokenizer cannot read bytes", where=data.name)
+            what = f"a model of {start.shape.vocab} tokens and no tokenizer cannot read bytes"
+            raise InputError(what, where=data.name, hint="put its `tokenizer.json` into the folder of `train.start`")
         return Opened(Text(texts.trained), Text(texts.held_out), "bytes", Text.VOCAB, Text.END, b"")
     end = start.end if start else 0
     trained, held_out = (encoded([text.decode() for text in each], tokenizer, end) for each in texts)
@@ -104,7 +105,7 @@ def _texts(data: Dataset, share: float, limit_bytes: int) -> Texts:
                 copies.append(int(times[at]) if times is not None else 1)
             at += 1
     if not texts:
-        raise InputError(f"`{data.name}` holds no text")
+        raise InputError(f"`{data.name}` holds no text", hint=f"`gyral show {data.name}` tells what was dropped, and why")
     digests = [digest_of(text) for text in texts]
     if any(split):
         outside = {digest for digest, name in zip(digests, split, strict=True) if name != TRAINED}

@@ -152,14 +152,6 @@ def params(model: Transformer) -> Params:
     )
 
 
-def params_used(model: Transformer) -> int:
-    """Parameters that one position meets: of experts only those that it goes to."""
-    found = params(model)
-    if not model.experts:
-        return found.total
-    return found.total - found.feed + found.feed * model.experts_used // model.experts
-
-
 def flops(model: Transformer, rows: int = 1, recompute: Recompute = "none", skips: bool = True) -> Flops:
     """FLOPs of `rows` sequences.
 

@@ -87,7 +87,8 @@ def located(source: str, note: Callable[[str], None]) -> tuple[Path, str]:
     folder, _ = unpack(package, note)
     path = folder / package.member
     if not path.resolve().is_relative_to(folder.resolve()) or not path.exists():
-        raise InputError(f"`{package.path.name}` has no `{package.member}`", where=str(package.path))
+        hint = "what follows `!` is a GGUF file or a folder of transformers inside it"
+        raise InputError(f"`{package.path.name}` has no `{package.member}`", where=str(package.path), hint=hint)
     spec = source.partition(":")[2].partition("!")[0].partition("#")[0]
     base, _, version = spec.replace("==", "@").rpartition("@")
     return path, f"{base or spec}@{version if base else '1'}"

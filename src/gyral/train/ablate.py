@@ -73,7 +73,11 @@ def _learned(texts: list[bytes], config: Config, seed: int, watch: loop.Watch) -
     task = NextToken(shape, by.length, Text(texts))
     batch = min(by.batch, task.num_rows)
     if not batch:
-        raise InputError(f"a variant has less than {by.length} bytes of text", where="ablate.length")
+        raise InputError(
+            f"a variant has less than {by.length} bytes of text",
+            where="ablate.length",
+            hint="a smaller length, or more documents",
+        )
     model = task.build(seed)
     strategy = Alone()
     strategy.place(task, model)

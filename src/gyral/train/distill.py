@@ -106,11 +106,18 @@ def taught_by(root: Path, task: Task, config: Config) -> Task:
     """
     family = config.train.family
     if (name := f"{family}/{task.name}") not in plugins.names("lesson"):
-        raise UsageError(f"the task `{task.name}` cannot be taught by a model", where=WHERE)
+        known = ", ".join(each for each in plugins.names("lesson") if each.startswith(f"{family}/"))
+        raise UsageError(
+            f"the task `{task.name}` cannot be taught by a model", where=WHERE, hint=f"these can: {known or 'none'}"
+        )
     folder = cards.find(root, config.train.distill)
     card = cards.read_card(folder)
     if card.family != family:
-        raise InputError(f"`{card.model}` is a {card.family} and cannot teach a {family}", where=WHERE)
+        raise InputError(
+            f"`{card.model}` is a {card.family} and cannot teach a {family}",
+            where=WHERE,
+            hint="name a model of the same family",
+        )
     teacher = Teacher(card.model, folder, cards.read_weights(folder))
     lesson: Lesson = plugins.find("lesson", name)(task, teacher, config.train.distill_temperature)
     return Distilled(task, lesson, config.train.distill_weight)

@@ -64,7 +64,7 @@ def next_token(data: Arrivals, config: Config) -> Task:
     tokenizer = Tokenizer(start.tokenizer) if start and start.tokenizer and start.tokens != "bytes" else None
     if start is not None and tokenizer is None and start.shape.vocab < Text.VOCAB:
         what = f"a model of {start.shape.vocab} tokens and no tokenizer cannot read bytes"
-        raise InputError(what, where=config.train.start)
+        raise InputError(what, where=config.train.start, hint="put its `tokenizer.json` into that folder")
     length = config.lm.length
     end = Text.END if tokenizer is None else start.end if start else 0
     if start and start.layout == "gpt2":

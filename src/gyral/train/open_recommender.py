@@ -118,7 +118,11 @@ def shape_of(config: Config, num_objects: int) -> sequence_net.Shape:
     """
     own = config.recommend
     if own.width % own.heads:
-        raise ConfigError(f"{own.heads} heads do not divide a width of {own.width}", where="recommend.heads")
+        raise ConfigError(
+            f"{own.heads} heads do not divide a width of {own.width}",
+            where="recommend.heads",
+            hint="a width that is a multiple of the heads",
+        )
     hidden = own.hidden or 4 * own.width
     return sequence_net.Shape(num_objects, own.width, own.depth, own.heads, own.length, hidden, own.dropout, own.net)
 

@@ -149,7 +149,12 @@ class Ranges:
         body = encoded(line)
         with open(self.path, "ab", buffering=0) as file:
             if file.write(body) != len(body):
-                raise InputError("the ledger of the stream could not be written", why="the disk is full", where=str(self.path))
+                raise InputError(
+                    "the ledger of the stream could not be written",
+                    why="the disk is full",
+                    where=str(self.path),
+                    hint="make room, then go on with `--resume`",
+                )
             os.fsync(file.fileno())
         if is_new:
             fsync_path(self.path.parent)

@@ -10,7 +10,7 @@ from gyral.model.card import Weights
 from gyral.model.lm_twin import feed_of
 from gyral.model.nets.llama import Shape
 from gyral.model.quant import scaling
-from gyral.model.quant.calibration import Calibration, blocks_fed, seen_by
+from gyral.model.quant.calibration import Calibration, _watched, blocks_fed
 from gyral.model.quant.packing import chosen, divided, stored_bytes, to_int4, to_int8, with_packed
 from gyral.model.quant.recipe import packed_net, rounded_net
 from gyral.model.quant.sensitivity import in_eight, prices
@@ -62,7 +62,9 @@ def test_blocks_see_what_layers_see_in_the_whole_net():
             module.register_forward_pre_hook(
                 lambda module, args, name=name: inputs.setdefault(name, []).append(args[0].flatten(0, 1).double().numpy())
             )
-    whole = seen_by(model, how.feeds)
+    with torch.no_grad(), _watched(model) as whole:
+        for feed in how.feeds:
+            feed(model)
     for name, parts in inputs.items():
         x = np.concatenate(parts)
         np.testing.assert_allclose(whole[name].gram.numpy(), x.T @ x / len(x), atol=1e-4 * np.abs(x).max() ** 2)

@@ -63,14 +63,12 @@ def test_nine_of_ten_batches_are_done_within_the_safe_time():
     assert 0.86 <= np.mean(kept[1000:]) <= 0.94
 
 
-@given(st.floats(0, 0.05), st.floats(0, 0.01), st.floats(0.0001, 1), st.floats(0.1, 5000))
-def test_the_sizes_that_fit_and_sustain_are_those_that_are_found_by_trying(fixed, each, slack, rate):
+@given(st.floats(0, 0.05), st.floats(0, 0.01), st.floats(0.0001, 1))
+def test_the_sizes_that_fit_are_those_that_are_found_by_trying(fixed, each, slack):
     cost = Cost(Curve(fixed + 1e-5, each), 48)
     fits = max((size for size in range(1, 49) if cost.safe(size) <= slack), default=0)
     assert abs(cost.fits(slack) - fits) <= 1 and (cost.fits(slack) == 0) == (fits == 0)
     assert cost.fits(slack) == 0 or cost.safe(cost.fits(slack)) <= slack * (1 + 1e-6)
-    sustains = next((size for size in range(1, 49) if cost.rate(size) >= rate * (1 - 1e-9)), 49)
-    assert abs(cost.sustains(rate) - sustains) <= 1
 
 
 @given(st.lists(st.tuples(st.integers(-3, 64), st.floats(allow_nan=True, allow_infinity=True)), max_size=60))
@@ -93,8 +91,3 @@ def test_an_answer_costs_what_is_read_and_what_is_made():
     assert cost.seconds(100, 50, batch=4) == pytest.approx(0.005 + 0.01 + 50 * 0.014)
     assert cost.seconds(100, 50, cached=100, batch=4) == pytest.approx(50 * 0.014)
     assert cost.first_s(100, cached=40) == pytest.approx(0.005 + 0.006 + 0.011)
-    made = cost.tokens_in(1.0, 100, batch=4)
-    assert (
-        cost.prefill.safe(100) + made * cost.decode.safe(4) <= 1.0 < cost.prefill.safe(100) + (made + 1) * cost.decode.safe(4)
-    )
-    assert cost.tokens_in(0.001, 100) == 0

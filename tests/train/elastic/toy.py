@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import torch
 
 from gyral import faults
@@ -25,7 +26,6 @@ from gyral.train import device, loop
 from gyral.train.elastic import heal
 from gyral.train.elastic.member import enter
 from gyral.train.elastic.membership import Over
-from gyral.train.elastic.strategy import flat_of
 from gyral.train.ema import Ema
 from gyral.train.guard import Copy, Guard, Whole
 from gyral.train.held_out import HeldOut
@@ -39,6 +39,12 @@ from forker import load
 from toy_tasks import opened
 
 BATCH, SEED = 8, 7
+
+
+def flat_of(model):
+    """All weights and buffers of a model as bytes in order: what a digest is taken of."""
+    values = (value.detach().cpu().contiguous() for value in model.state_dict().values())
+    return np.concatenate([value.reshape(-1).view(torch.uint8).numpy() for value in values])
 
 
 def run(

@@ -65,7 +65,9 @@ def keys_of(body: bytes, vocab: int, end: int, texts: Sequence[str]) -> Tokens:
         kinds[int(added["id"])] = CONTROL if added.get("special") else USER_DEFINED
     if max(pieces) >= vocab:
         why = f"it has token {max(pieces):,}, and the model knows {vocab:,}"
-        raise InputError("the tokenizer is not that of the model", why=why)
+        raise InputError(
+            "the tokenizer is not that of the model", why=why, hint="the folder needs the tokenizer it was trained with"
+        )
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", ())]
     keys = {
         "tokenizer.ggml.model": "gpt2",

@@ -51,7 +51,6 @@ from gyral.curate.text.words_kernel import (
 MAX_SUFFIXES = 4096
 """Suffixes of a chunk beyond these stay with it, so that memory is bounded."""
 _u64: Any = np.uint64
-_i64: Any = np.int64
 
 
 @inlined

@@ -58,7 +58,8 @@ def bytes_of(name: str, path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         why = error.strerror or str(error)
-        raise InputError(f"the evaluation set `{name}` cannot be read", where=str(path), why=why) from None
+        hint = "`decontaminate.sets.NAME` is a file of text, JSON lines or Parquet"
+        raise InputError(f"the evaluation set `{name}` cannot be read", where=str(path), why=why, hint=hint) from None
 
 
 def _objects(path: Path, data: bytes) -> Iterator[Any]:
@@ -67,7 +68,12 @@ def _objects(path: Path, data: bytes) -> Iterator[Any]:
             try:
                 yield msgspec.json.decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise InputError("a line is not JSON", where=f"{path}:{number}", why=str(error)) from None
+                raise InputError(
+                    "a line is not JSON",
+                    where=f"{path}:{number}",
+                    why=str(error),
+                    hint="one object a line; plain text ends in `.txt`",
+                ) from None
 
 
 def _rows(path: Path, data: bytes) -> Iterator[Any]:
@@ -76,7 +82,9 @@ def _rows(path: Path, data: bytes) -> Iterator[Any]:
     try:
         yield from pq.read_table(pa.py_buffer(data)).to_pylist()
     except pa.ArrowException as error:
-        raise InputError(f"`{path.name}` is not a Parquet file", where=str(path), why=str(error)) from None
+        raise InputError(
+            f"`{path.name}` is not a Parquet file", where=str(path), why=str(error), hint="fetch it again"
+        ) from None
 
 
 def _item(number: int, row: Any) -> Item:

@@ -19,8 +19,6 @@ ITEM, BIAS, MET, SEEN = "live.item", "live.bias", "live.met", "live.seen"
 SUBJECT, PAST, SMALL = "live.subject", "live.past", "live.small"
 OF_OBJECTS = (ITEM, BIAS, MET, SEEN)
 """Keyed by an object's code."""
-LEARNED = (ITEM, BIAS, MET, SUBJECT, SMALL)
-"""What a roll-back takes back; the others are facts."""
 EPS = 0.1
 SMALL_RATE = 3.0
 """Of biases and the small tables, times that of rows: with 60 visits a step recall@10 is .1726 instead of .1710."""

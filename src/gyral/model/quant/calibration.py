@@ -89,15 +89,6 @@ def blocks_fed(model: nn.Module, calibration: Calibration) -> Iterator[tuple[str
             calls = [(block(*args), *args[1:]) for args in calls]
 
 
-@torch.no_grad()
-def seen_by(model: nn.Module, feeds: Iterable[Callable[[nn.Module], Any]]) -> dict[str, Seen]:
-    """What all linears of a net see, by their names."""
-    with _watched(model) as seen:
-        for feed in feeds:
-            feed(model)
-    return seen
-
-
 def _calls(model: nn.Module, first: nn.Module, feeds: Iterable[Callable[[nn.Module], Any]]) -> list[tuple[Any, ...]]:
     """What the first block is called with; feeds that do not reach it are left out."""
     found: list[tuple[Any, ...]] = []

@@ -131,5 +131,10 @@ class Engines:
                 )
             reader = LM.load(folder)
         if not isinstance(reader.model, Llama):
-            raise InputError(f"`{name}` cannot guess ahead", why="it is not of the Llama layout", where="decode.draft")
+            raise InputError(
+                f"`{name}` cannot guess ahead",
+                why="it is not of the Llama layout",
+                where="decode.draft",
+                hint="name one that is",
+            )
         return self._by_us(reader)

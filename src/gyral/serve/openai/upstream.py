@@ -84,7 +84,12 @@ class Remote:
             told = answer.json()
             choice, used = told["choices"][0], told["usage"]["completion_tokens"]
         except (self.http.HTTPError, ValueError, LookupError, TypeError) as error:
-            raise ServeError("the server behind gave no answer", why=str(error), where=self.address) from None
+            raise ServeError(
+                "the server behind gave no answer",
+                why=str(error),
+                where=self.address,
+                hint="is it up, and does it know the model?",
+            ) from None
         body = {"text": choice["text"], "tokens": used, "ended_by": choice["finish_reason"]}
         props = {"prompt": request.prompt[:MAX_TOLD_CHARS], "text": choice["text"][:MAX_TOLD_CHARS], "seed": request.seed}
         props |= {"tokens": _count(used), "prompt_tokens": _count(told["usage"].get("prompt_tokens"))}

@@ -22,7 +22,6 @@ KEY_CHARS = 256
 """Of a prompt, what says whether another begins alike: some pages of tokens, and shorter than most system prompts."""
 
 Text = Annotated[str, Meta(max_length=1 << 20)]
-Token = Annotated[int, Meta(ge=0, lt=1 << 31)]
 Prompt = Annotated[list[Any], Meta(min_length=1, max_length=65_536)] | Text
 Stop = (
     Annotated[str, Meta(min_length=1, max_length=256)]

@@ -83,10 +83,16 @@ class Catalogue:
 def _read(path: Path) -> pa.Table:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"`rerank.objects` has more than {MAX_BYTES >> 30} GiB", where=str(path))
+            raise ConfigError(
+                f"`rerank.objects` has more than {MAX_BYTES >> 30} GiB",
+                where=str(path),
+                hint="keep the columns that `[rerank]` names",
+            )
         table = pq.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path, convert_options=_TEXTS)
     except (OSError, pa.ArrowInvalid) as error:
-        raise ConfigError("`rerank.objects` cannot be read", where=str(path), why=str(error)) from None
+        raise ConfigError(
+            "`rerank.objects` cannot be read", where=str(path), why=str(error), hint="it is CSV, or Parquet by its ending"
+        ) from None
     if OBJECT not in table.column_names:
         raise ConfigError(f"`rerank.objects` has no column `{OBJECT}`", where=str(path), hint="it names the objects")
     return table.set_column(table.column_names.index(OBJECT), OBJECT, table[OBJECT].cast(pa.string()))

@@ -86,14 +86,6 @@ class Cost:
             return self.max_batch
         return max(1, min(self.max_batch, int((slack_s / self.margin - self.fixed_s) / self.each_s + 1e-9)))
 
-    def sustains(self, rate: float) -> int:
-        """The smallest batch whose throughput keeps up with a rate; `max_batch + 1` when none does."""
-        if rate <= self.rate(1):
-            return 1
-        spare = 1 - rate * self.each_s
-        size = math.ceil(rate * self.fixed_s / spare - 1e-9) if spare > 0 else self.max_batch + 1
-        return min(size, self.max_batch + 1)
-
     def observe(self, size: int, seconds: float) -> None:
         """Learn from a batch that was measured; what is no time or no batch is ignored."""
         if size < 1 or not 0 <= seconds < math.inf:
@@ -151,8 +143,3 @@ class TokenCost:
     def first_s(self, prompt: int, *, cached: int = 0) -> float:
         """Expected seconds to the first token, without waiting."""
         return self.seconds(prompt, 1, cached=cached)
-
-    def tokens_in(self, slack_s: float, prompt: int, *, cached: int = 0, batch: int = 1) -> int:
-        """How many tokens are safely made before a deadline."""
-        left = slack_s - (self.prefill.safe(prompt - cached) if prompt > cached else 0.0)
-        return max(0, int(left / self.decode.safe(batch))) if left < math.inf else 1 << 30

@@ -122,7 +122,10 @@ class Quotas:
         """Keep the accounts of those who are unchanged, so that a new file gives nobody a full bucket."""
         names, hashes = {each.name for each in callers}, {each.sha256.lower() for each in callers}
         if len(names) < len(callers) or len(hashes) < len(callers):
-            raise ConfigError("keys cannot be used", why="two have one name, or one hash", where="serve.keys, serve.keys_file")
+            where = "serve.keys, serve.keys_file"
+            raise ConfigError(
+                "keys cannot be used", why="two have one name, or one hash", where=where, hint="give each key a name of its own"
+            )
         kept = self._accounts
         self._accounts = {
             each.name: kept[each.name] if each.name in kept and kept[each.name].caller == each else Account(each, now)

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -279,9 +278,3 @@ def _named(sums: Sums) -> dict[str, float]:
 
 def _plus(left: dict[str, float], right: dict[str, float]) -> dict[str, float]:
     return {name: left.get(name, 0.0) + right.get(name, 0.0) for name in left | right}
-
-
-def flat_of(model: nn.Module) -> np.ndarray:
-    """All weights and buffers of a model as bytes in order: what a digest is taken of."""
-    values = (value.detach().cpu().contiguous() for value in model.state_dict().values())
-    return np.concatenate([value.reshape(-1).view(torch.uint8).numpy() for value in values])

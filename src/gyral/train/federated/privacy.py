@@ -57,7 +57,11 @@ def noise_for(epsilon: float, share: float, rounds: int, delta: float) -> float:
     """
     low, high = SEARCHED
     if epsilon_of(high, share, rounds, delta) > epsilon:
-        raise ConfigError(f"no noise up to {high:g} gives an ε of {epsilon:g}", where="train.federated.epsilon")
+        raise ConfigError(
+            f"no noise up to {high:g} gives an ε of {epsilon:g}",
+            where="train.federated.epsilon",
+            hint="a larger ε, or fewer rounds",
+        )
     while high / low > 1 + TOLERANCE:
         middle = (low * high) ** 0.5
         try:

@@ -63,7 +63,8 @@ def strategy_of(axes: dict[str, int], train: Train | None = None) -> Strategy:
     train = train or Train()
     if axes and (started := dist.get_world_size()) != (ranks := num_ranks(axes)):
         words = ",".join(f"{axis}={size}" for axis, size in axes.items())
-        raise ConfigError(f"`{words}` is a mesh of {ranks} ranks, but {started} were started", where="train.parallel")
+        what = f"`{words}` is a mesh of {ranks} ranks, but {started} were started"
+        raise ConfigError(what, where="train.parallel", hint=f"start {ranks}, or another mesh of {started}")
     for setting, is_on in (("outer.every", train.outer.every > 0), ("wire", train.wire != "f32")):
         if is_on and axes and (set(axes) != {"data"} or train.tables != "replicate"):
             hint = "`--parallel data=N` alone, with `train.tables` replicated"
