@@ -5,9 +5,8 @@ import pyarrow as pa
 import pytest
 
 from gyral.config.curation import Tokens
-from gyral.lake.tokens import TokenShards
+from gyral.lake.tokens import PADDING, TokenShards
 from gyral.model.shards import Shards, digest_of_tokens, encoded
-from gyral.model.stream import PADDING
 
 pytest.importorskip("tokenizers")
 from gyral.curate import tokens as curate_tokens

@@ -136,7 +136,6 @@ class DeviceTier(Section, frozen=True):
     memory_bytes: Annotated[int, Meta(ge=1, description="that a model may take")]
     flop_per_s: Annotated[float, Meta(gt=0, description="of one answer, as measured or from a sheet")] = 20e9
     bytes_per_s: Annotated[float, Meta(gt=0, description="of memory: what reading weights is bound by")] = 10e9
-    network_bytes_per_s: Annotated[float, Meta(gt=0, description="down, for a bundle and its updates")] = 10e6
     is_on_battery: Annotated[bool, Meta(description="joules count: the smallest variant that is good enough")] = False
     runtimes: Annotated[list[str], Meta(description="formats it can run; empty: any")] = []
     usd_per_hour: Annotated[float, Meta(ge=0, description="of the machine, for `max_usd` of a request")] = 0.0

@@ -18,11 +18,11 @@ from gyral.config import Config
 from gyral.course import asked
 from gyral.course.base import Scored
 from gyral.curate import documents, readers
-from gyral.curate.readers.lake import SCHEME
 from gyral.errors import InputError, NotFound, UsageError
 from gyral.ingest.documents import to_events
 from gyral.ingest.drain import Drain
 from gyral.ingest.files import append, report
+from gyral.lake.arrivals import SCHEME
 from gyral.lake.dataset import Dataset
 from gyral.lake.table import Lake
 from gyral.log.sqlite import SqliteLog

@@ -27,6 +27,7 @@ from gyral.errors import InputError, NotFound
 from gyral.files import new_version, write_atomic
 from gyral.lake import dataset as datasets
 from gyral.lake import documents
+from gyral.lake.arrivals import SCHEME
 from gyral.lake.dataset import Dataset, Manifest, Shard
 from gyral.lake.documents import ShardFiles
 from gyral.lake.table import Lake
@@ -58,7 +59,7 @@ def curate(root: Path, name: str, config: Config, run: Run, trainer: Trainer | N
         run.note(f"curate   deciding anew about the {before.manifest.rows_in:,} documents of {before.name}")
     else:
         named = config.curate.recipe if config.curate.recipe in RECIPES else ""
-        if source.startswith(in_lake.SCHEME):
+        if source.startswith(SCHEME):
             place = in_lake.find(Lake.of(root, config), source)
         else:
             place = readers.open_place(source, Path(), run.note, kind or named, options)
@@ -153,7 +154,7 @@ def _decided(
         manifest.report["ablation"] = worth.measure(root, files, settled, stages, config, run, trainer)
     shown = samples.take(files, decisions, settled.digests)
     decided, packed = decisions.table(), None
-    rejected = in_lake.rejected(Lake.of(root, config)) if manifest.source.startswith(in_lake.SCHEME) else {}
+    rejected = in_lake.rejected(Lake.of(root, config)) if manifest.source.startswith(SCHEME) else {}
     if mixed.is_wanted(config, rejected):
         kept = mixed.mixed(files, settled, config, rejected)
         decided = decided.append_column("copies", mixed.copies_of(kept, manifest.rows_in))

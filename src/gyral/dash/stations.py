@@ -16,6 +16,7 @@ from gyral.dash.records import Turn, read_lines
 from gyral.run import Lineage
 
 VERBS = ("ingest", "curate", "train", "compress", "serve")
+MAKE_A_MODEL = ("curate", "train", "compress")
 RATES = {"ingest": ("events_per_s", "events"), "train": ("rows_per_s", "rows")}
 """Of a live loop: what a line says, each second, of a verb."""
 SECONDS_AN_HOUR = 3600.0

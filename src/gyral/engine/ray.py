@@ -39,11 +39,11 @@ import numpy as np
 import pyarrow as pa
 
 from gyral.engine.base import Item, Result
+from gyral.engine.listening import LOOPBACK
 from gyral.errors import GyralError, MissingExtra, UsageError
 
 RETRIES = 3
 LAST_LINES = 6
-LOOPBACK = "127.0.0.1"
 ANSWER_S = 5.0
 """A cluster that takes no connection in this time is not there."""
 PACKAGE = Path(__file__).resolve().parents[1]

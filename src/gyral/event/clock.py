@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
+DAY_US = 86_400_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_TEXT = r"^[+-]?[0-9]{9,}(\.[0-9]*)?$"
 """Epoch before ISO: `1721040941937` is of 2024, though its first eight digits are a date of 1721 to an ISO parser."""

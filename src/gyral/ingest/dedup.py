@@ -17,13 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from gyral.event.clock import now_us
+from gyral.event.clock import DAY_US, now_us
 from gyral.event.codec import mix64
 from gyral.lake.facts import KEEP_DAYS, Facts
 from gyral.lake.snapshot import Snapshot
 
 WORD = 8
-DAY_US = 86_400_000_000
 SEED = np.uint64(0x9E3779B97F4A7C15)
 KEYS = tuple(np.frombuffer(secrets.token_bytes(16), np.uint64))
 

@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gyral.event.clock import DAY_US
+
 COUNTED = ("kind", "app", "country", "language", "device_class", "schema_id", "reason")
 DAILY = ("kind", "language", "device_class", "reason")
 FACTS_COLUMNS = (*COUNTED, "event_time", "ingest_time", "event_time_adjusted")
@@ -26,7 +28,6 @@ OTHER = "…"
 UNKNOWN = "unknown"
 KEEP_DAYS = 30
 DRIFT_DAYS = 7
-DAY_US = 86_400_000_000
 LATENESS_US = (60_000_000, 3_600_000_000, DAY_US, 7 * DAY_US)
 LATENESS = ("1 min", "1 h", "1 day", "7 days", "later")
 """Names of the counts: within a minute, … , later than seven days."""

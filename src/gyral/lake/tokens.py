@@ -25,6 +25,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 PIECE = np.dtype([("begin", "<i8"), ("document", "<i8")])
 PADDING = -1
+"""Document of positions that hold nothing."""
 Packing = Literal["concatenated", "best_fit"]
 
 

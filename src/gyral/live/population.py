@@ -103,8 +103,6 @@ class Population:
         self._speed, self._users, self._headers = speed, users, headers
         self.scores = Scores()
         self.sent = 0
-        self.visits_done = 0
-        self.accepted = 0
         self.lag_s = 0.0
         self.worst_lag_s = 0.0
         self.latencies: deque[float] = deque(maxlen=4_000)
@@ -114,7 +112,6 @@ class Population:
         self.asks_frozen = False
         """Set once the frozen copy answers: from then on everybody is asked about."""
         self.now_us = visits[0].at_us if visits else 0
-        self.stalls = 0.0
         self._since_frozen: dict[str, list[str]] = {}
         self._last: dict[str, asyncio.Event] = {}
         self._seen: set[str] = set()
@@ -202,9 +199,7 @@ class Population:
             if answer.status not in (429, 503) or time.monotonic() > until:
                 raise ServeError("the server stored no events", why=answer.body[:500].decode("utf-8", "replace"))
             await asyncio.sleep(max(answer.retry_s, RETRY_S))
-        self.accepted += answer.json()["accepted"]
         self.sent += rows
-        self.visits_done += 1
         is_new = visit.subject not in self._seen
         if visit.taken:
             self._seen.add(visit.subject)

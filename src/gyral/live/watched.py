@@ -43,7 +43,7 @@ class Watched:
         self.error: RankError | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
-        self._is_ending = False
+        self._is_ending = self._is_stopping = False
         self._ready, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="learner", daemon=True)
 
@@ -129,12 +129,10 @@ class Watched:
         if code and not was_ready and not self._ready.is_set():
             self.error = self._failed("the learner could not start")
             return False
-        return code != 0 and not self._stopping
-
-    _stopping = False
+        return code != 0 and not self._is_stopping
 
     def _stop(self) -> None:
-        self._stopping = True
+        self._is_stopping = True
         process = self._process
         if process is not None and process.poll() is None:
             process.terminate()

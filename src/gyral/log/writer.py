@@ -247,6 +247,7 @@ def segments_of(folder: Path) -> list[Path]:
 
 
 def first_offset(path: Path) -> int:
+    """Of the batches in a segment; it is the segment's name."""
     return int(path.name.removesuffix(SUFFIX))
 
 

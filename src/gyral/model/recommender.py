@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from gyral.event.clock import DAY_US
 from gyral.model import item_item
 from gyral.model.tables import table_of
 
-DAY_US = 86_400_000_000
 MAX_SCORED_HISTORY = 256
 MAX_COUNTRY_OBJECTS = 500
 MAX_HEAD = 8_000

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gyral.lake.tokens import TokenShards
-from gyral.model.stream import PADDING, Stream, digest_of, first_of_each, kept_aside
+from gyral.lake.tokens import PADDING, TokenShards
+from gyral.model.stream import Stream, digest_of, first_of_each, kept_aside
 from gyral.model.tokenizer import Tokenizer
 
 MARKED = 64

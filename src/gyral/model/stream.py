@@ -20,12 +20,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
+from gyral.lake.tokens import PADDING
 from gyral.model.task import Batch
 
 IGNORED = -100
 """Target without loss; the number that transformers knows, too."""
-PADDING = -1
-"""Document of positions that hold nothing."""
 
 
 class Sequences(Protocol):

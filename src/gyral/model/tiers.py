@@ -13,16 +13,14 @@ from gyral.config.sections import DeviceTier
 
 BUILT_IN: Final[Mapping[str, DeviceTier]] = {
     "phone": DeviceTier(
-        memory_bytes=500 << 20, flop_per_s=10e9, bytes_per_s=8e9, network_bytes_per_s=2e6, is_on_battery=True,
+        memory_bytes=500 << 20, flop_per_s=10e9, bytes_per_s=8e9, is_on_battery=True,
         runtimes=["executorch", "onnx", "gguf"],
     ),
     "laptop": DeviceTier(
-        memory_bytes=4 << 30, flop_per_s=50e9, bytes_per_s=20e9, network_bytes_per_s=10e6, is_on_battery=True,
+        memory_bytes=4 << 30, flop_per_s=50e9, bytes_per_s=20e9, is_on_battery=True,
         runtimes=["torch", "onnx", "gguf", "openvino"],
     ),
-    "server": DeviceTier(
-        memory_bytes=16 << 30, flop_per_s=100e9, bytes_per_s=20e9, network_bytes_per_s=100e6, usd_per_hour=0.2
-    ),
+    "server": DeviceTier(memory_bytes=16 << 30, flop_per_s=100e9, bytes_per_s=20e9, usd_per_hour=0.2),
 }  # fmt: skip
 
 

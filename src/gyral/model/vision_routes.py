@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
@@ -144,112 +145,130 @@ class Encoder(Protocol):
     def named(self, language: str) -> tuple[list[str], np.ndarray]: ...
 
 
-def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]], index: Index | None = None) -> dict[str, Route]:
-    """Routes of one loaded model; `best` ranks scores, `index` holds the gallery where that is large."""
-    shown: dict[str, int] = {}
-    vectors = np.zeros((0, model.gallery.shape[1]), np.float32)
+class Gallery:
+    """Pictures that can be found: those that the model learned, and those that were shown since.
 
-    def search(request: Search) -> Told:
-        return search_together([request])[0]
+    Parameters
+    ----------
+    best : places of the best of some scores, best first.
+    index : holds what was learned, where that is large.
+    """
 
-    def search_together(requests: Sequence[Search]) -> list[Told]:
+    def __init__(self, model: Encoder, best: Callable[[np.ndarray, int], list[int]], index: Index | None) -> None:
+        self._model, self._best, self._index = model, best, index
+        self._shown: dict[str, int] = {}
+        self._vectors = np.zeros((0, model.gallery.shape[1]), np.float32)
+
+    def show(self, request: Pictures) -> Told:
+        """Keep pictures; one of a name that was shown before takes its place."""
+        if len(self._shown) + len(request.pictures) > MAX_SHOWN:
+            hint = "train again: what was learned from needs no showing"
+            raise InputError(f"no more than {MAX_SHOWN:,} pictures can be shown", hint=hint)
+        made = self._model.embed_images([decoded(each.raw) for each in request.pictures])
+        for each, vector in zip(request.pictures, made, strict=True):
+            if each.object in self._shown:
+                self._vectors[self._shown[each.object]] = vector
+            else:
+                self._shown[each.object] = len(self._vectors)
+                self._vectors = np.concatenate([self._vectors, vector[None]])
+        objects = [each.object for each in request.pictures]
+        return Told({"shown": len(self._shown)}, "shown", None, None, {"objects": objects})
+
+    def search(self, requests: Sequence[Search]) -> list[Told]:
+        """Some searches, for which words and pictures go through the net once."""
         if any(bool(each.text) == bool(each.picture) for each in requests):
             hint = 'send `{"text": "a hedgehog"}`, or `{"picture": "base64…"}`'
             raise InputError("a search is for words or for a picture", hint=hint)
         raws = [decoded(each.picture) for each in requests if each.picture]
-        texts = iter(model.embed_texts([each.text for each in requests if each.text]) if len(raws) < len(requests) else ())
-        pictures = iter(model.embed_images(raws) if raws else ())
-        return found(requests, np.stack([next(texts) if each.text else next(pictures) for each in requests]))
+        words = [each.text for each in requests if each.text]
+        texts = iter(self._model.embed_texts(words) if words else ())
+        pictures = iter(self._model.embed_images(raws) if raws else ())
+        vectors_QE = np.stack([next(texts) if each.text else next(pictures) for each in requests])
+        wants_learned = [each.among != "shown" for each in requests]
+        hits = self._learned(vectors_QE[wants_learned], max(each.k for each in requests))
+        return [
+            self._found(each, vector, next(hits)[: each.k] if each.among != "shown" else [])
+            for each, vector in zip(requests, vectors_QE, strict=True)
+        ]
 
-    def learned(vectors_QE: np.ndarray, k: int) -> Iterator[list[tuple[float, int]]]:
+    def _learned(self, vectors_QE: np.ndarray, k: int) -> Iterator[list[tuple[float, int]]]:
         """Score and place of the k nearest pictures that the model has learned."""
-        if index is None:
+        if self._index is None:
             for vector in vectors_QE:
-                scores = model.gallery @ vector
-                yield [(float(scores[at]), at) for at in best(scores, k)]
+                scores = self._model.gallery @ vector
+                yield [(float(scores[at]), at) for at in self._best(scores, k)]
             return
-        near = index.search(vectors_QE, k)
+        near = self._index.search(vectors_QE, k)
         for places, row in zip(near.ids_Bk.tolist(), near.scores_Bk.tolist(), strict=True):
             yield [(score, at) for score, at in zip(row, places, strict=True) if at >= 0]
 
-    def found(requests: Sequence[Search], vectors_QE: np.ndarray) -> list[Told]:
-        wants_learned = [each.among != "shown" for each in requests]
-        hits = learned(vectors_QE[wants_learned], max(each.k for each in requests))
-        told = []
-        for request, vector in zip(requests, vectors_QE, strict=True):
-            near = next(hits)[: request.k] if request.among != "shown" else []
-            items = [_hit(model, score, at, request.language) for score, at in near]
-            if shown and request.among != "learned":
-                names, scores = list(shown), vectors @ vector
-                items += [{"object": names[at], "score": float(scores[at])} for at in best(scores, request.k)]
-                items = sorted(items, key=lambda item: -item["score"])[: request.k]
-            objects = [item["object"] for item in items]
-            props = {"query": request.text, "language": request.language, "k": request.k, "items": objects}
-            body: dict[str, Any] = {"items": items}
-            if index is not None and request.among != "shown" and index.card["recall"] != 1:
-                body["recall"] = index.card["recall"]
-            told.append(Told(body, "search", request.subject, objects[0] if objects else None, props))
-        return told
+    def _found(self, request: Search, vector: np.ndarray, near: list[tuple[float, int]]) -> Told:
+        """The answer of one search; `near` are the learned pictures, where it is for any."""
+        items = [_hit(self._model, score, at, request.language) for score, at in near]
+        if self._shown and request.among != "learned":
+            names, scores = list(self._shown), self._vectors @ vector
+            items += [{"object": names[at], "score": float(scores[at])} for at in self._best(scores, request.k)]
+            items = sorted(items, key=lambda item: -item["score"])[: request.k]
+        objects = [item["object"] for item in items]
+        props = {"query": request.text, "language": request.language, "k": request.k, "items": objects}
+        body: dict[str, Any] = {"items": items}
+        if self._index is not None and request.among != "shown" and self._index.card["recall"] != 1:
+            body["recall"] = self._index.card["recall"]
+        return Told(body, "search", request.subject, objects[0] if objects else None, props)
 
-    def label(request: Label) -> Told:
-        return label_together([request])[0]
 
-    def label_together(requests: Sequence[Label]) -> list[Told]:
+def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]], index: Index | None = None) -> dict[str, Route]:
+    """Routes of one loaded model; `best` ranks scores, `index` holds the gallery where that is large."""
+    gallery = Gallery(model, best, index)
+
+    def labels(requests: Sequence[Label]) -> list[Told]:
         pictures = model.embed_images([decoded(each.picture) for each in requests])
-        return [labelled(each, vector) for each, vector in zip(requests, pictures, strict=True)]
-
-    def labelled(request: Label, vector: np.ndarray) -> Told:
-        names = request.labels
-        if names:
-            vectors = model.embed_texts(names)
-        else:
-            names, vectors = model.named(request.language)
-        scores = vectors @ vector
-        shares = shares_of(scores, model.scale)
-        told = [
-            {"label": names[at], "score": round(float(scores[at]), 6), "share": round(float(shares[at]), 6)}
-            for at in best(scores, request.k)
-        ]
-        props = {"labels": [each["label"] for each in told], "k": request.k, "language": request.language}
-        sure = None if request.labels else float(margin(shares))  # among names of a client's own it means something else
-        return Told({"labels": told}, "label", request.subject, None, props, sure)
-
-    def show(request: Pictures) -> Told:
-        nonlocal vectors
-        if len(shown) + len(request.pictures) > MAX_SHOWN:
-            hint = "train again: what was learned from needs no showing"
-            raise InputError(f"no more than {MAX_SHOWN:,} pictures can be shown", hint=hint)
-        made = model.embed_images([decoded(each.raw) for each in request.pictures])
-        for each, vector in zip(request.pictures, made, strict=True):
-            if each.object in shown:
-                vectors[shown[each.object]] = vector
-            else:
-                shown[each.object] = len(vectors)
-                vectors = np.concatenate([vectors, vector[None]])
-        return Told({"shown": len(shown)}, "shown", None, None, {"objects": [each.object for each in request.pictures]})
-
-    def embed(request: Embed) -> Told:
-        return embed_together([request])[0]
-
-    def embed_together(requests: Sequence[Embed]) -> list[Told]:
-        if any(not each.texts and not each.pictures for each in requests):
-            raise InputError("there is nothing to embed", hint='send `{"texts": ["a hedgehog"]}`')
-        raws = [[decoded(each) for each in request.pictures] for request in requests]
-        texts = iter(_vectors(model.embed_texts, [text for request in requests for text in request.texts]))
-        pictures = iter(_vectors(model.embed_images, [raw for each in raws for raw in each]))
-        told = []
-        for request in requests:
-            body = {"texts": [next(texts) for _ in request.texts], "pictures": [next(pictures) for _ in request.pictures]}
-            props = {name: len(each) for name, each in body.items()}
-            told.append(Told({name: each for name, each in body.items() if each}, "embedding", None, None, props))
-        return told
+        return [_labelled(model, best, each, vector) for each, vector in zip(requests, pictures, strict=True)]
 
     return {
-        "/v1/search": Route(Search, search, '{"text": "a hedgehog", "k": 5}', together=search_together, response=Found),
-        LABEL: Route(Label, label, _LABEL, True, label_together, Labelled),
-        "/v1/pictures": Route(Pictures, show, '{"pictures": [{"object": "a.png", "raw": "base64…"}]}', response=Seen),
-        "/v1/embed": Route(Embed, embed, '{"texts": ["a hedgehog"]}', True, embed_together, Embedded),
+        "/v1/search": _together(Search, gallery.search, '{"text": "a hedgehog", "k": 5}', Found, is_pure=False),
+        LABEL: _together(Label, labels, _LABEL, Labelled),
+        "/v1/pictures": Route(Pictures, gallery.show, '{"pictures": [{"object": "a.png", "raw": "base64…"}]}', response=Seen),
+        "/v1/embed": _together(Embed, partial(_embedded, model), '{"texts": ["a hedgehog"]}', Embedded),
     }
+
+
+def _together(
+    request: type[msgspec.Struct], answer: Callable[[list[Any]], list[Told]], example: str, response: Any, is_pure: bool = True
+) -> Route:
+    """A route of which several requests are answered at once."""
+    return Route(request, lambda each: answer([each])[0], example, is_pure, answer, response)
+
+
+def _labelled(model: Encoder, best: Callable[[np.ndarray, int], list[int]], request: Label, vector: np.ndarray) -> Told:
+    names = request.labels
+    if names:
+        vectors = model.embed_texts(names)
+    else:
+        names, vectors = model.named(request.language)
+    scores = vectors @ vector
+    shares = shares_of(scores, model.scale)
+    told = [
+        {"label": names[at], "score": round(float(scores[at]), 6), "share": round(float(shares[at]), 6)}
+        for at in best(scores, request.k)
+    ]
+    props = {"labels": [each["label"] for each in told], "k": request.k, "language": request.language}
+    sure = None if request.labels else float(margin(shares))  # among names of a client's own it means something else
+    return Told({"labels": told}, "label", request.subject, None, props, sure)
+
+
+def _embedded(model: Encoder, requests: Sequence[Embed]) -> list[Told]:
+    if any(not each.texts and not each.pictures for each in requests):
+        raise InputError("there is nothing to embed", hint='send `{"texts": ["a hedgehog"]}`')
+    raws = [[decoded(each) for each in request.pictures] for request in requests]
+    texts = iter(_vectors(model.embed_texts, [text for request in requests for text in request.texts]))
+    pictures = iter(_vectors(model.embed_images, [raw for each in raws for raw in each]))
+    told = []
+    for request in requests:
+        body = {"texts": [next(texts) for _ in request.texts], "pictures": [next(pictures) for _ in request.pictures]}
+        props = {name: len(each) for name, each in body.items()}
+        told.append(Told({name: each for name, each in body.items() if each}, "embedding", None, None, props))
+    return told
 
 
 def _hit(model: Encoder, score: float, place: int, language: str) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class Admission(NamedTuple):
 
 
 def admission_of(spec: TableSpec) -> Admission:
+    """What a table's spec says of admission, as kernels read it: the chance in 2⁻³²."""
     return Admission(U(spec.admit_count), U(spec.admit_window_s), U(round(spec.admit_probability * 2**32)), U(spec.max_rows))
 
 

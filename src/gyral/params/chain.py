@@ -41,6 +41,7 @@ NAME = re.compile(r"(cut|base)-(\d{16})\.delta")
 
 
 def name_of(kind: str, number: int) -> str:
+    """Of a file: `kind` is `cut` or `base`."""
     return f"{kind}-{number:016d}.delta"
 
 

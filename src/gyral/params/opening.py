@@ -12,11 +12,10 @@ import msgspec
 from gyral.errors import ConfigError
 from gyral.files import write_atomic
 from gyral.params.channels import Transport
+from gyral.params.ownership import MAX_SHARDS
 from gyral.params.serve import Job, made, numbered
 from gyral.params.shard import Settings
 from gyral.params.spec import TableSpec
-
-MAX_SHARDS = 256
 
 
 class Opened(NamedTuple):

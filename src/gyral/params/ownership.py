@@ -17,6 +17,7 @@ import numpy as np
 
 from gyral.params.spec import BUCKETS
 
+MAX_SHARDS = 256
 _SHARD_BITS = np.uint64(16)
 _SHARD_MASK = np.uint64(0xFFFF)
 

@@ -25,7 +25,7 @@ from gyral.errors import ConfigError, GyralError, RankError
 from gyral.params import ownership
 from gyral.params.channels import Growing
 from gyral.params.moving import Ask
-from gyral.params.ownership import Share
+from gyral.params.ownership import MAX_SHARDS, Share
 
 if TYPE_CHECKING:
     from gyral.params.client import Client
@@ -37,7 +37,6 @@ AGAIN_S = 0.05
 MOVE_S = 300.0
 MOST_REST_S = 0.25
 SETTLE_S = 5.0
-MAX_SHARDS = 256
 
 
 class Resharded(msgspec.Struct):

@@ -22,7 +22,7 @@ from gyral.errors import InputError, NotFound
 
 
 def key_of(name: str) -> int:
-    """64 bits of a name, signed."""
+    """64 bits of a name, signed: two of a billion names share them with a chance of 3 %."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 

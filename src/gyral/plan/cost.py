@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gyral.errors import UsageError
-from gyral.plan.figure import Figure, weakest
+from gyral.plan.figure import FOUR_OF_FIVE, Figure, weakest
 
 Values = Mapping[str, Any]
 """Numbers by name, or arrays of as many draws."""
@@ -21,7 +21,6 @@ Formula = Callable[[Values], Mapping[str, Any]]
 """Values → parts of the bill, usd a day; only arithmetic, so that it takes arrays."""
 
 DRAWS = 4_096
-_SCORE = 1.2816
 _ASKED = "list prices of large providers, from memory; yours is on your bill"
 
 PRICES = {
@@ -148,9 +147,9 @@ def _draws(figure: Figure, rng: np.random.Generator) -> np.ndarray:
     low, high = figure.interval
     score = rng.standard_normal(DRAWS)
     if figure.value <= 0:  # no logarithm: a straight line to the high end
-        return np.asarray(np.maximum(score, 0) / _SCORE * high)
+        return np.asarray(np.maximum(score, 0) / FOUR_OF_FIVE * high)
     down = math.log(figure.value / low) if low > 0 else math.log(figure.value / (1e-3 * figure.value))
-    sigma = np.where(score < 0, down, math.log(high / figure.value)) / _SCORE
+    sigma = np.where(score < 0, down, math.log(high / figure.value)) / FOUR_OF_FIVE
     return np.asarray(figure.value * np.exp(sigma * score))
 
 

@@ -18,10 +18,8 @@ from math import exp, expm1, sqrt
 import msgspec
 
 from gyral.errors import ConfigError
-from gyral.plan.figure import Figure, weakest
+from gyral.plan.figure import FOUR_OF_FIVE, Figure, weakest
 
-NORMAL_80 = 1.2816
-"""Standard deviations from the mean that four of five lie within."""
 YEAR_S, HOUR_S = 365.25 * 86_400, 3_600.0
 
 
@@ -94,8 +92,8 @@ def wall_time(work: Figure, failures: Failures, every_s: float | None = None) ->
     best, best_spread = told(work.interval[0], most)
     worst, worst_spread = told(work.interval[1], fewest)
     why = f"{failures.nodes:,} nodes, saved every {every:,.0f} s"
-    low = max(best - NORMAL_80 * best_spread, work.interval[0])
-    return Figure(value, "s", weakest(work, failures.node_mtbf_s), why, low, worst + NORMAL_80 * worst_spread)
+    low = max(best - FOUR_OF_FIVE * best_spread, work.interval[0])
+    return Figure(value, "s", weakest(work, failures.node_mtbf_s), why, low, worst + FOUR_OF_FIVE * worst_spread)
 
 
 def money(wall: Figure, nodes: int, node_hour_usd: float) -> Figure:

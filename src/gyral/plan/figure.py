@@ -7,6 +7,9 @@ from typing import Literal, NamedTuple
 By = Literal["measured", "counted", "calibrated", "sheet", "assumed"]
 _WEAKEST: tuple[By, ...] = ("assumed", "sheet", "calibrated", "measured", "counted")
 
+FOUR_OF_FIVE = 1.2816
+"""Standard deviations from its mean within which four of five draws of a normal distribution lie."""
+
 
 class Figure(NamedTuple):
     """One number.

@@ -25,10 +25,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gyral.errors import GyralError
-from gyral.plan.figure import Figure, Plan
+from gyral.plan.figure import FOUR_OF_FIVE, Figure, Plan
 from gyral.run import Lineage, numbers, read_lineage
 
-FOUR_OF_FIVE = 1.2816
 NOISE = {"time": 0.35, "processor": 0.15, "memory": 0.06}
 """By what share two runs of one size differ, on two cores shared with others at a load of 6 to 20: clock time most."""
 DRIFT = 0.1

@@ -17,12 +17,10 @@ import numpy as np
 from gyral.errors import InputError, NotFound
 from gyral.model.card import Card
 from gyral.plan.cold import Cold
-from gyral.plan.figure import Figure, weakest
+from gyral.plan.figure import FOUR_OF_FIVE, Figure, weakest
 from gyral.plan.product import product, scaled
 from gyral.plan.spread import Spread, fixed, lognormal, of_inverse, of_percentiles
 from gyral.run import read_metrics
-
-FOUR_OF_FIVE = 1.2816
 
 
 class Work(NamedTuple):

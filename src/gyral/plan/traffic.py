@@ -19,7 +19,7 @@ import numpy as np
 
 from gyral.errors import UsageError
 from gyral.plan.day import local_day
-from gyral.plan.figure import By, Figure, weakest
+from gyral.plan.figure import FOUR_OF_FIVE, By, Figure, weakest
 from gyral.plan.product import product
 from gyral.plan.simulate import Outcome, Traffic
 from gyral.plan.times import Times, edges
@@ -27,7 +27,7 @@ from gyral.plan.times import Times, edges
 DAY_S = 86_400.0
 ENOUGH = 0.05
 FEWEST_PODS = 8
-CONFIDENCE, FOUR_OF_FIVE = 1.96, 1.2816
+CONFIDENCE = 1.96
 
 
 class Region(NamedTuple):

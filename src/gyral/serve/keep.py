@@ -79,7 +79,6 @@ class Kept:
     async def _keep(self) -> None:
         """Start it, and start it again, until it is to end."""
         while not self.is_ending:
-            wait_s = 0.0
             try:
                 await self._live()
                 self.error = None

@@ -131,4 +131,5 @@ def learned(task: Task, steps: int, batch: int, optim: Optim, seed: int, meter: 
 
 
 def arrays_in(net: nn.Module) -> dict[str, np.ndarray]:
+    """Its weights and buffers by name."""
     return {name: tensor.detach().cpu().numpy() for name, tensor in net.state_dict().items()}

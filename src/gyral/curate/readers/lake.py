@@ -25,11 +25,11 @@ import pyarrow as pa
 from gyral.curate.readers import File, Part, Place
 from gyral.curate.readers.rows import CORRUPT, Row, in_batches
 from gyral.errors import InputError
+from gyral.lake.arrivals import SCHEME
 from gyral.lake.snapshot import Snapshot
 from gyral.lake.sql import literal
 from gyral.lake.table import Lake
 
-SCHEME = "lake:"
 READER = "lake"
 DOCUMENT, FEEDBACK = "document", "feedback"
 SAID = "kind IN ('feedback_chosen', 'feedback_corrected', 'feedback_rejected')"

@@ -39,10 +39,10 @@ from gyral.curate.text.words_kernel import (
     before,
     char,
     hash_of,
-    inlined,
     is_digit,
     is_special,
-    kernel,
+    kernel_of_others,
+    part,
     pieces,
     special,
     word,
@@ -53,7 +53,7 @@ MAX_SUFFIXES = 4096
 _u64: Any = np.uint64
 
 
-@inlined
+@part
 def _prefix(text: Text, begin: int, end: int) -> int:
     bits, size = char(text, begin)
     if bits & (AFFIX | CURRENCY | PREFIX_ONLY):
@@ -71,7 +71,7 @@ def _prefix(text: Text, begin: int, end: int) -> int:
     return 3 if begin + 2 < end and first == 85 and data[begin + 1] == 83 and data[begin + 2] == 36 else 0
 
 
-@inlined
+@part
 def _suffix(text: Text, begin: int, end: int) -> int:
     data = text.data
     at = before(text, end, begin)
@@ -104,7 +104,7 @@ def _suffix(text: Text, begin: int, end: int) -> int:
     return 0
 
 
-@kernel
+@kernel_of_others
 def _unit(text: Text, begin: int, end: int) -> int:
     """Bytes of a unit of measure after a digit."""
     at = end - 1
@@ -116,7 +116,7 @@ def _unit(text: Text, begin: int, end: int) -> int:
     return size if special(text, hash_of(text.words, at + 1, end) ^ MIX) >= 0 else 0
 
 
-@kernel
+@kernel_of_others
 def _infix(text: Text, begin: int, at: int, end: int) -> tuple[int, int]:
     """The next infix of a chunk from a byte on: where it begins and its bytes, 0 if there is none."""
     data, previous = text.data, 0
@@ -161,7 +161,7 @@ def _infix(text: Text, begin: int, at: int, end: int) -> tuple[int, int]:
     return end, 0
 
 
-@kernel
+@kernel_of_others
 def _is_host(text: Text, at: int, end: int) -> bool:
     """Whether a domain stands at a byte, then nothing, a port or a path."""
     data, label, dots, lower = text.data, at, 0, True
@@ -189,7 +189,7 @@ def _is_host(text: Text, at: int, end: int) -> bool:
     return at == end or data[at] == 47 or data[at] == 63 or data[at] == 35
 
 
-@kernel
+@kernel_of_others
 def _is_address(text: Text, begin: int, end: int) -> bool:
     """Whether a chunk is an address with a domain: it stays one word."""
     data, first, last, scheme = text.data, -1, -1, -1
@@ -203,7 +203,7 @@ def _is_address(text: Text, begin: int, end: int) -> bool:
     return first > 0 and (_is_host(text, first + 1, end) or _is_host(text, last + 1, end))
 
 
-@inlined
+@part
 def _core(text: Text, store: Store, count: Array, line: Array, begin: int, end: int) -> None:
     """What is left of a chunk between its affixes."""
     if end - begin <= 16:
@@ -225,7 +225,7 @@ def _core(text: Text, store: Store, count: Array, line: Array, begin: int, end: 
         word(text, store, count, line, begin, end)
 
 
-@inlined
+@part
 def affixed(text: Text, store: Store, count: Array, line: Array, begin: int, end: int) -> None:
     """A chunk with anything but letters, or digits, in it."""
     number = 0
@@ -256,7 +256,7 @@ def affixed(text: Text, store: Store, count: Array, line: Array, begin: int, end
         end = store.suffixes[place]
 
 
-@kernel
+@kernel_of_others
 def unspaced(text: Text, store: Store, count: Array, line: Array, begin: int, end: int) -> int:
     """A chunk with units: each is a word, and so is each mark and each run of other letters. Returns the number of units."""
     at, units = begin, 0

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gyral.curate.text.words_kernel import Array, cached, kernel
+from gyral.curate.text.words_kernel import Array, kernel, kernel_of_others
 
 _MIX, _PAIR = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 _ONE, _R32, _R31 = np.uint64(1), np.uint64(32), np.uint64(31)
@@ -32,7 +32,7 @@ class Room(NamedTuple):
     seen: Array
 
 
-@cached
+@kernel
 def repeated(
     hashes: Array, ends: Array, word_bounds: Array, list_hashes: Array, list_chars: Array, list_bounds: Array,
     table: Array, state: Array, counts: Array, into: Array, room: Room,
@@ -69,7 +69,7 @@ def repeated(
         )
 
 
-@kernel
+@kernel_of_others
 def _base(table: Array, state: Array, elements: int) -> tuple[Any, Any, Any]:
     """The base for so many new elements, and the shift and mask of a table of the least size for them."""
     if state[0] + elements >= _LIMIT:
@@ -82,7 +82,7 @@ def _base(table: Array, state: Array, elements: int) -> tuple[Any, Any, Any]:
     return _u64(base), _u64(64 - bits), _u64((1 << bits) - 1)
 
 
-@kernel
+@kernel_of_others
 def _repeats(keys: Array, chars: Array, begin: int, end: int, table: Array, state: Array) -> tuple[int, int]:
     """Elements that were there before, and their characters."""
     if end - begin < 2:
@@ -105,7 +105,7 @@ def _repeats(keys: Array, chars: Array, begin: int, end: int, table: Array, stat
     return repeats, repeated_chars
 
 
-@kernel
+@kernel_of_others
 def _grams(
     hashes: Array, ends: Array, table: Array, state: Array, count: Array,
     keys: Array, first: Array, places: Array, number: Array, seen: Array,
@@ -134,7 +134,7 @@ def _grams(
         size = _narrow(size, keys, first, places, number)
 
 
-@kernel
+@kernel_of_others
 def _number(size: int, table: Array, state: Array, keys: Array, first: Array, number: Array) -> tuple[int, int]:
     """The first element equal to each, and how many are equal to each first; the greatest such number and who has it first."""
     base, shift, mask = _base(table, state, size)
@@ -161,7 +161,7 @@ def _number(size: int, table: Array, state: Array, keys: Array, first: Array, nu
     return best, leader
 
 
-@kernel
+@kernel_of_others
 def _covered(n: int, size: int, ends: Array, first: Array, places: Array, number: Array, seen: Array) -> int:
     """Characters of n-grams that were met before, where after each that was its words are passed over."""
     seen[:size] = 0
@@ -178,7 +178,7 @@ def _covered(n: int, size: int, ends: Array, first: Array, places: Array, number
     return chars
 
 
-@kernel
+@kernel_of_others
 def _narrow(size: int, keys: Array, first: Array, places: Array, number: Array) -> int:
     """Keep the elements that are repeated and whose next is; their key is the pair of both."""
     kept = 0

@@ -61,15 +61,15 @@ from gyral.curate.text.words_kernel import (
     Store,
     Text,
     before,
-    cached,
     char,
     chars_of,
     hash_of,
-    inlined,
     kernel,
+    kernel_of_others,
+    part,
 )
 
-TOKENIZER = "5109c828c8c53fbd8a4fcde7cedc1ee5"
+TOKENIZER = "a3720a23189d0e4eb984c545dec13218"
 """MD5 of the files of the tokenizer: numba compiles `read` again when this file changes, and looks at no other."""
 TEXT_LINES, PARAGRAPHS, LEFT, CUTS = range(4)
 _EDIT, _NEEDED = np.frombuffer(b"[edit]", np.uint8), np.frombuffer(b"[citation needed]", np.uint8)
@@ -98,7 +98,7 @@ class Lists(NamedTuple):
     bounds: Array
 
 
-@cached
+@kernel
 def read(
     text: Text, bounds: Array, languages: Array, settings: Settings, store: Store, word_bounds: Array, lists: Lists,
     counts: Array, line: Array, again: Array, clean_count: Array, places: Array,
@@ -119,13 +119,13 @@ def read(
     word_bounds[len(bounds) - 1] = line[BASE]
 
 
-@inlined
+@part
 def _note(lists: Lists, row: int, places: Array) -> None:
     for kind in range(4):
         lists.bounds[row, kind] = places[kind]
 
 
-@kernel
+@kernel_of_others
 def _push(text: Text, lists: Lists, places: Array, row: int, first: int, begin: int, end: int) -> int:
     """Keep a line or paragraph; its characters."""
     chars = chars_of(text.words, begin, end)
@@ -136,7 +136,7 @@ def _push(text: Text, lists: Lists, places: Array, row: int, first: int, begin: 
     return chars
 
 
-@kernel
+@kernel_of_others
 def _stripped(text: Text, begin: int, end: int) -> tuple[int, int]:
     """A range without the space around it."""
     while begin < end:
@@ -149,7 +149,7 @@ def _stripped(text: Text, begin: int, end: int) -> tuple[int, int]:
     return begin, end
 
 
-@inlined
+@part
 def _lines(
     text: Text, begin: int, end: int, scratch: int, settings: Settings, store: Store, lists: Lists, places: Array,
     count: Array, line: Array, again: Array, clean_count: Array,
@@ -200,13 +200,13 @@ def _lines(
     count[LEFT_WORDS], count[LEFT_CHARS] = count[WORDS], count[CHARS] - count[LEFT_BREAKS]
 
 
-@inlined
+@part
 def _cut(lists: Lists, places: Array, begin: int, end: int) -> None:
     lists.cuts[places[CUTS]], lists.cuts[places[CUTS] + 1] = begin, end
     places[CUTS] += 2
 
 
-@inlined
+@part
 def _marks(data: Array, count: Array, line: Array) -> None:
     """Bullets at its begin and ellipses at its end."""
     first, last = line[FIRST], line[LAST]
@@ -217,7 +217,7 @@ def _marks(data: Array, count: Array, line: Array) -> None:
         count[ELLIPSIS_LINES] += dots or (data[last - 3] == 0xE2 and data[last - 2] == 0x80 and data[last - 1] == 0xA6)
 
 
-@inlined
+@part
 def _keep(
     text: Text, settings: Settings, scratch: int, store: Store, count: Array, line: Array, again: Array, clean_count: Array,
     words: int,
@@ -255,7 +255,7 @@ def _keep(
     return True
 
 
-@kernel
+@kernel_of_others
 def _is_closed(text: Text, begin: int, end: int) -> bool:
     """Whether a line ends with a terminal mark, or a quotation mark as those of C4, but not with an ellipsis."""
     data = text.data
@@ -264,7 +264,7 @@ def _is_closed(text: Text, begin: int, end: int) -> bool:
     return data[end - 1] == 34 or data[end - 1] == 39 or char(text, before(text, end, begin))[0] & TERMINAL != 0
 
 
-@kernel
+@kernel_of_others
 def _without_citations(data: Array, begin: int, end: int, to: int) -> int:
     """Copy bytes but for `[1]`, `[]`, `[edit]` and `[citation needed]`; where the copy ends, which zeros follow."""
     at = begin
@@ -289,7 +289,7 @@ def _without_citations(data: Array, begin: int, end: int, to: int) -> int:
     return to
 
 
-@kernel
+@kernel_of_others
 def _is_at(data: Array, at: int, end: int, pattern: Array) -> bool:
     if at + len(pattern) > end:
         return False
@@ -299,7 +299,7 @@ def _is_at(data: Array, at: int, end: int, pattern: Array) -> bool:
     return same
 
 
-@inlined
+@part
 def _left(text: Text, settings: Settings, lists: Lists, places: Array, first: int, count: Array, begin: int, end: int) -> None:
     """Count a line that is left, unless it is blank, for FineWeb's rules."""
     if begin == end:

@@ -41,8 +41,8 @@ from gyral.curate.text.words_kernel import (
     Text,
     char,
     hash_of,
-    inlined,
-    kernel,
+    kernel_of_others,
+    part,
     pieces,
     put,
     special,
@@ -67,7 +67,7 @@ _POLI, _COOK, _IPSU, _USE, _POLICY, _PRIVACY, _COOKIE, _COOKIES, _USE_OF, _USES,
 )  # fmt: skip
 
 
-@inlined
+@part
 def _letters(word: Any) -> int:
     """ASCII letters before anything else in eight bytes."""
     lower = word | _LOWERED
@@ -77,7 +77,7 @@ def _letters(word: Any) -> int:
     return _i64((((other & (~other + _ONE)) >> SEVEN) * _PLACES) >> FIFTY_SIX) if other else 8
 
 
-@kernel
+@kernel_of_others
 def read_line(text: Text, store: Store, count: Array, line: Array, at: int, end: int) -> int:
     """Count the words of a line that begins at a byte, and say where it ends: at a line break or the end of the text."""
     line[CHUNKS:CLEAN_BEGIN] = 0
@@ -114,7 +114,7 @@ def read_line(text: Text, store: Store, count: Array, line: Array, at: int, end:
     return at
 
 
-@inlined
+@part
 def _read_simple(text: Text, store: Store, count: Array, line: Array, begin: int, end: int) -> int:
     """Count the words of a chunk of at most fifteen letters between marks that are words of their own, `(word),`, and say where
     it ends; or `begin` if it is not surely such a chunk, and then nothing is counted."""
@@ -152,7 +152,7 @@ def _read_simple(text: Text, store: Store, count: Array, line: Array, begin: int
     return after
 
 
-@inlined
+@part
 def _put_mark(text: Text, store: Store, count: Array, line: Array, at: int) -> None:
     """Take an ASCII mark as a word."""
     bits = _i64(text.bits[text.data[at]])
@@ -161,7 +161,7 @@ def _put_mark(text: Text, store: Store, count: Array, line: Array, at: int) -> N
     put(text, store, count, line, hash_of(text.words, at, at + 1), 1, bits, bits)
 
 
-@inlined
+@part
 def _read_chunk(text: Text, store: Store, count: Array, line: Array, begin: int, end: int) -> int:
     """Count the words of a chunk of any characters, and say where it ends."""
     at, some, every, chars, units = begin, 0, -1, 0, 0
@@ -190,7 +190,7 @@ def _read_chunk(text: Text, store: Store, count: Array, line: Array, begin: int,
     return at
 
 
-@inlined
+@part
 def _signs(text: Text, count: Array, begin: int, end: int) -> None:
     """Count number signs and ellipses."""
     dots = 0
@@ -206,13 +206,13 @@ def _signs(text: Text, count: Array, begin: int, end: int) -> None:
             count[ELLIPSES] += 1
 
 
-@inlined
+@part
 def _matches(text: Text, at: int, pattern: Any, size: int) -> bool:
     """Whether at most eight letters, in any case, or spaces stand at a byte."""
     return bool((text.words[at] | _LOWERED) & MASKS[size] == pattern)
 
 
-@inlined
+@part
 def _phrases(text: Text, line_begin: int, begin: int, end: int) -> int:
     """C4's phrases whose last word begins with this chunk, or that are in it."""
     found, room = 0, begin - line_begin

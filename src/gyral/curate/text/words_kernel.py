@@ -60,23 +60,24 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False
 
 
 def kernel(function: Function) -> Function:
-    compiled: Function = njit(**_OPTIONS)(function)
-    return compiled
-
-
-def inlined(function: Function) -> Function:
-    """Compile into each place that calls it."""
-    compiled: Function = njit(forceinline=True, **_OPTIONS)(function)
-    return compiled
-
-
-def cached(function: Function) -> Function:
-    """Compile, with all that it calls, and keep it: for what Python calls."""
+    """Compile what is called from Python, and keep it with all that it calls."""
     compiled: Function = njit(cache=True, **_OPTIONS)(function)
     return compiled
 
 
-@inlined
+def kernel_of_others(function: Function) -> Function:
+    """Compile what only kernels call: it is kept as a part of them."""
+    compiled: Function = njit(**_OPTIONS)(function)
+    return compiled
+
+
+def part(function: Function) -> Function:
+    """Compile what is written into each place that calls it."""
+    compiled: Function = njit(forceinline=True, **_OPTIONS)(function)
+    return compiled
+
+
+@part
 def hash_of(words: Array, begin: int, end: int) -> Any:
     """64 bits of a range of bytes."""
     value = _LENGTH * _u64(end - begin + 1)
@@ -89,7 +90,7 @@ def hash_of(words: Array, begin: int, end: int) -> Any:
     return value ^ (value >> _R32)
 
 
-@inlined
+@part
 def char(text: Text, at: int) -> tuple[int, int]:
     """Bits of the character at a byte, and its bytes."""
     first = _i64(text.data[at])
@@ -107,7 +108,7 @@ def char(text: Text, at: int) -> tuple[int, int]:
     return _i64(text.bits[code if code < TABLE_SIZE else 0x4E00]), size
 
 
-@inlined
+@part
 def before(text: Text, at: int, begin: int) -> int:
     """Where the character before a byte begins."""
     at -= 1
@@ -116,12 +117,12 @@ def before(text: Text, at: int, begin: int) -> int:
     return at
 
 
-@inlined
+@part
 def is_digit(text: Text, at: int) -> bool:
     return bool(48 <= text.data[at] <= 57)
 
 
-@kernel
+@kernel_of_others
 def chars_of(words: Array, begin: int, end: int) -> int:
     """Characters in a range of bytes: the bytes that do not continue one, of eight at once."""
     count, size = end - begin, end - begin
@@ -134,7 +135,7 @@ def chars_of(words: Array, begin: int, end: int) -> int:
     return count
 
 
-@inlined
+@part
 def put(text: Text, store: Store, count: Array, line: Array, key: Any, chars: int, some: int, every: int) -> None:
     """Take a word, of whose characters `some` bits are on one and `every` bit on all."""
     number = count[WORDS]
@@ -164,7 +165,7 @@ def put(text: Text, store: Store, count: Array, line: Array, key: Any, chars: in
         line[SEEN] = 0
 
 
-@kernel
+@kernel_of_others
 def word(text: Text, store: Store, count: Array, line: Array, begin: int, end: int) -> None:
     at, some, every, chars = begin, 0, -1, 0
     while at < end:
@@ -173,7 +174,7 @@ def word(text: Text, store: Store, count: Array, line: Array, begin: int, end: i
     put(text, store, count, line, hash_of(text.words, begin, end), chars, some, every)
 
 
-@inlined
+@part
 def special(text: Text, key: Any) -> int:
     """Where a chunk is in the table of special ones, -1 if it is none, which 8 KiB of bits tell of most."""
     if not (text.special_bits[key >> _u64(51)] >> ((key >> _u64(48)) & SEVEN)) & _u64(1):
@@ -186,12 +187,12 @@ def special(text: Text, key: Any) -> int:
     return -1
 
 
-@inlined
+@part
 def is_special(text: Text, begin: int, end: int) -> bool:
     return 0 < end - begin <= 16 and special(text, hash_of(text.words, begin, end)) >= 0
 
 
-@kernel
+@kernel_of_others
 def pieces(text: Text, store: Store, count: Array, line: Array, begin: int, end: int, slot: int) -> None:
     first, second = begin + _i64(text.special_cuts[slot, 0]), begin + _i64(text.special_cuts[slot, 1])
     if first == begin:

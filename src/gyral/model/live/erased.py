@@ -16,6 +16,7 @@ from gyral.model.live import places, tables
 from gyral.params.chain import Chain, Folder
 from gyral.params.deltas import compact
 from gyral.params.serve import Job, made
+from gyral.params.strings import key_of
 
 
 def erase(folder: Path, subject: str) -> bool:
@@ -26,7 +27,7 @@ def erase(folder: Path, subject: str) -> bool:
     GyralError : the tables cannot be read, or written.
     """
     shards = sorted((folder / places.SHARDS).glob("shard*")) if (folder / places.SHARDS).is_dir() else []
-    key = np.array([tables.key_of(subject)])
+    key = np.array([key_of(subject)])
     places.remove_unpublished(folder)
     was_there = False
     for path in shards:

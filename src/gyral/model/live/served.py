@@ -28,6 +28,7 @@ from gyral.model.family import Answer, Item, Route, Twin
 from gyral.model.live import erased, places, tables
 from gyral.model.live.following import Follower
 from gyral.model.live.known import Known
+from gyral.params.strings import key_of
 
 POLL_S = 0.02
 RECENT_S = 10.0
@@ -105,12 +106,12 @@ class ServableLive:
 
     def recommend(self, subject: str, k: int, context: dict[str, Any]) -> Answer:
         """Rank objects for a subject; `context` may hold `recent`, which counts as just met."""
-        codes, scores, is_known = self.known.recommend(tables.key_of(subject), k, context.get("recent") or [])
+        codes, scores, is_known = self.known.recommend(key_of(subject), k, context.get("recent") or [])
         return Answer(is_known, self._items(codes, scores))
 
     def popular(self, subject: str, k: int, context: dict[str, Any]) -> Answer:
         """Rank objects by how often everybody met them until now: the baseline."""
-        return Answer(tables.key_of(subject) in self.known.pasts, self._items(*self.known.popular(k)))
+        return Answer(key_of(subject) in self.known.pasts, self._items(*self.known.popular(k)))
 
     def warm(self) -> None:
         """Follow up to now, and answer once."""
@@ -153,7 +154,7 @@ class LiveFamily:
         if weights.settings["kind"] != "frozen":
             return erased.erase(places.folder_of(folder.parent.parent, weights.settings["name"]), subject)
         keys = weights.arrays["keys"]
-        stays = keys != tables.key_of(subject)
+        stays = keys != key_of(subject)
         if stays.all():
             return False
         arrays = {name: array[stays] if len(array) == len(keys) and name in _BY_SUBJECT else array for name, array in

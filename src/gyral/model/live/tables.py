@@ -7,13 +7,13 @@ full steps.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 import numpy as np
 
 from gyral.model.live.visits import NUM_SMALL, PAST_WIDTH, SEEN_WIDTH
 from gyral.params.spec import Optimizer, TableSpec
+from gyral.params.strings import key_of
 
 ITEM, BIAS, MET, SEEN = "live.item", "live.bias", "live.met", "live.seen"
 SUBJECT, PAST, SMALL = "live.subject", "live.past", "live.small"
@@ -39,12 +39,6 @@ def specs(dim: int = 32, rate: float = 0.1, seed: int = 0) -> dict[str, TableSpe
         TableSpec(PAST, PAST_WIDTH, facts, init="zero", seed=seed),
     ]
     return {spec.name: spec for spec in made}
-
-
-def key_of(name: str) -> int:
-    """64 bits of a name, as int64: two of a billion names share them with a chance of 3 %."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
 
 
 def keys_of(names: Iterable[str]) -> np.ndarray:

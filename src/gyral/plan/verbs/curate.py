@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from gyral.config import Config
-from gyral.curate.readers.lake import SCHEME
 from gyral.curate.verb import name_of
 from gyral.errors import GyralError, NotFound
 from gyral.files import find_version, size_of
 from gyral.lake import dataset as datasets
+from gyral.lake.arrivals import SCHEME
 from gyral.lake.dataset import Dataset
 from gyral.lake.table import Lake
 from gyral.plan.counting import documents_of

@@ -22,13 +22,12 @@ from gyral.http import Header
 from gyral.serve.alike import Alike
 from gyral.serve.engine import Part
 from gyral.serve.openai.runner import Asks, Feed, Wanted
-from gyral.serve.openai.wire import EMBEDDINGS, Body, ChatComplete, Complete
+from gyral.serve.openai.wire import EMBEDDINGS, MAX_TOLD_CHARS, Body, ChatComplete, Complete
 
 HEADER = b"x-gyral-alike"
 VERSIONS = 4
 """Whose answers are kept at once."""
 MAX_ANSWER_BYTES = 1 << 14
-MAX_TOLD_CHARS = 4_096
 """Of a question, what the log keeps."""
 
 

@@ -29,12 +29,12 @@ from gyral.model.family import Route, Told
 from gyral.model.lm_routes import Complete
 from gyral.serve.engine import Ask, Part
 from gyral.serve.openai.errors import as_openai, body_of
-from gyral.serve.openai.wire import CHAT, COMPLETIONS, EMBEDDINGS, MODELS, Wrong
+from gyral.serve.openai.wire import CHAT, COMPLETIONS, EMBEDDINGS, MAX_TOLD_CHARS, MODELS, Wrong
 
 SCHEME = "openai:"
 STEP_S = 0.005
 """How long a step waits for something to be heard; asks come in between."""
-CONNECT_S, MAX_BYTES, MAX_TOLD_CHARS = 5.0, 64 << 20, 4_096
+CONNECT_S, MAX_BYTES = 5.0, 64 << 20
 IDLE_S = 2.0
 """How long a connection is kept for the next request: less than the 5 s after which vLLM closes one, perhaps on a request."""
 _OURS = ("id", "object", "created", "model")

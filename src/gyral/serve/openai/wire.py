@@ -18,6 +18,8 @@ from gyral.http import Refused
 COMPLETIONS, CHAT, EMBEDDINGS, MODELS = "/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/models"
 MAX_CHOICES = 16
 MAX_TOKENS = 65_536
+MAX_TOLD_CHARS = 4_096
+"""Of a prompt and of a text in the event that an answer leaves."""
 KEY_CHARS = 256
 """Of a prompt, what says whether another begins alike: some pages of tokens, and shorter than most system prompts."""
 

@@ -25,6 +25,7 @@ from gyral.serve.openai.vocabulary import Vocabulary
 from gyral.serve.openai.wire import (
     CHAT,
     MAX_CHOICES,
+    MAX_TOLD_CHARS,
     ChatComplete,
     Complete,
     Embed,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from gyral.model.decoding.sequence import TokenAsk, Told
     from gyral.model.lm import Reader
 
-MAX_TOLD_CHARS = 4_096
 """Of a prompt and its answer, what the log keeps."""
 DEFAULT_TOKENS = 16
 """Of a completion that says nothing of its length, as OpenAI has it; a chat goes on until the window is full."""

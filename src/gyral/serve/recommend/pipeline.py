@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from gyral.config.rerank import Rerank
-from gyral.event.clock import now_us
+from gyral.event.clock import DAY_US, now_us
 from gyral.model import item_item
 from gyral.model.family import Answer, Item, Route, Servable, ServableRecommender
 from gyral.model.retrieving.co_met import co_met_vectors
@@ -30,7 +30,6 @@ from gyral.serve.recommend.catalogue import Catalogue
 from gyral.serve.recommend.reasons import Reasons, why
 from gyral.serve.recommend.slate import How, Limit, Place, slate
 
-DAY_US = 86_400e6
 MET = 10
 """Objects met that `similar` starts from, the strongest of a history."""
 

@@ -225,7 +225,7 @@ class Peers:
 def _added_up(parts: list[tuple[Node, np.ndarray, dict[str, float]]], leaves: int) -> tuple[np.ndarray, dict[str, float]]:
     """Values of subtrees that are the whole tree together, in its order; vectors are used up."""
     chunks: Pile[np.ndarray] = Pile(leaves, added)
-    sums: Pile[dict[str, float]] = Pile(leaves, _added_sums)
+    sums: Pile[dict[str, float]] = Pile(leaves, added_sums)
     for node, flat, own in sorted(parts, key=lambda part: part[0].place << part[0].level):
         chunks.push(node, flat)
         sums.push(node, own)
@@ -237,5 +237,6 @@ def added(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.add(left, right, out=left)
 
 
-def _added_sums(left: dict[str, float], right: dict[str, float]) -> dict[str, float]:
+def added_sums(left: dict[str, float], right: dict[str, float]) -> dict[str, float]:
+    """Both by name; what one lacks is nothing."""
     return {name: left.get(name, 0.0) + right.get(name, 0.0) for name in left | right}

@@ -32,7 +32,7 @@ from gyral.train.elastic import heal
 from gyral.train.elastic.flat import Flat, Layout
 from gyral.train.elastic.membership import Membership
 from gyral.train.elastic.messages import Epoch, Stand
-from gyral.train.elastic.peers import Peers, Subtree, added
+from gyral.train.elastic.peers import Peers, Subtree, added, added_sums
 from gyral.train.elastic.rows import Rows
 from gyral.train.elastic.tree import Node, Pile, share
 from gyral.train.elastic.turns import Turns
@@ -116,7 +116,7 @@ class Elastic(Alone):
     def forward_backward(self, batches: Sequence[Batch]) -> Sums:
         """Gradients leaf by leaf; the sums are of all of ours."""
         pile: Pile[Flat] = Pile(self._part.leaves, self._merged)
-        sums: Pile[dict[str, float]] = Pile(self._part.leaves, _plus)
+        sums: Pile[dict[str, float]] = Pile(self._part.leaves, added_sums)
         last = Sums(torch.zeros(()), torch.zeros(()))
         start, leaves = 0, []
         for leaf, num in self._part.num_batches:
@@ -274,7 +274,3 @@ class Elastic(Alone):
 def _named(sums: Sums) -> dict[str, float]:
     """Sums by name; the loss is nameless and the weight a blank, which no metric is called."""
     return {"": float(sums.loss), " ": float(sums.weight), **{name: float(value) for name, value in sums.metrics.items()}}
-
-
-def _plus(left: dict[str, float], right: dict[str, float]) -> dict[str, float]:
-    return {name: left.get(name, 0.0) + right.get(name, 0.0) for name in left | right}
