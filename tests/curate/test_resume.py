@@ -12,6 +12,8 @@ import pytest
 
 from gyral.lake import dataset as datasets
 
+from .. import verbs
+
 SMALL = """
 import sys
 from gyral.curate import readers
@@ -28,7 +30,7 @@ main()
 
 def start(root: Path, source: Path, on: str) -> subprocess.Popen:
     words = ["curate", "pages", "--root", str(root), "--source", str(source), "--on", on, "--json"]
-    return subprocess.Popen(
+    return verbs.popen(
         [sys.executable, "-c", SMALL, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
     )
 

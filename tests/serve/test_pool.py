@@ -23,6 +23,8 @@ from gyral.serve.job import Job
 from gyral.serve.pool import Full, Settings
 from gyral.serve.pooled import pooled
 
+from .. import verbs
+
 BACK_ENDS = Path(__file__).parent / "back_ends"
 
 
@@ -212,7 +214,7 @@ async def main():
         await asyncio.sleep(60)
 asyncio.run(main())
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as gateway:
+    with verbs.popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as gateway:
         pids = [int(each) for each in gateway.stdout.readline().split()]
         assert len(pids) == 2 and all(is_running(pid) for pid in pids)
         gateway.kill()
