@@ -12,8 +12,6 @@ import pytest
 
 from gyral.lake import dataset as datasets
 
-from .. import verbs
-
 SMALL = """
 import sys
 from gyral.curate import readers
@@ -30,7 +28,7 @@ main()
 
 def start(root: Path, source: Path, on: str) -> subprocess.Popen:
     words = ["curate", "pages", "--root", str(root), "--source", str(source), "--on", on, "--json"]
-    return verbs.popen(
+    return subprocess.Popen(
         [sys.executable, "-c", SMALL, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
     )
 
