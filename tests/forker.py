@@ -119,9 +119,9 @@ def popen(command, **options):
     return Forked(words, **options)
 
 
-def forks(module):
-    """Have a module fork what it would start."""
-    module.subprocess = types.SimpleNamespace(**{**vars(subprocess), "Popen": popen})
+def instead(begin):
+    """The module `subprocess` with another `Popen`."""
+    return types.SimpleNamespace(**{**vars(subprocess), "Popen": begin})
 
 
 def shim(path):
@@ -162,7 +162,7 @@ def child(words, environment, folder, streams, inherits, parent, has_session, gr
     importlib.reload(faults)  # reads the environment when it is imported
     if STARTED not in environment:
         for name in STARTERS:
-            forks(sys.modules[name])
+            sys.modules[name].subprocess = instead(popen)
     try:
         if words[0] == "-c":
             sys.argv = ["-c", *words[2:]]

@@ -1,6 +1,7 @@
 """The command line and ranks for tests of whole trainings, forked from a process that has loaded torch: see `forker.py`."""
 
 import atexit
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+
+import pytest
 
 from . import forker as forking
 
@@ -71,15 +74,28 @@ _begun = set()
 def popen(command, **options):
     """`subprocess.Popen` of a command of this Python that goes on: forked, but for the first of each kind in this process.
 
-    That one begins from nothing, so that this is shown, too.
+    That one begins from nothing, so that this is shown, too. Not for code that changes constants of modules which others have
+    by name, nor where a process is found by its words, its parent or what it has loaded: `from_nothing`.
     """
     words = [str(word) for word in command[1:] if word != "-P"]
     kind = " ".join(words[:3] if words[:2] == ["-m", "gyral"] else words[:2] if words[0] == "-m" else words[:1])
-    if kind not in _begun:
+    if kind not in _begun or forking.STARTED in os.environ:
         _begun.add(kind)
         return subprocess.Popen(command, **options)
     forker()
     return forking.popen(command, **options)
+
+
+@contextlib.contextmanager
+def from_nothing():
+    """Fork nothing meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(forking.STARTED, "1")
+        yield
+
+
+INSTEAD = forking.instead(popen)
+"""For a module that starts processes, in place of its `subprocess`."""
 
 
 def gyral(*words, **more):

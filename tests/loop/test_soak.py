@@ -32,7 +32,9 @@ def test_nothing_that_was_promised_is_broken_while_processes_die(folder):
     done = subprocess.run(command, capture_output=True, text=True, timeout=450, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.stdout, done.stderr[-3_000:]
     told = json.loads(done.stdout.splitlines()[-1])
-    assert not told["violations"] and done.returncode == 0, json.dumps(told["violations"], indent=1)[:3_000] + done.stderr[-3_000:]
+    assert not told["violations"] and done.returncode == 0, (
+        json.dumps(told["violations"], indent=1)[:3_000] + done.stderr[-3_000:]
+    )
     assert all(each["kept"] for each in told["promises"]) and len(told["promises"]) == 13 and told["answered"] > 200
     faults = [json.loads(line) for line in (folder / "runs" / "1" / "faults.jsonl").read_text().splitlines()]
     assert len(faults) == told["faults"] and len({each["kind"] for each in faults}) >= LEAST

@@ -23,8 +23,6 @@ from gyral.serve.job import Job
 from gyral.serve.pool import Full, Settings
 from gyral.serve.pooled import pooled
 
-from .. import verbs
-
 BACK_ENDS = Path(__file__).parent / "back_ends"
 
 
@@ -214,7 +212,7 @@ async def main():
         await asyncio.sleep(60)
 asyncio.run(main())
 """
-    with verbs.popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as gateway:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as gateway:
         pids = [int(each) for each in gateway.stdout.readline().split()]
         assert len(pids) == 2 and all(is_running(pid) for pid in pids)
         gateway.kill()

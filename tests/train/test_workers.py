@@ -18,8 +18,6 @@ from gyral.model.card import read_weights
 from gyral.params.carried import unpacked
 from gyral.params.parcel import Packed
 
-from .. import verbs
-
 STEPS = 40
 SIZES = ["lm.depth=1", "lm.width=32", "lm.heads=2", "lm.length=32", "train.batch=8", "train.server.cut_s=0.5"]
 SETS = [*SIZES, f"train.steps={STEPS}", "train.checkpoint_every=10"]
@@ -28,7 +26,7 @@ SETS = [*SIZES, f"train.steps={STEPS}", "train.checkpoint_every=10"]
 def started(root, *words):
     sets = [word for each in SETS for word in ("--set", each)]
     command = [sys.executable, "-P", "-m", "gyral", "train", *words, *sets, "--root", str(root), "--json"]
-    return verbs.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def ended(process):
