@@ -1,6 +1,7 @@
 """The command line and ranks for tests of whole trainings, forked from a process that has loaded torch: see `forker.py`."""
 
 import atexit
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+
+import pytest
 
 from . import forker as forking
 
@@ -40,7 +43,9 @@ def forker():
 
 def _close(process, folder):
     """End it and what it forked; it may have ended."""
-    if process.poll() is None:
+    try:
+        process.communicate(timeout=10)
+    except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     shutil.rmtree(folder, ignore_errors=True)
@@ -48,11 +53,10 @@ def _close(process, folder):
 
 def python(*words, timeout=240, folder=None, **environment):
     """`python -P WORDS`, a script or a module, to its end: told as `subprocess.run` does, which says what `timeout` does."""
-    words = [str(word) for word in words]
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err, open(os.devnull) as nothing:
-        streams = [nothing.fileno(), out.fileno(), err.fileno()]
-        path = forker()
-        process = forking.Forked(path, words, {**os.environ, **environment}, streams, folder)
+    forker()
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
+        process = forking.Forked(words, env={**os.environ, **environment}, cwd=folder, **streams)
         try:
             code = process.wait(timeout)
         except BaseException:
@@ -61,7 +65,37 @@ def python(*words, timeout=240, folder=None, **environment):
             raise
         out.seek(0)
         err.seek(0)
-        return subprocess.CompletedProcess(words, code, out.read(), err.read())
+        return subprocess.CompletedProcess(process.args, code, out.read(), err.read())
+
+
+_begun = set()
+
+
+def popen(command, **options):
+    """`subprocess.Popen` of a command of this Python that goes on: forked, but for the first of each kind in this process.
+
+    That one begins from nothing, so that this is shown, too. Not for code that changes constants of modules which others have
+    by name, nor where a process is found by its words, its parent or what it has loaded: `from_nothing`.
+    """
+    words = [str(word) for word in command[1:] if word != "-P"]
+    kind = " ".join(words[:3] if words[:2] == ["-m", "gyral"] else words[:2] if words[0] == "-m" else words[:1])
+    if kind not in _begun or forking.STARTED in os.environ:
+        _begun.add(kind)
+        return subprocess.Popen(command, **options)
+    forker()
+    return forking.popen(command, **options)
+
+
+@contextlib.contextmanager
+def from_nothing():
+    """Fork nothing meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(forking.STARTED, "1")
+        yield
+
+
+INSTEAD = forking.instead(popen)
+"""For a module that starts processes, in place of its `subprocess`."""
 
 
 def gyral(*words, **more):

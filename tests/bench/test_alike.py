@@ -18,7 +18,7 @@ def served(tmp_path_factory):
     root = tmp_path_factory.mktemp("alike")
     reader = LM.load(publish_lm(root))
     command = [sys.executable, "-P", "-m", "gyral", "serve", "tiny", "--root", str(root), "--port", "0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+    with verbs.popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
         yield root, reader, json.loads(child.stdout.readline())["url"]
         child.terminate()
 

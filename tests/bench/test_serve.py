@@ -30,7 +30,7 @@ def gyral(*words, code=0):
 @pytest.fixture
 def server(shop):
     command = [sys.executable, "-P", "-m", "gyral", "serve", "shop-int8", "--root", str(shop.root), "--port", "0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+    with verbs.popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
         yield json.loads(child.stdout.readline())
         child.terminate()
         child.wait(20)

@@ -22,6 +22,8 @@ from gyral.lake.table import Lake
 from gyral.log.sqlite import SqliteLog
 from gyral.serve.client import Connection
 
+from .. import verbs
+
 SMALL = ("--set", "collect.drain_every_s=0.05", "--set", "ingest.commit_rows=400", "--set", "collect.min_free_bytes=0")
 
 
@@ -52,7 +54,7 @@ class Server:
             "--json",
         ]
         environment = {**os.environ, "GYRAL_FAULT": fault}
-        self.process = subprocess.Popen([*command, *SMALL], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        self.process = verbs.popen([*command, *SMALL], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
         line = self.process.stdout.readline()
         if not line:  # it died before it was up
             assert self.process.wait(30) == -signal.SIGKILL, self.process.stderr.read().decode()
@@ -176,7 +178,7 @@ def test_a_committer_that_slept_between_plan_and_commit_is_refused(tmp_path):
     path.write_text("\n".join(map(json.dumps, ({**row, "object": "o", "time": row["event_time"]} for row in rows))))
     command = [sys.executable, "-m", "gyral", "ingest", "--root", str(tmp_path / "p"), "--source", str(path), "--map"]
     command += ["subject=subject,object=object,time=time,event_id=event_id,kind=kind"]
-    sleeper = subprocess.Popen(command, env={**os.environ, "GYRAL_FAULT": "lake.planned:1:SIGSTOP"}, stderr=subprocess.DEVNULL)
+    sleeper = verbs.popen(command, env={**os.environ, "GYRAL_FAULT": "lake.planned:1:SIGSTOP"}, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while os.waitpid(sleeper.pid, os.WNOHANG | os.WUNTRACED)[0] == 0:
         assert time.monotonic() < deadline

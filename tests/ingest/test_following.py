@@ -21,6 +21,8 @@ from gyral.log.sqlite import SqliteLog
 from gyral.log.writer import Gone, LogError
 from gyral.run import Run, read_lineage
 
+from .. import verbs
+
 APPEND = """
 import sys
 from gyral.log.sqlite import SqliteLog
@@ -65,7 +67,7 @@ def follow(tmp_path):
 
     def start(*more, **environment):
         command = [sys.executable, "-m", "gyral", "ingest", "--root", str(tmp_path), "--follow", "--json", *more]
-        process = subprocess.Popen(
+        process = verbs.popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -15,6 +15,8 @@ import pytest
 from gyral.dash import gather, live
 from gyral.errors import NotFound
 
+from .. import verbs
+
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 
 
@@ -95,7 +97,7 @@ def test_what_a_browser_draws_is_what_the_twin_says(project, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-P", "-m", "gyral", "dash", "--root", str(root), "--port", str(port)]
-    pages = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    pages = verbs.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 60
         while True:

@@ -15,6 +15,8 @@ from gyral.log import sqlite as embedded
 from gyral.log import writer
 from gyral.log.sqlite import LogError, SqliteLog
 
+from .. import verbs
+
 ANY_THREAD = {"check_same_thread": False, "isolation_level": None}
 
 
@@ -315,7 +317,7 @@ def test_acknowledged_batches_survive_kill_9(tmp_path):
         "import sys, pathlib\nfrom gyral.log.sqlite import SqliteLog\nlog = SqliteLog(pathlib.Path(sys.argv[1]))\n"
         "for number in range(10**6):\n    log.append('a', str(number), b'x' * 1000, 1)\n    print(number, flush=True)\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    child = verbs.popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     for _ in range(30):
         child.stdout.readline()
     os.kill(child.pid, signal.SIGKILL)

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,8 @@ import msgspec
 from gyral.params import client
 from gyral.params.serve import Job
 from gyral.params.shard import Settings
+
+from .. import verbs
 
 PLACES = ("local://1", "local://3", "proc://2", "tcp://2")
 FEW = ("local://1", "tcp://2")
@@ -39,7 +40,7 @@ class Served:
         log.write_bytes(b"")
         with open(log, "ab") as out:
             command = [sys.executable, "-m", "gyral.params.serve", str(path)]
-            self.processes[number] = subprocess.Popen(command, stdout=out, stderr=out)
+            self.processes[number] = verbs.popen(command, stdout=out, stderr=out)
         end = time.monotonic() + 60
         while "serves at" not in (said := log.read_text()):
             assert time.monotonic() < end and self.processes[number].poll() is None, said

@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from gyral.params import client, lanes
 from gyral.params.shard import Settings
 from gyral.params.spec import Optimizer, TableSpec
 
+from .. import verbs
 from . import counting, plain
 from .flaky import Flaky
 from .places import SECRET, Served
@@ -95,7 +95,7 @@ def test_killed_workers_and_shards_lose_nothing_and_double_nothing(sync, tmp_pat
         "proc://2", counting.SPECS, folder=tmp_path / "server", settings=settings, worker=-1, timeout_s=120.0
     ) as looks:
         launched = looks._transport
-        start = lambda worker: subprocess.Popen(  # noqa: E731
+        start = lambda worker: verbs.popen(  # noqa: E731
             [sys.executable, WORKER, looks.address, str(worker), sync, str(tmp_path), str(num), "0.02"]
         )
         workers, kills = [start(0), start(1)], 0
@@ -160,7 +160,7 @@ def test_a_worker_that_is_stopped_holds_the_others_up_at_the_bound_and_no_longer
     settings = Settings(sync="ssp:2", workers=2, lease_s=2.0, join_s=60.0)
     with client.open("proc://1", counting.SPECS, settings=settings, worker=0, timeout_s=60.0) as one:
         command = [sys.executable, WORKER, one.address, "1", "ssp:2", str(tmp_path), "1000000", "0.001"]
-        other = subprocess.Popen(command)
+        other = verbs.popen(command)
         try:
             counts = one.table("counts")
             while one.stats()["shards"][0].get("rows_pushed", 0) < 3 * counting.PUSHED:

@@ -19,6 +19,7 @@ from gyral.params.replica import Replica, Writer
 from gyral.params.segment import Bucket, Damaged, File
 from gyral.params.spec import BUCKETS, Optimizer, TableSpec
 
+from .. import verbs
 from . import plain
 
 ITEMS = TableSpec("items", 3, optimizer=Optimizer("rowwise_adagrad"), expire_s=50)
@@ -252,7 +253,7 @@ def test_a_follower_that_is_killed_again_and_again_ends_where_the_log_does(tmp_p
     shard = Shard(tmp_path / "log")
 
     def begun():
-        process = subprocess.Popen([sys.executable, "-c", FOLLOWS, tmp_path], stdout=subprocess.PIPE, text=True)
+        process = verbs.popen([sys.executable, "-c", FOLLOWS, tmp_path], stdout=subprocess.PIPE, text=True)
         assert process.stdout.readline() == "up\n"
         return process
 

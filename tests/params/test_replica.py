@@ -17,6 +17,7 @@ from gyral.params.replica import Replica, Writer
 from gyral.params.segment import Bucket
 from gyral.params.spec import BUCKETS, Optimizer, TableSpec
 
+from .. import verbs
 from . import plain
 
 ITEMS = TableSpec("items", 5, expire_s=50)
@@ -198,7 +199,7 @@ def test_rows_are_never_torn_and_outlive_their_writer(tmp_path):
     path, environment = tmp_path / "items", {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def writer():
-        begun = subprocess.Popen([sys.executable, "-c", WRITES, path], stdout=subprocess.PIPE, text=True, env=environment)
+        begun = verbs.popen([sys.executable, "-c", WRITES, path], stdout=subprocess.PIPE, text=True, env=environment)
         assert begun.stdout.readline() == "up\n"
         return begun
 
@@ -207,7 +208,7 @@ def test_rows_are_never_torn_and_outlive_their_writer(tmp_path):
         time.sleep(0.05)
     code = [sys.executable, "-c", READS, path]
     readers = [
-        subprocess.Popen([*code, str(seed), "4"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        verbs.popen([*code, str(seed), "4"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
         for seed in (1, 2)
     ]
     try:

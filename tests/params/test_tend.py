@@ -11,13 +11,15 @@ from gyral.params.shard import Settings
 from gyral.params.spec import Optimizer, TableSpec
 from gyral.params.tend import fold_all, shards
 
+from .. import verbs
+
 ITEMS = TableSpec("items", 4, optimizer=Optimizer("sgd", rate=1.0), init="zero", expire_s=1000)
 USERS = TableSpec("users", 2, optimizer=Optimizer("adagrad"))
 KEYS = np.arange(-50, 450)
 
 
 def begun(what, *folders):
-    return subprocess.Popen([sys.executable, "-m", "gyral.params.tend", what, *map(str, folders)], stdout=subprocess.DEVNULL)
+    return verbs.popen([sys.executable, "-m", "gyral.params.tend", what, *map(str, folders)], stdout=subprocess.DEVNULL)
 
 
 def ended(process):

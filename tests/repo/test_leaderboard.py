@@ -70,6 +70,14 @@ def test_no_path_of_plain_python_runs_more_bytecodes_than_it_did():
     assert done.returncode == 0 and done.stdout.count("gate: ok") == len(load("gate_paths").COUNTED), done.stdout + done.stderr
 
 
+@pytest.mark.alone
+def test_no_kernel_takes_more_of_the_reference_than_it_did():
+    done = subprocess.run([sys.executable, BENCHMARKS / "gate.py", "--steady"], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0 and done.stdout.count("gate: ok") == len(load("gate_paths").TIMED) - 2, (
+        done.stdout + done.stderr
+    )
+
+
 def test_the_gate_knows_each_path():
     paths, kept = load("gate_paths"), json.loads((BENCHMARKS / "gate.json").read_text())
     assert kept["ratios"] and kept["bytecodes"]

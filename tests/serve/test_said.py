@@ -14,6 +14,8 @@ import pytest
 from gyral.lake import dataset as datasets
 from gyral.lake.table import Lake
 
+from .. import verbs
+
 
 @pytest.fixture
 def server(made, tmp_path):
@@ -21,7 +23,7 @@ def server(made, tmp_path):
     root = tmp_path / "project"
     shutil.copytree(made.root, root)
     command = [sys.executable, "-P", "-m", "gyral", "serve", "shop-int8", "--root", str(root), "--port", "0", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = verbs.popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         yield json.loads(process.stdout.readline())["url"], root, process
     finally:

@@ -20,6 +20,8 @@ from gyral.run import Run, numbers, read_lineage
 from gyral.serve.client import Connection, ask_many, wait_for_model
 from gyral.served import ServedModel
 
+from .. import verbs
+
 
 @pytest.fixture(params=[0, pytest.param(2, marks=pytest.mark.slow)], ids=["inline", "workers"])
 def start(shop, request):
@@ -42,7 +44,7 @@ def start(shop, request):
             f"serve.workers={request.param}",
             *args,
         ]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        child = verbs.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         children.append(child)
         line = child.stdout.readline()
         assert line, child.stderr.read().decode()
@@ -153,7 +155,7 @@ def test_of_two_servers_that_start_together_one_gets_the_port(shop):
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     command = [sys.executable, "-m", "gyral", "serve", "shop-int8", "--root", str(shop.root), "--port", port, "--json"]
-    pair = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    pair = [verbs.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     deadline = time.monotonic() + 60
     while all(each.poll() is None for each in pair):
         assert time.monotonic() < deadline
@@ -171,7 +173,7 @@ def test_of_two_servers_that_start_together_one_gets_the_port(shop):
 @pytest.mark.parametrize("verb", [["serve", "shop-int8"], ["dash"]])
 def test_a_host_may_be_a_name_and_head_is_answered(shop, verb):
     command = [sys.executable, "-m", "gyral", *verb, "--root", str(shop.root), "--host", "localhost", "--port", "0", "--json"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child = verbs.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     url = json.loads(child.stdout.readline())["url"]
     request = urllib.request.Request(f"{url}/healthz" if verb[0] == "serve" else f"{url}/", method="HEAD")
     with urllib.request.urlopen(request, timeout=10) as response:

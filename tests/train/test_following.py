@@ -169,7 +169,7 @@ def wiki(tmp_path, arrive):
 
 def test_documents_that_another_process_brings_in_while_it_trains_are_learned(wiki, tmp_path):
     words = ["--set", "train.stream.idle_s=20", "--json"]  # longer than a verb takes to begin on a busy machine
-    running = subprocess.Popen(
+    running = verbs.popen(
         command(wiki, "train", "lake:wiki", "--family", "lm", *SETS, *words), stdout=subprocess.PIPE, env=ENVIRONMENT
     )
     for number in (1, 2):
@@ -246,7 +246,7 @@ def test_random_kills_while_documents_come(wiki, tmp_path, parallel):
     for kill in range(3):
         words = ["--resume", str(run)] if run else ["lake:wiki", "--family", "lm"]
         with open(tmp_path / f"log{kill}", "wb") as log:
-            running = subprocess.Popen(
+            running = verbs.popen(
                 command(wiki, "train", *words, *SETS, *also), stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
             )
         wanted, end = len(ledger(wiki, run)) + 4, time.monotonic() + 90

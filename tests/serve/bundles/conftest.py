@@ -15,6 +15,8 @@ from gyral.files import new_version
 from gyral.model import card as cards
 from gyral.model.card import Weights
 
+from ... import verbs
+
 
 @pytest.fixture
 def copy(made, tmp_path):
@@ -54,7 +56,7 @@ def start(tmp_path):
         command = [sys.executable, "-P", "-m", "gyral", "serve", model, "--root", str(root), "--port", "0", "--json"]
         command += ["--set", "serve.impressions=false", *args]
         with open(tmp_path / "serve.log", "ab") as log:
-            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+            child = verbs.popen(command, stdout=subprocess.PIPE, stderr=log)
         children.append(child)
         line = child.stdout.readline()
         assert line, (tmp_path / "serve.log").read_text()

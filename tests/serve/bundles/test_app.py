@@ -16,6 +16,8 @@ from gyral.keys import new_key
 from gyral.serve.bundles.device import Device
 from gyral.serve.bundles.shelf import KEPT_VERSIONS, Shelf
 
+from ... import verbs
+
 CLAIM = {"x-gyral-tier": "server"}
 
 
@@ -60,7 +62,7 @@ def shared(made, tmp_path_factory, request):
     os.symlink(root / "secret.txt", root / "models" / "shop-int8@1" / "secret.txt")
     command = [sys.executable, "-P", "-m", "gyral", "serve", "shop-int8", "--root", str(root), "--port", "0", "--json"]
     command += ["--workers", str(request.param)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    child = verbs.popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     yield root, json.loads(child.stdout.readline())["url"]
     child.kill()
     child.wait()

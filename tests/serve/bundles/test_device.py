@@ -20,6 +20,8 @@ from gyral.serve.bundles import device as devices
 from gyral.serve.bundles.device import Device
 from gyral.serve.client import wait_for_model
 
+from ... import verbs
+
 
 def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
@@ -110,7 +112,7 @@ def test_a_download_that_is_killed_goes_on_where_it_was(copy, start, wire, tmp_p
 
     between.through = slowly
     command = [sys.executable, "-m", "gyral.serve.bundles.device", between.url, "shop@1", str(folder)]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = verbs.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert reached.wait(60)
     child.send_signal(signal.SIGKILL)
     child.wait()
@@ -162,7 +164,7 @@ def test_killed_at_any_step_the_device_has_one_model_or_the_other(copy, start, l
     expected["shop-int8@2"] = whole(url, "shop-int8@2", tmp_path / "after")
     seen, folder = [], tmp_path / "device"
     command = [sys.executable, "-c", FORKS, url, "shop-int8@2", str(folder)]
-    forks = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    forks = verbs.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     for count in range(1, 100):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(tmp_path / "before", folder)

@@ -17,6 +17,8 @@ from gyral.model.nets.llama import Shape
 from gyral.model.task import seeded
 from gyral.model.tasks.next_token import build_net
 
+from ... import verbs
+
 SHAPE = Shape(257, 32, 2, 4, 2, 64)
 LENGTH = 256
 
@@ -58,7 +60,7 @@ def started(root, model="tiny", *sets):
     """`gyral serve`, its address and process."""
     command = [sys.executable, "-P", "-m", "gyral", "serve", str(model), "--root", str(root), "--port", "0", "--json"]
     command += [word for each in sets for word in ("--set", each)]
-    with open(root / "notes", "ab+") as notes, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=notes) as child:
+    with open(root / "notes", "ab+") as notes, verbs.popen(command, stdout=subprocess.PIPE, stderr=notes) as child:
         try:
             line = child.stdout.readline()
             notes.seek(0)

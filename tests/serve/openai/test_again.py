@@ -12,6 +12,7 @@ import pytest
 from gyral.keys import new_key
 from gyral.model.lm import LM
 
+from ... import verbs
 from .conftest import publish_lm
 from .test_app import logged
 
@@ -29,7 +30,7 @@ def told(tmp_path_factory):
     lines = [f'[[serve.keys]]\nname = "key{n}"\nsha256 = "{digest}"' for n, (_, digest) in enumerate(keys)]
     (root / "gyral.toml").write_text(f"[serve]\nalike = {sum(pairs) / 2:.4f}\n" + "\n".join(lines))
     command = [sys.executable, "-P", "-m", "gyral", "serve", "tiny", "--root", str(root), "--port", "0", "--json"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    child = verbs.popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     yield root, reader, json.loads(child.stdout.readline())["url"], [key for key, _ in keys]
     child.kill()
     child.wait()

@@ -26,6 +26,7 @@ from gyral.serve.openai.runner import Wanted
 from gyral.serve.openai.wire import CHAT, beginning, decode
 from gyral.serve.packaged import packaged
 
+from ... import verbs
 from ..test_packaged import written_gguf
 from .conftest import publish_lm, started
 from .test_app import FORM, HELLO, logged, raw
@@ -33,6 +34,13 @@ from .test_app import FORM, HELLO, logged, raw
 pytestmark = pytest.mark.slow
 ENDLESS = {"logit_bias": {"256": -100}}
 LENGTH = 1_024
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _from_nothing():
+    """Workers are told by their words, their parent and what they have loaded."""
+    with verbs.from_nothing():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ from gyral.serve.openai.upstream import Remote
 from gyral.serve.openai.wire import CHAT, COMPLETIONS, EMBEDDINGS
 from gyral.serve.packaged import is_source, packaged
 
+from ... import verbs
+
 ENDLESS = {"logit_bias": {"256": -100}}
 
 
@@ -186,7 +188,7 @@ def test_an_error_in_a_stream_is_its_one_end(bad, lm_root, code, status):
 @pytest.mark.slow
 def test_a_server_before_a_server_is_asked_by_openais_client(server, newest, tmp_path):
     command = [sys.executable, "-P", "-m", "gyral", "serve", f"openai:{server}#tiny", "--root", str(tmp_path), "--port", "0"]
-    with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    with verbs.popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         try:
             line = child.stdout.readline()
             assert line, child.stderr.read().decode()

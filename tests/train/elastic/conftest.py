@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
+from ... import verbs
+
 QUIET = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
 LIMIT_S = 120.0
 TOLERANCE = 1e-5
@@ -51,7 +53,7 @@ class Stage:
             "socket": self.socket.fileno(),
         }  # fmt: skip
         with open(self.folder / "coordinator.log", "ab") as log:
-            self.coordinator = subprocess.Popen(
+            self.coordinator = verbs.popen(
                 [sys.executable, "-P", "-m", "gyral.train.elastic.coordinator", str(self.folder)],
                 env={**os.environ, **self.environment, "GYRAL_COORDINATOR": json.dumps(given), **environment},
                 pass_fds=[self.socket.fileno()], stderr=log,
@@ -66,7 +68,7 @@ class Stage:
             self.environment["TORCHFT_LIGHTHOUSE"] = f"http://{place}"
         words = [self.environment["TORCHFT_LIGHTHOUSE"].removeprefix("http://"), str(self.settings["heartbeat_s"]), "30"]
         with open(self.folder / "coordinator.log", "ab") as log:
-            self.coordinator = subprocess.Popen(
+            self.coordinator = verbs.popen(
                 [sys.executable, "-P", "-m", "gyral.train.elastic.lighthouse", *words], stderr=log, env={**os.environ, **QUIET}
             )
         return self
@@ -197,7 +199,7 @@ class Proxy:
 @pytest.fixture(scope="session")
 def forker():
     """A process that has loaded torch and forks members."""
-    process = subprocess.Popen(
+    process = verbs.popen(
         [sys.executable, "-P", str(Path(__file__).with_name("toy.py"))],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **QUIET},
     )  # fmt: skip
