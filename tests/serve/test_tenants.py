@@ -91,9 +91,8 @@ def test_a_key_over_https_asks_what_is_its_own_and_no_secret_is_written(secured,
     }  # fmt: skip
     until(lambda: server.ask("GET", "/v1/models")[0] == 401, "the first key is not noticed")
     until(lambda: server.ask("GET", "/serving.json")[0] == 401, "pages do not notice it")
-    paths = dict.fromkeys(("app", "few", "leaves", "goes"), "/v1/models") | {
-        "eyes": "/metrics"
-    }  # each file is looked at once a second
+    # each file is looked at once a second
+    paths = dict.fromkeys(("app", "few", "leaves", "goes"), "/v1/models") | {"eyes": "/metrics"}
     until(
         lambda: all(server.ask("GET", path, authorization=f"Bearer {made[name]}")[0] == 200 for name, path in paths.items()),
         "a key is not known",

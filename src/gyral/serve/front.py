@@ -332,9 +332,8 @@ class Front:
                 async with asyncio.timeout(LIVE_S):
                     self._told[name] = await told_by(self._pool, self._own, name)
             card = self._told[name].card
-        return described(
-            self._models[name], card, self._since[name], account.of(self.slots(), self._made_from), self._impressions, **more
-        )
+        slots = account.of(self.slots(), self._made_from)
+        return described(self._models[name], card, self._since[name], slots, self._impressions, **more)
 
     def slots(self) -> dict[str, str]:
         """Slot → model."""

@@ -133,11 +133,9 @@ class Writer:
         self._parts = [part for part in self._parts if part.id != id]
 
     def step(self) -> list[Part]:
-        """One pass of the batch, and one text embedded. Before it who was let in, or refused, is told so: a pass may be long."""
+        """One pass of the batch, and one text embedded; before it who was let in, or refused, is told so, as it may take long."""
         parts, self._parts = self._parts, []
-        self._has_told = (
-            bool(parts) and not self._has_told
-        )  # every other step at most, or many who are refused hold up the others
+        self._has_told = bool(parts) and not self._has_told  # not twice in a row: those who are refused hold up nobody
         if self._has_told:
             return parts
         if self._vectors:
