@@ -133,7 +133,7 @@ class Writer:
         self._parts = [part for part in self._parts if part.id != id]
 
     def step(self) -> list[Part]:
-        """One pass of the batch, and one text embedded; before it who was let in, or refused, is told so, as it may take long."""
+        """One pass of the batch, and one text embedded; before it, as it may take long, who was let in or refused is told."""
         parts, self._parts = self._parts, []
         self._has_told = bool(parts) and not self._has_told  # not twice in a row: those who are refused hold up nobody
         if self._has_told:
