@@ -12,11 +12,11 @@ import msgspec
 from gyral.config import Config
 from gyral.config.sections import Collect, Serve
 from gyral.dash.app import app as pages
-from gyral.errors import Interrupted, UsageError
+from gyral.errors import ConfigError, Interrupted, UsageError
 from gyral.http.operations import Documented
 from gyral.ingest import described
 from gyral.ingest import listen as ingest
-from gyral.keys import FILE_NAME, read_keys
+from gyral.keys import FILE_NAME, LOOP, read_keys
 from gyral.lake.table import Lake
 from gyral.log.opening import open_log
 from gyral.memory import few_arenas
@@ -54,8 +54,9 @@ def serve(root: Path, model: str, config: Config, run: Run, is_child: bool, read
         cards.find(root, model)  # a name that is misspelt makes no log
     few_arenas()
     entrance = Entrance.of(root, config.listen, config.serve.host, run.note, is_child=is_child)
-    config = _with_keys(root, config, waits=not is_child)
+    config = _with_keys(root, config)
     if not is_child:
+        _not_a_loops(config)
         _closed(config, config.serve.host, entrance, {"ask": config.serve, "send": config.collect, "see the pages": None})
     events = [*described.operations(), *map(said.operation, described.operations())]
     run.reads("model", model)
@@ -86,6 +87,7 @@ def listen(root: Path, config: Config, run: Run, host: str, port: int, ready: Re
     """
     few_arenas()
     config = _with_keys(root, config)
+    _not_a_loops(config)
     entrance = Entrance.of(root, config.listen, host, run.note)
     _closed(config, host, entrance, {"send": config.collect})
 
@@ -117,13 +119,8 @@ def dash(root: Path, config: Config, ready: Ready) -> None:
         raise Interrupted("stopped")
 
 
-def _with_keys(root: Path, config: Config, waits: bool = True) -> Config:
-    """With the keys of the project's `keys.toml`, where no other file is set.
-
-    Parameters
-    ----------
-    waits : for a file that is not there yet; a loop, which is not told of keys that are made while it runs, does not have its
-        server do that.
+def _with_keys(root: Path, config: Config) -> Config:
+    """With the keys of the project's `keys.toml`, where no other file is set; one that is not there yet is waited for.
 
     Raises
     ------
@@ -132,11 +129,21 @@ def _with_keys(root: Path, config: Config, waits: bool = True) -> Config:
     file = root / FILE_NAME
     for each in filter(None, (config.serve.keys_file, config.collect.keys_file)):
         read_keys(Path(each))
-    if not waits and not file.exists():
-        return config
     replace = msgspec.structs.replace
     serve = replace(config.serve, keys_file=config.serve.keys_file or str(file))
     return replace(config, serve=serve, collect=replace(config.collect, keys_file=config.collect.keys_file or str(file)))
+
+
+def _not_a_loops(config: Config) -> None:
+    """Refuse the name of a loop's own key, which is no reason to want keys of others.
+
+    Raises
+    ------
+    ConfigError : somebody has it.
+    """
+    for part, keys in (("serve", config.serve.keys), ("collect", config.collect.keys)):
+        if any(each.name == LOOP for each in keys):
+            raise ConfigError(f"`{LOOP}` is the name of a loop's own key", where=f"{part}.keys", hint="choose another name")
 
 
 def _closed(config: Config, host: str, entrance: Entrance, open_to: Mapping[str, Serve | Collect | None]) -> None:

@@ -23,11 +23,16 @@ from msgspec import Meta
 from gyral.config.sections import Caller
 from gyral.errors import ConfigError
 from gyral.files import write_atomic
+from gyral.http import Refused
 from gyral.toml import toml
 
 FILE_NAME = "keys.toml"
 """In a project folder: while it is there, nothing but `/healthz` is answered without a key."""
 LOOK_EVERY_S = 1.0
+MAY = {"ask": "ask models", "send": "send events", "see": "see pages"}
+"""What keys are good for, in words."""
+LOOP = "gyral.loop"
+"""The name of the key that a loop gives its own server: good where keys are wanted, and no reason to want them."""
 
 T = TypeVar("T")
 
@@ -90,6 +95,12 @@ class Granted(Caller, frozen=True, kw_only=True):
     kinds: list[Annotated[str, Meta(min_length=1, max_length=200)]] = []
     added: str = ""
 
+    @property
+    def scope(self) -> str:
+        """What it may, in words."""
+        named = ", ".join(f"`{each}`" for each in self.models or self.kinds)
+        return f"{self.may} {named}" if named else MAY[self.may]
+
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     keys: list[Granted] = []
@@ -120,7 +131,10 @@ class KeysFile:
         self._looked_at = time.monotonic()
         self._stamp = _stamp(path)
         self.is_there = self._stamp is not None
-        self.keys = self._read() if self.is_there else []
+        self.keys: list[Granted] = []
+        self._all: Ring[Granted] = Ring({})
+        if self.is_there:
+            self._read()
 
     def has_changed(self, now: float) -> bool:
         """Look at most once a second; whether `keys` are others than before."""
@@ -132,7 +146,7 @@ class KeysFile:
             return False
         self._stamp = stamp
         try:
-            self.keys = self._read()
+            self._read()
         except ConfigError as error:
             self._note(f"keys     stay as they are: {error.what}: {error.why}")
             is_first, self.is_there = not self.is_there, True
@@ -140,8 +154,34 @@ class KeysFile:
         self.is_there = True
         return True
 
-    def _read(self) -> list[Granted]:
-        return [each for each in read_keys(self._path) if each.may == self._may]
+    def find(self, authorization: bytes) -> Granted | None:
+        """The key of a request, whatever it is good for."""
+        return self._all.find(authorization)
+
+    def _read(self) -> None:
+        found = read_keys(self._path)
+        self._all = Ring({each.sha256: each for each in found})
+        self.keys = [each for each in found if each.may == self._may]
+
+
+def refusal(authorization: bytes, file: KeysFile | None, may: str, wanting: str = "this server", hint: str = "") -> Refused:
+    """Why a request is not let in that shows no key which is good for it.
+
+    Parameters
+    ----------
+    file : where a key may be that is good for something else.
+    may : what was wanted of it.
+    wanting, hint : who wants a key, and how it is shown.
+
+    Returns
+    -------
+    403 of a key that is known and good for something else, which its owner is told; 401 of one that is not known, or none.
+    """
+    known = file.find(authorization) if file is not None else None
+    if known is not None:
+        return Refused(403, f"the key `{known.name}` may not {MAY[may]}", hint=f"it may {known.scope}")
+    headers = ((b"www-authenticate", b"Bearer"),)
+    return Refused(401, f"{wanting} wants a key", hint=hint or "send `authorization: Bearer KEY`", headers=headers)
 
 
 def read_keys(path: Path) -> list[Granted]:

@@ -34,7 +34,8 @@ from gyral.progress import RECORD_INTERVAL_S, Meter, Progress, Screen
 FOLDER = "runs"
 MAKES = ("curate", "train", "compress", "eval")
 """Verbs that read or publish datasets and models."""
-MAKING = "datasets/.making"
+MAKING = ".making"
+"""In a project folder: their lock. It stays, since who removes one may remove it from under somebody."""
 WAIT_S = 60.0
 LOG = "log.txt"
 

@@ -21,7 +21,7 @@ from gyral.config import Config
 from gyral.config.sections import Caller, Collect, Key, Serve
 from gyral.errors import ServeError
 from gyral.files import write_atomic
-from gyral.keys import FILE_NAME, new_key
+from gyral.keys import LOOP, new_key
 from gyral.model.card import FOLDER as MODELS
 from gyral.progress import Meter
 from gyral.run import Run
@@ -214,9 +214,8 @@ class ServedModel:
         self._run.note(f"serve    answers at {self.url}, pages at {self.url}/ while the loop runs")
 
     def _with_own(self, part: Part, key: type[Caller] | type[Key]) -> Part:
-        """With the loop's own key, where a key is wanted; alone it would keep everybody else out."""
-        is_wanted = part.keys or part.keys_file or (self._root / FILE_NAME).exists()
-        own: list[Any] = [key(name="gyral.loop", sha256=self._digest)] if is_wanted else []
+        """With the loop's own key, which is good from the moment on in which keys are wanted."""
+        own: list[Any] = [key(name=LOOP, sha256=self._digest)]
         return msgspec.structs.replace(part, keys=[*part.keys, *own])
 
     def _first_line(self, output: IO[bytes] | None) -> bytes:

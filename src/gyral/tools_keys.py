@@ -46,7 +46,7 @@ def add(root: Path, sets: tuple[str, ...], as_json: bool, name: str, may: str, *
     except msgspec.ValidationError as error:
         raise UsageError(f"`{name}` cannot be the name of a key", why=str(error), hint="letters, digits, `-` and `_`") from None
     write_keys(path, [*known, granted])
-    told = f"{secret}\n\nShown once. It may {_scope(granted)}; servers that run take it within a second."
+    told = f"{secret}\n\nShown once. It may {granted.scope}; servers that run take it within a second."
     if not known:
         told += "\nThe first key: from now on everything wants one."
     print_result(as_json, {"name": name, "may": may, "key": secret}, lambda: told)
@@ -71,11 +71,6 @@ def _limits(may: str, given: dict[str, Any]) -> dict[str, Any]:
     return limits | ({"events_per_s": int(limits["events_per_s"])} if "events_per_s" in limits else {})
 
 
-def _scope(granted: Granted) -> str:
-    """What a key may, in words."""
-    return f"{granted.may} {', '.join(granted.models or granted.kinds)}".strip()
-
-
 def _rates(granted: Granted) -> str:
     rates = {"requests": granted.requests_per_s, "events": granted.events_per_s, "tokens": granted.tokens_per_s}
     return ", ".join(f"{rate:,g} {unit} a second" for unit, rate in rates.items() if rate) or "as often as it likes"
@@ -96,7 +91,7 @@ def list_(root: Path, sets: tuple[str, ...], as_json: bool) -> None:
         }
         for each in found
     ]  # fmt: skip
-    lines = [f"{each.name:<24} {each.added:<10}  may {_scope(each)}, {_rates(each)}" for each in found]
+    lines = [f"{each.name:<24} {each.added:<10}  may {each.scope}, {_rates(each)}" for each in found]
     print_result(as_json, {"keys": rows}, lambda: "\n".join(lines) or "no keys: `gyral keys add NAME --may ask`")
 
 

@@ -110,7 +110,8 @@ def test_parts_of_a_machine_that_vanished_are_done_again_elsewhere(nodes, projec
         out, told = driver.communicate(timeout=90)  # 25 s of silence, where Ray would wait for minutes
     finally:
         nodes.signal(driver, signal.SIGKILL)
-    assert driver.returncode == 0 and "28" in out.splitlines(), told  # beside what Ray says of the node
+    assert driver.returncode == 0 and out == "28\n", (out, told)
+    assert "(raylet)" in told, "what Ray says of the node is lost"
 
 
 def busy(pids):

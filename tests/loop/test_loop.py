@@ -20,13 +20,14 @@ import pytest
 from gyral import config as configs
 from gyral.ingest.files import cut, layout_of
 from gyral.ingest.sources import open_source
-from gyral.keys import Granted, write_keys
+from gyral.keys import Granted, new_key, write_keys
 from gyral.lake import dataset as datasets
 from gyral.lake.table import Lake
 from gyral.model.family import RECOMMENDER
 from gyral.model.holdout import hold_out
 from gyral.model.inputs import encode
-from gyral.run import numbers, read_lineage, read_metrics
+from gyral.run import Run, numbers, read_lineage, read_metrics
+from gyral.served import ServedModel
 from gyral.train.closed_form import choose
 
 
@@ -100,6 +101,31 @@ def test_where_keys_are_wanted_the_loop_has_one_and_nobody_else_gets_in(tmp_path
     assert statuses == {"/v1/recommend": 401, "/v1/events": 401, "/runs.json": 401}
     partitions = Lake(tmp_path).snapshot("events").offsets
     assert any(name.startswith("events-") for name in partitions)
+
+
+def test_the_server_of_a_loop_wants_the_first_key_as_soon_as_it_is_made(tmp_path, looped):
+    shutil.copytree(looped[0] / "models", tmp_path / "models")
+    config = configs.load(tmp_path, [], {})
+    secret, digest = new_key()
+
+    def status(key=""):
+        asked = urllib.request.Request(f"{served.url}/v1/recommend", b'{"subject": "1"}', {"authorization": f"Bearer {key}"})
+        try:
+            return urllib.request.urlopen(asked, timeout=10).status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    with Run.start(tmp_path, "loop", config) as run, ServedModel(tmp_path, config, run) as served:
+        served.follow("shop-int8@2", {})
+        assert status() == 200
+        write_keys(tmp_path / "keys.toml", [Granted(name="app", sha256=digest)])
+        until = time.monotonic() + 20
+        while status() != 401:
+            assert time.monotonic() < until, "the first key is not noticed"
+            time.sleep(0.1)
+        assert status(secret) == 200
+        assert len(served.ask([{"subject": "17850", "k": 2}], "shop-int8@2").objects[0]) == 2, "the loop is kept out"
+        served.tell([{"request_id": "none", "verdict": "chosen", "object": "22423"}])
 
 
 def plain_truth(part):

@@ -89,9 +89,12 @@ def test_pages_want_a_key_over_tls_and_the_cookie_ends_with_it(running, tmp_path
     status, _, body = pages.ask("GET", "/runs", Accept="text/html")
     assert status == 401 and 'type="password"' in body
     assert pages.ask("GET", "/runs.json")[0] == 401
-    for may, expected in (("see", 200), ("ask", 401), ("send", 401)):
+    for may, expected in (("see", 200), ("ask", 403), ("send", 403)):
         assert pages.ask("GET", "/runs.json", Authorization=f"Bearer {secrets[may]}")[0] == expected
-    assert pages.ask("POST", "/login", f"key={secrets['ask']}")[0] == 401
+    assert "`send` may not see pages" in pages.ask("GET", "/runs.json", Authorization=f"Bearer {secrets['send']}")[2]
+    status, _, body = pages.ask("POST", "/login", f"key={secrets['ask']}")
+    assert status == 403 and "good for something else" in body
+    assert pages.ask("POST", "/login", "key=nobodys")[0] == 401
     status, headers, _ = pages.ask("POST", "/login", f"key={secrets['see']}")
     cookie, _, attributes = headers["set-cookie"].partition(";")
     assert status == 303 and secrets["see"] not in headers["set-cookie"]

@@ -55,11 +55,14 @@ def spans():
 
 @pytest.fixture
 def secured(tmp_path, monkeypatch, spans, running):
-    """A server of two language models with HTTPS that was started before there was a key."""
+    """A server of language models with HTTPS that was started before there was a key."""
     cert, key = certificate(tmp_path)
     for name in ("tiny", "other"):
         publish_lm(tmp_path / "lm", name=name)
-    (tmp_path / "lm" / "models" / "tiny.slots.json").write_text('{"second": "other@1"}')
+    publish_lm(tmp_path / "lm", name="tiny-int8", made_from="tiny@1")
+    publish_lm(tmp_path / "lm", name="tiny-shop")
+    slots = {"second": "other@1", "small": "tiny-int8@1", "unlike": "tiny-shop@1"}
+    (tmp_path / "lm" / "models" / "tiny.slots.json").write_text(json.dumps(slots))
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", spans[0])
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
     options = ("--port", "0", "--tls-cert", str(cert), "--tls-key", str(key), "--set", "decode.running=4")
@@ -83,11 +86,13 @@ def test_a_key_over_https_asks_what_is_its_own_and_no_secret_is_written(secured,
         name: keys(root, "add", name, *words)["key"]
         for name, *words in (
             ("app", "--may", "ask", "--models", "tiny"), ("few", "--may", "ask", "--tokens", "0.001"), ("eyes", "--may", "see"),
+            ("leaves", "--may", "ask", "--tokens", "1"), ("goes", "--may", "ask", "--tokens", "1"),
         )
     }  # fmt: skip
     until(lambda: server.ask("GET", "/v1/models")[0] == 401, "the first key is not noticed")
     until(lambda: server.ask("GET", "/serving.json")[0] == 401, "pages do not notice it")
-    paths = {"app": "/v1/models", "few": "/v1/models", "eyes": "/metrics"}  # each file is looked at once a second
+    # each file is looked at once a second
+    paths = dict.fromkeys(("app", "few", "leaves", "goes"), "/v1/models") | {"eyes": "/metrics"}
     until(
         lambda: all(server.ask("GET", path, authorization=f"Bearer {made[name]}")[0] == 200 for name, path in paths.items()),
         "a key is not known",
@@ -97,7 +102,12 @@ def test_a_key_over_https_asks_what_is_its_own_and_no_secret_is_written(secured,
         asked = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
         answer = client.chat.completions.create(model="tiny", **asked)
         assert answer.usage.completion_tokens == 4
-        assert {each.id for each in client.models.list()} == {"tiny@1", "tiny", "default"}
+        mine = {"tiny@1", "tiny", "default", "tiny-int8@1", "tiny-int8", "small"}
+        assert {each.id for each in client.models.list()} == mine, "what was compressed from it is its own, by the card"
+        assert client.chat.completions.create(model="tiny-int8", **asked).usage.completion_tokens == 4
+        for other in ("tiny-shop", "unlike"):
+            with pytest.raises(openai.PermissionDeniedError, match="`app` may not ask `tiny-shop@1`"):
+                client.chat.completions.create(model=other, **asked)
         with pytest.raises(openai.PermissionDeniedError, match="`app` may not ask `other@1`") as refused:
             client.chat.completions.create(model="second", **asked)
         assert refused.value.body["hint"] == "it may ask `tiny`"
@@ -111,14 +121,23 @@ def test_a_key_over_https_asks_what_is_its_own_and_no_secret_is_written(secured,
         with pytest.raises(openai.AuthenticationError) as unknown:
             nobody.models.list()
         told += [spent.value.response.text, unknown.value.response.text]
+        with of(server, made["eyes"], cert) as eyes, pytest.raises(openai.PermissionDeniedError) as other:
+            eyes.chat.completions.create(model="tiny", **asked)
+        assert other.value.body["what"] == "the key `eyes` may not ask models" and other.value.type == "permission_error"
+        assert other.value.body["hint"] == "it may see pages" and "www-authenticate" not in other.value.response.headers
+        status, _, body = server.ask("POST", "/v1/events", json.dumps([EVENT]), authorization=f"Bearer {made['app']}")
+        assert status == 403 and json.loads(body)["error"]["hint"] == "it may ask `tiny`"
+        assert server.ask("GET", "/metrics", authorization=f"Bearer {made['app']}")[0] == 403
         status, _, described = server.ask("GET", "/v1/model", authorization=f"Bearer {made['app']}")
         assert status == 200 and "other" not in json.loads(described)["slots"].values()
         assert server.ask("GET", "/v1/bundles/other", authorization=f"Bearer {made['app']}")[0] == 403
+        _leave_in_the_midst(server, made, cert)
         seen = {"authorization": f"Bearer {made['eyes']}", "accept": "text/html"}
         pages = [
             server.ask("GET", path, **seen) for path in ("/metrics", "/serving", "/serving.json", "/runs", "/openapi.json")
         ]
         assert {status for status, *_ in pages} == {200}
+        assert 'route="/v1/chat/completions",status="403"' in pages[0][2]
         told += [text for *_, text in pages]
         keys(root, "revoke", "app")
         until(lambda: _refused(client), "a revoked key is still good")
@@ -132,6 +151,21 @@ def test_a_key_over_https_asks_what_is_its_own_and_no_secret_is_written(secured,
     for secret in [wrong.encode(), private, *(key.encode() for key in made.values())]:
         assert not [path for path, held in written.items() if secret in held]
         assert not any(secret in each for each in [*spans[1], server.told, *(text.encode() for text in told)])
+
+
+def _leave_in_the_midst(server, made, cert):
+    """Of a stream, and of an answer that is not one: what was read for it is charged, at a token a second."""
+    asked = {"model": "tiny", "prompt": "x" * 200, "max_tokens": 60_000, "extra_body": {"logit_bias": {"256": -100}}}
+    with of(server, made["leaves"], cert) as client:
+        stream = client.completions.create(stream=True, **asked)
+        next(stream)
+        stream.close()
+    with of(server, made["goes"], cert) as client, pytest.raises(openai.APITimeoutError):
+        client.completions.create(**asked, timeout=3)
+    for name in ("leaves", "goes"):
+        with of(server, made[name], cert) as client, pytest.raises(openai.RateLimitError) as spent:
+            client.completions.create(model="tiny", prompt="x", max_tokens=1)
+        assert 190 < int(spent.value.response.headers["retry-after"]) < 300, name
 
 
 def _refused(client):
@@ -151,6 +185,10 @@ def test_a_collector_over_https_takes_of_a_key_what_is_its_own(tmp_path, running
     secret = keys(root, "add", "phones", "--may", "send", "--kinds", "view,click")["key"]
     until(lambda: server.send() == 401, "the first key is not noticed")
     good = {"Authorization": f"Bearer {secret}"}
+    until(lambda: server.send(**good) == 200, "the key is not known")
+    secret_of_app = keys(root, "add", "app", "--may", "ask")["key"]
+    until(lambda: server.send(Authorization=f"Bearer {secret_of_app}") == 403, "a key that may ask is not told so")
+    assert server.send(Authorization="Bearer nobodys") == 401
 
     def sent(*kinds):
         body = json.dumps([{**EVENT, "event_id": f"{os.urandom(4).hex()}", "kind": kind} for kind in kinds])

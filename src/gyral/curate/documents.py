@@ -119,6 +119,7 @@ def _computed(
                 told = Shard(text.name, shard.rows, shard.text_sha256, shard.signals_sha256)
                 result.append((ShardFiles(text, signals, shard.rows), told))
     if not result:
+        store.forget(root, parts)
         raise InputError(f"there is no document in `{place.name}`", hint="what is read: `gyral curate --help`")
     return result
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -86,13 +88,13 @@ def names(number: int) -> tuple[str, str]:
 
 
 def write(folder: Path, key: str, shards: Iterable[Iterator[pa.RecordBatch]]) -> Stored:
-    """Write a part, shard by shard; shards that an earlier try left whole are not asked for.
+    """Write a part, shard by shard; shards that an earlier try left whole are not asked for. Of one that cannot be read
+    nothing is left.
 
     Parameters
     ----------
     shards : for each shard an iterator of its finished batches, which is only begun when they are needed.
     """
-    make_folder(folder)
     made = []
     for number, batches in enumerate(shards):
         text, signals = (folder / name for name in names(number))
@@ -100,6 +102,7 @@ def write(folder: Path, key: str, shards: Iterable[Iterator[pa.RecordBatch]]) ->
             parts = [pa.Table.from_batches([batch]) for batch in batches]
             table = pa.concat_tables(parts, promote_options="default")  # all null in one batch may be a number in the next
             content = [name for name in CONTENT if name in table.schema.names]
+            make_folder(folder)
             write_atomic(text, parquet(table.select(content), ROW_GROUP))
             write_atomic(signals, parquet(table.drop_columns(content)))
         bodies = [path.read_bytes() for path in (text, signals)]
@@ -109,6 +112,15 @@ def write(folder: Path, key: str, shards: Iterable[Iterator[pa.RecordBatch]]) ->
     stored = Stored(key, made)
     write_atomic(folder / "part.json", msgspec.json.encode(stored))
     return stored
+
+
+def forget(root: Path, parts: Iterable[Stored]) -> None:
+    """Let go of parts that hold no document, and of the folders that are empty then."""
+    for part in parts:
+        shutil.rmtree(root / FOLDER / part.key, ignore_errors=True)
+    for folder in (root / FOLDER, root / FOLDER.parent):
+        with suppress(OSError):  # something else is in it
+            folder.rmdir()
 
 
 def link(source: Path, target: Path) -> None:

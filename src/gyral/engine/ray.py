@@ -32,6 +32,7 @@ import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,6 +158,7 @@ def _enter(ray: Any, address: str, workers: int | None, note: Callable[[str], No
             why = "Ray reads once a process whom it trusts, and this one has started a Ray of its own"
             raise UsageError(f"this process cannot join `ray://{address}`", why=why, hint="join it from another process")
         else:
+            _speak_on_stderr()
             _session = _join(ray, address, note) if address else _start(ray, workers, note)
     elif _session.address != address:
         now = f"ray://{_session.address}"
@@ -247,6 +249,18 @@ def _loopback() -> Iterator[None]:
 
 
 _SILENT = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+
+
+def _speak_on_stderr() -> None:
+    """Have what Ray tells of nodes, even when silent, go where notes go: it prints to stdout, where a verb's result is."""
+    worker: Any = importlib.import_module("ray._private.worker")
+    told = getattr(worker, "print_to_stdstream", None)
+    if told is not None and not isinstance(told, partial):
+        worker.print_to_stdstream = partial(_as_error, told)
+
+
+def _as_error(told: Callable[..., None], data: dict[str, Any], *more: Any, **named: Any) -> None:
+    told({**data, "is_err": True}, *more, **named)
 
 
 def address_of(on: str) -> str:

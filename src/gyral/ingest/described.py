@@ -25,8 +25,8 @@ class Collected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quarantined: dict[str, int]
 
 
-REFUSALS = (401, 415, 429)
-"""401: the server has keys, and wants `authorization: Bearer KEY`."""
+REFUSALS = (401, 403, 415, 429)
+"""401: the server has keys, and wants `authorization: Bearer KEY`; 403: the key may not send, or not such events."""
 
 
 def operations() -> list[Operation]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gyral.config.sections import Key
 from gyral.http import Refused
-from gyral.keys import Granted, KeysFile, Ring
+from gyral.keys import LOOP, Granted, KeysFile, Ring, refusal
 
 
 class Keys:
@@ -39,22 +39,22 @@ class Keys:
             spender = kept.get(key.sha256)
             self._spenders[key.sha256] = spender if spender is not None and spender.key == key else Spender(key)
         self._ring = Ring(self._spenders)
+        self._has_keys = any(each.name != LOOP for each in self._spenders.values())
 
     def check(self, authorization: bytes) -> Spender | None:
         """The key of a request, None when none is asked for.
 
         Raises
         ------
-        Refused : 401 without a known key, 429 when it has spent more than its rates.
+        Refused : 401 without a known key, 403 with one that may not send, 429 when it has spent more than its rates.
         """
         if self._file is not None and self._file.has_changed(time.monotonic()):
             self._use()
-        if not len(self._ring) and not (self._file is not None and self._file.is_there):
+        if not self._has_keys and not (self._file is not None and self._file.is_there):
             return None
         spender = self._ring.find(authorization)
         if spender is None:
-            headers = ((b"www-authenticate", b"Bearer"),)
-            raise Refused(401, "this server wants a key", hint="send `authorization: Bearer KEY`", headers=headers)
+            raise refusal(authorization, self._file, "send")
         spender.spend(0, 0)
         return spender
 

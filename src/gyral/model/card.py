@@ -48,6 +48,11 @@ class Compression(msgspec.Struct, frozen=True):
     measured_on: str = ""
 
 
+def made_from(card: Mapping[str, Any]) -> str:
+    """The version that a model was compressed from, by its card as JSON; empty: it was not."""
+    return str((card.get("compression") or {}).get("from", ""))
+
+
 class Variant(msgspec.Struct, frozen=True, omit_defaults=True):
     """One of the forms that a model was tried in, as measured on one machine.
 

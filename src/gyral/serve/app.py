@@ -19,6 +19,7 @@ from gyral.config.sections import Serve
 from gyral.errors import InputError, UsageError
 from gyral.event.clock import now_us
 from gyral.http import AsgiApp, Header, Receive, Refused, Scope, Send, allow, header, read_body, reply, routed
+from gyral.model.card import made_from
 from gyral.model.family import Answer, Recommends, Route, Servable
 from gyral.serve.about import asked_slot, described, no_such
 from gyral.serve.feedback import Impression, Impressions, Logged, RequestIds
@@ -236,14 +237,18 @@ class App:
         model = self._slots.get(None if slot == POPULARITY else slot)
         if model is None:
             names = self._slots.names()
-            raise no_such(slot, account.of(names) if account is not None else names)
+            raise no_such(slot, account.of(names, self._made_from) if account is not None else names)
         if account is not None:
-            account.check(model.name)
+            account.check(model.name, made_from(model.card))
         return model
+
+    def _made_from(self, slot: str) -> str:
+        model = self._slots.get(None if slot == POPULARITY else slot)
+        return made_from(model.card) if model is not None else ""
 
     def _described(self, slot: str, account: Account) -> bytes:
         model, loaded_at = self._model(slot, account), self._slots.loaded_at(DEFAULT if slot == POPULARITY else slot)
-        return described(model.name, model.card, loaded_at, account.of(self._slots.names()), self._impressions)
+        return described(model.name, model.card, loaded_at, account.of(self._slots.names(), self._made_from), self._impressions)
 
     def close(self) -> None:
         """End the thread; may be called twice."""

@@ -54,12 +54,12 @@ class Load(NamedTuple):
 class Flight:
     """An ask on its way: who waits for it, until when (monotonic), and where it is."""
 
-    __slots__ = ("ask", "avoid", "carrier", "has_begun", "on_part", "tries", "until")
+    __slots__ = ("ask", "avoid", "carrier", "has_begun", "is_handed_over", "on_part", "tries", "until")
 
     def __init__(self, ask: Ask, on_part: OnPart, until: float, avoid: int = -1) -> None:
         self.ask, self.on_part, self.until, self.avoid = ask, on_part, until, avoid
         self.carrier: Carrier | None = None
-        self.tries, self.has_begun = 0, False
+        self.tries, self.has_begun, self.is_handed_over = 0, False, False
 
 
 class Carrier:

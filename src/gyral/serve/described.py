@@ -39,7 +39,7 @@ def beside(has_bundles: bool) -> list[Operation]:
     """What a server answers beside that under `/v1/`, without what takes events."""
     slot = Parameter("slot", "query", str, "which of the models; `default`")
     found = [
-        Operation("get", MODEL, "Which model answers", {200: Answer(Model)}, None, None, (slot,), (401, 404)),
+        Operation("get", MODEL, "Which model answers", {200: Answer(Model)}, None, None, (slot,), (401, 403, 404)),
         Operation("get", "/metrics", "What the server did, for Prometheus", {200: Answer(str, "text/plain")}),
     ]
     return found + (_bundles() if has_bundles else [])
@@ -49,7 +49,7 @@ def _posted(path: str, request: type[msgspec.Struct], response: Any, example: st
     summary = (request.__doc__ or path).partition(":")[2].strip().rstrip(".") or f"`{path}` of this family"
     answers = {200: Answer(response, headers=_VERSION)}
     told = msgspec.json.decode(example)
-    return Operation("post", path, summary[0].upper() + summary[1:], answers, request, told, refusals=(401, 404, 429, 500))
+    return Operation("post", path, summary[0].upper() + summary[1:], answers, request, told, refusals=(401, 403, 404, 429, 500))
 
 
 def _bundles() -> list[Operation]:
@@ -65,10 +65,10 @@ def _bundles() -> list[Operation]:
     return [
         Operation(
             "get", f"{BUNDLES}/{{model}}", "What a device needs to run a model", manifest,
-            parameters=(model, tier, since, known), refusals=(401, 404, 409),
+            parameters=(model, tier, since, known), refusals=(401, 403, 404, 409),
         ),
         Operation(
             "get", f"{BUNDLES}/{{model}}/files/{{digest}}", "A file of it", files,
-            parameters=(model, digest, part, known), refusals=(401, 404, 416),
+            parameters=(model, digest, part, known), refusals=(401, 403, 404, 416),
         ),
     ]  # fmt: skip

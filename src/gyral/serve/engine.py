@@ -55,7 +55,8 @@ class Part(NamedTuple):
     ----------
     status : 200, or the error's.
     props : what the log keeps; whoever carries the part adds `version` and `worker`, those that computed it. An `opening` part
-        says nothing yet of the answer: who asks again gets another.
+        says nothing yet of the answer: who asks again gets another. Without a body it only tells `prompt_tokens` of an ask
+        that was let in. `elsewhere` marks a refusal of who has no time for it, where another might.
     """
 
     id: int

@@ -19,6 +19,7 @@ from gyral.config.sections import Serve
 from gyral.errors import ServeError
 from gyral.event.clock import now_us
 from gyral.http import AsgiApp, Receive, Refused, Scope, Send, allow, read_body, reply, routed
+from gyral.model.card import made_from
 from gyral.serve.about import About, asked_slot, described, no_such, told_by
 from gyral.serve.cache import Cache
 from gyral.serve.engine import Part
@@ -231,8 +232,17 @@ class Front:
     def _permitted(self, slot: str, account: Account) -> None:
         slots = self.slots()
         if slot not in slots:
-            raise no_such(slot, account.of(slots))
-        account.check(slots[slot])
+            raise no_such(slot, account.of(slots, self._made_from))
+        account.check(slots[slot], self._made_from(slot))
+
+    def _made_from(self, slot: str) -> str:
+        """The version that the model of a slot was compressed from; empty: it was not, or there is no such slot."""
+        about = self._told.get(self._name(slot))
+        return made_from(about.card) if about is not None else ""
+
+    def _name(self, slot: str) -> str:
+        """What the model of a slot is called in the set that the workers hold."""
+        return next(iter(self._models)) if slot in (DEFAULT, POPULARITY) else f"{SLOT}{slot}"
 
     def _shadow(self, wanted: Wanted, client: _Client, trial: Trial) -> None:
         """Ask the model on trial as well; both answers are compared when both are there."""
@@ -309,10 +319,10 @@ class Front:
         return next(iter(self._told.values()))
 
     async def _described(self, slot: str, account: Account) -> bytes:
-        name = next(iter(self._models)) if slot in (DEFAULT, POPULARITY) else f"{SLOT}{slot}"
+        name = self._name(slot)
         if name not in self._told:
-            raise no_such(slot, account.of(self.slots()))
-        account.check(self._models[name])
+            raise no_such(slot, account.of(self.slots(), self._made_from))
+        account.check(self._models[name], self._made_from(slot))
         more = {each: value for each, value in self.state().items() if each in ("workers", "chosen", "cascade", "trial")}
         more["variants"] = {each: version for each, version in self._models.items() if not each.startswith(SLOT)}
         card = self._told[name].card
@@ -322,7 +332,8 @@ class Front:
                 async with asyncio.timeout(LIVE_S):
                     self._told[name] = await told_by(self._pool, self._own, name)
             card = self._told[name].card
-        return described(self._models[name], card, self._since[name], account.of(self.slots()), self._impressions, **more)
+        slots = account.of(self.slots(), self._made_from)
+        return described(self._models[name], card, self._since[name], slots, self._impressions, **more)
 
     def slots(self) -> dict[str, str]:
         """Slot → model."""

@@ -44,7 +44,7 @@ class Guard:
 
         Raises
         ------
-        Refused : 401 or 429, which is counted.
+        Refused : 401, 403 or 429, which is counted.
         """
         try:
             account = self._quotas.find(authorization, now)
@@ -99,7 +99,7 @@ class Guard:
 
         Raises
         ------
-        Refused : 401.
+        Refused : 401 or 403.
         """
         return self._quotas.find(authorization, time.monotonic())
 

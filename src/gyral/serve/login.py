@@ -15,7 +15,7 @@ import time
 from urllib.parse import parse_qs
 
 from gyral.http import AsgiApp, Header, Receive, Refused, Scope, Send, header, read_body, routed
-from gyral.keys import Granted, KeysFile, Ring
+from gyral.keys import Granted, KeysFile, Ring, refusal
 
 PATH = "/login"
 STAYS_S = 12 * 3600
@@ -36,6 +36,7 @@ input, button { font: inherit; padding: .4rem .6rem; box-sizing: border-box; wid
 <input type="password" name="key" autocomplete="current-password" required autofocus></label><button>Enter</button></form>
 <p><code>gyral keys add NAME --may see</code> makes one.</main></html>
 """
+_OTHER = "<p role=alert>That key is good for something else; pages want one that may see them."
 
 
 class Login:
@@ -70,9 +71,10 @@ class Login:
             elif self._is_known(scope):
                 await app(scope, receive, send)
             elif b"text/html" in header(scope, b"accept"):
-                await _page(send, 401, "<p>These pages want a key.")
+                status = self._refusal(scope).status
+                await _page(send, status, "<p>These pages want a key." if status == 401 else _OTHER)
             else:
-                await routed(_refuse, scope, receive, send)
+                await routed(self._refuse, scope, receive, send)
 
         return guarded
 
@@ -87,9 +89,11 @@ class Login:
             return
         form = await read_body(scope, receive, MAX_FORM_BYTES)
         key = parse_qs(form.decode("latin-1"), max_num_fields=8).get("key", [""])[0]
-        known = self._ring.find(b"Bearer " + key.encode())
+        shown = b"Bearer " + key.encode()
+        known = self._ring.find(shown)
         if known is None:
-            await _page(send, 401, "<p role=alert>That key is not known here.")
+            is_other = self._file.find(shown) is not None
+            await _page(send, 403 if is_other else 401, _OTHER if is_other else "<p role=alert>That key is not known here.")
             return
         until = str(int(time.time()) + STAYS_S)
         told = f"{known.sha256.lower()}.{until}"
@@ -97,6 +101,13 @@ class Login:
         headers = [(b"location", b"./"), (b"set-cookie", cookie.encode()), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": 303, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
+
+    async def _refuse(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        raise self._refusal(scope)
+
+    def _refusal(self, scope: Scope) -> Refused:
+        hint = "send `authorization: Bearer KEY`, or enter it at `/login`"
+        return refusal(header(scope, b"authorization"), self._file, "see", "this page", hint)
 
     def _is_known(self, scope: Scope) -> bool:
         if self._ring.find(header(scope, b"authorization")) is not None:
@@ -120,13 +131,6 @@ class Login:
     def _use(self) -> None:
         self._digests = frozenset(each.sha256.lower() for each in self._file.keys)
         self._ring = Ring({each.sha256: each for each in self._file.keys})
-
-
-async def _refuse(path: str, scope: Scope, receive: Receive, send: Send) -> None:
-    headers = ((b"www-authenticate", b"Bearer"),)
-    raise Refused(
-        401, "this page wants a key", hint="send `authorization: Bearer KEY`, or enter it at `/login`", headers=headers
-    )
 
 
 async def _page(send: Send, status: int, said: str) -> None:

@@ -327,6 +327,8 @@ class Pool:
             flight = flights.get(each.id)
             if flight is None:
                 continue  # cancelled meanwhile
+            if each.props.pop("elsewhere", False) and self._hand_over(flight, carrier):
+                continue
             flight.has_begun = flight.has_begun or not each.props.get("opening")
             if each.is_last:
                 del flights[each.id]
@@ -337,6 +339,21 @@ class Pool:
             self.versions.heard(carrier, said)
         if self._waiting or not self._had_room:
             self._fill()
+
+    def _hand_over(self, flight: Flight, carrier: Carrier) -> bool:
+        """Have another worker answer, once, what one has no time for; it may refuse it as well, and that is the answer then."""
+        if flight.is_handed_over or flight.has_begun or self._is_closing:
+            return False
+        before, flight.avoid = flight.avoid, carrier.number
+        other = self._chooser.choose(flight)
+        if other is None or other is carrier or (flight.ask.version and flight.ask.version not in other.versions):
+            flight.avoid = before
+            return False
+        del carrier.flights[flight.ask.id]
+        flight.is_handed_over = True
+        flight.tries -= 1  # of deaths
+        self._send(flight, other)
+        return True
 
     def _lost(self, carrier: Carrier) -> None:
         """Ask others what it had not begun to answer."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gyral.model import card as cards
-from gyral.model.card import Card, Weights
+from gyral.model.card import Card, Compression, Weights
 from gyral.model.lm import LM
 from gyral.model.nets.llama import Shape
 from gyral.model.task import seeded
@@ -23,8 +23,8 @@ SHAPE = Shape(257, 32, 2, 4, 2, 64)
 LENGTH = 256
 
 
-def publish_lm(root, seed=1, name="tiny", layout="llama", length=LENGTH):
-    """The next version of a model over bytes, far from uniform."""
+def publish_lm(root, seed=1, name="tiny", layout="llama", length=LENGTH, made_from=""):
+    """The next version of a model over bytes, far from uniform; `made_from`: what its card says it was compressed from."""
     shape = SHAPE if layout == "llama" else replace(SHAPE, kv_heads=4)
     model = seeded(seed, lambda: build_net(layout, shape, length))
     torch.manual_seed(seed)
@@ -33,7 +33,10 @@ def publish_lm(root, seed=1, name="tiny", layout="llama", length=LENGTH):
             torch.nn.init.normal_(param, std=0.3)
     arrays = {key: value.numpy() for key, value in model.state_dict().items() if key != "logits.weight"}
     settings = {"shape": asdict(shape), "length": length, "layout": layout}
-    card = cards.publish(root, name, Weights(arrays, settings), None, Card(family="lm"))
+    card = Card(family="lm")
+    if made_from:
+        card.compression = Compression("int8", made_from, 1.0, 1.0, 0.0, 0.01, 2, 1)
+    card = cards.publish(root, name, Weights(arrays, settings), None, card)
     return root / "models" / card.model
 
 

@@ -222,6 +222,25 @@ def test_who_waits_for_a_worker_that_is_killed_is_asked_again_and_who_reads_is_t
         refused = asyncio.run(flood())
         assert 10 <= len(refused) <= 12 and {each.status_code for each in refused} == {429}
         assert all(int(each.response.headers["retry-after"]) >= 1 for each in refused)
+
+        async def alike():
+            """Of one beginning: all go to one copy, and what it has no time for to the other, which has."""
+            async with many_of(url) as clients:
+                endless = dict(model="tiny", prompt="of one beginning", max_tokens=60_000, extra_body=ENDLESS)
+                tasks = []
+                for _ in range(6):
+                    tasks.append(asyncio.ensure_future(clients.completions.create(**endless)))
+                    await asyncio.sleep(0.3)
+                assert sorted(counted(url, "gyral_worker_in_flight").values()) == [3, 3]
+                with pytest.raises(openai.RateLimitError) as refused:
+                    await clients.completions.create(**endless)
+                assert int(refused.value.response.headers["retry-after"]) >= 1
+                for each in tasks:
+                    each.cancel()
+                told = await asyncio.gather(*tasks, return_exceptions=True)
+                assert {type(each) for each in told} == {asyncio.CancelledError}
+
+        asyncio.run(asyncio.wait_for(alike(), 60))
         assert client.completions.create(model="tiny", prompt="x", max_tokens=2).usage.completion_tokens == 2
         started_as = list(workers_of(child.pid).values())
     assert not [each for each in started_as if Path(f"/proc/{each}").exists()]

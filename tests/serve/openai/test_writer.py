@@ -176,6 +176,7 @@ def test_vectors_are_read_one_a_step_beside_texts(lm_root, reader):
     body = json.dumps({"model": "tiny", "input": ["one", "two", "three"], "encoding_format": "float"}).encode()
     writer.submit(Ask(1, EMBEDDINGS, body))
     writer.submit(asked(2, max_tokens=3, stream=True))
+    assert [(part.id, part.body, part.props["prompt_tokens"]) for part in writer.step()] == [(1, b"", 11), (2, b"", 5)]
     steps = [[part.id for part in writer.step()] for _ in range(3)]
     assert [1 in step for step in steps] == [False, False, True] and all(2 in step for step in steps)
 

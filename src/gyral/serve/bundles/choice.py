@@ -96,17 +96,16 @@ class Offers:
         slots = self._served()
         served = slots.get(asked) or next((name for name in slots.values() if name.partition("@")[0] == asked), None)
         if served is None and VERSION.fullmatch(asked) and self.may_have(asked):
-            if not account.may_ask(self._root(asked)):
-                account.check(asked)
+            account.check(asked, self._root(asked))
             return [asked]
         if served is None:
             served = next((name for name in slots.values() if asked in self._bases(self._root(name))), None)
             if served is None:
-                listed = ", ".join(f"`{name}`" for name in sorted(set(account.of(slots).values())))
+                mine = account.of(slots, lambda slot: self._root(slots[slot]))
+                listed = ", ".join(f"`{name}`" for name in sorted(set(mine.values())))
                 raise Refused(404, f"there is no bundle of `{asked[:200]}`", hint=f"this server has {listed}")
         root = self._root(served)
-        if not account.may_ask(root):
-            account.check(served)
+        account.check(served, root)
         return [served, *(each for each in self._bases(root).values() if each != served)]
 
     def _root(self, version: str) -> str:

@@ -179,7 +179,7 @@ class ServerSentEvent(_Told, frozen=True):
 _DEADLINE = Parameter("x-deadline-ms", "header", str, "milliseconds after which the answer is of no use; digits")
 _HEADERS = ("x-model-version", "x-request-id")
 _EVENTS = Answer(ServerSentEvent, "text/event-stream; charset=utf-8", _HEADERS)
-_REFUSALS = (401, 404, 429, 500, 504)
+_REFUSALS = (401, 403, 404, 429, 500, 504)
 
 
 def operations() -> list[Operation]:
@@ -200,6 +200,6 @@ def operations() -> list[Operation]:
         written(COMPLETIONS, "Go on writing after a prompt", Complete, Completion, prompt),
         written(CHAT, "Go on with a conversation", ChatComplete, ChatCompletion, chat),
         Operation("post", EMBEDDINGS, "A vector a text", vectors, Embed, embed, (_DEADLINE,), _REFUSALS, OpenAiRefusal),
-        names._replace(refusals=(401, 429)),
-        one._replace(parameters=(name,), refusals=(401, 404, 429)),
+        names._replace(refusals=(401, 403, 429)),
+        one._replace(parameters=(name,), refusals=(401, 403, 404, 429)),
     ]

@@ -16,6 +16,7 @@ import msgspec
 
 from gyral.event.clock import now_us
 from gyral.http import AsgiApp, Header, Receive, Refused, Scope, Send, allow, header, read_body, reply
+from gyral.model.card import made_from
 from gyral.model.family import Servable
 from gyral.serve.engine import Part
 from gyral.serve.feedback import Impressions, Logged, RequestIds
@@ -100,6 +101,8 @@ class OpenAi:
             look = await self._again.look(wanted, request, header(scope, b"authorization"))
             wanted = wanted._replace(deadline_s=until - time.monotonic())
         feed = feed_of(look) if look is not None and look.told is not None else self._asks.ask(wanted)
+        if account is not None:
+            feed.on_read = lambda num: account.spend(tokens=num)
         watch = asyncio.ensure_future(gone(receive, feed))
         request_id = f"{_PREFIX[path]}-{self._ids.next()}"
         try:
@@ -138,7 +141,7 @@ class OpenAi:
         if not is_stream:
             if look is not None:
                 look.keep(first, request_id, feed.model)
-            _charge(account, first.props)
+            _charge(account, feed, first.props)
             await reply(send, 200, head + first.body[1:], *headers)
             return first.props
         return await _stream(send, b"data: " + head, parts, feed, headers, path, account)
@@ -174,7 +177,7 @@ class OpenAi:
             raise Wrong(404, what, "model", "model_not_found", hint=f"there is {known}")
         if account is not None:
             try:
-                account.check(model.name)
+                account.check(model.name, made_from(model.card))
             except Refused as refused:
                 raise Wrong(403, refused.what, "model", "model_not_found", hint=refused.hint) from None
         return slot, model
@@ -183,8 +186,12 @@ class OpenAi:
         """Of the names, those of models that a caller may ask."""
         if account is None:
             return named
-        mine = account.of(self._slots.names())
+        mine = account.of(self._slots.names(), self._made_from)
         return {name: slot for name, slot in named.items() if slot in mine}
+
+    def _made_from(self, slot: str) -> str:
+        model = self._slots.get(slot)
+        return made_from(model.card) if model is not None else ""
 
     def _listed(self, name: str, account: Account | None) -> dict[str, Any]:
         named = self._of(self._named(), account)
@@ -201,7 +208,7 @@ class OpenAi:
 async def _stream(
     send: Send, before: bytes, parts: list[Part], feed: Feed, headers: tuple[Header, ...], path: str, account: Account | None
 ) -> dict[str, Any] | None:
-    """Send parts as server-sent events until the last one; who goes before pays a token for each event that was made."""
+    """Send parts as server-sent events until the last one; who goes before pays what was read, and a token for each event."""
     await send({"type": "http.response.start", "status": 200, "headers": [*_STREAM, *headers]})
     made = 0
     while parts:
@@ -218,18 +225,23 @@ async def _stream(
         except (OSError, RuntimeError):  # nobody reads any more
             break
         if last.is_last:
-            _charge(account, last.props, made)
+            _charge(account, feed, last.props, made)
             return last.props if last.status == 200 else None
         parts = await feed.next()
-    _charge(account, {}, made)
+    _charge(account, feed, {}, made)
     return None
 
 
-def _charge(account: Account | None, props: Mapping[str, Any], made: int = 0) -> None:
-    """Take an answer's tokens, read and written, from its caller's; `made`: where nothing says how many, a lower bound."""
+def _charge(account: Account | None, feed: Feed, props: Mapping[str, Any], made: int = 0) -> None:
+    """Take an answer's tokens from its caller's, beside those of the prompt, which were taken when it was let in.
+
+    Parameters
+    ----------
+    made : of a stream that did not come to its end: what was written at least, as nothing says how much.
+    """
     if account is not None:
         told = props.get("prompt_tokens", 0) + props.get("tokens", 0)
-        account.spend(tokens=told or made)
+        account.spend(tokens=told - feed.prompt_tokens if told else made)
 
 
 async def _refuse(send: Send, status: int, body: bytes, *headers: Header) -> None:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from typing import Any, cast
 
+from gyral.model.card import made_from
 from gyral.model.family import Route, Servable
 from gyral.model.lm_routes import Answers, routes_of
 from gyral.serve.about import told_by
@@ -173,7 +174,10 @@ class Copies:
         if version:
             feed.model = self._of_set(version, variant)
         if props.pop("opening", False) and not part.is_last:
-            self._openings[part.id] = part
+            if part.body:
+                self._openings[part.id] = part
+            else:
+                feed.put(part)
             return
         opening = self._openings.pop(part.id, None)
         if opening is not None and part.status == 200:
@@ -208,12 +212,20 @@ class Copies:
                 models = {DEFAULT: self._name}
             before = self._slots
             self._slots = {
-                slot: Elsewhere(name, self._cards.get(name) or {"family": "lm", "model": name}) for slot, name in models.items()
+                slot: Elsewhere(name, self._cards.get(name) or self._assumed(slot, name)) for slot, name in models.items()
             }
             for slot, each in self._slots.items():
                 if slot not in before or before[slot].name != each.name:
                     self._since[slot] = time.time()
         return self._slots
+
+    def _assumed(self, slot: str, name: str) -> dict[str, Any]:
+        """The card of a version that has just begun to answer, until its workers tell it: compressed from what the one before
+        was, whichever version of that."""
+        before = self._slots.get(slot)
+        is_next = before is not None and before.name.partition("@")[0] == name.partition("@")[0]
+        base = made_from(before.card).partition("@")[0] if before is not None and is_next else ""
+        return {"family": "lm", "model": name, **({"compression": {"from": base}} if base else {})}
 
     def _variant(self, slot: str) -> str:
         """The name in a set of what is in a slot; the first one needs none."""

@@ -70,7 +70,7 @@ class Patience:
         Wrong : with status 429 and `retry-after`.
         """
         wait_s = self.wait_s(ahead)
-        if ahead.waiting >= self._waiting:
+        if ahead.waiting - max(self._running - ahead.running, 0) >= self._waiting:  # the first of them have their turn at once
             raise self._busy(wait_s, f"{ahead.waiting:,} texts wait")
         first_s, allowed_s = wait_s + self.cost.first_s(prompt), min(deadline_s, self._patience_s)
         if wait_s and first_s > SLACK * allowed_s:

@@ -75,6 +75,8 @@ class Feed:
     Attributes
     ----------
     model : name of the model that answers, known with the first part at the latest.
+    prompt_tokens : that are read for it, as soon as it was let in; 0: nobody says.
+    on_read : told of them, once.
     """
 
     def __init__(self, drop: Callable[[int], None], id: int, model: str) -> None:
@@ -82,6 +84,8 @@ class Feed:
         self._parts: list[Part] = []
         self._waiter: asyncio.Future[None] | None = None
         self.is_over = False
+        self.prompt_tokens = 0
+        self.on_read: Callable[[int], None] = lambda _: None
 
     async def next(self) -> list[Part]:
         """All parts that came since the last call, one at least; none when the ask was given up."""
@@ -92,6 +96,12 @@ class Feed:
         return parts
 
     def put(self, part: Part) -> None:
+        """One that is empty only tells that the ask was let in: of another worker again, where the first one died."""
+        if not part.body and not part.is_last:
+            if not self.prompt_tokens:
+                self.prompt_tokens = part.props.get("prompt_tokens", 0)
+                self.on_read(self.prompt_tokens)
+            return
         self._parts.append(part)
         self.is_over = part.is_last
         self._wake()

@@ -121,6 +121,7 @@ class Writer:
         self._places: dict[int, tuple[_Job, int]] = {}
         self._vectors: deque[_Vectors] = deque()
         self._parts: list[Part] = []
+        self._has_told = False
 
     def submit(self, ask: Ask) -> None:
         """Take it into the batch, or refuse it."""
@@ -132,8 +133,11 @@ class Writer:
         self._parts = [part for part in self._parts if part.id != id]
 
     def step(self) -> list[Part]:
-        """One pass of the batch, and one text embedded."""
+        """One pass of the batch, and one text embedded; before it, as it may take long, who was let in or refused is told."""
         parts, self._parts = self._parts, []
+        self._has_told = bool(parts) and not self._has_told  # not twice in a row: those who are refused hold up nobody
+        if self._has_told:
+            return parts
         if self._vectors:
             parts += self._guarded(self._vectors[0].ask, self._embed, self._vectors[0])
         before, began = self._decodes.counts, time.perf_counter()
@@ -180,7 +184,8 @@ class Writer:
             return [Part(ask.id, 500, body_of(Wrong(500, "the model could not answer"), ask.path), True, {"failed": told})]
         self._drop(ask.id)
         again = dict(refused.headers).get(b"retry-after", b"").decode()
-        return [Part(ask.id, refused.status, body_of(refused, ask.path), True, {"retry_after": again} if again else {})]
+        props = {"retry_after": again, "elsewhere": True} if again else {}
+        return [Part(ask.id, refused.status, body_of(refused, ask.path), True, props)]
 
     def _drop(self, id: int) -> None:
         job = self._jobs.pop(id, None)
@@ -192,8 +197,9 @@ class Writer:
     def _begin(self, ask: Ask) -> list[Part]:
         body = decode(ask.path, ask.body)
         if isinstance(body, Embed):
-            self._vectors.append(self._read_texts(ask, body))
-            return []
+            vectors = self._read_texts(ask, body)
+            self._vectors.append(vectors)
+            return [_let_in(ask, vectors.texts)]
         job = _Job(ask, body)
         self._read_prompts(job)
         room = self._tokens.length - max(map(len, job.prompts))
@@ -205,7 +211,7 @@ class Writer:
         self._jobs[ask.id] = job
         for number in range(len(job.prompts) * (body.n or 1)):
             self._add(job, number)
-        parts = []
+        parts = [_let_in(ask, job.prompts)]
         if ask.is_stream:
             begun = [self._event(job, number, "", None, None, True) for number in range(len(job.choices))]
             if ask.path == CHAT or any(job.echoed):
@@ -373,3 +379,8 @@ class Writer:
 
     def _part(self, job: _Job, body: dict[str, Any]) -> Part:
         return Part(job.ask.id, 200, msgspec.json.encode(body), False)
+
+
+def _let_in(ask: Ask, prompts: list[list[int]]) -> Part:
+    """Tells of an ask that will be answered how much is read for it."""
+    return Part(ask.id, 200, b"", False, {"opening": True, "prompt_tokens": sum(map(len, prompts))})

@@ -15,7 +15,7 @@ from pathlib import Path
 from gyral.config.sections import Caller
 from gyral.errors import ConfigError
 from gyral.http import Refused
-from gyral.keys import Bucket, KeysFile, Ring
+from gyral.keys import LOOP, Bucket, KeysFile, Ring, refusal
 
 UNITS = ("requests", "tokens", "bytes")
 
@@ -50,23 +50,27 @@ class Account:
         self.spend(requests=1)
         self.under_way += 1
 
-    def may_ask(self, model: str) -> bool:
-        """Whether a model, `name@n`, is one of those that this caller may ask."""
+    def may_ask(self, model: str, made_from: str = "") -> bool:
+        """Whether a model, `name@n`, or the one that it was made from, is one of those that this caller may ask."""
         models = self.caller.models
-        return not models or model in models or model.partition("@")[0] in models
+        return not models or any(each in models or each.partition("@")[0] in models for each in (model, made_from))
 
-    def of(self, slots: Mapping[str, str]) -> dict[str, str]:
-        """Of slot → model, what this caller may ask, which is all that it is told of."""
-        return {slot: model for slot, model in slots.items() if self.may_ask(model)}
+    def of(self, slots: Mapping[str, str], made_from: Callable[[str], str] = lambda _: "") -> dict[str, str]:
+        """Of slot → model, what this caller may ask, which is all that it is told of; `made_from` is asked of a slot."""
+        return {slot: model for slot, model in slots.items() if self.may_ask(model, made_from(slot))}
 
-    def check(self, model: str) -> None:
+    def check(self, model: str, made_from: str = "") -> None:
         """Let nobody ask what is not theirs to ask.
+
+        Parameters
+        ----------
+        made_from : what the model was compressed from: whoever may ask that may ask it, too.
 
         Raises
         ------
         Refused : 403.
         """
-        if not self.may_ask(model):
+        if not self.may_ask(model, made_from):
             listed = ", ".join(f"`{each}`" for each in self.caller.models)
             raise Refused(403, f"the key `{self.caller.name}` may not ask `{model}`", hint=f"it may ask {listed}")
 
@@ -103,19 +107,18 @@ class Quotas:
 
         Raises
         ------
-        Refused : 401 without a key that is known here.
+        Refused : 401 without a key that is known here, 403 with one that may not ask.
         """
         if self._file is not None and self._file.has_changed(now):
             try:
                 self._use([*self._told, *self._file.keys], now)
             except ConfigError as error:
                 self._note(f"serve    keys stay as they are: {error.what}: {error.why}")
-        if not len(self._ring) and not (self._file is not None and self._file.is_there):
+        if not self._has_keys and not (self._file is not None and self._file.is_there):
             return self._anybody
         account = self._ring.find(authorization)
         if account is None:
-            headers = ((b"www-authenticate", b"Bearer"),)
-            raise Refused(401, "this server wants a key", hint="send `authorization: Bearer KEY`", headers=headers)
+            raise refusal(authorization, self._file, "ask")
         return account
 
     def _use(self, callers: Sequence[Caller], now: float) -> None:
@@ -132,3 +135,4 @@ class Quotas:
             for each in callers
         }
         self._ring = Ring({each.caller.sha256: each for each in self._accounts.values()})
+        self._has_keys = any(name != LOOP for name in self._accounts)
