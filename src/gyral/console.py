@@ -246,12 +246,22 @@ def configure(
     configs.budget_seconds(config.train.budget)
     plugins.check("engine", config.on.partition("://")[0])
     plugins.check("family", config.train.family)
+    if verb == "train" or (verb == "loop" and not click.get_current_context().params.get("live")):
+        from gyral.train import reading
+
+        reading.check(config, _asked(sets, named))
     others = ["format"] if verb == "compress" else []
     for each in (*config.compress.to.split("+"), *(part for one in config.compress.tried for part in one.split("+"))):
         plugins.check("compressor", each, *others)
     if need_source and not config.ingest.source:
         raise UsageError("no source is named", hint="gyral loop --source FILE")
     return config
+
+
+def _asked(sets: tuple[str, ...], flags: dict[str, Any]) -> dict[str, str]:
+    """Settings that a command line gives → how it does."""
+    told = {key: f"--{key.rpartition('.')[2].replace('_', '-')}" for key, value in flags.items() if value is not None}
+    return {given.partition("=")[0].strip(): f"--set {given}" for given in sets} | told
 
 
 def names(context: click.Context, option: click.Parameter, text: str | None) -> list[str] | None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gyral.event.codec import encode_payload
 from gyral.event.wire import check_json, to_columns
-from gyral.ingest import dedup
+from gyral.ingest import collector, dedup
 from gyral.ingest.dedup import Runs, hash64, hashed, repeated
 from gyral.ingest.drain import Drain
 from gyral.lake.table import Lake
@@ -127,3 +127,21 @@ def test_a_clock_that_jumps_for_a_moment_forgets_no_id_of_today(tmp_path, monkey
         assert drained(Drain(lake, log, 100, dedup_days=1), ["a", "b", "d"]) == 0
         clock[0] = today + 3 * dedup.DAY_US
         assert drained(drain, ["e"]) == 1 and drained(drain, ["e", "old"]) == 1, "but the days do pass"
+
+
+def test_a_collector_that_is_told_nothing_of_the_lake_holds_ids_for_as_many_days_as_a_drain(tmp_path, monkeypatch):
+    """As while a learner reads its log: without an end it held all ids since its start."""
+    day = 20_000
+    monkeypatch.setattr(collector, "now_us", lambda: day * dedup.DAY_US)
+
+    def known(held, name):
+        return held.has(hashed(pa.array([name])))[0]
+
+    bounded, always = collector._Recent(2), collector._Recent()
+    for number, day in enumerate((20_000, 20_001, 20_002, 20_040, 20_002, 20_003)):
+        for held in (bounded, always):
+            held.add(hashed(pa.array([f"e{number}"])), number)
+    assert [known(bounded, f"e{number}") for number in range(6)] == [False, False, True, True, True, True]
+    assert all(known(always, f"e{number}") for number in range(6))
+    bounded.forget(5)  # and a drain that says how far the lake is still counts
+    assert [known(bounded, f"e{number}") for number in range(6)] == [False] * 5 + [True]

@@ -71,6 +71,19 @@ def test_from_runs_to_a_verdict(run, tmp_path: Path) -> None:
     assert "is predicted already" in run("predict", runs, "--target", "N=3e9,D=6e10", "--register", "big", ok=False)
 
 
+def test_few_runs_are_brought_where_there_are_more_already(run, tmp_path: Path) -> None:
+    found, path = table(1), tmp_path / "runs.csv"
+    rows = [*zip(found.columns["N"], found.columns["D"], found.loss, strict=True)]
+    written(path, "N,D,loss", rows[:3])
+    assert "too few runs for a law: 3 rows are left" in run("import", str(path), ok=False)
+    written(path, "N,D,loss", rows[:4])
+    run("import", str(path))
+    written(path, "N,D,loss", rows[4:5])
+    assert run("import", str(path))["rows"] == 5
+    written(path, "N,D,loss", [(1e6, 1e7, float("nan"))])
+    assert "`loss` is nan in row 1" in run("import", str(path), ok=False)
+
+
 def test_a_verdict_finds_the_run_in_the_table(run, tmp_path: Path) -> None:
     found = table(1)
     values = zip(found.columns["N"], found.columns["D"], found.loss, strict=True)

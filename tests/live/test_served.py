@@ -109,7 +109,8 @@ def test_a_full_disk_puts_a_publication_off_and_ends_no_learner():
 
     learner = Learner.__new__(Learner)
     learner.server, learner.model = Full(), None
-    learner.online, learner.gate = SimpleNamespace(hour=9), SimpleNamespace(check=lambda *_: Verdict(True, 0.0, 0.0, False))
+    learner.online = SimpleNamespace(hour=9, cut=lambda published: None)
+    learner.gate = SimpleNamespace(check=lambda *_: Verdict(True, 0.0, 0.0, False))
     learner.publish()
     assert learner.server.published.version == 0
     learner.publish()

@@ -1,7 +1,10 @@
 """A learner over a real log: each event once, whoever dies where."""
 
+import errno
 import gc
 import importlib.util
+import json
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -13,11 +16,15 @@ from gyral.errors import InputError
 from gyral.event.codec import encode_payload
 from gyral.event.schema import EVENT
 from gyral.log.sqlite import SqliteLog
+from gyral.model.live import journal
 from gyral.model.live import tables as t
-from gyral.model.live.journal import JOURNAL, Step, read_steps
+from gyral.model.live.journal import JOURNAL, Step
 from gyral.train.online import Met, Online, RecentIds
 from gyral.train.online_visits import Limits, Visits
 
+from .. import verbs
+
+CUTTING = Path(__file__).with_name("cutting.py")
 _spec = importlib.util.spec_from_file_location("stand_in", Path(__file__).parents[1] / "live" / "stand_in.py")
 stand_in = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(stand_in)
@@ -130,7 +137,7 @@ def test_a_torn_line_was_never_pushed(log, tmp_path):
     again.recover()
     total += filled(log, 2, 5)
     drain(again)
-    assert counted(tables) == total and [step.seq for step in read_steps(tmp_path / JOURNAL)[0]] == [1, 2]
+    assert counted(tables) == total and [step.seq for step in journal.read(tmp_path / JOURNAL).steps] == [1, 2]
 
 
 def test_a_journal_with_a_hole_is_refused(log, tmp_path):
@@ -203,7 +210,9 @@ def test_recent_ids_are_known_in_eight_bytes_each():
             expected.append([not (name in new or name in old or new.add(name)) for name in names])
         told = recent.is_new([pa.record_batch({"event_id": pa.array(names, pa.string())}) for names in batches])
         assert [mask.tolist() for mask in told] == expected
-        if len(new) >= size:
+        assert recent.is_full == (len(new) >= size)
+        if recent.is_full:
+            recent.turn()
             new, old = set(), new
         assert sum(run.nbytes for run in (*recent._new, *recent._old)) == 8 * (len(new) + len(old))
     assert recent.is_new([]) == []
@@ -223,3 +232,118 @@ def test_steps_are_done_again_in_one_reading_of_the_log(log, tmp_path, monkeypat
     again.recover()
     assert again.seen == total and again.offsets == online.offsets and len(reads) == len(again.offsets) == 1
     assert drain(again) == 0 and counted(tables) == total
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A journal is cut behind its last four steps."""
+    monkeypatch.setattr(journal, "KEPT", 4)
+    monkeypatch.setattr(journal, "LEAST_BYTES", 0)
+
+
+def step_by_step(log, online, tables, num, seed=0):
+    """So many steps of one entry each, published at once."""
+    total = 0
+    for at in range(num):
+        total += filled(log, 1, 1_000 * seed + at)
+        drain(online)
+        tables.keep()
+        online.cut(tables.durable)
+    return total
+
+
+def test_a_journal_that_was_cut_says_the_same(log, tmp_path, short):
+    tables = stand_in.StandIn()
+    online = opened(log, tmp_path, tables)
+    total = step_by_step(log, online, tables, 16)
+    names, titles = list(online._model.names), list(online._model.titles)
+    base, steps, *_ = journal.read(tmp_path / JOURNAL)
+    assert base.seq == online.journal.cut_at >= 8 and [step.seq for step in steps] == [*range(base.seq + 1, 17)]
+    online.close()
+    tables.crash()
+    again = opened(log, tmp_path, tables)
+    assert again.recover() == 0 and again.journal.last == 16
+    assert (again._model.names, again._model.titles) == (names, titles)
+    assert (again.offsets, again.seen, again.hour) == (online.offsets, online.seen, online.hour) and again.seen == total
+    assert drain(again) == 0
+    total += step_by_step(log, again, tables, 10, seed=1)
+    assert counted(tables) == total and journal.read(tmp_path / JOURNAL).base.seq > base.seq
+
+
+def test_steps_behind_what_is_published_are_done_again_after_a_cut(log, tmp_path, short):
+    tables = stand_in.StandIn()
+    online = opened(log, tmp_path, tables)
+    total = step_by_step(log, online, tables, 10)
+    for seed in range(3):
+        total += filled(log, 1, 90 + seed)
+        drain(online)
+    online.cut(tables.durable)
+    assert online.journal.cut_at <= tables.durable == 10
+    online.close()
+    tables.crash()
+    again = opened(log, tmp_path, tables)
+    assert again.recover() == 3 and counted(tables) == total
+
+
+def test_the_same_ids_are_known_after_a_cut_and_no_more_of_the_log_is_read(log, tmp_path, short):
+    tables, partition = stand_in.StandIn(), log.free_partition("events")
+
+    def learner():
+        made = opened(log, tmp_path, tables)
+        made._ids = RecentIds(100)
+        made.recover()
+        return made
+
+    def ids(online):
+        return [np.sort(np.concatenate([*runs, []])).tolist() for runs in (online._ids._old, online._ids._new)]
+
+    online = learner()
+    for at in range(20):
+        log.append(partition, f"b{at}", encode_payload(events(40 * at, [(f"s{at}", "o", 3_600 * 400 + at)] * 40)), 40)
+        drain(online)
+        tables.keep()
+        online.cut(tables.durable)
+    online.close()
+    reads, plain = [], log.read
+    log.read = lambda name, first: reads.append(first) or plain(name, first)
+    again = learner()
+    older = journal.read(tmp_path / JOURNAL).base.since[0][partition]
+    assert min(reads) == older >= 5 and ids(again) == ids(online) and len(ids(online)[0]) >= 100
+
+
+def test_a_disk_that_is_full_leaves_the_journal_as_it_is(log, tmp_path, short, monkeypatch):
+    tables = stand_in.StandIn()
+    online = opened(log, tmp_path, tables)
+    total = step_by_step(log, online, tables, 6)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "write_atomic", full)
+        total += step_by_step(log, online, tables, 10, seed=1)
+    assert online.journal.cut_at == 0 and len(journal.read(tmp_path / JOURNAL).steps) == 16
+    total += step_by_step(log, online, tables, 2, seed=2)
+    assert online.journal.cut_at and counted(tables) == total
+    online.close()
+    again = opened(log, tmp_path, tables)
+    again.recover()
+    assert again.seen == total
+
+
+def test_who_is_killed_while_a_journal_is_cut_learns_everything_once(tmp_path):
+    counts = Counter()
+    with SqliteLog(tmp_path / "log") as log:
+        partition = log.free_partition("events")
+        for at in range(60):
+            rows = [(f"s{at % 7}", f"o{(at * at) % 11}", 3_600 * 400 + at)] * (1 + at % 3)
+            log.append(partition, f"b{at}", encode_payload(events(10 * at, rows)), len(rows))
+            counts[rows[0][1]] += len(rows)
+    words = (CUTTING, tmp_path / "log", tmp_path / "live")
+    for point in ("live.cutting:2", "live.cut:1", "live.cut:2"):
+        died = verbs.python(*words, GYRAL_FAULT=point)
+        assert died.returncode == -signal.SIGKILL, died.stderr
+    done = verbs.python(*words)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["counts"] == counts and told["steps"] == 60 and told["seen"] == sum(counts.values()) and told["cut_at"] > 40

@@ -14,7 +14,7 @@ from gyral.errors import ConflictError
 from gyral.event.schema import EVENT
 from gyral.ingest.tombstones import Tombstones
 from gyral.live.behaviour import Behaviour
-from gyral.model.live import places
+from gyral.model.live import journal, places
 from gyral.model.live import tables as t
 from gyral.model.live import visits as v
 from gyral.model.live.erased import erase
@@ -80,8 +80,11 @@ class World:
         for seq in range(first, last + 1):
             self.step([], seq)
 
+    def subjects(self):
+        return sorted({key for _, met in self.seen for key in t.keys_of(met.subject).tolist()})
+
     def rows(self, table):
-        keys = np.arange(len(self.model.names)) if table in t.OF_OBJECTS else np.array(sorted(self.model.subjects), np.int64)
+        keys = np.arange(len(self.model.names)) if table in t.OF_OBJECTS else np.array(self.subjects(), np.int64)
         return self.server.pull(table, np.zeros(1, np.int64) if table == t.SMALL else keys)
 
     def close(self):
@@ -115,7 +118,7 @@ def same(world, known):
         got = known.arrays()[name]
         assert np.array_equal(got, world.rows(name)[: len(got)]), name
     assert np.array_equal(known.view.small_S, world.rows(t.SMALL)[0])
-    for key, row in zip(sorted(world.model.subjects), world.rows(t.PAST), strict=True):
+    for key, row in zip(world.subjects(), world.rows(t.PAST), strict=True):
         assert np.array_equal(v.unpacked(known.pasts[key]), row) and known.pasts[key].nbytes == 16 + 12 * row[0]
 
 
@@ -148,8 +151,9 @@ def test_who_loads_a_model_and_who_follows_it_look_one_at_a_time(world, monkeypa
         inside.append(last)
         time.sleep(0.02)
         most.append(len(inside))
-        before(last)
+        is_named = before(last)
         inside.pop()
+        return is_named
 
     monkeypatch.setattr(follower, "_name", name)
     threads = [threading.Thread(target=follower.poll) for _ in range(4)]
@@ -169,6 +173,50 @@ def test_a_step_with_nothing_to_learn_is_published_too(world):
     assert world.publish().step == 2
     _, follower, seen = followed(world)
     assert follower.poll() and len(seen) == 2
+
+
+def test_followers_of_any_age_name_the_same_after_a_cut(world, monkeypatch):
+    monkeypatch.setattr(journal, "KEPT", 2)
+    monkeypatch.setattr(journal, "LEAST_BYTES", 0)
+    since = [(0, {}), (0, {})]
+    known, follower, seen = followed(world)
+    for seed in range(3):
+        world.step(some(seed, objects=30))
+    world.publish()
+    assert follower.poll()
+    before = places.read_published(world.folder)
+    for seed in range(3, 9):
+        world.step(some(seed, objects=60))
+    world.publish()
+    assert world.journal.can_cut(9)
+    world.journal.cut(9, since)
+    assert world.journal.cut_at == 7 and [step.seq for step in journal.read(world.journal.path).steps] == [8, 9]
+    late, new, late_seen = followed(world)
+    asked, plain = [], places.read_published
+
+    def older_first(folder):  # it was read before the journal was cut
+        asked.append(folder)
+        return before if len(asked) == 1 else plain(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(places, "read_published", older_first)
+        assert new.poll() and new.published.step == 9
+    assert follower.poll() and len(seen) == 5 and len(late_seen) == 2
+    for each in (known, late):
+        same(world, each)
+        assert each.names == world.model.names
+    for seed in range(9, 20):  # as long as before, and another file
+        world.step(some(seed, objects=90))
+        world.publish()
+        if world.journal.can_cut(world.server.published.step):
+            world.journal.cut(world.server.published.step, since)
+        if seed % 3:
+            assert follower.poll()
+    new.poll(), follower.poll()
+    for each in (known, late):
+        same(world, each)
+        assert each.names == world.model.names
+    assert not follower.trouble and not new.trouble and world.journal.cut_at > 7
 
 
 def test_a_log_that_is_silent_is_told_and_counts_as_no_freshness(world):

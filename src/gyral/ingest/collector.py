@@ -37,7 +37,7 @@ from gyral.event.schema import QUARANTINE
 from gyral.event.wire import bad_rows
 from gyral.http import Receive, Refused, Scope, Send, allow, header, read_body, reply, routed
 from gyral.ingest.bodies import Body, Limits, not_now, take
-from gyral.ingest.dedup import Run, Runs, hashed, repeated
+from gyral.ingest.dedup import DAY_US, Run, Runs, hashed, repeated
 from gyral.ingest.keys import Keys, Spender
 from gyral.lake.table import Lake
 from gyral.log.base import EventLog
@@ -86,6 +86,7 @@ class Collector:
     ----------
     lake, log : the log that the events go to, and the lake it is of; a drain commits them.
     known : tells which hashed ids the lake has; None to count as duplicates only what this process took.
+    dedup_days : days with events that ids are held for which the lake is not known to have, as in `Drain`; 0: always.
     note : told of what an operator should know.
 
     Raises
@@ -95,7 +96,9 @@ class Collector:
 
     path = PATH
 
-    def __init__(self, lake: Lake, log: EventLog, config: Collect, known: Known | None, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, lake: Lake, log: EventLog, config: Collect, known: Known | None, note: Callable[[str], None], dedup_days: int = 0
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self._lake, self._log, self._config, self._known, self._note = lake, log, config, known, note
         self._keys = Keys(config.keys, config.keys_file, note)
@@ -105,7 +108,7 @@ class Collector:
         room = log.largest_bytes // 2  # a group has one body more than fits, and columns take no more bytes than JSON does
         self._group_bytes, self._together_bytes = min(GROUP_BYTES, room), min(GROUP_DECODED_BYTES, room)
         self._max_decoded_bytes = min(config.max_decoded_bytes, room)
-        self._recent = _Recent()
+        self._recent = _Recent(dedup_days)
         self._in_lake = 0
         """Offset below which the lake has everything of the partition."""
         self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
@@ -287,31 +290,41 @@ class Collector:
 
 
 class _Recent:
-    """Ids of what was appended and is not known to be in the lake yet, in generations by offset."""
+    """Ids of what was appended and is not known to be in the lake yet, in generations by day and offset.
 
-    def __init__(self) -> None:
+    Where nobody says what the lake has, as while a learner reads the log, only `days` bounds them: 18 bytes an id.
+    """
+
+    def __init__(self, days: int = 0) -> None:
+        self._days = days
         self._lock = threading.Lock()
-        self._generations: list[tuple[Runs, int]] = [(Runs(), 0)]
+        self._today = now_us() // DAY_US
+        self._generations: list[tuple[Runs, int, int]] = [(Runs(), 0, self._today)]
 
     def add(self, run: Run, offset: int) -> None:
         with self._lock:
-            runs, _ = self._generations[-1]
+            if self._days and (today := now_us() // DAY_US) != self._today:
+                self._today = today
+                self._generations.append((Runs(), 0, today))
+                kept = list(dict.fromkeys(day for *_, day in reversed(self._generations)))[: self._days + 1]
+                self._generations = [each for each in self._generations if each[2] in kept]
+            runs, _, day = self._generations[-1]
             runs.add(run)
-            self._generations[-1] = (runs, offset + 1)
+            self._generations[-1] = (runs, offset + 1, day)
 
     def has(self, run: Run) -> np.ndarray:
         found = np.zeros(len(run.first), dtype=bool)
         with self._lock:
-            for runs, _ in self._generations:
+            for runs, *_ in self._generations:
                 found |= runs.has(run)
         return found
 
     def forget(self, below: int) -> None:
         """Let go of generations whose batches are all below an offset, and begin a new one."""
         with self._lock:
-            left = [(runs, end) for runs, end in self._generations if end > below]
-            if len(left) < 3 and (not left or len(left[-1][0])):
-                left.append((Runs(), 0))
+            left = [each for each in self._generations if each[1] > below]
+            if not left or (len(left) < 3 + self._days and len(left[-1][0])):
+                left.append((Runs(), 0, self._today))
             self._generations = left
 
 

@@ -31,7 +31,7 @@ def collecting(root: Path, config: Config, run: Run, drains: Drains = "always") 
         drain = Drain.of(lake, log, config)
         if drains == "always":
             drain.open()  # a server that may never be sent an event does not read the ids of the lake to start
-        collector = Collector(lake, log, config.collect, drain.known, run.note)
+        collector = Collector(lake, log, config.collect, drain.known, run.note, config.ingest.dedup_days)
 
         def is_due() -> bool:
             return drains == "always" or (drains == "once used" and collector.counts["accepted"] > 0)

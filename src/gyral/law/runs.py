@@ -102,19 +102,22 @@ class RunTable:
         return math.log10(float(axis.max() / axis.min()))
 
 
-def read(path: Path, names: Mapping[str, str] | None = None, where: Mapping[str, str] | None = None) -> RunTable:
+def read(
+    path: Path, names: Mapping[str, str] | None = None, where: Mapping[str, str] | None = None, least: int = LEAST_ROWS
+) -> RunTable:
     """Read a table of runs.
 
     Parameters
     ----------
     names : our column → the file's.
     where : column → the value that its rows must have; `|` between several.
+    least : rows that must be left.
 
     Raises
     ------
     InputError : it cannot be read, or a row cannot be used.
     """
-    return table_of(load(path), names or {}, str(path), where or {})
+    return table_of(load(path), names or {}, str(path), where or {}, least)
 
 
 def load(path: Path) -> pa.Table:
@@ -138,7 +141,9 @@ def load(path: Path) -> pa.Table:
         ) from None
 
 
-def table_of(table: pa.Table, names: Mapping[str, str], source: str, where: Mapping[str, str] | None = None) -> RunTable:
+def table_of(
+    table: pa.Table, names: Mapping[str, str], source: str, where: Mapping[str, str] | None = None, least: int = LEAST_ROWS
+) -> RunTable:
     """From an Arrow table to rows that may be fitted.
 
     Raises
@@ -179,7 +184,7 @@ def table_of(table: pa.Table, names: Mapping[str, str], source: str, where: Mapp
         if name not in NUMBERS and not name.startswith(DOMAIN):
             continue
         if table[name].null_count and (
-            name not in NEEDED or table[name].null_count == table.num_rows
+            name not in NEEDED or (table[name].null_count == table.num_rows and name != "loss")
         ):  # of runs of another family, or older than the column
             if table[name].null_count < table.num_rows:
                 notes.append(f"`{name}` is not said of {table[name].null_count} rows, and not used")
@@ -198,7 +203,7 @@ def table_of(table: pa.Table, names: Mapping[str, str], source: str, where: Mapp
     )
     found = RunTable(columns, loss, run, (), source)
     found, more = _without_doubles(found)
-    _check(found)
+    check(len(found), source, least)
     return replace(found, notes=(*notes, *more, *_units(found)))
 
 
@@ -230,12 +235,11 @@ def _without_doubles(table: RunTable) -> tuple[RunTable, list[str]]:
     return table.taken(np.sort(first)), [f"{gone} rows are the same as others, and left out"]
 
 
-def _check(table: RunTable) -> None:
-    if len(table) < LEAST_ROWS:
-        why = f"{len(table)} rows are left"
-        raise InputError(
-            "too few runs for a law", where=table.source, why=why, hint="five sizes over two decades of compute are a start"
-        )
+def check(num: int, source: str, least: int = LEAST_ROWS) -> None:
+    """Raises `InputError` where so many rows are too few for a law."""
+    if num < least:
+        hint = "five sizes over two decades of compute are a start"
+        raise InputError("too few runs for a law", where=source, why=f"{num} rows are left", hint=hint)
 
 
 def _units(table: RunTable) -> list[str]:

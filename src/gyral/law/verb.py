@@ -19,7 +19,7 @@ from gyral.law.fit import Loss
 from gyral.law.kept import chart_of, write
 from gyral.law.mixture_allocate import worth_of
 from gyral.law.places import laws_of, register_of, runs_of
-from gyral.law.runs import RunTable, append, load, read, table_of
+from gyral.law.runs import RunTable, append, check, load, read, table_of
 from gyral.law.sweep import Stop, stops
 
 
@@ -213,17 +213,17 @@ def bring(root: Path, path: Path, names: Mapping[str, str], set_to: Mapping[str,
 
     Raises
     ------
-    InputError : a row cannot be used; nothing is added.
+    InputError : a row cannot be used, or all are too few for a law, with those that are there; nothing is added.
     """
-    table = load(path)
-    read(path, names)  # refuses what could not be fitted
+    table, target = load(path), runs_of(root)
+    new = read(path, names, least=1)  # refuses what could not be fitted
+    check(len(new) + (load(target).num_rows if target.exists() else 0), str(path))
     renamed = {theirs: ours for ours, theirs in names.items()}
     known = set(renamed.values())
     rows = []
     for row in table.to_pylist():
         told = {renamed.get(column, column): value for column, value in row.items() if column in renamed or column not in known}
         rows.append({**told, **set_to})
-    target = runs_of(root)
     append(target, rows)
     return {"added": len(rows), "rows": load(target).num_rows, "table": str(target)}
 

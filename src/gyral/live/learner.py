@@ -125,6 +125,7 @@ class Learner:
             with contextlib.suppress(OSError):  # the disk is full: the next look tries again, and nobody has to start anew
                 self.server.publish(newest)
                 fail_point("live.published")
+            self.online.cut(self.server.published.step)
             return
         self.server.published.refused += 1
         self._has_to_go_back = self.verdict.goes_back
@@ -142,24 +143,19 @@ class Learner:
         self._has_to_go_back = False
 
     def _freeze(self) -> None:
-        """A copy of everything as a model of its own, which is not learned any more."""
+        """A copy of what is published as a model of its own, which is not learned any more.
+
+        Where nothing is published, or shards fold their logs just now, the next turn tries again.
+        """
         known = Known(self.job.config.params.dim, self.job.config.train.seed)
-        known.name(self.model.names, self.model.titles)
-        known.hour = self.online.hour
-        codes = [*range(len(self.model.names))]
-        for name in tables.OF_OBJECTS:
-            known.put(name, np.array(codes), self.server.pull(name, np.array(codes)))
-        known.put(tables.SMALL, np.zeros(1, np.int64), self.server.pull(tables.SMALL, np.zeros(1, np.int64)))
-        keys = np.array(sorted(self.model.subjects), np.int64)
-        for name in (tables.SUBJECT, tables.PAST):
-            known.put(name, keys, self.server.pull(name, keys))
-        known.flip()
+        if not Follower(self.folder, known, lambda *_: None).poll():
+            return
         settings = {
             "kind": "frozen", "dim": known.dim, "names": known.names, "titles": known.titles, "hour": known.hour,
         }  # fmt: skip
         card = Card(
-            family="live", dataset=self.job.name, run=self.job.run, metric="recall_at_10",
-            num_subjects=len(keys), num_objects=len(codes), num_interactions=self.model.learned,
+            family="live", dataset=self.job.name, run=self.job.run, metric="recall_at_10", num_subjects=len(known.pasts),
+            num_objects=len(known.names), num_interactions=int(known.view.count_V.sum(dtype=np.float64)),
         )  # fmt: skip
         made = cards.publish(self.root, self.job.frozen, Weights(known.arrays(), settings), None, card)
         write_atomic(self.folder / FROZEN, made.model)
@@ -193,7 +189,7 @@ class Learner:
             "loss": _plain(self.model.loss),
             "rows": self.model.rows,
             "objects": len(self.model.names),
-            "subjects": len(self.model.subjects),
+            "subjects": sum(shard["rows"][tables.PAST] for shard in stats["shards"]),
             "staleness": stats["staleness"]["pushes"],
             "silent_s": round(time.monotonic() - self._last_step, 3),
             "dropped": dict(self.online.dropped + self.model.dropped),

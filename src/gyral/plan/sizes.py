@@ -93,7 +93,7 @@ def bytes_as(to: str, weights: Weights, patterns: Sequence[str]) -> Figure:
         value_bytes = weights.arrays[name].itemsize
         if name in halved:
             value_bytes = 1 if last.startswith("int8") else 2 if last == "bf16" else value_bytes
-            total += sparse.theory_bytes(shape, value_bytes) + (4 * shape[0] if last.startswith("int8") else 0)
+            total += sparse.stored_bytes(shape, value_bytes) + (4 * shape[0] if last.startswith("int8") else 0)
         else:
             total += kept[name] * _matrix_bytes(last, name, (shape[0], shape[1]), value_bytes)
     exact = not halved and all(share == 1.0 for share in kept.values()) and last != "int4-mixed"

@@ -6,7 +6,8 @@ not hold for certain, from the same entries under the same numbers; the tables s
 So every event is learned exactly once whoever dies where. The journal also gives objects their codes, in the order in which
 they were let in, and says when each entry was acknowledged, from which whoever serves tells how fresh it is.
 
-One fsync a step (at most ten a second) is the price; the events themselves are not written again.
+One fsync a step (at most ten a second) is the price; the events themselves are not written again. Steps that are published are
+one line of the journal after a while, so neither it nor what is read at a start grows with them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from gyral.errors import InputError
 from gyral.event.codec import decode_payload
 from gyral.log.base import Entry, EventLog
 from gyral.log.writer import Gone, LogError
-from gyral.model.live.journal import Journal, Step
+from gyral.model.live.journal import Base, Journal, Step
 
 TAILED = ("events", "ingest")
 """Kinds of partitions that behaviour comes in by; what was answered is in others. A topic has everything in one kind."""
@@ -64,9 +65,6 @@ class Learns(Protocol):
     def name(self, objects: list[str], titles: list[str]) -> None:
         """They got the next codes."""
 
-    def knew(self, subjects: list[str]) -> None:
-        """They are in a step that is not done again."""
-
     def learn(self, step: Step, met: Met) -> None: ...
 
 
@@ -101,19 +99,22 @@ class Online:
         self.trouble = ""
         """Why a log that is elsewhere cannot be read just now; the next step tries again."""
         self._ids = RecentIds()
+        self._since = [(0, dict(self.offsets))] * 2
+        """(step, offsets) where the collections of ids begin: those of `_ids`, and those before that a cut may still name."""
         self._last_step = 0.0
         self._reading: dict[str, tuple[int, Iterator[Entry]]] = {}
         """Partition → the next offset of a reading that goes on, while steps are done again."""
 
     def recover(self) -> int:
         """Do again what may not be in the tables; how many steps that were."""
-        steps = self.journal.found()
+        base, steps = self.journal.found()
+        if base.seq:
+            self._begin_at(base)
         held = [step for step in steps if step.seq <= self._model.applied]
         for step in held:
             self._model.name(step.objects, step.titles)
             batches = self._read_again(step)
             self._ids.is_new(batches)
-            self._model.knew([name for batch in batches for name in batch.column("subject").unique().to_pylist() if name])
             self.seen += sum(batch.num_rows for batch in batches)
             self._passed(step)
         again = steps[len(held) :]
@@ -142,11 +143,47 @@ class Online:
         self.journal.add(step)
         self._model.name(objects, titles)
         self._model.learn(step, met)
+        self._turned(step.seq)
         return step
+
+    def cut(self, published: int) -> None:
+        """Shorten the journal, where that is worth it and everybody may read up to a step.
+
+        Raises
+        ------
+        OSError : see `Journal.cut`.
+        """
+        if self.journal.can_cut(published):
+            self.journal.cut(published, self._since)
+            while len(self._since) > 2 and self._since[2][0] <= self.journal.cut_at:
+                del self._since[0]
+
+    def _begin_at(self, base: Base) -> None:
+        """As it was after the last step of a base. Ids are read again from the log, as many as are remembered.
+
+        One that came twice may be known for longer than it was.
+        """
+        self._model.name(base.objects, base.titles)
+        older, newer = base.since
+        for first, end in ((older, newer), (newer, base.offsets)):
+            self._ids.turn()
+            self._since = [self._since[-1], (base.seq, dict(first))]
+            for name in end:
+                for entry in self._entries(name, first.get(name, 0), end[name]):
+                    if (batch := self._events_of(name, entry)) is not None:
+                        self._ids.is_new([batch])
+        self.offsets, self.seen, self.hour = self.offsets | base.offsets, base.seen, base.hour
 
     def _passed(self, step: Step) -> None:
         self.offsets.update({name: end for name, (_, end) in step.taken.items()})
         self.hour = max(self.hour, step.hour)
+        self._turned(step.seq)
+
+    def _turned(self, seq: int) -> None:
+        """Note where a new collection of ids begins, if one does."""
+        if self._ids.is_full:
+            self._ids.turn()
+            self._since.append((seq, dict(self.offsets)))
 
     def close(self) -> None:
         """The log stays open."""
@@ -243,9 +280,9 @@ class Online:
 class RecentIds:
     """Which event ids came lately: a device that heard no answer sends again, and the log takes what it is told.
 
-    Two collections of hashes (64 bits, salted by the process), of which the older is forgotten when the newer is full: between
-    `size` and twice as many are known. Each is runs of sorted hashes, a run at least twice as long as the next: 8 bytes an id,
-    where sets take 80.
+    Two collections of hashes (64 bits, salted by the process); `turn`, due when the newer is full, forgets the older and begins
+    a new one: between `size` and twice as many are known. Each is runs of sorted hashes, a run at least twice as long as the
+    next: 8 bytes an id, where sets take 80.
     """
 
     def __init__(self, size: int = 500_000) -> None:
@@ -253,19 +290,26 @@ class RecentIds:
         self._new: list[np.ndarray] = []
         self._old: list[np.ndarray] = []
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to `turn`, which is left to the caller, who may want to know where that was."""
+        return sum(map(len, self._new)) >= self._size
+
+    def turn(self) -> None:
+        """Forget the older collection, and begin a new one."""
+        self._old, self._new = self._new, []
+
     def is_new(self, batches: list[pa.RecordBatch]) -> list[np.ndarray]:
         """For each batch, which rows have an id that did not come before, in these batches or earlier."""
-        lengths = [batch.num_rows for batch in batches]
-        names = [name for batch in batches for name in batch.column("event_id").to_pylist()]
-        keys, first = np.unique(np.array([hash(name) for name in names], np.int64), return_index=True)
+        keys, first, num = _keys_of(batches)
         fresh = np.ones(len(keys), dtype=bool)
         for run in (*self._new, *self._old):
             place = np.minimum(np.searchsorted(run, keys), len(run) - 1)
             fresh &= run[place] != keys
-        mask = np.zeros(len(names), dtype=bool)
+        mask = np.zeros(num, dtype=bool)
         mask[first[fresh]] = True
         self._add(keys[fresh])
-        return np.split(mask, np.cumsum(lengths)[:-1]) if batches else []
+        return np.split(mask, np.cumsum([batch.num_rows for batch in batches])[:-1]) if batches else []
 
     def _add(self, keys: np.ndarray) -> None:
         if not len(keys):
@@ -273,8 +317,13 @@ class RecentIds:
         while self._new and len(self._new[-1]) < 2 * len(keys):
             keys = np.sort(np.concatenate([self._new.pop(), keys]), kind="stable")
         self._new.append(keys)
-        if sum(map(len, self._new)) >= self._size:
-            self._old, self._new = self._new, []
+
+
+def _keys_of(batches: list[pa.RecordBatch]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Hashes of the ids, ascending and once each; the row where each stands first; how many rows there are."""
+    names = [name for batch in batches for name in batch.column("event_id").to_pylist()]
+    keys, first = np.unique(np.array([hash(name) for name in names], np.int64), return_index=True)
+    return keys, first, len(names)
 
 
 def _newest_us(batch: pa.RecordBatch) -> int:

@@ -86,8 +86,6 @@ class Visits:
         self.last_visits: list[Visit] = []
         self.loss = float("nan")
         """Mean of a moving window of visits, in nats."""
-        self.subjects: set[int] = set()
-        """Keys of all who did anything."""
         self.quiet: list[tuple[int, int]] = []
         """Ranges of steps of which facts are kept and gradients are not: what a roll-back left out."""
         self._waiting: Counter[str] = Counter()
@@ -120,10 +118,6 @@ class Visits:
         self.names += objects
         self.titles += titles
 
-    def knew(self, subjects: list[str]) -> None:
-        """They are in a step that is not done again."""
-        self.subjects.update(t.keys_of(subjects).tolist())
-
     def count(self) -> None:
         """Take the number of events learned from the tables, where it is exact whatever was done again."""
         rows = self.tables.pull(t.SEEN, np.arange(len(self.names)))
@@ -146,7 +140,6 @@ class Visits:
         """Visits in order, and each subject's past before and after all of them."""
         keys = t.keys_of(met.subject)
         who = np.unique(keys)
-        self.subjects.update(who.tolist())
         before = dict(zip(who.tolist(), self.tables.pull(t.PAST, who), strict=True)) if len(who) else {}
         now = dict(before)
         found = []

@@ -21,6 +21,7 @@ from gyral.model.recommender import Interactions, Spec
 from gyral.run import Run
 from gyral.train import closed_form, ranking_candidate, sequence_candidate
 from gyral.train.fitted import Fitted
+from gyral.train.reading import reads
 
 
 class Shared(NamedTuple):
@@ -57,6 +58,10 @@ def shared(data: Dataset, config: Config, budget_s: float) -> Shared:
     return Shared(rows, inputs, interactions, split, repeats, net_s, ranker_s, budget_s - net_s - ranker_s)
 
 
+@reads(
+    why="a `recommender` is fitted in closed form, without steps and without a teacher",
+    hint="`--set train.task=sequence` learns by gradients and reads it; `lm` and `vision` do so anyway",
+)
 def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) -> Fitted:
     """Number the names, let the candidates compete on the last part of the events, fit the winner on all of them."""
     rows, inputs, interactions, split, repeats, net_s, ranker_s, closed_s = has = shared(data, config, budget_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from gyral import plugins
@@ -11,7 +11,21 @@ from gyral.model import card as cards
 from gyral.model.card import Card
 from gyral.run import Run
 from gyral.train import neural, resume, sync
+from gyral.train.fitted import Fitted
 from gyral.train.readers import folder
+
+
+def trainer_of(config: Config) -> Callable[..., Fitted]:
+    """The trainer that a configuration chooses: of what ranks learn together, of a task, else the family's own.
+
+    Raises
+    ------
+    UsageError : no such family.  ConfigError : settings that do not go together.
+    """
+    fit: Callable[..., Fitted] = plugins.find("trainer", plugins.find("family", config.train.family).name)
+    if config.train.task:  # what is learned by gradients is trained in one way, whatever it is
+        fit = neural.fit
+    return sync.trainer_of(config) or fit
 
 
 def train(
@@ -38,10 +52,7 @@ def train(
         dataset = resume.adopt(root, resume_from, dataset, config, run)
     data = folder.find(root, dataset)
     run.reads("dataset", data.name)
-    fit = plugins.find("trainer", family.name)
-    if config.train.task:  # what is learned by gradients is trained in one way, whatever it is
-        fit = neural.fit
-    fit = sync.trainer_of(config) or fit
+    fit = trainer_of(config)
     if by_steps := fit is neural.fit:
         from gyral.train import budget
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from gyral.errors import GyralError
-from gyral.model.live import places
-from gyral.model.live.journal import JOURNAL, Step, read_steps
+from gyral.model.live import journal, places
+from gyral.model.live.journal import JOURNAL, Step
 from gyral.model.live.known import Known
 from gyral.params import segment_kernel as kernel
 from gyral.params.chain import Chain, Folder, name_of, numbers
@@ -62,7 +62,9 @@ class Follower:
         self.flips = 0
         self._cuts: dict[str, int] = {}
         self._versions: dict[tuple[str, str], np.ndarray] = {}
-        self._offset = self._named = 0
+        self._offset = self._named = self._read_to = 0
+        self._head = b""
+        """How the file begins that `_offset` is a place in: a journal that was cut is another file."""
         self._steps: deque[Step] = deque()
         self._stamp: tuple[int, int] = (0, 0)
         self._newest_us = 0
@@ -85,7 +87,9 @@ class Follower:
             if published.version == self.published.version:
                 self._stamp = (about.st_ino, about.st_mtime_ns)
                 return False
-            self._name(published.step)
+            if not self._name(published.step):
+                published = places.read_published(self._folder)
+                self._name(published.step)
             for shard, last in published.cuts.items():
                 self._read(shard, last)
             self._known.hour = published.hour
@@ -110,16 +114,28 @@ class Follower:
             "silent_s": None if silent is None else round(max(silent, 0.0), 3),
         }  # fmt: skip
 
-    def _name(self, last: int) -> None:
-        """Objects of steps up to the last; of later ones nothing is known yet."""
-        if not (self._folder / JOURNAL).exists():
-            return
-        steps, self._offset = read_steps(self._folder / JOURNAL, self._offset)
-        self._steps.extend(steps)
+    def _name(self, last: int) -> bool:
+        """Objects of steps up to the last; of later ones nothing is known yet. False: the journal was cut after that step was
+        published, so a later one is."""
+        path = self._folder / JOURNAL
+        if not path.exists():
+            return True
+        base, steps, self._offset, self._head = journal.read(path, self._offset, self._head)
+        self._steps.extend(step for step in steps if step.seq > self._read_to)
+        if steps:
+            self._read_to = steps[-1].seq
+        if base is not None and base.seq > self._named:
+            if base.seq > last:
+                self._offset = 0
+                return False
+            here = len(self._known.names)
+            self._known.name(base.objects[here:], base.titles[here:])
+            self._named = base.seq
         for step in self._steps:
             if self._named < step.seq <= last:
                 self._known.name(step.objects, step.titles)
                 self._named = step.seq
+        return True
 
     def _seen(self, published: places.Published) -> None:
         now = time.time()

@@ -121,8 +121,8 @@ def filled(values: np.ndarray, places: np.ndarray, columns: int) -> np.ndarray:
     return np.concatenate([groups.reshape(rows, end), values[:, KEPT * num :]], axis=1)
 
 
-def theory_bytes(shape: Sequence[int], value_bytes: float) -> float:
-    """Of a matrix by its numbers kept and 4 bits a group."""
+def stored_bytes(shape: Sequence[int], value_bytes: int) -> int:
+    """What a matrix takes in a file, by its shape: the numbers kept and 4 bits a group, whole bytes a row."""
     rows, columns = shape
     num = columns // GROUP
-    return rows * ((KEPT * num + columns % GROUP) * value_bytes + num / 2)
+    return rows * ((KEPT * num + columns % GROUP) * value_bytes + -(-num // 2))

@@ -36,12 +36,19 @@ from gyral.train.federated import privacy
 from gyral.train.federated.devices import Fleet
 from gyral.train.federated.rounds import Rounds, Told, message_bytes
 from gyral.train.fitted import Fitted
+from gyral.train.reading import reads
 from gyral.train.sync import for_devices
 from gyral.train.tasks import open_task
 
 MEASURED_ON = "the last fifth of the events, asked with the histories of devices, full ranking"
 
 
+@reads(
+    "train.federated",
+    "train.evaluate_every",
+    why="devices learn by `train.federated`",
+    hint="`gyral show config.train` lists `train.federated`; or leave `--sync federated` out",
+)
 def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) -> Fitted:
     """Train over rounds of simulated devices.
 
