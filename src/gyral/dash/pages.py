@@ -32,6 +32,7 @@ from gyral.dash import (
     figures,
     foretold,
     formats,
+    front,
     gather,
     live,
     load,
@@ -140,7 +141,7 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "plural",
     ):
         environment.filters[name] = getattr(formats, name)
-    drawing = (compare, figures, faults, foretold, live, load, params, planning, scaling, serving)
+    drawing = (compare, figures, faults, foretold, front, live, load, params, planning, scaling, serving)
     environment.globals.update({each.__name__.rpartition(".")[2]: each for each in drawing})
     environment.globals.update(rate=formats.rate, value_of=formats.value_of, version=__version__)
     others = plugged.found()
