@@ -57,3 +57,27 @@ def test_a_live_loop_tells_its_stations_how_fast_it_goes_now(project, home, edit
     assert next(each for each in data["verbs"] if each["verb"] == "serve")["rate"] == 100.0, "of all its time"
     assert next(each for each in data["costs"] if each["what"] == "1,000 answers")["cpu_s"] == 4.0
     assert "4 CPU-s / 1,000" in page.text
+
+
+def test_a_live_loop_is_divided_by_its_processes_and_its_server_by_its_threads(project, home, edit_lineage, parse):
+    spent = {"population": 50.0, "server": 29.0, "learner": 8.0, "shards": 2.0}
+    edit_lineage(1, verb="loop", started="2030-01-01T00:00:00Z", summary={"learned": 4_000, "cpu_s": spent})
+    with open(project / "runs/1/metrics.jsonl", "a") as lines:
+        lines.write(json.dumps({"type": "live", "t": 9.0, "cpu_s": spent, "rows_per_s": 5.0}) + "\n")
+    summary = {"impressions": 500, "accepted": 10_000, "taking_in_cpu_s": 6.0}
+    edit_lineage(25, verb="serve", started="2030-01-01T00:00:01Z", cpu_s=30.0, summary=summary)
+    data, page = home()
+    parts = {each["part"]: each["cpu_s"] for each in data["parts"]}
+    assert parts == {"population": 50.0, "taking in": 6.0, "answering": 24.0, "learner": 8.0, "shards": 2.0}
+    assert sum(each["share"] for each in data["parts"]) == pytest.approx(1)
+    verbs = {each["verb"]: each["cpu_s"] for each in data["verbs"]}
+    assert (verbs["ingest"], verbs["train"], verbs["serve"]) == (6.0, 10.0, 24.0)
+    costs = {each["what"]: (each["cpu_s"], [run["run"] for run in each["runs"]]) for each in data["costs"]}
+    assert costs["1,000 events taken in"] == (pytest.approx(0.6), [25])
+    assert costs["1,000 events learned live"] == (pytest.approx(2.5), [1])
+    assert costs["1,000 answers"] == (pytest.approx(48.0), [25])
+    text = parse(page.text).text
+    assert "the learner 8.0 s 8.9 %" in text and "events taken in, by the server 6.0 s 6.7 %" in text
+    edit_lineage(25, status="running", cpu_s=0.0, summary={})
+    data, _ = home()
+    assert {each["part"]: each["cpu_s"] for each in data["parts"]} == spent, "a server that runs says nothing of itself yet"
