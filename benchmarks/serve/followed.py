@@ -2,13 +2,13 @@
 `/changes` are open, and while ten browsers follow the first page.
 
 A browser here is what the script of the pages does: it holds a stream and, once told of a change, asks for the page again, two
-seconds after the last time at the earliest, later where the page took long. The server writes a line of its run each second, so
-there always is a change. Requests are due at fixed moments, 100 a second over 16 connections, and latency counts from the moment
-they were due. Nobody, streams and browsers take turns; CPU is of the server's process. Browsers are a process of their own on the
-same two cores.
+seconds after the last time at the earliest, later where the page took long. The server writes a line of its run each second,
+so there always is a change. Requests are due at fixed moments, 100 a second over 16 connections, and latency counts from the
+moment they were due. Nobody, streams and browsers take turns; CPU is of the server's process. Browsers are a process of their
+own on the same two cores.
 
-Written before the first run: streams cost nothing that can be seen (a look at the folder a second, shared); browsers, at most five
-pages a second of about 10 ms each, double the p99.
+Written before the first run: streams cost nothing that can be seen (a look at the folder a second, shared); browsers, at most
+five pages a second of about 10 ms each, double the p99.
 
     .venv/bin/python benchmarks/serve/followed.py      (about three minutes)
 """
@@ -62,7 +62,7 @@ def served(folder: Path) -> Iterator[tuple[str, int, list[str]]]:
 
 def subjects_of(folder: Path) -> list[str]:
     """Whom the dataset knows."""
-    file = next((folder / "datasets").glob("online_retail@2/*.parquet"))
+    file = next((folder / "datasets").glob("online_retail@2/shards/*.parquet"))
     return sorted(set(pq.read_table(file, columns=["subject"])["subject"].to_pylist()))[:2_000]
 
 
