@@ -62,6 +62,7 @@ def home(root: Path, lake_overview: LakeOverview) -> Data:
         "parts": stations.parts(found, last_loop, lines),
         "price": stations.price_of_a_core(),
         "loop": loop,
+        "other_loops": _other_loops(found, last_loop),
         "live": live.headline(lines),
         "counts": {
             "events": events.get("rows", 0),
@@ -71,6 +72,21 @@ def home(root: Path, lake_overview: LakeOverview) -> Data:
         },
         "recent": [_row(run) for run in found[:NUM_RECENT]],
     }
+
+
+def _other_loops(found: list[Lineage], shown: Lineage | None) -> list[Data]:
+    """The newest loop over each other source, and the other way over the same: in turns, or live."""
+    newest: dict[tuple[str, bool], Lineage] = {}
+    for run in found:
+        source = next((each.name for each in run.inputs if each.kind == "source"), "")
+        if run.verb == "loop" and source:
+            newest.setdefault((source, "visits" in run.summary), run)
+    rows = []
+    for (source, _), run in newest.items():
+        if shown is not None and run.run != shown.run:
+            worth = gain(read_turns([], run.summary))
+            rows.append({**_row(run), "source": Path(source).name, "over_frozen": worth["over_frozen"] if worth else None})
+    return rows[:NUM_RECENT]
 
 
 def runs(root: Path, verb: str = "") -> Data:

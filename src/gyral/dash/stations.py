@@ -14,12 +14,11 @@ from typing import Any
 from gyral.dash import formats
 from gyral.dash.headline import headline
 from gyral.dash.records import Turn, read_lines
+from gyral.dash.serving import answering, taking_in
 from gyral.run import Lineage
 
 VERBS = ("ingest", "curate", "train", "compress", "serve")
 MAKE_A_MODEL = ("curate", "train", "compress")
-TAKING_IN = "taking_in_cpu_s"
-"""In the summary of what listens: what it took to take events in."""
 OF_LIVE = {
     "population": "people who come, and what is read and written for them",
     "taking in": "events taken in, by the server",
@@ -55,7 +54,10 @@ def stations(root: Path, found: Sequence[Lineage], turns: Sequence[Turn], loop: 
             spent = {each["part"]: each["cpu_s"] for each in parts(found, of_loop, lines)}
             cpu_s = spent.get("taking in") if verb == "ingest" else _sum(spent.get("learner"), spent.get("shards"))
             pace = {"rate": _number((live or {}).get(name)), "unit": unit, "cpu_s": cpu_s}
-            told.append({**_of(of_loop), **pace, "verb": verb, "headline": ""})
+            learner = (live or {}).get("learner")
+            done = (live or {}).get("events") if verb == "ingest" else (learner or {}).get("learned")
+            text = f"{formats.count(done)} events {'in' if verb == 'ingest' else 'learned'}" if _number(done) else ""
+            told.append({**_of(of_loop), **pace, "verb": verb, "headline": text})
         elif run is not None:
             told.append(_station(root, verb, run, turns, loop))
         elif verb == "serve" and loop is not None and turns:
@@ -80,7 +82,7 @@ def parts(found: Sequence[Lineage], loop: Lineage | None, lines: Lines) -> list[
     server = next((run for run in found if run.verb == "serve" and run.parent == loop.run and run.cpu_s > 0), None)
     if server is not None:
         whole = max(_number(known.pop("server", None)) or 0.0, server.cpu_s)
-        known |= {"taking in": _taking_in(server), "answering": whole - (_taking_in(server) or 0.0)}
+        known |= {"taking in": taking_in(server), "answering": whole - (taking_in(server) or 0.0)}
     spent = {part: value for part in OF_LIVE if (value := _number(known.get(part))) is not None and value > 0}
     total = sum(spent.values())
     return [{"part": part, "what": OF_LIVE[part], "cpu_s": value, "share": value / total} for part, value in spent.items()]
@@ -98,19 +100,19 @@ def lag(turns: Sequence[Turn], lines: Lines) -> Data | None:
 
 
 def costs(found: Sequence[Lineage]) -> list[Data]:
-    """What 1,000 events, a model and 1,000 answers took, by the newest runs that say so."""
+    """What a million events, a model and 1,000 answers took, by the newest runs that say so."""
     from gyral.plan.cost import PRICES
 
     price, done = PRICES["usd_core_hour"], [run for run in found if run.status in ("done", "interrupted") and run.cpu_s > 0]
     told = []
-    for what, runs, per, cost in (
-        ("1,000 events taken in", _newest(done, "accepted", _took_in), "accepted", _took_in),
-        ("1,000 events learned live", _newest(done, "learned", _learning), "learned", _learning),
-        ("a model", _makers(done), "", _whole),
-        ("1,000 answers", _newest(done, "impressions", _answering), "impressions", _answering),
+    for what, runs, per, many, cost in (
+        ("a million events taken in", _newest(done, "accepted", _took_in), "accepted", 1e6, _took_in),
+        ("a million events learned live", _newest(done, "learned", _learning), "learned", 1e6, _learning),
+        ("a model", _makers(done), "", 1, _whole),
+        ("1,000 answers", _newest(done, "impressions", _answering), "impressions", 1e3, _answering),
     ):
         if runs:
-            number = runs[0].summary[per] / 1000 if per else 1
+            number = runs[0].summary[per] / many if per else 1
             cpu_s = sum(cost(run) or 0.0 for run in runs) / number
             usd = {name: cpu_s / SECONDS_AN_HOUR * value for name, value in zip(("low", "high"), price.interval, strict=True)}
             usd["value"] = cpu_s / SECONDS_AN_HOUR * price.value
@@ -135,17 +137,13 @@ def _whole(run: Lineage) -> float | None:
     return run.cpu_s
 
 
-def _taking_in(run: Lineage) -> float | None:
-    return _number(run.summary.get(TAKING_IN))
-
-
 def _took_in(run: Lineage) -> float | None:
     """What events took: all of a run that does nothing else, a part of a server."""
-    return run.cpu_s if run.verb == "ingest" else _taking_in(run) if run.verb == "serve" else None
+    return run.cpu_s if run.verb == "ingest" else taking_in(run) if run.verb == "serve" else None
 
 
 def _answering(run: Lineage) -> float | None:
-    return run.cpu_s - (_taking_in(run) or 0.0) if run.verb == "serve" else None
+    return answering(run) if run.verb == "serve" else None
 
 
 def _learning(run: Lineage) -> float | None:

@@ -18,6 +18,8 @@ from gyral.dash.charts.marks import Format, figure
 NEAR = 16
 """Two labels whose marks are nearer along x, in hundredths of the plot, are moved apart."""
 
+HIGHEST, LOWER = 6, 26
+"""A label higher than this, px below the top, would meet the title; it goes so much lower, below its mark."""
 LEAST_SPAN = 0.05
 """Of the largest value: the least that an axis that does not begin at zero covers."""
 
@@ -72,8 +74,16 @@ def scatter_chart(
             ).format(height, steps)
         )
     placed: list[tuple[float, float]] = []
+    drawn: list[Spot] = []
     for each in sorted(spots, key=lambda spot: (spot.on_front, spot.y)):  # what is on the front is drawn over the others
         place = top(each.y) - 9
+        if each.label != "" and any(_is_at(other, each) and other.label for other in drawn):
+            each = each._replace(label="")  # its number stands there: two models alike are one place
+        elif each.label:
+            same = [other.label or "" for other in spots if _is_at(other, each) and other.label]
+            each = each._replace(label=", ".join(sorted(same, key=len)))
+            place += LOWER * (place < HIGHEST)
+        drawn.append(each)
         if each.label != "":
             while any(abs(x - left(each)) < NEAR and abs(y - place) < END_GAP for x, y in placed):
                 place -= END_GAP
@@ -100,6 +110,11 @@ def _mark(spot: Spot, left: float, top: float, place: float, series: str, x_form
             left, place, "end" if left > 50 else "start", label
         )
     return Markup('<a href="{0}" aria-label="{1}">{2}</a>').format(spot.href, told, drawn) if spot.href else drawn
+
+
+def _is_at(one: Spot, other: Spot) -> bool:
+    """Whether two marks cover one another."""
+    return abs(one.x - other.x) <= 1e-3 * abs(other.x) and abs(one.y - other.y) <= 1e-3 * abs(other.y)
 
 
 def _is_named(spots: Sequence[Spot]) -> bool:
