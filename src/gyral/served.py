@@ -177,6 +177,11 @@ class ServedModel:
             asyncio.run(post(self.url, "/v1/feedback", body, *self.headers))
 
     @property
+    def pid(self) -> int:
+        """Of the server's process, 0 while there is none."""
+        return self._process.pid if self._process is not None else 0
+
+    @property
     def headers(self) -> list[str]:
         """What the loop says beside what it sends and asks: a key of its own, which is good where any is wanted."""
         return [f"authorization: Bearer {self._secret}"]

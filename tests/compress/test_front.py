@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gyral.compress.front import ALIKE, chosen, on_front
+from gyral.compress.front import ALIKE, chosen, on_front, point_of
 from gyral.config.sections import DeviceTier
 from gyral.model.card import Variant
 
@@ -15,7 +15,7 @@ def test_the_front_is_what_nothing_beats():
     random = np.random.default_rng(0)
     for metric, sign in (("ndcg_at_10", 1), ("bits_per_byte", -1)):
         every = [variant(str(at), *map(float, random.integers(1, 6, 3) * 10)) for at in range(40)]
-        found = on_front(every, metric)
+        found = on_front([point_of(each, metric) for each in every])
         for each, is_front in zip(every, found, strict=True):
             mine = (sign * each.quality, -each.size_bytes, -each.p50_ms["8"])
             others = [(sign * one.quality, -one.size_bytes, -one.p50_ms["8"]) for one in every]
@@ -26,8 +26,9 @@ def test_the_front_is_what_nothing_beats():
 
 def test_times_within_the_noise_say_nothing_and_what_failed_is_nowhere():
     near = [variant("a", 0.5, 10, 1.0), variant("b", 0.5, 10, 1 + 0.9 * ALIKE), variant("c", 0.5, 9, 1 + 0.9 * ALIKE)]
-    assert on_front(near[:2], "recall") == [True, True] and on_front(near, "recall") == [False, False, True]
-    assert on_front([Variant("x", why="cannot be made"), near[0]], "recall") == [False, True]
+    points = [point_of(each, "recall") for each in near]
+    assert on_front(points[:2]) == [True, True] and on_front(points) == [False, False, True]
+    assert on_front([point_of(Variant("x", why="cannot be made"), "recall"), points[0]]) == [False, True]
 
 
 def test_a_battery_gets_the_smallest_and_a_machine_the_best_of_the_fastest():

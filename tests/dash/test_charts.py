@@ -182,3 +182,17 @@ def test_without_ends_the_legend_alone_names_the_lines_and_dots_are_dots():
     assert 'class="end' in with_ends and 'class="end' not in without and "no-ends" in without
     legend = without[: without.index('<div class="frame')]
     assert legend.count('<circle class="fill-seen"') == 1 and legend.count('<path class="stroke-one"') == 1
+
+
+def test_spots_that_cover_one_another_share_a_label_that_stays_below_the_title():
+    spots = [
+        charts.Spot("a@1", 10.0, 0.5, href="models/a@1", label="1", on_front=True),
+        charts.Spot("b@1", 10.0, 0.5, href="models/b@1", label="2", on_front=True),
+        charts.Spot("c@1", 90.0, 0.1, href="models/c@1", label=""),
+    ]
+    drawn = str(charts.scatter_chart(spots, title="Front", series="s", x_label="x", from_zero=False))
+    labels = re.findall(r'<text class="tick x" x="10\.[^"]*" y="([-.0-9]+)"[^>]*>([^<]+)</text>', drawn)
+    assert [text for _, text in labels] == ["1, 2"] and float(labels[0][0]) > 5
+    links = re.findall(r'<a href="([^"]+)" aria-label="([^"]+)">', drawn)
+    assert {href for href, _ in links} == {"models/a@1", "models/b@1", "models/c@1"} and 'role="group"' in drawn
+    assert all(name.startswith(href.removeprefix("models/")) for href, name in links) and "<desc>" in drawn

@@ -64,3 +64,30 @@ def test_records_of_another_time_foretell_nothing_and_break_no_page(told, overvi
         assert ask(dash, page).status_code == 200, page
     row = ask(dash, "/runs/24.json").json()["foretold"][0]
     assert (row["low"], row["high"], row["took"], row["inside"]) == (2.0, 2.0, None, None)
+
+
+def test_each_step_of_a_loop_has_what_the_loops_before_it_foretold(project, overview, ask, parse, edit_lineage):
+    from gyral.plan.verbs.loop import STEPS
+
+    turns = json.loads((project / "runs/1/lineage.json").read_text())["summary"]["turns"]
+    record = json.loads((project / "runs/1/lineage.json").read_text()) | {"run": 30, "machine": {}}
+    twice = [{**turn, "seconds": {name: 2 * took for name, took in turn["seconds"].items()}} for turn in turns]
+    (project / "runs/30").mkdir()
+    (project / "runs/30/lineage.json").write_text(json.dumps(record | {"summary": {"turns": twice}}))
+    (project / "runs/30/config.toml").write_text('[train]\nbudget = "600s"\n')
+    (project / "runs/1/config.toml").write_text('[train]\nbudget = "600s"\n')
+    edit_lineage(1, machine={})
+    dash = app(project, overview)
+    first, second = ({row["name"]: row for row in ask(dash, f"/runs/{run}.json").json()["foretold_steps"]} for run in (1, 30))
+    assert list(first) == list(second) == list(STEPS)
+    assert {row["by"] for row in first.values()} == {"sheet"} and {row["by"] for row in second.values()} == {"calibrated"}
+    for name, row in second.items():
+        took = sum(turn["seconds"][name] for turn in turns)
+        assert row["took"] == pytest.approx(2 * took) and row["unit"] == "s", name
+        assert row["value"] == pytest.approx(took, rel=0.3), "as the loop before took"
+        assert row["off"] == pytest.approx(row["value"] / row["took"] - 1) and "run 1 of this project" in row["why"]
+    page = parse(ask(dash, "/runs/30").text)
+    assert {("took", name, row["took"]) for name, row in second.items()} <= set(page.marks) and "step by step" in page.text
+    assert ask(dash, "/runs/3.json").json()["foretold_steps"] == []
+    (project / "runs/30/config.toml").write_text("[train")
+    assert ask(dash, "/runs/30.json").json()["foretold_steps"] == []

@@ -91,7 +91,8 @@ def test_all_links_work_wherever_the_pages_are_mounted(project, overview, ask, p
 def test_the_chart_of_turns_shows_the_numbers_of_the_metrics_file(project, overview, ask, parse, path):
     expected = {(name, str(row["turn"]), value) for row in turn_lines(project) for name, value in row["ndcg_at_10"].items()}
     dash = app(project, overview)
-    assert set(parse(ask(dash, path).text).marks) == expected
+    marks = set(parse(ask(dash, path).text).marks)
+    assert {mark for mark in marks if mark[0] not in ("size_bytes", "latency_ms")} == expected
     data = ask(dash, twin(path)).json()
     turns = data["turns"] if path == "/models" else data["loop"]["turns"]
     assert {(name, str(row["turn"]), value) for row in turns for name, value in row["ndcg_at_10"].items()} == expected

@@ -1,10 +1,11 @@
 """The page of plans: what a form asks, what is refused, and that a look changes nothing."""
 
 import hashlib
+import threading
 
 import pytest
 
-from gyral.dash import planning
+from gyral.dash import planning, rationed
 from gyral.dash.pages import app
 from gyral.plan.verbs import Asked, ingest, serve
 
@@ -72,3 +73,54 @@ def test_values_are_written_with_their_units():
     assert planning.told(0.004, "", "int8 loses") == "0.4 %"
     assert planning.told(0.04, "CPU-s") == "40 ms of CPU"
     assert planning.told(2e10, "1/day") == "20G a day" and planning.told(828.4, "usd/day") == "828 usd a day"
+
+
+def test_a_plan_is_kept_until_something_changes_and_new_ones_are_rationed(project, overview, ask, monkeypatch):
+    made = []
+
+    def planned(root, asked):
+        made.append(asked["users"])
+        if asked["users"] < 900:
+            until = rationed.time.thread_time() + 0.03
+            while rationed.time.thread_time() < until:
+                pass
+        return {"plan": {}, "bill": None, "command": str(asked["users"])}
+
+    monkeypatch.setattr(planning, "_planned", planned)
+    monkeypatch.setattr(rationed, "AT_ONCE_S", 0.1)
+    monkeypatch.setattr(rationed, "SHARE", 0.001)
+    dash = app(project, overview)
+    assert [ask(dash, "/plan.json?users=5").json()["command"] for _ in range(3)] == ["5.0"] * 3 and made == [5.0]
+    answers = [ask(dash, f"/plan.json?users={users}") for users in range(10, 18)]
+    good = [answer for answer in answers if answer.status_code == 200]
+    assert 2 <= len(good) <= 4 and answers[-1].status_code == 429, "then it is used up"
+    told = answers[-1].json()
+    assert 1 <= int(answers[-1].headers["retry-after"]) == told["retry_s"] and "too many plans" in told["error"]["what"]
+    page = ask(dash, "/plan?users=99")
+    assert page.status_code == 429 and "too many plans are asked for" in page.text and "<form" in page.text
+    assert ask(dash, "/plan.json?users=5").status_code == 200, "what is kept costs nothing"
+    assert ask(app(project, overview), "/plan.json?users=900").status_code == 200
+    (project / "gyral.toml").write_text("[loop]\nturns = 2\n")
+    assert ask(dash, "/plan.json?users=5").status_code == 429, "another plan, which nobody made yet"
+
+
+def test_one_that_is_being_made_is_waited_for_and_not_for_ever(monkeypatch):
+    monkeypatch.setattr(rationed, "WAIT_S", 0.05)
+    plans, begun, ends = rationed.Rationed(), threading.Event(), threading.Event()
+
+    def slow():
+        begun.set()
+        assert ends.wait(10)
+        return "slow"
+
+    thread = threading.Thread(target=plans.answer, args=("a", slow))
+    thread.start()
+    assert begun.wait(10)
+    with pytest.raises(rationed.Busy):
+        plans.answer("b", lambda: "b")
+    ends.set()
+    thread.join(10)
+    assert plans.answer("a", lambda: "another") == "slow" and plans.answer("b", lambda: "b") == "b"
+    with pytest.raises(ZeroDivisionError):
+        plans.answer("c", lambda: 1 / 0)
+    assert plans.answer("c", lambda: "c") == "c", "an error is not kept, and holds nobody up"

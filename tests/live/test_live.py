@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from gyral.model.live import places
 from gyral.model.live import tables as t
 from gyral.params.chain import Chain, Folder
 from gyral.params.records import weights_of
+from gyral.run import numbers, read_lineage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -172,6 +174,11 @@ def test_somebody_new_is_known_within_a_second_and_learning_beats_what_is_frozen
     quality = result["ndcg_at_10"]  # of four days: learning adds less than noise to counting, and much to what is frozen
     assert result["asked"] > 100 and quality["looped"] > max(quality["frozen_recent"], 0.9 * quality["popularity"])
     assert result["rows_per_s"] > 0 and result["staleness"]
+    (server,) = (each for each in map(partial(read_lineage, tmp_path), numbers(tmp_path)) if each.verb == "serve")
+    taking_in_s = server.summary["taking_in_cpu_s"]
+    assert 0 < taking_in_s < server.cpu_s, "events and answers are told apart"
+    assert set(result["cpu_s"]) == {"population", "server", "learner", "shards"} and result["cpu_s"]["learner"] > 0
+    assert taking_in_s < result["cpu_s"]["server"]
     shown = page.page(tmp_path)
     assert shown["summary"]["recall_at_10"] == result["recall_at_10"] and shown["live"]["num_points"] >= 5
     assert shown["live"]["points"][-1]["recall"] == shown["live"]["recall_at_10"]

@@ -22,24 +22,38 @@ MAX_RUNS = 50
 Meter = Callable[[], float | None]
 
 
+class Processes:
+    """All processes of this machine at one moment; 3 ms of CPU for a hundred of them."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[int, float]] = {}
+        for folder in PROC.iterdir():
+            if folder.name.isdigit():
+                try:
+                    fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                except OSError:
+                    continue
+                self._found[int(folder.name)] = (int(fields[1]), sum(map(float, fields[11:15])) / os.sysconf("SC_CLK_TCK"))
+
+    def alone(self, pid: int) -> float | None:
+        """CPU seconds of a process and of those it started that ended; None when it is gone."""
+        return self._found[pid][1] if pid in self._found else None
+
+    def tree(self, pid: int) -> float | None:
+        """With those it started that still run."""
+        if pid not in self._found:
+            return None
+        members, found = {pid}, True
+        while found:
+            more = {each for each, (parent, _) in self._found.items() if parent in members and each not in members}
+            members |= more
+            found = bool(more)
+        return sum(self._found[each][1] for each in members)
+
+
 def of_tree(pid: int) -> float | None:
     """CPU seconds of a process, those it started, and those of them that ended; None when it is gone."""
-    stats: dict[int, tuple[int, float]] = {}
-    for folder in PROC.iterdir():
-        if folder.name.isdigit():
-            try:
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            stats[int(folder.name)] = (int(fields[1]), sum(map(float, fields[11:15])))
-    if pid not in stats:
-        return None
-    members, found = {pid}, True
-    while found:
-        more = {each for each, (parent, _) in stats.items() if parent in members and each not in members}
-        members |= more
-        found = bool(more)
-    return sum(stats[each][1] for each in members) / os.sysconf("SC_CLK_TCK")
+    return Processes().tree(pid)
 
 
 def of_metrics(url: str) -> float | None:

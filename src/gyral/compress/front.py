@@ -8,6 +8,7 @@ fits its memory (bytes that move are joules), a machine the fastest, and of thos
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from gyral.config.sections import DeviceTier
 from gyral.model.card import Variant
@@ -18,19 +19,38 @@ ALIKE = 0.1
 BATCH = "8"
 
 
-def on_front(variants: Sequence[Variant], metric: str) -> list[bool]:
-    """Of each, whether it is on the front; what was not measured is not."""
-    measured = [each for each in variants if _is_measured(each)]
-    return [_is_measured(each) and not any(dominates(other, each, metric) for other in measured) for each in variants]
+class Point(NamedTuple):
+    """What something is worth and costs; a cost that nobody looks at is 0 of all."""
+
+    goodness: float
+    size_bytes: int = 0
+    time_ms: float = 0.0
 
 
-def dominates(one: Variant, other: Variant, metric: str) -> bool:
+def on_front(points: Sequence[Point | None]) -> list[bool]:
+    """Of each, whether it is on the front; None, what was not measured, is not."""
+    measured = [each for each in points if each is not None]
+    return [each is not None and not any(dominates(other, each) for other in measured) for each in points]
+
+
+def dominates(one: Point, other: Point) -> bool:
     """Whether there is no reason to take the other."""
-    goods = _goodness(one, metric), _goodness(other, metric)
-    times = _time(one), _time(other)
-    if goods[0] < goods[1] or one.size_bytes > other.size_bytes or times[0] > times[1] * (1 + ALIKE):
+    if one.goodness < other.goodness or one.size_bytes > other.size_bytes or one.time_ms > other.time_ms * (1 + ALIKE):
         return False
-    return goods[0] > goods[1] or one.size_bytes < other.size_bytes or times[0] * (1 + ALIKE) < times[1]
+    is_better = one.goodness > other.goodness or one.size_bytes < other.size_bytes
+    return is_better or one.time_ms * (1 + ALIKE) < other.time_ms
+
+
+def goodness(quality: float, metric: str) -> float:
+    """A quality, so that more is better."""
+    return -quality if metric.endswith(SMALLER_IS_BETTER) else quality
+
+
+def point_of(variant: Variant, metric: str) -> Point | None:
+    """Of a variant; None: it was not measured."""
+    if not _is_measured(variant):
+        return None
+    return Point(_goodness(variant, metric), variant.size_bytes, _time(variant))
 
 
 def chosen(tier: DeviceTier, variants: Sequence[Variant], metric: str) -> Variant | None:
@@ -49,8 +69,7 @@ def _is_measured(variant: Variant) -> bool:
 
 
 def _goodness(variant: Variant, metric: str) -> float:
-    quality = variant.quality or 0.0
-    return -quality if metric.endswith(SMALLER_IS_BETTER) else quality
+    return goodness(variant.quality or 0.0, metric)
 
 
 def _time(variant: Variant) -> float:

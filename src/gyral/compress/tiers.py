@@ -78,7 +78,7 @@ def compress_for_tiers(root: Path, name: str, config: Config, run: Run) -> Card:
         rows = [*_timed([(each.row, each.folder) for each in made.values()]), *failed]
         rows = [
             msgspec.structs.replace(row, is_front=is_front)
-            for row, is_front in zip(rows, front.on_front(rows, metric), strict=True)
+            for row, is_front in zip(rows, front.on_front([front.point_of(row, metric) for row in rows]), strict=True)
         ]
         own = [row for row in rows if row.to not in firsts]
         choice = {tier: front.chosen(device, own, metric) for tier, device in wanted.items()}

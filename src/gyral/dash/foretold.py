@@ -41,6 +41,18 @@ def of_run(root: Path, run: Lineage) -> list[Data]:
     return [*_loss(root, run), *of_runs(root).get(run.run, [])]
 
 
+def steps_of(root: Path, run: Lineage) -> list[Data]:
+    """Of a loop that is done, what was foretold of each step in all turns; none of another run."""
+    from gyral.plan.verbs.loop import hindsight
+
+    rows = []
+    for past in hindsight(root, run) if run.verb == "loop" and run.status == "done" else []:
+        low, high = past.told.interval
+        off, inside = past.told.value / past.took_s - 1, low <= past.took_s <= high
+        rows.append({**past.told.as_json(), "name": past.name, "took": past.took_s, "off": off, "inside": inside})
+    return rows
+
+
 def told(value: float | None, unit: str) -> str:
     """A figure as it is read."""
     return formats.NONE if value is None else UNITS.get(unit, formats.loss)(value)

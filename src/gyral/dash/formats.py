@@ -117,8 +117,8 @@ def size_tick(value: float) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Write milliseconds: `4.2 ms`."""
-    return NONE if value is None else f"{value:,.1f} ms"
+    """Write milliseconds: `4.2 ms`, `0.025 ms`."""
+    return NONE if value is None else f"{value:.2g} ms" if 0 < value < 0.1 else f"{value:,.1f} ms"
 
 
 def rate(value: float | None, unit: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from gyral.dash import documents, foretold, formats, live, load, serving, stations
+from gyral.dash import documents, foretold, formats, front, live, load, serving, stations
 from gyral.dash.curves import MAX_POINTS, curves
 from gyral.dash.headline import headline
 from gyral.dash.records import (
@@ -37,6 +37,7 @@ from gyral.run import Lineage
 
 MAX_LOG_LINES = 200
 NUM_RECENT = 8
+MAX_FRONTS = 12
 
 Data = dict[str, Any]
 LakeOverview = Callable[[], dict[str, Any]]
@@ -58,8 +59,10 @@ def home(root: Path, lake_overview: LakeOverview) -> Data:
         "verbs": stations.stations(root, found, turns, last_loop, lines),
         "lag": stations.lag(turns, lines),
         "costs": stations.costs(found),
+        "parts": stations.parts(found, last_loop, lines),
         "price": stations.price_of_a_core(),
         "loop": loop,
+        "other_loops": _other_loops(found, last_loop),
         "live": live.headline(lines),
         "counts": {
             "events": events.get("rows", 0),
@@ -69,6 +72,21 @@ def home(root: Path, lake_overview: LakeOverview) -> Data:
         },
         "recent": [_row(run) for run in found[:NUM_RECENT]],
     }
+
+
+def _other_loops(found: list[Lineage], shown: Lineage | None) -> list[Data]:
+    """The newest loop over each other source, and the other way over the same: in turns, or live."""
+    newest: dict[tuple[str, bool], Lineage] = {}
+    for run in found:
+        source = next((each.name for each in run.inputs if each.kind == "source"), "")
+        if run.verb == "loop" and source:
+            newest.setdefault((source, "visits" in run.summary), run)
+    rows = []
+    for (source, _), run in newest.items():
+        if shown is not None and run.run != shown.run:
+            worth = gain(read_turns([], run.summary))
+            rows.append({**_row(run), "source": Path(source).name, "over_frozen": worth["over_frozen"] if worth else None})
+    return rows[:NUM_RECENT]
 
 
 def runs(root: Path, verb: str = "") -> Data:
@@ -117,9 +135,11 @@ def run(root: Path, number: int) -> Data:
         "turns": _turns(root, turns),
         "gain": gain(turns),
         "foretold": foretold.of_run(root, lineage),
+        "foretold_steps": foretold.steps_of(root, lineage),
         "candidates": [line for line in lines if line.get("type") == "metric" and "candidate" in line],
         "curves": curves(lines),
         "live": live.of_lines(lines),
+        "parts": stations.parts(read_runs(root)[0], lineage, lines) if lineage.verb == "loop" else [],
         "load": load.of_lines(lines),
         "serving": serving.of_lines(lines),
         "rates": _rates(progress),
@@ -141,16 +161,27 @@ def pages_of_run(root: Path, number: int) -> set[str]:
 
 
 def models(root: Path) -> Data:
-    """Gather the list of models and the quality of the newest loop, turn by turn."""
+    """Gather the list of models, what quality costs in size and time, and the quality of the newest loop, turn by turn."""
     found, _ = read_runs(root)
     last_loop = next((run for run in found if run.verb == "loop"), None)
     turns = read_turns(read_lines(root, last_loop.run), last_loop.summary) if last_loop else []
     cards = [read_card(root, name) for name in names(root, "models")]
     cards.sort(key=lambda card: card.created, reverse=True)
+    fronts = front.fronts(cards, front.times(cards, found))
+    for each in fronts:
+        each["dataset_page"] = f"datasets/{each['dataset']}" if exists(root, "datasets", each["dataset"]) else None
+    newest = list({each["metric"]: each for each in reversed(fronts)}.values())[::-1]
+    others = [
+        {"dataset": each["dataset"], "metric": each["metric"], "num_models": len(each["models"])}
+        for each in fronts
+        if each not in newest and each["dataset_page"]
+    ]
     return {
         "running": _is_changing(found),
         "loop": last_loop.run if last_loop else None,
         "turns": _turns(root, turns),
+        "fronts": newest,
+        "other_fronts": others[:MAX_FRONTS],
         "models": [{**_card(root, card), "quality": card.quality} for card in cards],
     }
 
@@ -187,10 +218,12 @@ def dataset(root: Path, name: str) -> Data:
     """
     if not exists(root, "datasets", name):
         raise NotFound(f"there is no dataset `{name}`", hint="see all datasets")
-    learned = [other for other in names(root, "models") if read_card(root, other).dataset == name]
+    cards = [card for other in names(root, "models") if (card := read_card(root, other)).dataset == name]
     manifest = read_manifest(root, name)
     more = documents.page(root / "datasets" / name, manifest.report) if manifest.source else {}
-    return {**_manifest(root, manifest), "models": learned, **more}
+    known = front.times(cards, read_runs(root)[0])
+    learned = [card.model for card in cards]
+    return {**_manifest(root, manifest), "models": learned, "fronts": front.fronts(cards, known), **more}
 
 
 def lake(root: Path, lake_overview: LakeOverview) -> Data:

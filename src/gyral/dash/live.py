@@ -73,7 +73,7 @@ def headline(lines: Sequence[Mapping[str, Any]]) -> str:
     if last is None:
         return ""
     looped, fresh = (last.get("recall_at_10") or {}).get("looped"), (last.get("freshness") or {}).get("p50")
-    words = [f"{formats.count(last.get('events'))} events"]
+    words = [f"{formats.count(last.get('events'))} events of people"]
     words += [f"recall@10 {formats.metric(looped)}"] if looped is not None else []
     words += [f"served {fresh:.2f} s after they were stored"] if fresh is not None else []
     return ", ".join(words)
@@ -120,19 +120,25 @@ def freshness_chart(live: Data) -> Markup:
 def pace_charts(live: Data) -> list[Markup]:
     """Events, rows, lateness and latency over time."""
     drawn = []
-    for field, title, note, style in (
-        ("events_per_s", "Events a second", "that the population sent", formats.compact),
-        ("rows_per_s", "Rows a second", "that the learner pushed", formats.compact),
-        ("lag_s", "Lateness", "of the population against its clock", formats.duration),
-        ("p99_ms", "p99 latency", "of answers within a second", formats.ms_tick),
+    for field, title, note, style, tick in (
+        ("events_per_s", "Events a second", "that the population sent", formats.compact, None),
+        ("rows_per_s", "Rows a second", "that the learner pushed", formats.compact, None),
+        ("lag_s", "Lateness", "of the population against its clock", _seconds, formats.seconds_tick),
+        ("p99_ms", "p99 latency", "of answers within a second", formats.milliseconds, formats.ms_tick),
     ):
         line = [Series(title, [(point["t"], point[field]) for point in live["points"]])]
         drawn.append(
             charts.line_chart(
-                line, title=title, y_label=note, x_label="seconds", x_format="{:g}".format, y_format=style, height=130
+                line, title=title, y_label=note, x_label="seconds", x_format="{:g}".format, y_format=style, y_tick=tick,
+                height=130,
             )
-        )
+        )  # fmt: skip
     return drawn
+
+
+def _seconds(value: float) -> str:
+    """Short enough to stand beside the end of a line."""
+    return f"{formats.brief(value)} s"
 
 
 def staleness_chart(live: Data) -> Markup:

@@ -32,6 +32,7 @@ from gyral.dash import (
     figures,
     foretold,
     formats,
+    front,
     gather,
     live,
     load,
@@ -44,6 +45,7 @@ from gyral.dash import (
 )
 from gyral.dash.gather import Data, LakeOverview
 from gyral.dash.plugged import Plugged
+from gyral.dash.rationed import Rationed
 from gyral.dash.records import NAME, NUMBER
 from gyral.errors import NotFound
 
@@ -68,6 +70,7 @@ class Site(NamedTuple):
     as_files: bool
     templates: jinja2.Environment
     changes: changes.Changes
+    plans: Rationed[Data]
 
 
 class Listed(NamedTuple):
@@ -93,7 +96,9 @@ LISTED = {
     "lake": Listed("Lake", "lake.html", lambda site, _: gather.lake(site.root, site.lake_overview)),
     "scaling": Listed("Scaling", "scaling.html", lambda site, _: scaling.page(site.root)),
     "faults": Listed("Faults", "faults.html", lambda site, _: faults.page(site.root)),
-    "plan": Listed("Plan", "plan.html", lambda site, query: planning.page(site.root, query), True),
+    "plan": Listed(
+        "Plan", "plan.html", lambda site, query: planning.page(site.root, query, site.plans, site.changes.state()), True
+    ),
     "compare": Listed("", "compare.html", lambda site, query: compare.page(site.root, query), True),
     "search": Listed("", "search.html", lambda site, query: search.page(site.root, query.get("q", "")), True),
 }
@@ -140,13 +145,13 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
         "plural",
     ):
         environment.filters[name] = getattr(formats, name)
-    drawing = (compare, figures, faults, foretold, live, load, params, planning, scaling, serving)
+    drawing = (compare, figures, faults, foretold, front, live, load, params, planning, scaling, serving)
     environment.globals.update({each.__name__.rpartition(".")[2]: each for each in drawing})
     environment.globals.update(rate=formats.rate, value_of=formats.value_of, version=__version__)
     others = plugged.found()
     tabs = [(address, each.tab) for address, each in LISTED.items() if each.tab]
     environment.globals["tabs"] = (*tabs, *((each.address, each.title) for each in others))
-    site = Site(root, lake_overview, as_files, environment, changes.Changes(root))
+    site = Site(root, lake_overview, as_files, environment, changes.Changes(root), Rationed())
 
     def page(template: str, data: Callable[[str], Data]) -> Callable[[Request], Response]:
         return lambda request: _answer(site, request, template, data)
@@ -185,11 +190,15 @@ def _answer(site: Site, request: Request, template: str, gather_page: Callable[[
         raise HTTPException(404)
     request.state.seen = site.changes.state()  # before the data: what changes in between is told again
     data = gather_page(name)
+    wait_s = data.get("retry_s")
+    status = 429 if wait_s else 200
     if request.url.path.endswith(".json"):
-        return _json(data)
-    if "nothing" in data:
-        template = "nothing.html"
-    return HTMLResponse(_render(site, request, template, data), headers=HEADERS)
+        answer = _json(data, status)
+    else:
+        answer = HTMLResponse(_render(site, request, "nothing.html" if "nothing" in data else template, data), status, HEADERS)
+    if wait_s:
+        answer.headers["retry-after"] = str(wait_s)
+    return answer
 
 
 def _or_nothing(site: Site, each: Listed, query: Mapping[str, str]) -> Data:

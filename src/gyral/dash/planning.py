@@ -1,14 +1,14 @@
 """What a form asks → the data of the page of plans: figures, a tornado, and what earlier plans would have said.
 
 `--plan` keeps no answer, so the page makes its own, of what the project has: a request names a verb, a model that is there and
-numbers, never a path. A plan of serving plays queues through for about a second, so one is made at a time, and none before it
-is asked for; the first look is at what takes events in, which is a millisecond.
+numbers, never a path. A plan of serving plays queues through for about a second, so plans are kept and rationed, and none is
+made before it is asked for; the first look is at what takes events in, which is a millisecond.
 """
 
 from __future__ import annotations
 
 import math
-import threading
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from gyral import config as configs
 from gyral.config import Config
 from gyral.dash import charts, formats
 from gyral.dash.charts import Bar, Series
+from gyral.dash.rationed import Busy, Rationed
 from gyral.dash.records import names, read_runs
 from gyral.dash.tornado import tornado
 from gyral.errors import GyralError, UsageError
@@ -48,17 +49,21 @@ SHORT = {
     "usd_gb_out": "price of sending",
 }  # fmt: skip
 """What moves a bill, in so few words that they stand beside its ends on a phone."""
-_LOCK = threading.Lock()
 
 
-def page(root: Path, query: Mapping[str, str]) -> Data:
-    """The plan that is asked for, or why there is none; and the hindsight of past runs."""
+def page(root: Path, query: Mapping[str, str], plans: Rationed[Data], state: str) -> Data:
+    """The plan that is asked for, or why there is none; and the hindsight of past runs.
+
+    Parameters
+    ----------
+    plans : those that were made; `state` names what the project had when they were.
+    """
     from gyral.plan.hindsight import hindsight, score
 
     models = sorted({name.partition("@")[0] for name in names(root, "models")})
     verb = query.get("verb", "ingest")
     asked: Data = {"verb": verb, "model": query.get("model", models[0] if models else "")}
-    told: Data = {"asked": asked, "models": models, "plan": {}, "bill": None, "error": None, "command": ""}
+    told: Data = {"asked": asked, "models": models, "plan": {}, "bill": None, "error": None, "retry_s": None, "command": ""}
     try:
         asked |= {name: _number(query, name) for name in FIELDS}
         if verb not in VERBS:
@@ -66,8 +71,10 @@ def page(root: Path, query: Mapping[str, str]) -> Data:
             raise UsageError("there is no plan of that here", hint=hint)
         if verb in OF_MODELS and asked["model"] not in models:
             raise UsageError("there is no such model", hint="gyral train DATASET")
-        told |= _planned(root, asked)
+        key = (state, _settings_at(root), *asked.values())
+        told |= plans.answer(key, lambda: _planned(root, asked))
     except GyralError as error:
+        told["retry_s"] = error.retry_s if isinstance(error, Busy) else None
         told["error"] = {"what": error.what, "where": "", "why": error.why, "hint": error.hint}
     past = hindsight(root)
     scores = {name: score(past, name) for name in ("processor", "time", "memory")}
@@ -99,10 +106,17 @@ def _planned(root: Path, asked: Data) -> Data:
     for name, value in people.items():
         if value:
             words.append(f"--{name.replace('_', '-')} {value:g}".replace("e+0", "e").replace("e+", "e"))
-    with _LOCK:
-        plan, bill = plan_of(verb, root, config, Asked(asked["model"], **people))
+    plan, bill = plan_of(verb, root, config, Asked(asked["model"], **people))
     figures = {name: each.as_json() for name, each in plan.items()}
     return {"plan": figures, "bill": bill.as_json() if bill else None, "command": " ".join([*words, "--plan"])}
+
+
+def _settings_at(root: Path) -> int:
+    """When the project's settings changed last."""
+    try:
+        return os.stat(root / configs.FILE_NAME).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _with_source(root: Path, config: Config) -> Config:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from gyral.dash import charts, formats
 from gyral.dash.charts import Bar, Series
 from gyral.dash.records import heading, newest, thinned
+from gyral.run import Lineage
 
 WHY = {
     "full": "too many waited",
@@ -18,6 +19,8 @@ WHY = {
     "late": "its turn would have come too late",
     "crowded": "given up for others",
 }
+TAKING_IN = "taking_in_cpu_s"
+"""In the summary of what listens."""
 EDGES_MS = [float(f"{10 ** (power / 5):.3g}") for power in range(-5, 26, 2)]
 Data = dict[str, Any]
 
@@ -31,8 +34,20 @@ def page(root: Path) -> Data:
     """
     run, told = newest(root, "serve", of_lines, "no server was asked anything here", hint="gyral serve MODEL")
     model = next((each.name for each in run.inputs if each.kind == "model"), "")
-    cpu_s = 1000 * run.cpu_s / told["answered"] if run.status != "running" and run.cpu_s and told["answered"] else None
+    spent = answering(run) if run.status != "running" else None
+    cpu_s = 1000 * spent / told["answered"] if spent and told["answered"] else None
     return {**heading(run), "model": model, "serving": told, "cpu_s_of_1000": cpu_s}
+
+
+def taking_in(run: Lineage) -> float | None:
+    """CPU seconds in which a server took events in, as far as it says."""
+    value = run.summary.get(TAKING_IN)
+    return value if formats.is_number(value) else None
+
+
+def answering(run: Lineage) -> float:
+    """The rest of a server's: answers, and all else that its process did."""
+    return max(run.cpu_s - (taking_in(run) or 0.0), 0.0)
 
 
 def of_lines(lines: Sequence[Mapping[str, Any]]) -> Data | None:

@@ -100,6 +100,8 @@ class Collector:
         self, lake: Lake, log: EventLog, config: Collect, known: Known | None, note: Callable[[str], None], dedup_days: int = 0
     ) -> None:
         self.counts: Counter[str] = Counter()
+        self.cpu_s = 0.0
+        """What its thread has taken: to read, check and hand to the log; a request's bytes come in beside it."""
         self._lake, self._log, self._config, self._known, self._note = lake, log, config, known, note
         self._keys = Keys(config.keys, config.keys_file, note)
         lake.check(log)
@@ -206,6 +208,7 @@ class Collector:
                 flying.append(self._send(group, [batch.run for batch in flying if batch.run is not None]))
             while flying and (len(flying) >= FLYING or not group or is_last):
                 self._finish(flying.popleft())
+            self.cpu_s = time.thread_time()
             if is_last:
                 return
 

@@ -44,6 +44,7 @@ class Following:
     Attributes
     ----------
     done : what was committed so far.
+    cpu_s : what its thread has taken for it.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Following:
         is_due: Callable[[], bool] = lambda: True,
         ends_with: Callable[[Exception], None] | None = None,
     ) -> None:
-        self.done = Drained()
+        self.done, self.cpu_s = Drained(), 0.0
         self._drain, self._every_s, self._run = drain, every_s, run
         self._settled, self._is_due, self._ends_with = settled, is_due, ends_with
         self._meter = run.meter("events")
@@ -94,6 +95,7 @@ class Following:
                 if self._is_due() and self._drain.is_behind() and not (self._ends_with and self._stopping.is_set()):
                     self._step(eager=False)
                 wait_s = max(0.0, self._every_s - (time.monotonic() - began))
+                self.cpu_s = time.thread_time()
                 if self._told:
                     self._told = ""
                     self._run.note("drain    goes on")

@@ -43,7 +43,10 @@ def collecting(root: Path, config: Config, run: Run, drains: Drains = "always") 
             finally:
                 collector.close()
         run.writes("lake", "events", following.done.version)
-        run.summarize(**collector.totals(), committed=following.done.accepted, refused=_refusals(collector))
+        cpu_s = round(collector.cpu_s + following.cpu_s, 2)
+        run.summarize(
+            **collector.totals(), committed=following.done.accepted, refused=_refusals(collector), taking_in_cpu_s=cpu_s
+        )
 
 
 def listen(root: Path, config: Config, run: Run, serve: Callable[[Collector], bool]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from gyral.lake.table import Lake
 from gyral.live.behaviour import Behaviour
 from gyral.live.learner import Job
 from gyral.live.population import Coming, Population, starts_of, visits_of
+from gyral.live.spent import Spent
 from gyral.live.watched import Watched
 from gyral.log.opening import open_embedded
 from gyral.log.sqlite import SqliteLog
@@ -72,6 +73,7 @@ class Live:
         self.folder = places.folder_of(root, f"{self.name}-{run.number}")
         self.shown: dict[str, Any] = {}
         """What the server told of itself last."""
+        self.spent = Spent()
 
     def _visits(self, events: pa.Table, layout: Layout) -> tuple[list[Coming], int]:
         """Visits, with what the learner's rules take of each; and how many events that are."""
@@ -136,6 +138,7 @@ def live(root: Path, config: Config, run: Run) -> dict[str, Any]:
                 result = asyncio.run(_together(world, people, served, learner, log))
                 told = learner.finish()
             world.shown = _wait_visible(served, told["published"])
+            world.spent.look(served.pid, 0)
             result |= _summary(world, people, told, time.monotonic())
         drained = Drain.of(world.lake, log, config).run()
     run.writes("lake", "events", drained.version)
@@ -210,6 +213,7 @@ async def _every_second(world: Live, people: Population, served: ServedModel, le
         await asyncio.sleep(EVERY_S)
         learner.check()
         world.shown = await asyncio.to_thread(_described, served)
+        await asyncio.to_thread(world.spent.look, served.pid, learner.pid)
         if not people.asks_frozen and (frozen := learner.last.get("frozen")):
             await asyncio.to_thread(served.follow, world.shown["model"], {FROZEN: frozen})
             people.asks_frozen = FROZEN in world.shown.get("slots", {})
@@ -223,7 +227,7 @@ async def _every_second(world: Live, people: Population, served: ServedModel, le
             events_per_s=round((people.sent - before) / (now - at)), rows_per_s=round(max(rows - rows_before, 0) / (now - at)),
             lag_s=round(people.lag_s, 3), asked=people.scores.count(), window=fresh,
             recall_at_10=people.scores.mean("recall_at_10"), ndcg_at_10=people.scores.mean("ndcg_at_10"),
-            freshness=shown.get("freshness_s"), served=shown, learner=told, restarts=learner.restarts,
+            freshness=shown.get("freshness_s"), served=shown, learner=told, restarts=learner.restarts, cpu_s=world.spent.told(),
             cold_s=[round(each, 3) for each in people.cold_s[-20:]],
             p99_ms=round(1e3 * float(np.quantile(latencies, 0.99)), 3) if latencies else None,
         )  # fmt: skip
@@ -255,6 +259,7 @@ def _wait_visible(served: ServedModel, version: int) -> dict[str, Any]:
 
 def _summary(world: Live, people: Population, told: dict[str, Any], _: float) -> dict[str, Any]:
     people.scores.settle()
+    world.spent.said("learner", told["cpu_s"])
     shown = world.shown["card"]["live"]
     cold = people.cold_s
     return {
@@ -278,5 +283,5 @@ def _summary(world: Live, people: Population, told: dict[str, Any], _: float) ->
         "refused": told["refused"],
         "went_back": told["went_back"],
         "published": told["published"],
-        "cpu_s": {"learner": told["cpu_s"], "population": round(time.process_time(), 1)},
+        "cpu_s": world.spent.told(),
     }

@@ -5,8 +5,9 @@ inspector) can compare a chart with the file it was drawn from. Colours are clas
 """
 
 from gyral.dash.charts.bars import Bar, bar_chart, funnel, stacked_bars
-from gyral.dash.charts.lines import Series, Spot, line_chart, scatter_chart, ticks
+from gyral.dash.charts.lines import Series, line_chart, ticks
 from gyral.dash.charts.marks import ROW_HEIGHT, Format, drawing, figure, legend, rect, row_text, track
+from gyral.dash.charts.spots import Spot, scatter_chart
 
 __all__ = [
     "ROW_HEIGHT",

@@ -1,4 +1,4 @@
-"""Numbers over numbers → lines or spots on two axes.
+"""Numbers over numbers → lines on two axes.
 
 A chart with a `viewBox` shrinks its letters on a narrow screen. Here positions along x are percentages and only the
 lines live in a stretched inner `viewBox` with `non-scaling-stroke`, so letters and dots keep their size from 340 px to
@@ -18,7 +18,7 @@ from gyral.dash.charts.marks import Format, drawing, figure, legend
 
 PLOT_HEIGHT = 220
 _MANY_POINTS = 40
-_END_GAP = 16
+END_GAP = 16
 
 
 class Series(NamedTuple):
@@ -27,16 +27,6 @@ class Series(NamedTuple):
     name: str
     points: Sequence[tuple[float, float | None]]
     role: str = "one"
-
-
-class Spot(NamedTuple):
-    """One mark of a scatter: its name stands beside it, `note` in its title."""
-
-    name: str
-    x: float
-    y: float
-    role: str = "one"
-    note: str = ""
 
 
 def line_chart(
@@ -71,8 +61,8 @@ def line_chart(
         return height * (1 - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]))
 
     parts = [
-        _grid(y_ticks, top, y_tick or y_format),
-        _x_axis([(x, left(x)) for x in x_ticks], x_format, x_label, height),
+        grid(y_ticks, top, y_tick or y_format),
+        x_axis([(x, left(x)) for x in x_ticks], x_format, x_label, height),
     ]
     parts.append(
         Markup('<svg class="lines" width="100%" height="{0}" viewBox="0 0 100 {0}" preserveAspectRatio="none">').format(height)
@@ -91,39 +81,6 @@ def line_chart(
     )
 
 
-def scatter_chart(
-    spots: Sequence[Spot], *, title: str, series: str, x_label: str, y_label: str = "", x_format: Format = formats.compact,
-    y_format: Format = formats.metric, height: int = PLOT_HEIGHT,
-) -> Markup:  # fmt: skip
-    """Draw marks over two measures, both from zero; the name stands left of a mark in the right half."""
-    if not spots:
-        return figure(title, "", Markup('<p class="none">No numbers yet.</p>'))
-    y_ticks = ticks(min(0.0, *(each.y for each in spots)), max(0.0, *(each.y for each in spots)) or 1.0)
-    x_ticks = ticks(0.0, max(each.x for each in spots) or 1.0)
-    parts = [
-        _grid(y_ticks, lambda y: height * (1 - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])), y_format),
-        _x_axis([(x, 100 * x / x_ticks[-1]) for x in x_ticks], x_format, x_label, height),
-    ]
-    placed: list[tuple[float, float]] = []
-    for each in sorted(spots, key=lambda spot: spot.y):
-        left, top = 100 * each.x / x_ticks[-1], height * (1 - (each.y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]))
-        label = top - 9
-        while any(abs(x - left) < 16 and abs(y - label) < _END_GAP for x, y in placed):
-            label -= _END_GAP
-        placed.append((left, label))
-        told = f"{each.name}: {x_format(each.x)}, {y_format(each.y)}{', ' * bool(each.note)}{each.note}"
-        parts.append(
-            Markup(
-                '<circle class="dot fill-{0}" cx="{1:.3f}%" cy="{2:.2f}" r="5" data-series="{3}" data-name="{4}" data-x="{5}" '
-                'data-y="{6}"><title>{7}</title></circle>'
-                '<text class="tick x" x="{1:.3f}%" y="{9:.2f}" style="text-anchor:{8}">{4}</text>'
-            ).format(each.role, left, top, series, each.name, each.x, each.y, told, "end" if left > 50 else "start", label)
-        )
-    spoken = "; ".join(f"{each.name} {x_format(each.x)} {y_format(each.y)}" for each in spots)
-    svg = drawing(height + 44, f"{title}. {spoken}", parts, "plot")
-    return figure(title, y_label, Markup('<div class="frame">') + svg + Markup("</div>"))
-
-
 def ticks(low: float, high: float, target: int = 5) -> list[float]:
     """Choose about `target` round numbers (1, 2, 2.5 or 5 times a power of ten) that cover `low` to `high`."""
     span = high - low if high > low else abs(high) or 1.0
@@ -134,7 +91,7 @@ def ticks(low: float, high: float, target: int = 5) -> list[float]:
     return [float(f"{index * step:.12g}") for index in range(first, max(last, first + 1) + 1)]
 
 
-def _grid(y_ticks: Sequence[float], top: Callable[[float], float], y_format: Format) -> Markup:
+def grid(y_ticks: Sequence[float], top: Callable[[float], float], y_format: Format) -> Markup:
     return Markup("").join(
         Markup(
             '<line class="grid" x1="0" x2="100%" y1="{0:.1f}" y2="{0:.1f}"/>'
@@ -144,7 +101,7 @@ def _grid(y_ticks: Sequence[float], top: Callable[[float], float], y_format: For
     )
 
 
-def _x_axis(marks: Sequence[tuple[float, float]], x_format: Format, label: str, height: int) -> Markup:
+def x_axis(marks: Sequence[tuple[float, float]], x_format: Format, label: str, height: int) -> Markup:
     texts = Markup("").join(
         Markup('<text class="tick x" x="{0:.3f}%" y="{1}">{2}</text>').format(at, height + 20, x_format(value))
         for value, at in marks
@@ -205,10 +162,10 @@ def _end_labels(
     ends.sort(key=lambda end: end[0])
     places = [place for place, _, _ in ends]
     for index in range(1, len(places)):
-        places[index] = max(places[index], places[index - 1] + _END_GAP)
+        places[index] = max(places[index], places[index - 1] + END_GAP)
     overflow = max(places[-1] - height, 0) if places else 0
     for index in range(len(places) - 1, -1, -1):
-        ceiling = height if index == len(places) - 1 else places[index + 1] - _END_GAP
+        ceiling = height if index == len(places) - 1 else places[index + 1] - END_GAP
         places[index] = min(places[index], ceiling) if overflow else places[index]
     return [
         Markup(

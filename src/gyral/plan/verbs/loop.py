@@ -6,8 +6,11 @@ often it would pay to train for so many people, and what takes their events in.
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from gyral.config import Config, budget_seconds
 from gyral.errors import GyralError, UsageError
@@ -20,7 +23,8 @@ from gyral.plan.kinds import LOOP
 from gyral.plan.past import Line, Point, Seen, at, foretold, named, seen
 from gyral.plan.product import product, scaled
 from gyral.plan.verbs import Asked
-from gyral.run import read_lineage
+from gyral.run import FOLDER as RUNS
+from gyral.run import Lineage, read_lineage
 
 SHEET = "benchmarks/results/loop_close.json, 2 shared cores"
 STEPS = {
@@ -71,6 +75,37 @@ def plan(root: Path, config: Config, asked: Asked) -> tuple[Plan, Bill | None]:
         return told, None
     more, total = _of_people(asked, last)
     return told | more, total
+
+
+class Past(NamedTuple):
+    """One step of a loop that is done: what a plan would have said of all its turns, and what they took, in seconds."""
+
+    name: str
+    told: Figure
+    took_s: float
+
+
+def hindsight(root: Path, run: Lineage) -> list[Past]:
+    """Of each step of a loop, from the loops before it; none where its record or its settings cannot be read.
+
+    The rows are those that it brought in, which a plan counts before; the budget is that of its configuration.
+    """
+    if LOOP.size_of(run) is None:
+        return []
+    turns: list[dict[str, Any]] = run.summary["turns"]
+    try:
+        tree = tomllib.loads((root / RUNS / str(run.run) / "config.toml").read_text("utf-8"))
+        config = msgspec.convert(tree, Config)
+    except (OSError, ValueError):
+        return []
+    steps = _steps(root, [each for each in seen(root, LOOP) if each.run < run.run])
+    rows = sum(float(turn["events"]) for turn in turns) / len(turns) * (len(turns) + 1)
+    found = []
+    for name in STEPS:
+        took = [turn["seconds"].get(name) for turn in turns if isinstance(turn.get("seconds"), dict)]
+        if len(took) == len(turns) and all(isinstance(each, int | float) and each > 0 for each in took):
+            found.append(Past(name, _total(name, rows, len(turns), config, steps), float(sum(took))))
+    return found
 
 
 def _of_people(asked: Asked, last: list[Figure]) -> tuple[Plan, Bill]:
