@@ -227,7 +227,8 @@ class Listen(Section, frozen=True):
 
     open: Annotated[bool, Meta(description="beyond 127.0.0.1 without keys: whoever reaches the port may do everything")] = False
     hosts: Annotated[
-        list[str], Meta(description="names by which it is asked, beside addresses and names without a dot; `*`: any")
+        list[str],
+        Meta(description="names by which it is asked, beside addresses, and beyond this machine names without a dot; `*`: any"),
     ] = []
     origins: Annotated[list[str], Meta(description="web pages that may ask: `https://shop.example`")] = []
     tls_cert: Annotated[str, Meta(description="PEM file of a certificate and its chain: HTTPS; empty: HTTP")] = ""

@@ -53,10 +53,12 @@ TEMPLATES = Path(__file__).parent / "templates"
 COMMANDS = "gyral ", "python "
 """How a hint begins that is one."""
 VERB = re.compile(r"[a-z]{1,20}")
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'self'"
+"""Of a page that is a file; a served one may run the script besides, and stand in no frame."""
 HEADERS = {
     "cache-control": "no-store",
-    "content-security-policy": f"default-src 'none'; script-src '{changes.DIGEST}'; connect-src 'self'; "
-    "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'self'",
+    "content-security-policy": f"{POLICY}; script-src '{changes.DIGEST}'; connect-src 'self'; frame-ancestors 'none'",
+    "cross-origin-opener-policy": "same-origin",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
@@ -180,7 +182,7 @@ def build(root: Path, lake_overview: LakeOverview, *, as_files: bool = False) ->
             *(Route(f"/{each.address}{end}", of_others(each)) for each in others for end in ("", ".json")),
             *([] if as_files else [Route(f"/{changes.ADDRESS}", site.changes, methods=["GET"])]),
         ],
-        exception_handlers={404: _missing(site), NotFound: _missing(site)},
+        exception_handlers={404: _missing(site), NotFound: _missing(site), Exception: _failed(site)},
     )
 
 
@@ -237,9 +239,20 @@ def _missing(site: Site) -> Callable[[Request, Exception], Response]:
         data: Data = {"what": what, "hint": hint, "running": False}
         if request.url.path.endswith(".json"):
             return _json(data, 404)
-        return HTMLResponse(_render(site, request, "missing.html", data), 404, headers=HEADERS)
+        return HTMLResponse(_render(site, request, "missing.html", {**data, "status": 404}), 404, headers=HEADERS)
 
     return missing
+
+
+def _failed(site: Site) -> Callable[[Request, Exception], Response]:
+    def failed(request: Request, error: Exception) -> Response:
+        what = "this page could not be made"
+        if request.url.path.endswith(".json"):
+            return _json({"what": what, "hint": "the server's log says why"}, 500)
+        data: Data = {"what": what, "hint": "start at the loop", "status": 500, "running": False}
+        return HTMLResponse(_render(site, request, "missing.html", data), 500, headers=HEADERS)
+
+    return failed
 
 
 def _render(site: Site, request: Request, template: str, data: Data) -> str:
@@ -262,6 +275,7 @@ def _render(site: Site, request: Request, template: str, data: Data) -> str:
         "tab": here if here.startswith(f"{plugged.PREFIX}/") else here.partition("/")[0],
         "name": LISTED[here].tab or formats.words(here).capitalize() if here in LISTED else "",
         "as_files": site.as_files,
+        "policy": POLICY,
         "refreshes": bool(data.get("running")) and not site.as_files,
         "follows": _follows(site, here, data),
         "state": getattr(request.state, "seen", ""),

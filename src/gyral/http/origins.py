@@ -2,8 +2,9 @@
 
 Browsers say who asks. `origin` comes with all that changes something and with what is read across sites by a script,
 `sec-fetch-site` with the rest (pictures, scripts, frames); a page of another site is refused, except that a link may lead to a
-page here. A name that its owner has pointed at 127.0.0.1 (DNS rebinding) makes that owner's page one of the same site, so a
-`host` has to be an address, a name without a dot, which nobody can register, below `localhost`, or one of `listen.hosts`.
+page here, in a window of its own and not in a frame. A name that its owner has pointed at 127.0.0.1 (DNS rebinding) makes that
+owner's page one of the same site, so a `host` has to be an address, `localhost` or below it, or one of `listen.hosts`; beyond
+this machine also a name without a dot, which machines of one network have, and which nobody can register.
 Programs send neither header and are asked for a key instead.
 
 **Source**: RFC 6454; W3C Fetch Metadata Request Headers; WHATWG Fetch, section 3.2 (CORS).
@@ -12,6 +13,7 @@ Programs send neither header and are asked for a key instead.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Sequence
 
 from gyral.http import Header, Refused
@@ -19,7 +21,12 @@ from gyral.http import Header, Refused
 REMEMBERED, MAX_REMEMBERED_BYTES = 1_024, 300
 """Values of `host` that were looked at and are good, and how long one may be."""
 ALLOWED_HEADERS = b"authorization, content-type, content-encoding, idempotency-key, traceparent, x-deadline-ms, x-gyral-tier"
-_READ = frozenset((b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"))
+EXPOSED_HEADERS = b"retry-after, x-gyral-cascade, x-model-version"
+_READ = frozenset((b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"))
+
+
+_HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^\[\]:]*))(?::[0-9]*)?")
+"""An address of IPv6 in brackets, or a name; and a port."""
 
 
 class Origins:
@@ -29,9 +36,11 @@ class Origins:
     ----------
     hosts : names under which this server is asked, beside those that nobody else can own; `*`: any.
     origins : pages of other sites that may ask and read answers: `https://shop.example`.
+    is_near : it listens to this machine only, so no other machine's name is meant.
     """
 
-    def __init__(self, hosts: Sequence[str] = (), origins: Sequence[str] = ()) -> None:
+    def __init__(self, hosts: Sequence[str] = (), origins: Sequence[str] = (), *, is_near: bool = False) -> None:
+        self._is_near = is_near
         self._hosts = frozenset(each.lower().rstrip(".") for each in hosts)
         self._origins = frozenset(each.lower().rstrip("/").encode() for each in origins)
         self._good: set[bytes] = {b""}
@@ -60,19 +69,18 @@ class Origins:
                 return b""
             raise _refused(origin)
         if found.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin") and not (
-            method in ("GET", "HEAD") and found.get(b"sec-fetch-mode") == b"navigate"
+            method in ("GET", "HEAD")
+            and found.get(b"sec-fetch-mode") == b"navigate"
+            and found.get(b"sec-fetch-dest", b"document") == b"document"
         ):
             raise _refused(found[b"sec-fetch-site"])
         return b""
 
     def _look(self, host: bytes) -> None:
-        name = host.decode("latin-1").lower()
-        if name.startswith("["):
-            name = name[1:].partition("]")[0]
-        elif name.rpartition(":")[2].isdigit():
-            name = name.rpartition(":")[0]
-        name = name.rstrip(".")
-        if not (self._hosts & {name, "*"} or "." not in name or name.endswith(".localhost") or _is_address(name)):
+        found = _HOST.fullmatch(host.decode("latin-1").lower())
+        name = (found[1] or found[2]).rstrip(".") if found is not None else host.decode("latin-1")
+        is_own = name == "localhost" or name.endswith(".localhost") or _is_address(name)
+        if not (is_own or self._hosts & {name, "*"} or (found is not None and "." not in name and not self._is_near)):
             hint = f'ask by its address, or set `listen.hosts = ["{name[:100]}"]`' if name.isprintable() else ""
             raise Refused(403, "this server is not asked by that name", why="another site may own the name", hint=hint)
         if len(host) <= MAX_REMEMBERED_BYTES:
@@ -92,7 +100,8 @@ def preflight() -> tuple[Header, ...]:
 
 def readable_by(origin: bytes) -> bytes:
     """The header lines that let a page read an answer; `origin` is one that was set, so it holds no line end."""
-    return b"access-control-allow-origin: %b\r\nvary: origin\r\n" % origin
+    named = b"access-control-allow-origin: %b\r\naccess-control-expose-headers: %b\r\nvary: origin\r\n"
+    return named % (origin, EXPOSED_HEADERS)
 
 
 def _is_address(name: str) -> bool:

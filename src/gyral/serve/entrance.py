@@ -41,7 +41,7 @@ class Entrance(NamedTuple):
         ------
         ConfigError : the certificate or the keys cannot be read.
         """
-        origins = Origins([*listen.hosts, host], listen.origins)
+        origins = Origins([*listen.hosts, host], listen.origins, is_near=is_of_this_machine(host))
         tls = None if is_child else tls_of(listen)
         return cls(tls, origins, Login(KeysFile(root / FILE_NAME, "see", note), is_secure=tls is not None))
 

@@ -1,12 +1,13 @@
 """Order, closing, time and back-pressure on real sockets."""
 
 import asyncio
+import contextlib
 import json
 import socket
 
 import pytest
 
-from gyral.http import Refused
+from gyral.http import Refused, read_body, reply, routed
 from gyral.serve.http1.answer import Response, Stream
 from gyral.serve.http1.limits import Limits
 from gyral.serve.http1.request import Route
@@ -96,6 +97,25 @@ def test_what_is_no_request_gets_its_status_and_the_connection_ends(run, http):
         (post + b"transfer-encoding: chunked\r\ncontent-length: 1\r\n\r\n0\r\n\r\n", 400),
         (post + b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (post + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        (post + b"transfer-encoding: identity\r\n\r\n", 501),
+        (post + b"transfer-encoding: chunked\x0b\r\n\r\n0\r\n\r\n", 400),
+        (post + b"transfer-encoding : chunked\r\n\r\n0\r\n\r\n", 400),
+        (post + b"transfer-encoding:\r\ncontent-length: 1\r\n\r\na", 400),
+        (post + b"content-length:\r\n\r\n", 400),
+        (post + b"content-length: -1\r\n\r\n", 400),
+        (post + b"content-length: 18446744073709551617\r\n\r\na", 400),
+        (post + b"transfer-encoding: chunked\r\n\r\n-1\r\na\r\n0\r\n\r\n", 400),
+        (post + b"transfer-encoding: chunked\r\n\r\n10000000000000001\r\na\r\n0\r\n\r\n", 400),
+        (post + b"transfer-encoding: chunked\r\n\r\n1;a\nb\r\na\r\n0\r\n\r\n", 400),
+        (post + b"transfer-encoding: chunked\r\n\r\n1;a\rb\r\na\r\n0\r\n\r\n", 400),
+        (post + b"transfer-encoding: chunked\r\n\r\n1\r\na\n0\r\n\r\n", 400),
+        (post + b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx: y\r\n z\r\n\r\n", 400),
+        (post + b"content-type: a/b\r\ncontent-type: a/b\r\n\r\n", 400),
+        (post + b"authorization: Bearer a\r\nauthorization: Bearer b\r\n\r\n", 400),
+        (b"GET http://a:b@x/fast HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET http:///fast HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET /\x00 HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET /fast HTTP/1.1\r\n host: x\r\n\r\n", 400),
         (post + b"transfer-encoding: chunked\r\n\r\n0x1\r\na\r\n0\r\n\r\n", 400),
         (post + b"transfer-encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n", 400),
         (b"POST /fast HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
@@ -146,6 +166,69 @@ def test_targets_may_be_absolute_and_upgrades_are_not_taken(run, http):
                 lines = (b"connection: upgrade", b"upgrade: h2c")
                 status, headers, body = await client.ask(get(b"/fast", *lines) + b"anything")
                 assert (status, body, headers[b"connection"]) == (200, b"GET /fast?:", b"close") and await client.ended()
+
+    run(main())
+
+
+def test_the_body_of_a_request_that_would_upgrade_is_read(run, http):
+    """As Java's client sends its first one; the parser would leave it out."""
+    lines = b"host: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEA\r\n"
+    framed = (b"content-length: 3\r\n\r\nabc", b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n")
+
+    async def main():
+        async with http.serving() as (port, _):
+            for path in (b"/fast", b"/app"):
+                for body in framed:
+                    raw = b"POST " + path + b" HTTP/1.1\r\n" + lines + body
+                    for pieces in ([raw + get(b"/fast?smuggled")], [raw[at : at + 1] for at in range(len(raw))]):
+                        async with http.Client.of(port) as client:
+                            for piece in pieces:
+                                client.writer.write(piece)
+                                await asyncio.sleep(0)
+                            status, headers, told = await client.answer()
+                            assert (status, told) == (200, b"POST " + path + b"?:abc")
+                            assert headers[b"connection"] == b"close" and await client.ended()
+            async with http.Client.of(port) as client:
+                raw = b"POST /small HTTP/1.1\r\n" + lines + b"transfer-encoding: chunked\r\n\r\nb\r\n" + b"a" * 11
+                assert (await client.ask(raw))[0] == 413
+
+    run(main())
+
+
+def test_bodies_of_all_together_are_bounded_and_who_sends_slowest_gives_way(run, http):
+    async def lasting(scope, receive, send):
+        """Reads as the collector does: a body that ended early would be its client's fault."""
+        await routed(reading, scope, receive, send)
+
+    async def reading(path, scope, receive, send):
+        await reply(send, 200, b"%d" % len(await read_body(scope, receive, 1 << 20)))
+
+    async def main():
+        routes = {"/fast": Route(http.echo, ("POST",))}
+        async with http.serving(lasting, routes, limits=Limits(max_held_bytes=500_000)) as (port, server):
+            head = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 200001\r\n\r\n"
+            async with contextlib.AsyncExitStack() as stack:
+                sent = []
+                for path in (b"/fast", b"/app", b"/fast", b"/app"):
+                    client = await stack.enter_async_context(http.Client.of(port))
+                    client.writer.write(head % path + b"a" * 200_000)
+                    sent.append(client)
+                    while not client.rest and server._site.held_bytes < 200_000 * min(len(sent), 2):
+                        await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.1)
+                assert server._site.held_bytes <= 500_000
+                for client in sent[:2]:
+                    status, headers, _ = await client.answer()
+                    assert (status, headers[b"retry-after"]) == (503, b"1") and await client.ended()
+                for client in sent[2:]:
+                    assert (await client.ask(b"a"))[0] == 200
+                assert server._site.held_bytes == 0
+                alone = await stack.enter_async_context(http.Client.of(port))
+                alone.writer.write(b"POST /fast HTTP/1.1\r\nhost: x\r\ncontent-length: 600000\r\n\r\n" + b"a" * 599_999)
+                assert (await alone.answer())[0] == 503
+            while server.num_connections:
+                await asyncio.sleep(0.01)
+            assert server._site.held_bytes == 0
 
     run(main())
 

@@ -74,6 +74,7 @@ async def answers(http, pieces, limits=None):
     assert wire.is_closed or len(held) == 1, "an open connection that nobody waits for"
     wire.lose()
     assert not site.connections and connection._current is None and not connection._waiting
+    assert site.held_bytes == 0
     assert not any(each.late(float("inf")) for each in (site.idle, site.head, site.body, site.linger, site.writing))
     return wire.out
 

@@ -41,11 +41,27 @@ def test_targets(target, path, query):
     assert (head.path, head.query) == (path, query)
 
 
-@pytest.mark.parametrize("target", [b"x", b"ftp://x/", b"*", b"/a#b", b"http://x#b"])
+NO_TARGETS = [b"x", b"ftp://x/", b"*", b"/a#b", b"http://x#b", b"http:///a", b"http://?a", b"http://a:b@x/", b"http://x\\@y/"]
+
+
+@pytest.mark.parametrize("target", NO_TARGETS)
 def test_targets_that_are_none(target):
     with pytest.raises(Refused) as told:
         judge(b"GET", target, "1.1", [HOST])
     assert told.value.status == 400
+
+
+def test_the_host_of_an_absolute_target_counts_and_not_the_header():
+    for headers in ([HOST, (b"x", b"y")], [(b"x", b"y")]):
+        judge(b"GET", b"http://a.example:80/b", "1.1" if len(headers) == 2 else "1.0", headers)
+        assert sorted(headers) == [(b"host", b"a.example:80"), (b"x", b"y")]
+
+
+@pytest.mark.parametrize("name", [b"authorization", b"origin", b"content-type", b"content-encoding", b"sec-fetch-site"])
+def test_what_means_two_things_is_refused(name):
+    judge(b"POST", b"/", "1.1", [HOST, (name, b"a"), (b"accept", b"a"), (b"accept", b"b")])
+    with pytest.raises(Refused, match=f"two `{name.decode()}`"):
+        judge(b"POST", b"/", "1.1", [HOST, (name, b"a"), (name, b"a")])
 
 
 def test_options_may_ask_for_all():

@@ -3,13 +3,16 @@
 import asyncio
 import contextlib
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
+import time
 
 import pytest
 
 from gyral.errors import ServeError
+from gyral.serve.http1 import handshakes
 from gyral.serve.http1.answer import Response, Stream
 from gyral.serve.http1.request import Route
 from gyral.serve.http1.server import Server, listen
@@ -173,3 +176,83 @@ def test_the_server_is_imported_without_torch_and_quickly():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
+
+
+def test_handshakes_that_never_end_hold_a_bounded_number_of_places(run, http, tmp_path, monkeypatch):
+    """A client that means it gets in while others hold every place, and the port is free after a stop."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
+    made = [*command, "-subj", "/CN=x", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(made, check=True, capture_output=True, timeout=60)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    monkeypatch.setattr(handshakes, "MAX_AT_ONCE", 5)
+    monkeypatch.setattr(handshakes, "PATIENT_S", 0.1)
+
+    async def main():
+        async with http.serving(tls=context) as (port, server), contextlib.AsyncExitStack() as held:
+            (shaking,) = server._servers
+            most, half = 0, []
+            for _ in range(20):
+                half.append(await held.enter_async_context(http.Client.of(port)))
+                most = max(most, len(shaking))
+                await asyncio.sleep(0)
+            async with http.Client.of(port, ssl=trusting) as client:
+                assert (await client.ask(GET % b"/fast"))[2] == b"GET /fast?:"
+            assert most <= 5 and len(shaking) <= 5
+            assert await half[0].ended()
+            await server.stop(1)
+            with pytest.raises(OSError):
+                await asyncio.open_connection("127.0.0.1", port)
+
+    run(main())
+
+
+FLOOD = """
+import asyncio, contextlib, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+from gyral.serve.http1 import handshakes
+from gyral.serve.http1.answer import Response
+from gyral.serve.http1.request import Route
+from gyral.serve.http1.server import Server, listen, new_loop
+
+def opens(request):
+    with open(sys.executable, "rb") as file:
+        return Response(b"%d" % len(file.read(4)))
+
+async def main():
+    server = Server(None, {"/": Route(opens, ("GET",))})
+    with contextlib.closing(listen("127.0.0.1", 0)) as sock:
+        await server.start(sock)
+        print(sock.getsockname()[1], flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        await server.stop(1)
+
+loop = new_loop if sys.argv[1] == "uvloop" else asyncio.new_event_loop
+with asyncio.Runner(loop_factory=loop) as runner:
+    runner.run(main())
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_flood_of_connections_leaves_files_to_work_with(loop):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", FLOOD, loop], **pipes)
+    port = int(process.stdout.readline())
+    with contextlib.ExitStack() as stack:
+        mine = stack.enter_context(socket.create_connection(("127.0.0.1", port), 20))
+        mine.sendall(GET % b"/")
+        assert mine.recv(1_000).endswith(b"\r\n4")
+        for _ in range(400):
+            each = stack.enter_context(socket.socket())
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", port))
+        for _ in range(50):
+            time.sleep(0.01)
+            mine.sendall(GET % b"/")
+            answer = mine.recv(1_000)
+            assert answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"\r\n4"), answer
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 0 and told == b"", told

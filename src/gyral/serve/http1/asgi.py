@@ -115,6 +115,8 @@ class _Exchange:
         if self._is_over:
             raise RuntimeError(f"`{kind}` after the answer's end")
         if not self._head:
+            if self._request.fault is not None:  # what it says of half a request is told better by who broke it off
+                raise OSError("the request was broken off")
             if kind != "http.response.start":
                 raise RuntimeError(f"`{kind}` before `http.response.start`")
             self._begin(message)

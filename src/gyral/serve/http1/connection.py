@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from gyral.serve.http1.site import Site
 
 
-MAX_TOLD = 1_000
-"""Connections beyond the most allowed that are still told so; more are cut off."""
-
-
 class Connection(asyncio.BufferedProtocol):
     """The protocol of one socket."""
 
@@ -78,7 +74,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = transport
         site = self.site
         site.connections.add(self)
-        if len(site.connections) > site.limits.max_connections + MAX_TOLD:
+        if len(site.connections) > site.limits.max_connections + site.limits.max_told():
             self.abort()
         elif len(site.connections) > site.limits.max_connections:
             again = ((b"retry-after", b"1"),)
@@ -114,6 +110,9 @@ class Connection(asyncio.BufferedProtocol):
         self._wait(None)
         self.site.writing.drop(self)
         self.site.connections.discard(self)
+        for each in (self._current, self._reader.incoming, *self._waiting):
+            if each is not None:
+                self.site.let_go(each)
         self._waiting.clear()
         self._reader.close()
         self._release()
@@ -179,6 +178,7 @@ class Connection(asyncio.BufferedProtocol):
         request.is_over = True
         request.parts = []
         request.buffered = 0
+        self.site.let_go(request)
         self._current = None
         if not request.keep_alive:
             self._close(request.fault is not None or not request.is_complete)
@@ -225,9 +225,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def time_out(self) -> None:
         """The client took too long to send what it began."""
-        self._kind = None
         what = "body" if self._reader.incoming is not None else "head"
-        self._reader.fail(Refused(408, f"the {what} of the request did not come in time", hint="send it faster"))
+        self.break_off(Refused(408, f"the {what} of the request did not come in time", hint="send it faster"))
+
+    def break_off(self, refused: Refused) -> None:
+        """What is being sent is not taken; it is waited for no longer."""
+        self._kind = None
+        if self._reader.incoming is not None:
+            self.site.let_go(self._reader.incoming)
+        self._reader.fail(refused)
         self._go_on()
 
     def abort(self) -> asyncio.Future[Any] | None:
@@ -308,6 +314,8 @@ class Connection(asyncio.BufferedProtocol):
         """Close once all is sent; a client that still sends is heard for a while, so that no reset destroys the answer."""
         self._flush()
         self._is_closing = self._reader.is_deaf = True
+        for each in self._waiting:
+            self.site.let_go(each)
         self._waiting.clear()
         site, transport = self.site, self._transport
         if is_heard and transport.can_write_eof() and not transport.is_closing():

@@ -2,10 +2,11 @@
 
 llhttp is strict about bytes: names, values, folded lines, bare line ends, two lengths, a length beside `chunked`. It does not
 ask whether the message makes sense, and these are the gaps through which a request is smuggled past a proxy or means two
-things: HTTP/0.9 and 2.0 in a line of HTTP/1, no host or two, a coding other than `chunked`, `chunked` in HTTP/1.0, a target
-that is no path. A request that can be read in two ways is refused and its connection closed, never repaired.
+things: HTTP/0.9 and 2.0 in a line of HTTP/1, no host or two, two keys or two origins, a coding other than `chunked`,
+`chunked` in HTTP/1.0, a target that is no path. A request that can be read in two ways is refused and its connection
+closed, never repaired.
 
-**Source**: RFC 9112, sections 3, 6 and 9; RFC 9110, sections 7.2 and 10.1.1.
+**Source**: RFC 9112, sections 3, 6 and 9; RFC 9110, sections 4.2, 5.3, 7.2 and 10.1.1.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import msgspec
 from gyral.http import Header, Refused
 
 _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
-_ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 _FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"))
+_ONCE = frozenset((b"authorization", b"content-encoding", b"content-type", b"origin", b"sec-fetch-mode", b"sec-fetch-site"))
+"""Two of one are two requests: who stands before this server may have looked at the other one."""
 
 
 class Head(msgspec.Struct):
@@ -49,8 +52,13 @@ def judge(method: bytes, target: bytes, version: str, headers: list[Header]) -> 
     length: int | None = None
     connection = b""
     is_chunked = expects = False
+    seen: set[bytes] = set()
     for name, value in headers:
         if name not in _FRAMING:
+            if name in _ONCE:
+                if name in seen:
+                    raise Refused(400, f"there are two `{name.decode()}`", hint="send one")
+                seen.add(name)
             continue
         if name == b"host":
             if host is not None or not _HOST.fullmatch(value):
@@ -74,6 +82,8 @@ def judge(method: bytes, target: bytes, version: str, headers: list[Header]) -> 
         raise Refused(400, "the request names no host", hint="send `host: NAME`")
     if is_chunked and (length is not None or version == "1.0"):
         raise Refused(400, "the end of the body can be read in two ways", hint="HTTP/1.1 with a length or chunks, never both")
+    if not target.startswith(b"/") and (absolute := _ABSOLUTE.match(target)) is not None:
+        target = _relative(absolute, headers)
     path, query = _split(method, target)
     return Head(path, query, _stays(version, connection), -1 if is_chunked else length or 0, expects and version == "1.1")
 
@@ -84,18 +94,22 @@ def decoded(path: bytes) -> str:
     return unquote(text) if "%" in text else text
 
 
+def _relative(absolute: re.Match[bytes], headers: list[Header]) -> bytes:
+    """What follows the host of an absolute target, which counts in place of the header `host`."""
+    host = absolute[1]
+    if not host or not _HOST.fullmatch(host):
+        raise Refused(400, "the target names no host", hint="ask for a path")
+    headers[:] = [each for each in headers if each[0] != b"host"] + [(b"host", host)]
+    rest = absolute.string[absolute.end() :]
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
 def _split(method: bytes, target: bytes) -> tuple[bytes, bytes]:
-    """Path and query; of an absolute target, what follows the host."""
+    """Path and query."""
     if method == b"CONNECT":
         raise Refused(501, "this server is no proxy", hint="ask it for a path")
-    if not target.startswith(b"/"):
-        absolute = _ABSOLUTE.match(target)
-        if absolute is not None:
-            target = target[absolute.end() :]
-            if not target.startswith(b"/"):
-                target = b"/" + target
-        elif target != b"*" or method != b"OPTIONS":
-            raise Refused(400, "the target is no path", hint="it starts with `/`")
+    if not target.startswith(b"/") and (target != b"*" or method != b"OPTIONS"):
+        raise Refused(400, "the target is no path", hint="it starts with `/`")
     if b"#" in target:
         raise Refused(400, "the target has a fragment", hint="leave `#` and what follows out")
     path, _, query = target.partition(b"?")

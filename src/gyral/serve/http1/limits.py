@@ -26,8 +26,10 @@ class Limits(msgspec.Struct, frozen=True):
     """Pipelined requests that wait for their turn; beyond, the connection is not read, and the client waits."""
     stream_bytes: int = 64 * KIB
     """Of a body that an application has not read yet; beyond, the connection is not read."""
+    max_held_bytes: int = 256 << 20
+    """Of bodies of all connections whose requests are not answered yet; beyond, who sends slowest gets 503."""
     max_connections: int = 50_000
-    """Beyond: 503 and closed."""
+    """Beyond, or beyond three quarters of the files that this process may open: 503 and closed."""
     head_timeout_s: float = 10.0
     """From the first byte of a head to its last; beyond: 408."""
     body_timeout_s: float = 30.0
@@ -39,6 +41,10 @@ class Limits(msgspec.Struct, frozen=True):
     linger_s: float = 2.0
     """How long what a refused client still sends is read away: closing with bytes unread resets the connection, and the reset
     can destroy the answer before the client reads it."""
+
+    def max_told(self) -> int:
+        """Connections beyond the most allowed that are still told so; more are cut off."""
+        return min(1_000, 1 + self.max_connections // 8)
 
     def tick_s(self) -> float:
         """How often deadlines are looked at."""

@@ -48,6 +48,7 @@ class Reader:
         "_framing",
         "_head_fed",
         "_headers",
+        "_is_resumed",
         "_last",
         "_parser",
         "_refused",
@@ -70,6 +71,8 @@ class Reader:
         """Whether whatever still comes is thrown away."""
         self.is_fresh = False
         """Whether the client got on since somebody looked, so that its time begins anew."""
+        self._is_resumed = False
+        """Whether another parser is told again what the last one knew."""
         self._last: Request | None = None
         self._target = b""
         self._headers: list[Header] = []
@@ -85,8 +88,8 @@ class Reader:
         received = incoming.received if incoming is not None else 0
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._end()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgraded(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             if not self.is_deaf:
                 self.fail(self._refused or _not_http(error, data))
@@ -110,6 +113,7 @@ class Reader:
             request.raw_path = self._target.partition(b"?")[0]
         request.fault = refused
         request.keep_alive = False
+        request.parts = []
         if is_listed:
             request.rouse()  # the application is told that nothing more comes
         elif not request.is_over:
@@ -123,12 +127,16 @@ class Reader:
     # what the parser calls
 
     def on_message_begin(self) -> None:
+        if self._is_resumed:
+            return
         self._target = b""
         self._headers = []
         self._size = self._head_fed = 0
         self.is_head_open = self.is_fresh = True
 
     def on_url(self, url: bytes) -> None:
+        if self._is_resumed:
+            return
         self._target += url
         self._size += len(url)
         limit = self._connection.site.limits.max_target_bytes
@@ -136,14 +144,18 @@ class Reader:
             self._stop(Refused(414, "the target is too long", hint=f"at most {limit:,} bytes"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_resumed:
+            return
         self._size += len(name) + len(value)
         limits = self._connection.site.limits
         if self._size > limits.max_head_bytes or len(self._headers) >= limits.max_headers:
             self._stop(self._too_much())
         if self.incoming is None:  # else a trailer, which nobody reads
-            self._headers.append((name.lower(), value.rstrip()))
+            self._headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
+        if self._is_resumed:
+            return
         method, version = self._parser.get_method(), self._parser.get_http_version()
         self.is_head_open = False
         self.is_fresh = True
@@ -182,6 +194,10 @@ class Reader:
         if request.is_over:  # answered already; the rest is only read away
             return
         request.parts.append(body)
+        try:
+            self._connection.site.hold(request, len(body))
+        except Refused as refused:
+            self._stop(refused)
         if request.route is None:
             request.buffered += len(body)
             request.rouse()
@@ -189,9 +205,10 @@ class Reader:
             self._stop(self._too_large(request))
 
     def on_message_complete(self) -> None:
-        request, self.incoming = self.incoming, None
-        if request is None:
-            return
+        request = self.incoming
+        if request is None or (request.length and self._parser.should_upgrade()):
+            return  # the parser leaves out the body of a request that would change the protocol
+        self.incoming = None
         request.is_complete = True
         if request.route is not None:
             parts = request.parts
@@ -204,11 +221,24 @@ class Reader:
 
     # inside
 
-    def _end(self) -> None:
-        """After a request that would change the protocol, nothing is HTTP."""
-        self.is_deaf = True
+    def _upgraded(self, rest: memoryview) -> None:
+        """A request would change the protocol: it is answered in this one, and what follows its body is not HTTP.
+
+        Java's client asks so with its first `POST`. The parser takes such a request to have no body, so another one reads it.
+        """
         if self._last is not None:
             self._last.keep_alive = False
+        if self.incoming is None:
+            self.is_deaf = True
+            return
+        length = self.incoming.length
+        framing = b"content-length: %d" % length if length > 0 else b"transfer-encoding: chunked"
+        self._parser = httptools.HttpRequestParser(self)
+        self._is_resumed = True
+        self._parser.feed_data(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n%b\r\n\r\n" % framing)
+        self._is_resumed = False
+        if rest:
+            self.feed(rest)
 
     def _stop(self, refused: Refused) -> Any:
         self._refused = refused

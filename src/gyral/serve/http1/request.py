@@ -43,6 +43,7 @@ class Request:
         "expects",
         "fault",
         "headers",
+        "held",
         "is_complete",
         "is_gone",
         "is_over",
@@ -68,7 +69,8 @@ class Request:
         """Last: header lines for a page of another site that may read the answer."""
         self.route: Route | None = None
         self.keep_alive = True
-        self.length = self.received = self.buffered = 0
+        self.length = self.received = self.buffered = self.held = 0
+        """Last: bytes of its body that count as held until it is answered."""
         self.parts: list[bytes] = []
         self.expects = self.is_complete = self.is_gone = self.is_over = False
         self.fault: Refused | None = None

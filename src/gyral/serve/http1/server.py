@@ -12,20 +12,21 @@ import resource
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any
+
+import msgspec
 
 from gyral.errors import ServeError
 from gyral.http import AsgiApp
 from gyral.http.origins import Origins
 from gyral.serve.http1.asgi import Lifespan
 from gyral.serve.http1.connection import Connection
+from gyral.serve.http1.handshakes import Handshakes
 from gyral.serve.http1.limits import Limits
 from gyral.serve.http1.request import Route
 from gyral.serve.http1.site import Site
 
 BACKLOG = 2048
 LIFESPAN_TIMEOUT_S = 20.0
-HANDSHAKE_TIMEOUT_S = 10.0
 
 
 class Server:
@@ -56,7 +57,7 @@ class Server:
         self._limits = limits or Limits()
         self._tls = tls
         self._note = note
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | Handshakes] = []
         self._lifespan: Lifespan | None = None
         self._site: Site | None = None
 
@@ -73,18 +74,19 @@ class Server:
         ServeError : the application did not start.
         """
         scheme = "https" if self._tls is not None else "http"
-        site = Site(self._app, self._routes, self._limits, self._note, scheme, self._origins)
+        limits = msgspec.structs.replace(self._limits, max_connections=min(self._limits.max_connections, more_files() * 3 // 4))
+        site = Site(self._app, self._routes, limits, self._note, scheme, self._origins)
         self._site = site
+        backlog = min(BACKLOG, 1 + limits.max_connections // 16)  # asyncio accepts as many before it looks at one
         if self._app is not None:
             self._lifespan = Lifespan(self._app, site.state)
             await self._lifespan.start(LIFESPAN_TIMEOUT_S)
-        tls: dict[str, Any] = {"ssl": self._tls}
-        if self._tls is not None:
-            tls |= {"ssl_handshake_timeout": HANDSHAKE_TIMEOUT_S, "ssl_shutdown_timeout": self._limits.linger_s}
-        more_files()
         for sock in listening:
-            server = await site.loop.create_server(lambda: Connection(site), sock=sock, backlog=BACKLOG, **tls)
-            self._servers.append(server)
+            if self._tls is not None:
+                self._servers.append(Handshakes(site, self._tls, sock))
+            else:
+                server = await site.loop.create_server(lambda: Connection(site), sock=sock, backlog=backlog)
+                self._servers.append(server)
         site.tick()
 
     async def stop(self, timeout_s: float) -> int:
@@ -146,9 +148,11 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def more_files() -> None:
-    """Each connection is an open file, and most systems allow 1,024 unless asked."""
+def more_files() -> int:
+    """Have as many open files as may be, and tell how many. Each connection is one; most systems allow 1,024 unless asked."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return soft if soft != resource.RLIM_INFINITY else 1 << 20

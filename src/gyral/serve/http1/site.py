@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gyral.serve.http1.connection import Connection
 
 BUFFER_BYTES = 64 * KIB
+_TOO_MUCH = Refused(503, "too much is being sent at once", hint="send it again", headers=((b"retry-after", b"1"),))
 
 
 def _nothing(request: Request) -> Told:
@@ -61,6 +62,8 @@ class Site:
         self.loop = asyncio.get_running_loop()
         self.view = memoryview(bytearray(BUFFER_BYTES))
         self.connections: set[Connection] = set()
+        self.held_bytes = 0
+        """Of bodies whose requests are not answered yet."""
         self.is_draining = False
         self.draining = asyncio.Event()
         self.extensions: dict[str, Any] = {"gyral.draining": self.draining}
@@ -81,6 +84,27 @@ class Site:
         if told != self._noted:
             self._noted = told
             self._note(told)
+
+    def hold(self, request: Request, size_bytes: int) -> None:
+        """Count a piece of a body; where all are too much, who has not sent a piece for longest is told to come again.
+
+        Raises
+        ------
+        Refused : that is this one.
+        """
+        request.held += size_bytes
+        self.held_bytes += size_bytes
+        while self.held_bytes > self.limits.max_held_bytes:
+            slowest = next(iter(self.body), request.connection)
+            if slowest is request.connection:
+                raise _TOO_MUCH
+            self.body.drop(slowest)
+            slowest.break_off(_TOO_MUCH)
+
+    def let_go(self, request: Request) -> None:
+        """Its body is needed no longer; may be called twice."""
+        self.held_bytes -= request.held
+        request.held = 0
 
     def tick(self) -> None:
         """End the waits whose time is up, and come again."""

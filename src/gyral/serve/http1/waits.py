@@ -7,6 +7,7 @@ costs ten times that, and a walk over 10,000 idle connections would stop request
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -28,6 +29,9 @@ class Waits(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._due)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._due)
 
     def put(self, who: T, now: float) -> None:
         """Wait for somebody from now on."""
