@@ -20,6 +20,7 @@ import msgspec
 from gyral import config as configs
 from gyral import plugins
 from gyral import run as runs
+from gyral.engine.base import num_cores
 from gyral.errors import OPTIONAL, GyralError, NotFound
 from gyral.lake import dataset as datasets
 from gyral.lake.table import Lake
@@ -65,8 +66,7 @@ def measure(root: Path, tell: Callable[[str], None]) -> list[Finding]:
 
 def _machine(root: Path) -> Iterator[Finding]:
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Finding("cores", "ok", f"{cores}, load {os.getloadavg()[0]:.1f}")
+    yield Finding("cores", "ok", f"{num_cores()}, load {os.getloadavg()[0]:.1f}")
     folder = root if root.is_dir() else Path(".")
     free = shutil.disk_usage(folder).free
     low = free < LOW_DISK_BYTES

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -22,7 +21,7 @@ import pyarrow as pa
 from gyral import plugins
 from gyral.config import Config
 from gyral.errors import ConflictError, GyralError
-from gyral.event.clock import TIMESTAMP, now_us
+from gyral.event.clock import TIMESTAMP, now_text, now_us
 from gyral.event.codec import encode_payload
 from gyral.event.schema import ERASURES
 from gyral.faults import fail_point
@@ -138,7 +137,7 @@ def erase(root: Path, config: Config, run: Run, subject: str) -> Receipt:
     meter = run.meter("steps", 5)
     with open_log(lake.log_folder, config) as log:
         stands_for, ends = _mark(lake, log, config, subject)
-        receipt = Receipt(stands_for, run.number, datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"))
+        receipt = Receipt(stands_for, run.number, now_text())
         meter.update(1)
         with no_other_makes(root), lake.alone():
             before, after = _erase_events(lake, subject, receipt)

@@ -9,7 +9,6 @@ A dataset of the same name that was made of the same signals is decided anew fro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from gyral.curate.recipe import RECIPES, stages_of
 from gyral.curate.settle import settle
 from gyral.curate.stage import Stage
 from gyral.errors import InputError, NotFound
+from gyral.event.clock import now_text
 from gyral.files import new_version, write_atomic
 from gyral.lake import dataset as datasets
 from gyral.lake import documents
@@ -181,7 +181,7 @@ def _published(
 ) -> Dataset:
     with new_version(root / datasets.FOLDER, name) as (folder, number):
         manifest.dataset = f"{name}@{number}"
-        manifest.created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        manifest.created = now_text()
         (folder / "shards").mkdir()
         for position, (each, shard) in enumerate(zip(files, shards, strict=True)):
             for source, target in zip(each[:2], store.names(position), strict=True):

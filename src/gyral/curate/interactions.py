@@ -8,6 +8,7 @@ version alone, so the same version and configuration give the same dataset.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from gyral.curate.kept import Kept
 from gyral.engine.base import connect
 from gyral.errors import InputError, did_you_mean
 from gyral.event import layout as layouts
-from gyral.event.clock import TIMESTAMP
+from gyral.event.clock import TIMESTAMP, rfc3339
 from gyral.event.codec import numbers as numbers_of
 from gyral.event.layout import Layout
 from gyral.event.schema import EVENT
@@ -369,8 +370,8 @@ def _manifest(
     )
 
 
-def _rfc3339(moment: object) -> str | None:
-    return str(moment.isoformat()).replace("+00:00", "Z") if hasattr(moment, "isoformat") else None
+def _rfc3339(moment: datetime | None) -> str | None:
+    return rfc3339(moment) if moment is not None else None
 
 
 def _report(run: Run, made: Dataset) -> None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from gyral.curate.kept import Kept
 from gyral.errors import ConfigError, InputError, did_you_mean
+from gyral.event.clock import rfc3339
 
 COLUMN = "split"
 PARTS = ("train", "valid", "test")
@@ -92,7 +93,7 @@ def _facts(kept: Kept, bounds: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
     for part in (name for name in PARTS if name in bounds):
         begin, end = bounds[part]
         told: dict[str, Any] = {"rows": end - begin}
-        told |= {name: moments[at].as_py().isoformat().replace("+00:00", "Z") for name, at in _ends(begin, end)}
+        told |= {name: rfc3339(moments[at].as_py()) for name, at in _ends(begin, end)}
         for name, each in codes.items():
             there = np.unique(each[begin:end])
             told[name] = len(there)

@@ -7,12 +7,11 @@ of every batch.
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 
-from gyral.engine.base import Item, Result
+from gyral.engine.base import Item, Result, num_cores
 from gyral.errors import UsageError
 
 
@@ -30,8 +29,7 @@ class LocalEngine:
             raise UsageError("`--on local` takes threads or processes, not both", hint="for example `--on local://processes=2`")
         if any(each is not None and (not isinstance(each, int) or each < 1) for each in (threads, processes)):
             raise UsageError("`--on local` needs a number of workers", hint="for example `--on local://threads=4`")
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.workers = processes or threads or cores
+        self.workers = processes or threads or num_cores()
         self._use_processes = processes is not None
         self._pool: Executor | None = None
 

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from gyral.engine.base import Item, Result
+from gyral.engine.base import Item, Result, num_cores
 from gyral.engine.listening import LOOPBACK
 from gyral.errors import GyralError, MissingExtra, UsageError
 
@@ -78,7 +78,7 @@ class RayEngine:
         self._is_open = False
         ray = library(is_own=not address)
         if not address and workers is None:
-            workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            workers = num_cores()
         _enter(ray, address, workers, note or (lambda _: None))
         self._is_open = True
         self.workers = workers or max(int(ray.cluster_resources().get("CPU", 1)), 1)

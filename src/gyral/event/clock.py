@@ -27,6 +27,16 @@ def now_us() -> int:
     return time.time_ns() // 1_000
 
 
+def now_text() -> str:
+    """Wall clock to the second, as RFC 3339 has it."""
+    return rfc3339(datetime.now(UTC).replace(microsecond=0))
+
+
+def rfc3339(moment: datetime) -> str:
+    """A time in UTC as text: `2026-11-25T08:30:00Z`."""
+    return moment.isoformat().replace("+00:00", "Z")
+
+
 def parse_times(values: pa.Array, time_format: str = "") -> pa.Array:
     """Read a column as UTC timestamps in microseconds; what cannot be read becomes null.
 

@@ -14,7 +14,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gyral.errors import InputError, NotFound
+from gyral.event.clock import now_text
 from gyral.event.schema import PLACE_FIELDS
 from gyral.files import find_version, fsync_tree, new_version, write_atomic
 from gyral.lake.snapshot import Snapshot
@@ -180,7 +180,7 @@ def write(
     """Publish the next version of a dataset; `manifest` comes without name, shards and sizes, which are filled in here."""
     with new_version(root / FOLDER, name) as (folder, number):
         manifest.dataset = f"{name}@{number}"
-        manifest.created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        manifest.created = now_text()
         (folder / "shards").mkdir()
         _write_shards(folder, rows, manifest, "")
         pq.write_table(pa.table({"reason": reasons}), folder / manifest.decisions, compression="zstd")
@@ -221,7 +221,7 @@ def erase(made: Dataset, subject: str, stands_for: str, before: Snapshot, after:
     kept = rows.filter(pc.invert(pc.fill_null(pc.equal(rows["subject"], subject), False)))
     old = [*(f"shards/{each.file}" for each in manifest.shards), manifest.decisions]
     text, old_tag = (folder / "manifest.json").read_bytes(), tag_of(manifest)
-    number, now = len(manifest.erased) + 1, datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    number, now = len(manifest.erased) + 1, now_text()
     decided = pq.read_table(folder / manifest.decisions)["reason"].cast(pa.string())
     found = pc.index_in(_places(after), value_set=_places(before))  # the order of rows is another after a compaction
     reasons = pc.fill_null(decided.take(found), NOT_SELECTED)

@@ -13,6 +13,7 @@ import lance
 
 from gyral.config import Config
 from gyral.errors import ConflictError, NotFound
+from gyral.event.clock import rfc3339
 from gyral.event.schema import TABLES
 from gyral.faults import fail_point
 from gyral.files import together, without_others
@@ -239,5 +240,4 @@ def _largest_first(counts: dict[str, int]) -> dict[str, int]:
 def _rfc3339(micros: int | None) -> str | None:
     if micros is None:
         return None
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
-    return moment.isoformat().replace("+00:00", "Z")
+    return rfc3339(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import msgspec
 
@@ -42,7 +42,6 @@ class Watched:
         self.restarts = 0
         self.error: RankError | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
         self._is_ending = self._is_stopping = False
         self._ready, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="learner", daemon=True)

@@ -8,7 +8,6 @@ models/<name>@<n>/weights.safetensors   arrays, and the family's own settings as
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +15,7 @@ import msgspec
 import numpy as np
 
 from gyral.errors import InputError, MissingExtra
+from gyral.event.clock import now_text
 from gyral.files import find_version, new_version, write_atomic
 from gyral.model.cascade import Cascade
 
@@ -129,7 +129,7 @@ def publish(
     """
     with new_version(root / FOLDER, name) as (folder, number):
         card.model = f"{name}@{number}"
-        card.created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        card.created = now_text()
         card.size_bytes = write_weights(folder, weights)
         if inputs is not None:
             from gyral.model import inputs as model_inputs  # it brings the kernels, which reading a card does not need

@@ -145,8 +145,8 @@ class Encoder(Protocol):
     def named(self, language: str) -> tuple[list[str], np.ndarray]: ...
 
 
-class Gallery:
-    """Pictures that can be found: those that the model learned, and those that were shown since.
+class Finder:
+    """Finds pictures: those that the model learned, and those that were shown since.
 
     Parameters
     ----------
@@ -219,16 +219,16 @@ class Gallery:
 
 def routes_of(model: Encoder, best: Callable[[np.ndarray, int], list[int]], index: Index | None = None) -> dict[str, Route]:
     """Routes of one loaded model; `best` ranks scores, `index` holds the gallery where that is large."""
-    gallery = Gallery(model, best, index)
+    finder = Finder(model, best, index)
 
     def labels(requests: Sequence[Label]) -> list[Told]:
         pictures = model.embed_images([decoded(each.picture) for each in requests])
         return [_labelled(model, best, each, vector) for each, vector in zip(requests, pictures, strict=True)]
 
     return {
-        "/v1/search": _together(Search, gallery.search, '{"text": "a hedgehog", "k": 5}', Found, is_pure=False),
+        "/v1/search": _together(Search, finder.search, '{"text": "a hedgehog", "k": 5}', Found, is_pure=False),
         LABEL: _together(Label, labels, _LABEL, Labelled),
-        "/v1/pictures": Route(Pictures, gallery.show, '{"pictures": [{"object": "a.png", "raw": "base64…"}]}', response=Seen),
+        "/v1/pictures": Route(Pictures, finder.show, '{"pictures": [{"object": "a.png", "raw": "base64…"}]}', response=Seen),
         "/v1/embed": _together(Embed, partial(_embedded, model), '{"texts": ["a hedgehog"]}', Embedded),
     }
 

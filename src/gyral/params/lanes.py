@@ -49,7 +49,7 @@ class Lanes:
     """
 
     def __init__(self, transport: Transport, specs: Sequence[TableSpec], hello: Head, timeout_s: float, beat_s: float) -> None:
-        self.transport, self._specs, self._hello, self.timeout_s, self._beat_s = transport, specs, hello, timeout_s, beat_s
+        self.transport, self._hello, self.timeout_s, self._beat_s = transport, hello, timeout_s, beat_s
         self._salts = [np.uint64(spec.salt) for spec in specs]
         self._map_version, self._owners, self._words = 0, np.zeros(BUCKETS, np.uint16), np.zeros(BUCKETS, np.uint64)
         self._has: set[int] | None = None

@@ -10,13 +10,13 @@ Source: thinning, Lewis and Shedler 1979; the interval of a quantile from cluste
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
+from gyral.engine.base import num_cores
 from gyral.errors import UsageError
 from gyral.plan.day import local_day
 from gyral.plan.figure import FOUR_OF_FIVE, By, Figure, weakest
@@ -169,7 +169,7 @@ def play(
     def one(place: tuple[int, int]) -> Outcome:
         return pod(Traffic(rates[names[place[0]]], step_s), [seed, *place])
 
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(threads or num_cores()) as pool:
         first, p99 = 0, Figure(math.nan)
         while first < max(most.values()):
             wave = range(first, first + FEWEST_PODS)

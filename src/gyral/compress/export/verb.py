@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from gyral import plugins
 from gyral.compress.export.base import Format, Source
 from gyral.config import Config
 from gyral.errors import InputError, QualityError, UsageError
+from gyral.event.clock import now_text
 from gyral.files import make_folder, publish, staging_folder, write_atomic
 from gyral.model import card as cards
 from gyral.model import exported
@@ -76,7 +76,7 @@ def export(root: Path, name: str, config: Config, run: Run, out: Path | None = N
             model=card.model,
             family=card.family,
             run=run.number,
-            created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            created=now_text(),
             size_bytes=sum(each.size_bytes for each in files),
             files=files,
             compared=compared,

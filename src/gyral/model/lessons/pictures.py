@@ -98,7 +98,7 @@ class MaskedLesson:
     """An encoder that sees whole pictures."""
 
     def __init__(self, task: Masked, teacher: Embedder) -> None:
-        self._task, self._tower = task, teacher.tower.eval().requires_grad_(False)
+        self._tower = teacher.tower.eval().requires_grad_(False)
         known = teacher.tokens(task.trained.pixels[_evenly(len(task.trained.pixels), SOME // 4)])[:, 1:]
         known = known.reshape(-1, known.shape[-1])
         self._narrow = Narrow(known, task.shape.width, known.mean(axis=0, dtype=np.float64))

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from gyral.config.sections import Decode, Serve
+from gyral.engine.base import num_cores
 from gyral.errors import ConfigError
 from gyral.serve.following import Following
 from gyral.serve.job import Job
@@ -43,7 +44,7 @@ async def copied(
         workers=config.workers, start_s=START_S, window=2 * (decode.running + decode.waiting),
         max_waiting=min(config.max_waiting, config.workers * decode.waiting), hang_s=config.hang_s,
     )  # fmt: skip
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // config.workers))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, num_cores() // config.workers))
     job = Job(
         source=str(root.absolute()), version="package", engine=COPY, options={"decode": msgspec.to_builtins(decode)},
         environment={"OMP_NUM_THREADS": threads} if on == "local" else _cache(),

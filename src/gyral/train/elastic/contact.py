@@ -47,7 +47,7 @@ class Contact:
         self._to_say: list[bytes] = []
         self._records: dict[int, bytes] = {}
         self._pulse = Pulse(0, "", False, 0, "", False)
-        self._stand, self._epoch, self._begun = Stand(), 0, False
+        self._stand, self._epoch = Stand(), 0
         self._others: list[str] = []
         self._settled: Epoch | None = None
         self._ready: Ready | None = None

@@ -8,13 +8,13 @@ gives, 4 bytes a number, for the rows that are computed at once; recomputed bloc
 
 from __future__ import annotations
 
-import os
 from math import ceil
 from pathlib import Path
 
 from torch import nn
 
 from gyral.config.training import Train
+from gyral.engine.base import num_cores
 from gyral.errors import ConfigError
 from gyral.model.roles import MULTIPLIED, Roles, own
 from gyral.model.task import Task
@@ -42,7 +42,7 @@ def check(task: Task, model: nn.Module, axes: dict[str, int], train: Train) -> l
         stages_of(model, task.roles, axes["pipeline"] * len(owned_stages(train.schedule, 0, axes["pipeline"])))
     if num_parts(axes) > 1:
         refuse_batch_norm(model)
-    ranks, cores = num_ranks(axes), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ranks, cores = num_ranks(axes), num_cores()
     kept, passing = states_bytes(model, axes, train, task.roles), activation_bytes(task, model, axes, train)
     free = free_bytes()
     if free is not None and ranks * (kept + passing) > SHARE * free:
