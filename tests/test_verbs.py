@@ -88,9 +88,7 @@ def test_what_goes_on_has_what_a_popen_would_give_it_but_for_the_first_which_beg
         more = {"env": {**os.environ, "TOLD": "told"}, "cwd": tmp_path, "pass_fds": [ours], "start_new_session": True}
         with verbs.popen([sys.executable, "-P", "-c", CODE, str(ours)], **pipes, **more) as child:
             os.close(ours)
-            assert (
-                child.stdout.readline() == f"{['-c', str(ours)]} told {tmp_path} {os.getpid()} True\n"
-            )
+            assert child.stdout.readline() == f"{['-c', str(ours)]} told {tmp_path} {os.getpid()} True\n"
             os.write(theirs, b"inherited")
             os.close(theirs)
             assert child.communicate("given ", timeout=30) == ("", "GIVEN inherited\n") and child.returncode == 7
