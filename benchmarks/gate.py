@@ -7,9 +7,9 @@ Python is judged by the bytecodes that gyral's modules run: exact, and of one ve
 
 Beside other work (two cores, load 40 to 51, ten runs) counts never changed, and the ratios were .73 to 1.20 of what was kept.
 So the suite judges counts (`--counts`, a second) and, with nothing beside it, ratios but for the two that came near their
-limits (`--steady`, some seconds where kernels are compiled); those two are judged by hand.
+limits (`--steady`); those two are judged by hand.
 
-Command: .venv/bin/python benchmarks/gate.py (under a minute); `--keep N` measures N times and writes what holds from now on.
+Command: .venv/bin/python benchmarks/gate.py (some seconds); `--keep N` measures N times and writes what holds from now on.
 """
 
 from __future__ import annotations

@@ -4,9 +4,12 @@ import json
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 
+from . import verbs
+from .forker import Forked
 from .verbs import command, gyral, result, start
 
 
@@ -66,3 +69,40 @@ def test_a_rank_has_its_words_place_and_log_and_its_end_is_told(tmp_path, monkey
     assert stays.poll() is None
     os.kill(stays.pid, signal.SIGKILL)
     assert stays.wait(30) == -signal.SIGKILL
+
+
+CODE = """
+import os, sys
+print(sys.argv, os.environ["TOLD"], os.getcwd(), os.getppid(), os.getsid(0) == os.getpid(), flush=True)
+print(sys.stdin.read().upper() + os.read(int(sys.argv[1]), 9).decode(), file=sys.stderr)
+sys.exit(7)
+"""
+
+
+def test_what_goes_on_has_what_a_popen_would_give_it_but_for_the_first_which_begins_from_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(verbs, "_begun", set())
+    kinds = []
+    for _ in range(2):
+        ours, theirs = os.pipe()
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        more = {"env": {**os.environ, "TOLD": "told"}, "cwd": tmp_path, "pass_fds": [ours], "start_new_session": True}
+        with verbs.popen([sys.executable, "-P", "-c", CODE, str(ours)], **pipes, **more) as child:
+            os.close(ours)
+            assert child.stdout.readline() == f"{['-c', str(ours)]} told {tmp_path} {os.getpid()} True\n"
+            os.write(theirs, b"inherited")
+            os.close(theirs)
+            assert child.communicate("given ", timeout=30) == ("", "GIVEN inherited\n") and child.returncode == 7
+        kinds.append(isinstance(child, Forked))
+    assert kinds == [False, True]
+
+
+def test_what_runs_to_its_end_is_told_as_ever_and_is_ended_when_it_takes_too_long():
+    for _ in range(2):
+        done = verbs.run([sys.executable, "-c", "print('a'); raise ValueError('b')"], capture_output=True, text=True)
+        assert done.returncode == 1 and done.stdout == "a\n" and done.stderr.endswith("ValueError: b\n")
+        with pytest.raises(subprocess.CalledProcessError):
+            verbs.run([sys.executable, "-c", "raise SystemExit(3)"], check=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            verbs.run([sys.executable, "-c", "import time; time.sleep(99)"], timeout=0.3)
+    with verbs.from_nothing(), verbs.popen([sys.executable, "-c", ""]) as started:
+        assert not isinstance(started, Forked) and started.wait(30) == 0

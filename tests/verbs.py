@@ -86,6 +86,22 @@ def popen(command, **options):
     return forking.popen(command, **options)
 
 
+def run(command, *, capture_output=False, check=False, timeout=None, **options):
+    """`subprocess.run` in the same way."""
+    if capture_output:
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with popen(command, **options) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    done = subprocess.CompletedProcess(command, process.returncode, out, err)
+    if check:
+        done.check_returncode()
+    return done
+
+
 @contextlib.contextmanager
 def from_nothing():
     """Fork nothing meanwhile."""

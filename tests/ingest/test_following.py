@@ -21,7 +21,8 @@ from gyral.log.sqlite import SqliteLog
 from gyral.log.writer import Gone, LogError
 from gyral.run import Run, read_lineage
 
-from .. import verbs
+if __package__:  # processes import this module as it stands alone
+    from .. import verbs
 
 APPEND = """
 import sys
@@ -98,7 +99,7 @@ def end(process, how):
 def append(root, start, stop):
     here = os.path.dirname(__file__)
     command = [sys.executable, "-c", APPEND, str(root / "lake" / "log"), here, str(start), str(stop)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+    return verbs.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
 
 
 def test_what_another_process_appends_is_committed_until_it_is_told_to_stop(follow, tmp_path):
@@ -164,14 +165,14 @@ def test_a_log_that_was_put_back_ends_it_with_what_to_do(follow, tmp_path):
     assert process.wait(60) == 1
     assert "the log is older than the lake" in process.stderr.read() and stored(tmp_path) == expected(5)
     command = [sys.executable, "-m", "gyral", "ingest", "--root", str(tmp_path), "--follow"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = verbs.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "the log is older than the lake" in done.stderr
 
 
 @pytest.mark.parametrize("more", [("--source", "x.csv"), ("--replay", "true"), ("--listen", "127.0.0.1:0")])
 def test_it_goes_with_nothing_else(tmp_path, more):
     command = [sys.executable, "-m", "gyral", "ingest", "--root", str(tmp_path / "new"), "--follow", *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = verbs.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "goes alone" in done.stderr and not (tmp_path / "new").exists()
 
 

@@ -19,8 +19,6 @@ from gyral.lake.commit import LakeError
 from gyral.lake.table import Lake
 from gyral.log.sqlite import SqliteLog
 
-from .. import verbs
-
 
 def rows(first, count, offset=0):
     return pa.Table.from_pylist(
@@ -90,7 +88,7 @@ def test_racing_processes_lose_and_double_nothing(tmp_path):
         "    except ConflictError:\n        pass\n"
     )
     here = __file__.rpartition("/")[0]
-    children = [verbs.popen([sys.executable, "-c", code, str(tmp_path), here]) for _ in range(3)]
+    children = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), here]) for _ in range(3)]
     assert [child.wait(120) for child in children] == [0, 0, 0]
     final = Lake(tmp_path).snapshot("quarantine")
     assert final.offsets == {"p": 36}

@@ -21,6 +21,7 @@ from gyral.params.segment import Damaged
 from gyral.params.spec import BUCKETS, Optimizer, TableSpec
 from gyral.params.table import Table
 
+from .. import verbs
 from . import plain
 
 ITEMS = TableSpec("items", 3, optimizer=Optimizer("rowwise_adagrad"), expire_s=50)
@@ -346,7 +347,7 @@ POINTS = [f"params.{kind}.{step}" for kind in ("cut", "base") for step in ("writ
 def test_a_killed_writer_leaves_the_state_before_or_after(tmp_path, point):
     code = KILLED.format(tests=str(Path(__file__).parent))
     environment = {**os.environ, "GYRAL_FAULT": point, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60, env=environment)
+    done = verbs.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == -signal.SIGKILL, done.stderr
     told = max(map(int, done.stdout.split()), default=0)  # these were durable
     deltas = Deltas(tmp_path, [ITEMS])

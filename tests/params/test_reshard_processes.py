@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from gyral.params.moving import GIVE_S, Ask
 from gyral.params.shard import Settings
 from gyral.params.spec import Optimizer, TableSpec
 
+from .. import verbs
 from . import places
 
 COUNTS = TableSpec("counts", 2, Optimizer(name="sgd", rate=1.0), init="zero")
@@ -148,7 +148,7 @@ def test_a_shell_can_reshard_what_another_process_has_started(tmp_path):
         command = [sys.executable, "-m", "gyral.params.reshard", one.address]
         lines = {}
         for words in (["3"], ["1"], []):
-            done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
+            done = verbs.run([*command, *words], capture_output=True, text=True, timeout=60)
             assert done.returncode == 0, done.stderr
             lines[tuple(words)] = [json.loads(line) for line in done.stdout.splitlines()]
         assert [each["buckets"] for each in lines["3",][1:]] == [1366, 1365, 1365]
@@ -156,7 +156,7 @@ def test_a_shell_can_reshard_what_another_process_has_started(tmp_path):
         assert [(each["buckets"], each["rows"]["counts"]) for each in lines[()]] == [(4096, KEYS)]
         assert (sums(one) == 1).all()
         assert [process.poll() for process in one.transport.processes] == [None, 0, 0]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = verbs.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0 and done.stderr.startswith("error: no shards run here")
 
 

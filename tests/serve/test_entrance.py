@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from gyral.http import Refused
 from gyral.http.origins import Origins
 from gyral.keys import Granted, new_key, write_keys
 
+from .. import verbs
 from .listening import EVENT, certificate
 
 
@@ -143,7 +143,7 @@ def test_guesses_are_slowed_and_no_secret_is_written_anywhere(running, tmp_path)
 def test_a_key_is_made_shown_once_listed_and_revoked(tmp_path):
     def keys(*words):
         command = [sys.executable, "-m", "gyral", "keys", *words, "--root", str(tmp_path), "--json"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return verbs.run(command, capture_output=True, text=True, timeout=60)
 
     secret = json.loads(keys("add", "phones", "--may", "send", "--rate", "5").stdout)["key"]
     file = tmp_path / "keys.toml"
