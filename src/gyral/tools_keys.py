@@ -33,12 +33,14 @@ def add(root: Path, sets: tuple[str, ...], as_json: bool, name: str, may: str, *
     """Make a key for NAME and show it, once: only its hash is kept."""
     import msgspec
 
-    from gyral.keys import FILE_NAME, Granted, new_key, read_keys, write_keys
+    from gyral.keys import FILE_NAME, LOOP, Granted, new_key, read_keys, write_keys
 
     path = root / FILE_NAME
     known = read_keys(path) if path.exists() else []
     if any(each.name == name for each in known):
         raise UsageError(f"there is a key `{name}`", where=str(path), hint=f"another name, or first `gyral keys revoke {name}`")
+    if name == LOOP:
+        raise UsageError(f"`{LOOP}` is the name of a loop's own key", where=str(path), hint="choose another name")
     secret, digest = new_key()
     added = {"name": name, "sha256": digest, "may": may, "added": f"{datetime.now(UTC):%Y-%m-%d}", **_limits(may, limits)}
     try:

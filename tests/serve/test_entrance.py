@@ -81,6 +81,14 @@ def test_nothing_listens_beyond_this_machine_without_keys_unless_it_is_said(runn
     assert opened.ask("GET", "/" if words[0] == "dash" else "/healthz")[0] == 200
 
 
+def test_nobody_has_the_name_of_a_loops_own_key_which_is_no_reason_to_want_keys(running, tmp_path):
+    own = f'collect.keys=[{{name="gyral.loop", sha256="{"0" * 64}"}}]'
+    refused = running(tmp_path / "shop", "ingest", "--listen", "127.0.0.1:0", "--set", own)
+    assert refused.process.wait(20) == 2 and refused.told == b""
+    refused.log.seek(0)
+    assert b"is the name of a loop's own key" in refused.log.read()
+
+
 def test_pages_want_a_key_over_tls_and_the_cookie_ends_with_it(running, tmp_path):
     cert, key = certificate(tmp_path)
     secrets, granted = grants(tmp_path / "shop")
@@ -91,7 +99,7 @@ def test_pages_want_a_key_over_tls_and_the_cookie_ends_with_it(running, tmp_path
     assert pages.ask("GET", "/runs.json")[0] == 401
     for may, expected in (("see", 200), ("ask", 403), ("send", 403)):
         assert pages.ask("GET", "/runs.json", Authorization=f"Bearer {secrets[may]}")[0] == expected
-    assert "`send` may not see pages" in pages.ask("GET", "/runs.json", Authorization=f"Bearer {secrets['send']}")[2]
+    assert "`of-send` may not see pages" in pages.ask("GET", "/runs.json", Authorization=f"Bearer {secrets['send']}")[2]
     status, _, body = pages.ask("POST", "/login", f"key={secrets['ask']}")
     assert status == 403 and "good for something else" in body
     assert pages.ask("POST", "/login", "key=nobodys")[0] == 401
@@ -148,6 +156,7 @@ def test_a_key_is_made_shown_once_listed_and_revoked(tmp_path):
     secret = json.loads(keys("add", "phones", "--may", "send", "--rate", "5").stdout)["key"]
     file = tmp_path / "keys.toml"
     assert len(secret) > 40 and secret not in file.read_text() and file.stat().st_mode & 0o077 == 0
+    assert keys("add", "gyral.loop", "--may", "see").returncode == 2, "a loop's own key closes no server"
     again = keys("add", "phones", "--may", "see")
     assert again.returncode == 2 and "there is a key `phones`" in again.stderr
     listed = json.loads(keys("list").stdout)["keys"]

@@ -113,8 +113,8 @@ def test_answers_and_the_log_are_those_of_one_process(made):
     asyncio.run(asyncio.wait_for(test(), 120))
 
 
-async def get(app, path):
-    return await asyncio.to_thread(call, app, "GET", path)
+async def get(app, path, *headers):
+    return await asyncio.to_thread(call, app, "GET", path, b"", headers)
 
 
 def test_an_answer_that_may_be_told_again_is_asked_for_once_and_logged_each_time():
@@ -182,16 +182,27 @@ def test_a_client_that_goes_as_its_answer_comes_takes_nothing_from_who_asks_the_
 
 def test_a_swap_of_a_variant_does_not_make_the_model_newer_and_one_on_trial_begins_its_trial_anew(shop, publish):
     async def test():
-        config = Serve(workers=1, variants=["shop-int8"], canary="shop-int8")
+        mine, others = (
+            Caller(name=name, sha256=hashlib.sha256(name.encode()).hexdigest(), models=models)
+            for name, models in (("mine", ["shop"]), ("others", ["shop-int"]))
+        )
+        key = (b"authorization", b"Bearer mine")
+        config = Serve(workers=1, variants=["shop-int8"], canary="shop-int8", keys=[mine, others])
         async with opened(shop.root, "shop", config, Rerank(), None, {}, print) as front:
 
             async def swapped(name):
                 version = publish(shop.root, name)
-                while (told := json.loads((await get(front, "/v1/model"))[2]))["variants"][name] != version:
+                while (told := json.loads((await get(front, "/v1/model", key))[2]))["variants"][name] != version:
                     await asyncio.sleep(0.02)
                 return told["loaded_at"]
 
-            first = json.loads((await get(front, "/v1/model"))[2])["loaded_at"]
+            first = json.loads((await get(front, "/v1/model", key))[2])["loaded_at"]
+            wanted = {"subject": "17850", "k": 2, "model": "canary"}
+            answer = await asked(front, "/v1/recommend", wanted, authorization="Bearer mine")
+            assert json.loads(answer.body)["model"] == "shop-int8@1", "what was compressed from its model is its own"
+            with pytest.raises(Refused, match="`others` may not ask `shop-int8@1`"):
+                asked(front, "/v1/recommend", wanted, authorization="Bearer others")
+            assert (await get(front, "/v1/model", (b"authorization", b"Bearer others")))[0] == 403
             assert await swapped("shop-int8") == first
             assert (front.trial.canary.old, front.trial.canary.new) == ("shop@1", "shop-int8@2")
             assert await swapped("shop") > first
