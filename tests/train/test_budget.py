@@ -326,7 +326,7 @@ def test_what_was_opened_to_choose_is_what_is_trained(project, monkeypatch):
     def trained(sets, given):
         config = configs.load(project, sets)
         with Run.start(project, "train", config) as run:
-            card = trainer.train(project, "docs", config, run, budget_s=BUDGET_S, given=given)
+            card = trainer.train(project, "docs", config, run, budget_s=0.05, given=given)
         return card, cards.read_weights(cards.find(project, card.model)).arrays
 
     card, chosen = trained([*LM], set())
