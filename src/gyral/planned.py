@@ -54,7 +54,7 @@ def train(root: Path, dataset: str, config: Config, given: Collection[str] | Non
         return _in_closed_form(root, data, config)
     choice = budget.choice_of(root, data, config, budget_seconds(config.train.budget), given)
     config = choice.config
-    task = open_task(root, data.name, config)
+    task = choice.task or open_task(root, data.name, config)
     model = task.build(config.train.seed)
     flops, updated = cost_of(task, model, config)
     steps = config.train.steps or planned_steps(flops, updated, budget_seconds(config.train.budget), 1)

@@ -138,7 +138,8 @@ def test_a_collector_that_is_told_nothing_of_the_lake_holds_ids_for_as_many_days
         return held.has(hashed(pa.array([name])))[0]
 
     bounded, always = collector._Recent(2), collector._Recent()
-    for number, day in enumerate((20_000, 20_001, 20_002, 20_040, 20_002, 20_003)):
+    for number, today in enumerate((20_000, 20_001, 20_002, 20_040, 20_002, 20_003)):
+        day = today
         for held in (bounded, always):
             held.add(hashed(pa.array([f"e{number}"])), number)
     assert [known(bounded, f"e{number}") for number in range(6)] == [False, False, True, True, True, True]

@@ -5,15 +5,21 @@ import subprocess
 import sys
 import threading
 import time
+from array import array
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
+from gyral.bench import points, silence
+from gyral.bench.record import OK, REFUSED, Record
+from gyral.bench.traffic import Traffic
 from gyral.errors import NotFound
 from gyral.model.card import Card, Variant
 from gyral.plan import service
+from gyral.plan.cold import Cold
 from gyral.plan.figure import Figure
+from gyral.plan.serving import Pod, capacity
 
 
 def _lines():
@@ -40,6 +46,33 @@ def test_a_run_tells_of_its_lowest_rate():
         assert spread.at(share) == pytest.approx(1e-3 * np.quantile(ms, share), rel=0.03)
     low, high = work.alone_s.interval
     assert low < work.alone_s.value < high < 1.03 * low
+
+
+def test_what_silence_cost_is_taken_off_and_told():
+    """A server of known costs, asked at a low rate: the plan has its seconds when it is awake, and simulates its slowness."""
+    rng, truth, warm_s = np.random.default_rng(3), Cold(1.5, 0.005), 6e-4
+    due_s = np.cumsum(rng.exponential(1 / 50, 4_000))
+    done_s, awake, free = np.empty(4_000), warm_s * rng.lognormal(0, 0.1, 4_000), 0.0
+    for at, due in enumerate(due_s):  # one after the other; who waits finds it awake
+        done_s[at] = free = max(due, free) + awake[at] * float(truth.factor(np.array([due - free if at else 0.0]))[0])
+    record = Record(4_000)
+    record.done_s, record.outcome = array("d", done_s), bytearray([OK]) * 4_000
+    rows = np.zeros(4_000, np.uint32)
+    traffic = Traffic(due_s, rows, rows, np.full(4_000, np.inf), [b""], [b""])
+    taken_ms = 1e3 * points.latencies_s(traffic, record)
+    latency = {"mean_ms": float(taken_ms.mean()), "num_samples": 4_000}
+    point = {"type": "operating_point", "offered_per_s": 50.0, "is_valid": True, "load": 0.5, "latency": latency}
+    lines = [point, {"type": "load", "curve": points.curve(taken_ms)}, {"type": "silence", **silence.told(traffic, record)}]
+    busier = {**point, "offered_per_s": 400.0}
+    work = service.of_lines([*lines, busier, {"type": "load", "curve": points.curve(taken_ms)}], "run 7")
+    assert work.alone_s.value == pytest.approx(float(awake.mean()), rel=0.05) and work.alone_s.by == "measured"
+    assert "awake; after a long silence it takes 148 % longer" in work.alone_s.why
+    assert work.cold.factor(np.array([0.002, 0.02])) == pytest.approx(truth.factor(np.array([0.002, 0.02])), rel=0.06)
+    plain = service.of_lines(lines[:2], "run 7")
+    assert plain.cold is None and plain.alone_s.value == pytest.approx(1e-3 * latency["mean_ms"])
+    assert capacity(Pod(work), 0.02).value > 1.5 * capacity(Pod(plain), 0.02).value  # a busy one is awake
+    record.outcome = bytearray([OK]) * 300 + bytearray([REFUSED]) * 3_700
+    assert silence.told(traffic, record) is None  # of too few nothing is told
 
 
 class _Slow(BaseHTTPRequestHandler):

@@ -20,7 +20,8 @@ from gyral.law.choose import choose as choose_law
 from gyral.law.places import runs_of
 from gyral.model import card as cards
 from gyral.plan import counters
-from gyral.train import budget, scale, shapes
+from gyral.run import Run
+from gyral.train import budget, scale, shapes, tasks, trainer
 from gyral.train.neural import FLOP_PER_UPDATED, STEP_FLOP, planned_steps
 from gyral.train.open_lm import shape_of
 
@@ -314,3 +315,24 @@ def test_each_turn_of_a_loop_is_sized_by_the_law_and_adds_its_run_to_it(project,
         low, high = told["loss_80"]
         assert low <= told["loss"] <= high and told["ended"] == row["loss"] and not low <= row["loss"] <= high
     assert done.stderr.count("outside its 80 % interval") == 2  # these losses are of no law
+
+
+def test_what_was_opened_to_choose_is_what_is_trained(project, monkeypatch):
+    """To read a dataset twice doubled the time of a start; the weights are those of a training that is told the sizes."""
+    add_runs(project, "docs", LM)
+    opened, plain = [], tasks.open_task
+    monkeypatch.setattr(tasks, "open_task", lambda *given: opened.append(given) or plain(*given))
+
+    def trained(sets, given):
+        config = configs.load(project, sets)
+        with Run.start(project, "train", config) as run:
+            card = trainer.train(project, "docs", config, run, budget_s=0.05, given=given)
+        return card, cards.read_weights(cards.find(project, card.model)).arrays
+
+    card, chosen = trained([*LM], set())
+    assert len(opened) == 1
+    values = card.training["budget"]["chosen"]
+    _, told = trained([*LM, *(f"{name}={value}" for name, value in values.items())], set(values))
+    assert chosen.keys() == told.keys() and all(np.array_equal(chosen[name], told[name]) for name in told)
+    twin = configs.load(project, [*LM, "train.distill=docs"])
+    assert shapes.opened_for(plain(project, "docs", configs.load(project, [*LM])), twin) is None

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from gyral.bench import arrivals, bodies, cpu, points, replay
+from gyral.bench import arrivals, bodies, cpu, points, replay, silence
 from gyral.bench.drive import Drive, OnTick, Target
 from gyral.bench.points import OperatingPoint
 from gyral.bench.record import Record
@@ -237,6 +237,8 @@ def _step(bench: Bench, asked: Asked, traffic: Traffic, run: Run, *, is_ramp: bo
     drawn_ms = {"curve": points.curve(taken_ms), "histogram": points.histogram(taken_ms)}
     run.metric("operating_point", **msgspec.to_builtins(point), holds=points.holds(point))
     run.metric("load", **drawn_ms, seconds=points.second_by_second(traffic, record, lasts))
+    if not traffic.is_stream and (slept := silence.told(traffic, record)) is not None:
+        run.metric("silence", **slept)
     return point
 
 

@@ -7,6 +7,7 @@ around the model.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,7 +111,9 @@ def of_run(root: Path, number: int, *, slope: float = 0.0, max_batch: int = 64) 
 
 
 def of_lines(lines: Sequence[Mapping[str, Any]], where: str = "", *, slope: float = 0.0, max_batch: int = 64) -> Work:
-    """From the lines of such a run: each `operating_point` is followed by its curve of percentiles.
+    """From the lines of such a run: each `operating_point` is followed by its curve of percentiles, and by what silence cost.
+
+    Where that was told, seconds are those of a server that is awake, and `cold` is what silence adds.
 
     Raises
     ------
@@ -122,18 +125,23 @@ def of_lines(lines: Sequence[Mapping[str, Any]], where: str = "", *, slope: floa
     if not valid:
         raise NotFound(f"{where or 'the run'} has no valid point", hint="`gyral bench serve --rate 50 --seconds 30`")
     point, after = min(valid, key=lambda each: float(each[0]["offered_per_s"]))
-    curve = next((each["curve"] for each in after if each.get("type") == "load"), None)
-    if not curve:
+    own = list(itertools.takewhile(lambda each: each.get("type") != "operating_point", after))
+    load, slept = (next((each for each in own if each.get("type") == name), None) for name in ("load", "silence"))
+    if not load or not load["curve"]:
         raise InputError("a point has no curve of percentiles", where=where, hint="run `gyral bench serve` again")
-    spread = of_curve(curve, 1e-3 * float(point["latency"]["mean_ms"]))
-    around = FOUR_OF_FIVE * spread.cv / math.sqrt(max(int(point["latency"]["num_samples"]), 1))
+    curve, told = (slept["curve"], slept) if slept else (load["curve"], point["latency"])
+    spread = of_curve(curve, 1e-3 * float(told["mean_ms"]))
+    around = FOUR_OF_FIVE * spread.cv / math.sqrt(max(int(told["num_samples"]), 1))
     why = f"{where}: {point['offered_per_s']:,.0f}/s, load {point['load']:g}"
-    mean = 1e-3 * float(point["latency"]["mean_ms"])
+    cold = Cold(float(slept["slower"]), 1e-3 * float(slept["cools_ms"])) if slept else None
+    if cold is not None and cold.slower:
+        why += f", awake; after a long silence it takes {100 * cold.slower:.0f} % longer"
+    mean = 1e-3 * float(told["mean_ms"])
     a, b = (
         Figure(share * mean, "s", "measured", why, share * mean * (1 - around), share * mean * (1 + around))
         for share in (1 - slope, slope)
     )
-    return Work(a, b, spread.scaled(1 / spread.mean), max_batch=max_batch)
+    return Work(a, b, spread.scaled(1 / spread.mean), max_batch=max_batch, cold=cold)
 
 
 def of_curve(curve: Sequence[Sequence[float]], mean_s: float) -> Spread:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -50,6 +50,9 @@ from gyral.train.neural import be_quiet, planned_steps
 from gyral.train.saved import CHOSEN
 from gyral.train.shapes import Sized
 
+if TYPE_CHECKING:
+    from gyral.model.task import Task
+
 BEYOND = 4.0
 """A model is neither smaller than the least that was tried, nor sees less, by more than this factor."""
 BOOTSTRAPS = 100
@@ -65,14 +68,16 @@ class Choice(NamedTuple):
     config : with the sizes that were chosen.
     told : plain values: `chosen`, `N`, `D`, `epochs`, `steps`, `C`, `loss`, `loss_80`, `flat`, `form`, `rows`, `metric`, …;
         `chosen` and `from` of who begins from another model; `refused`: why nothing is chosen; empty: nothing was to be.
+    task : what is trained, where it was opened to choose: to read a dataset takes as long as to begin a training.
     """
 
     config: Config
     told: dict[str, Any]
+    task: Task | None = None
 
 
-def settle(root: Path, data: Dataset, config: Config, run: Run, budget_s: float, given: Collection[str] | None) -> Config:
-    """The configuration that is trained: where the project's law says the sizes, with them; else as it is.
+def settle(root: Path, data: Dataset, config: Config, run: Run, budget_s: float, given: Collection[str] | None) -> Choice:
+    """What is trained: where the project's law says the sizes, with them; else the configuration as it is.
 
     Parameters
     ----------
@@ -87,7 +92,7 @@ def settle(root: Path, data: Dataset, config: Config, run: Run, budget_s: float,
         run.settle(found.config)
         run.summarize(budget=found.told)
         write_atomic(run.folder / CHOSEN, msgspec.json.encode(found.told))
-    return found.config
+    return found
 
 
 def choice_of(root: Path, data: Dataset, config: Config, budget_s: float, given: Collection[str] | None) -> Choice:
@@ -156,6 +161,7 @@ def _by_law(root: Path, data: Dataset, config: Config, budget_s: float, given: C
             "flat": {share: [float(sizes.min()), float(sizes.max())] for share, sizes in flat.items()},
             "form": law.best.form.name, "rows": len(law.table), "reach": float(law.reach(best)[0]),
         },
+        shapes.opened_for(task, steps[i].config),
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,6 +23,9 @@ from gyral.train.fitted import Fitted
 from gyral.train.saved import LEDGER
 from gyral.train.telling import Teller
 
+if TYPE_CHECKING:
+    from gyral.model.task import Task
+
 CHECKPOINT_S = 60.0
 """Between two checkpoints, where nothing else is asked, at the nominal rate."""
 STEP_FLOP = 1e8
@@ -30,8 +33,13 @@ FLOP_PER_UPDATED = 40.0
 """What a step costs beside its products: 3 ms, and 1.3 ns a parameter that is updated. Tables have many and multiply little."""
 
 
-def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) -> Fitted:
-    """Train, by as many ranks as the mesh has, and read back what the first one wrote."""
+def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float, task: Task | None = None) -> Fitted:
+    """Train, by as many ranks as the mesh has, and read back what the first one wrote.
+
+    Parameters
+    ----------
+    task : of this dataset and configuration, where somebody has opened it already.
+    """
     be_quiet()
     from gyral.train import held_out, loop
     from gyral.train.checkpoint import versions
@@ -43,7 +51,7 @@ def fit(root: Path, data: Dataset, config: Config, run: Run, budget_s: float) ->
     num = mesh.num_ranks(axes)
     folder = run.folder.resolve()  # ranks may be elsewhere
     pins, config = config, with_teacher(root, config, run)
-    task = open_task(root, data.name, config)
+    task = task or open_task(root, data.name, config)
     sample = task.build(config.train.seed)
     flops, size = cost_of(task, sample, config)
     found = saved.newest(folder, run.note)

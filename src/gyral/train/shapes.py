@@ -130,6 +130,15 @@ def sized(task: Any, config: Config, values: dict[str, int]) -> Sized | None:
     return Sized(values, config, *scale.parameters(task, model), flops, updated)
 
 
+def opened_for(task: Any, config: Config) -> Any:
+    """A task for a net of the sizes of a configuration, of which nothing is read again; None: it has to be opened anew.
+
+    So has one with a teacher, and a recommender, which keeps beside its data what follows from a net's sizes.
+    """
+    is_free = config.train.family in ("lm", "vision") and not config.train.distill
+    return _reshaped(task, config) if is_free else None
+
+
 def _reshaped(task: Any, config: Config) -> Any:
     """The task with a net of other sizes; what it tells of its data is as it was."""
     from gyral.train import open_lm, open_recommender, open_vision

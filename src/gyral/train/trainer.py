@@ -52,13 +52,14 @@ def train(
         dataset = resume.adopt(root, resume_from, dataset, config, run)
     data = folder.find(root, dataset)
     run.reads("dataset", data.name)
-    fit = trainer_of(config)
+    fit, task = trainer_of(config), None
     if by_steps := fit is neural.fit:
         from gyral.train import budget
 
         if resume_from is None:  # else it was chosen when the run began
-            config = budget.settle(root, data, config, run, budget_s, given)
-    fitted = fit(root, data, config, run, budget_s)
+            choice = budget.settle(root, data, config, run, budget_s, given)
+            config, task = choice.config, choice.task
+    fitted = neural.fit(root, data, config, run, budget_s, task) if by_steps else fit(root, data, config, run, budget_s)
     if by_steps:
         budget.hold_against(fitted, fitted.metric or family.metric, run)
     card = Card(

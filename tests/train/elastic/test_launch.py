@@ -16,7 +16,8 @@ from ... import verbs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SIZES = ["lm.depth=1", "lm.width=32", "lm.length=32", "train.batch=8", "train.steps=60", "train.elastic.leaves=8"]
+SIZES = ["lm.depth=1", "lm.width=32", "lm.length=32", "train.batch=8", "train.steps=60"]
+LEAVES = ["train.elastic.leaves=8"]
 
 
 def gyral(root, *words):
@@ -24,7 +25,8 @@ def gyral(root, *words):
 
 
 def trained(root, parallel, *words):
-    sets = [word for size in [*SIZES, *words] for word in ("--set", size)]
+    leaves = LEAVES if parallel.startswith("elastic") else []
+    sets = [word for size in [*SIZES, *leaves, *words] for word in ("--set", size)]
     done = gyral(root, "train", "docs", "--family", "lm", *sets, "--parallel", parallel, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
@@ -105,7 +107,7 @@ def test_torchrun_starts_a_fixed_set(written, alone, tmp_path, parallel):
     from gyral import config as configs
     from gyral.train.rank import Job
 
-    sets = [*SIZES, "train.family=lm", f"train.parallel={parallel}", "train.steps=12"]
+    sets = [*SIZES, *LEAVES, "train.family=lm", f"train.parallel={parallel}", "train.steps=12"]
     job = Job(str(written), "docs", str(tmp_path), 12, configs.load(written, sets))
     (tmp_path / "job.json").write_bytes(msgspec.json.encode(job))
     torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
