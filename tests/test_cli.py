@@ -106,11 +106,21 @@ def test_one_section_of_the_configuration_is_shown(tmp_path):
         (["ingest", "--source", "http://x/y.csv"], 1, "`http://x/y.csv` is not a file", "fetch it first"),
         (["curate", "x", "--set", "curate.nmae=1"], 2, "`curate.nmae` is not a setting", "did you mean `name`?"),
         (["ingest", "--on", "cloud"], 2, "unknown engine `cloud`", "local"),
+        (["ingest", "have.csv"], 2, "unexpected extra argument (have.csv); a file is named by `--source FILE`", "--help"),
+        (["ingest", "--source", "have.csv", "--budget", "3s"], 2, "`--budget` is an option of `gyral loop`, `gyral train`", ""),
+        (["ingest", "--source", "."], 1, "`.` is a folder", "gyral curate NAME --source ."),
+        (["ingest", "--source", "have.csv", "--listen", "0"], 2, "`--source` and `--listen` cannot be given together", "one"),
+        (["ingest", "--source", "euro.csv", *MAPPED], 1, "bad_time 1", "ingest.time_format="),
+        (["serve", "x", "--users", "1e6"], 2, "`--users` says nothing without `--plan`", "--plan"),
+        (["show", "models/x"], 1, "there is no model `x`", ""),
+        (["law", "fit", "none.csv"], 1, "no such table of runs", "check the path"),
+        (["bench", "serve"], 1, "no server is named", "`gyral bench serve URL`"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_with_what_to_do(tmp_path, args, code, what, hint):
     (tmp_path / "have.csv").write_text("user,item,at\nu,i,2020-01-01\nu,j,2020-01-02\n")
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "euro.csv").write_text("user,item,at\nu,i,31/01/2020\n")
     if args[0] == "loop" and "--map" not in args and "--turns" in args and "9" in args:
         args = [*args, *MAPPED]
     done = forked(*args, cwd=tmp_path)

@@ -58,6 +58,8 @@ def show(root: Path, what: str | None, why: str | None, config: Config) -> tuple
         return manifest, _dataset(manifest) + also
     if is_model:
         return _model(root, name)
+    if kind == "models":
+        raise NotFound(f"there is no model `{name}`", where="models", hint=did_you_mean(name, _published(root / "models")))
     known = ["lake", "config", *_published(root / datasets.FOLDER), *_published(root / "models")]
     raise NotFound(f"there is nothing called `{what}` here", where=str(root.absolute()), hint=did_you_mean(what, known))
 

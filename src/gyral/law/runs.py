@@ -129,7 +129,8 @@ def load(path: Path) -> pa.Table:
     try:
         return parquet.read_table(path) if path.suffix in (".parquet", ".pq") else csv.read_csv(path)
     except FileNotFoundError:
-        raise InputError("there is no such table of runs", where=str(path)) from None
+        hint = "check the path; it counts from the folder you are in"
+        raise InputError("there is no such table of runs", where=str(path), hint=hint) from None
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError("the table of runs cannot be read", where=str(path), why=str(error)) from None
 

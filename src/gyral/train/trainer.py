@@ -11,6 +11,7 @@ from gyral.model import card as cards
 from gyral.model.card import Card
 from gyral.run import Run
 from gyral.train import neural, resume, sync
+from gyral.train.parallel import axes
 from gyral.train.readers import folder
 
 
@@ -42,6 +43,8 @@ def train(
     if config.train.task:  # what is learned by gradients is trained in one way, whatever it is
         fit = neural.fit
     fit = sync.trainer_of(config) or fit
+    if axes.parse(config.train.parallel) and fit is not neural.fit and family.name == "recommender":
+        run.note("closed forms are fitted in one process; `--parallel` is for nets: `--set train.task=sequence`")
     if by_steps := fit is neural.fit:
         from gyral.train import budget
 
