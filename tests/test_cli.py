@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 
-from gyral import console
+from gyral import console, show
 from gyral.config import Config
 from gyral.errors import OPTIONAL
 from gyral.lake.table import Lake
@@ -164,6 +164,25 @@ def test_a_model_that_is_called_as_its_dataset_is_can_be_shown(shop):
     assert f"gyral show {model}" in both and "rows kept" in both
     assert last_json(forked("show", model, "--json", "--root", shop.root))["family"] == "recommender"
     assert last_json(forked("show", data, "--json", "--root", shop.root))["rows_kept"] > 0
+
+
+def test_a_mesh_is_looked_at_where_one_process_trains_too(shop):
+    wrong = forked("train", "shop", "--parallel", "dat=2", "--root", shop.root)
+    assert wrong.returncode == 2 and "did you mean `data`?" in wrong.stderr
+    alone = forked("train", "shop", "--parallel", "data=2", "--budget", "1s", "--root", shop.root)
+    assert alone.returncode == 0 and "closed forms are fitted in one process" in alone.stderr
+
+
+def test_why_of_an_id_that_is_not_there_says_where_ids_are(shop):
+    done = forked("show", "shop", "--why", "nothing", "--root", shop.root)
+    assert done.returncode == 1 and "gyral show lake --export DIR" in done.stderr
+
+
+def test_runs_that_are_not_listed_any_more_are_named(shop, monkeypatch):
+    last = numbers(shop.root)[-1]
+    assert last > 1 and "earlier" not in show.show(shop.root, None, None, Config())[1]
+    monkeypatch.setattr(show, "LAST_RUNS", 1)
+    assert f"earlier: `gyral show RUN`, from 1 to {last - 1}" in show.show(shop.root, None, None, Config())[1]
 
 
 def test_a_name_that_nobody_has_is_told_when_it_is_erased(tmp_path):
