@@ -17,6 +17,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)([^)\s]*)\)")
 SHIM = re.compile(r"<script src=\"https://unpkg.com/[^>]*></script>")
+WORKER = (ROOT / "docs" / "search_worker.js").read_text(encoding="utf-8")
 HEADS = {"guides/": "Guides", "concepts/": "Concepts", "reference/": "Reference"}
 
 
@@ -62,10 +63,10 @@ def on_page_markdown(markdown: str, *, page: Any, files: Files, **_: Any) -> str
 
 
 def on_post_page(output: str, **_: Any) -> str:
-    """Without the script that the theme would fetch from elsewhere; search needs it only where pages are opened as files."""
-    return SHIM.sub("", output)
+    """With a script of this checkout in place of one that the theme would fetch, so that search works in files, too."""
+    return SHIM.sub(lambda _: f"<script>{WORKER}</script>", output)
 
 
 def on_post_template(output_content: str, **_: Any) -> str:
     """The same for the page of addresses that are not there."""
-    return SHIM.sub("", output_content)
+    return SHIM.sub(lambda _: f"<script>{WORKER}</script>", output_content)

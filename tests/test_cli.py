@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 
-from gyral import console
+from gyral import console, show
 from gyral.config import Config
 from gyral.errors import OPTIONAL
 from gyral.lake.table import Lake
@@ -106,11 +106,21 @@ def test_one_section_of_the_configuration_is_shown(tmp_path):
         (["ingest", "--source", "http://x/y.csv"], 1, "`http://x/y.csv` is not a file", "fetch it first"),
         (["curate", "x", "--set", "curate.nmae=1"], 2, "`curate.nmae` is not a setting", "did you mean `name`?"),
         (["ingest", "--on", "cloud"], 2, "unknown engine `cloud`", "local"),
+        (["ingest", "have.csv"], 2, "unexpected extra argument (have.csv); a file is named by `--source FILE`", "--help"),
+        (["ingest", "--source", "have.csv", "--budget", "3s"], 2, "`--budget` is an option of `gyral loop`, `gyral train`", ""),
+        (["ingest", "--source", "."], 1, "`.` is a folder", "gyral curate NAME --source ."),
+        (["ingest", "--source", "have.csv", "--listen", "0"], 2, "`--source` and `--listen` cannot be given together", "one"),
+        (["ingest", "--source", "euro.csv", *MAPPED], 1, "bad_time 1", "ingest.time_format="),
+        (["serve", "x", "--users", "1e6"], 2, "`--users` says nothing without `--plan`", "--plan"),
+        (["show", "models/x"], 1, "there is no model `x`", ""),
+        (["law", "fit", "none.csv"], 1, "no such table of runs", "check the path"),
+        (["bench", "serve"], 1, "no server is named", "`gyral bench serve URL`"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_with_what_to_do(tmp_path, args, code, what, hint):
     (tmp_path / "have.csv").write_text("user,item,at\nu,i,2020-01-01\nu,j,2020-01-02\n")
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "euro.csv").write_text("user,item,at\nu,i,31/01/2020\n")
     if args[0] == "loop" and "--map" not in args and "--turns" in args and "9" in args:
         args = [*args, *MAPPED]
     done = forked(*args, cwd=tmp_path)
@@ -154,6 +164,25 @@ def test_a_model_that_is_called_as_its_dataset_is_can_be_shown(shop):
     assert f"gyral show {model}" in both and "rows kept" in both
     assert last_json(forked("show", model, "--json", "--root", shop.root))["family"] == "recommender"
     assert last_json(forked("show", data, "--json", "--root", shop.root))["rows_kept"] > 0
+
+
+def test_a_mesh_is_looked_at_where_one_process_trains_too(shop):
+    wrong = forked("train", "shop", "--parallel", "dat=2", "--root", shop.root)
+    assert wrong.returncode == 2 and "did you mean `data`?" in wrong.stderr
+    alone = forked("train", "shop", "--parallel", "data=2", "--budget", "1s", "--root", shop.root)
+    assert alone.returncode == 0 and "closed forms are fitted in one process" in alone.stderr
+
+
+def test_why_of_an_id_that_is_not_there_says_where_ids_are(shop):
+    done = forked("show", "shop", "--why", "nothing", "--root", shop.root)
+    assert done.returncode == 1 and "gyral show lake --export DIR" in done.stderr
+
+
+def test_runs_that_are_not_listed_any_more_are_named(shop, monkeypatch):
+    last = numbers(shop.root)[-1]
+    assert last > 1 and "earlier" not in show.show(shop.root, None, None, Config())[1]
+    monkeypatch.setattr(show, "LAST_RUNS", 1)
+    assert f"earlier: `gyral show RUN`, from 1 to {last - 1}" in show.show(shop.root, None, None, Config())[1]
 
 
 def test_a_name_that_nobody_has_is_told_when_it_is_erased(tmp_path):

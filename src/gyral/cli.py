@@ -29,6 +29,7 @@ from gyral.console import (
     mesh_options,
     names,
     on_option,
+    one_of,
     plain,
     planned,
     print_result,
@@ -41,7 +42,7 @@ from gyral.console import (
     tls_options,
     turns_and_pages,
 )
-from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, UsageError, render
+from gyral.errors import OPTIONAL, GyralError, Interrupted, MissingExtra, render
 from gyral.tools import bench, doctor, evaluate, new
 from gyral.tools_keys import keys
 from gyral.tools_law import law
@@ -130,8 +131,7 @@ def ingest(root: Path, sets: tuple[str, ...], as_json: bool, mapping: str | None
     """Read a source into the lake, or take events over HTTP; without either, commit what the log holds."""
     listen, replay, schemas, follow = (flags.pop(name) for name in ("listen", "replay", "schemas", "follow"))
     config = configure(root, sets, flags, mapping)
-    if follow and (listen or replay or schemas or flags["source"]):
-        raise UsageError("`--follow` goes alone or with `--from`", hint="`--listen` follows the log by itself")
+    one_of(source=flags["source"], listen=listen, replay=replay, schemas=schemas, follow=follow)
     with start_run(root, "ingest", config, as_json) as run:
         if listen is not None:
             from gyral.fronts import listen as run_listen

@@ -135,6 +135,11 @@ def planned(*, people: bool = False) -> Callable[[Callable[..., Any]], Callable[
         def either(plan: bool, **given: Any) -> Any:
             crowd = {name: given.pop(name, None) for name in ("users", "per_user", "p99_ms")}
             if not plan:
+                alone = [f"`--{name.replace('_', '-')}`" for name, value in crowd.items() if value is not None]
+                if alone:
+                    raise UsageError(
+                        f"{', '.join(alone)} says nothing without `--plan`", hint="add `--plan`; nothing is done then"
+                    )
                 return command(**given)
             return _plan(command.__name__, given, {name: value for name, value in crowd.items() if value is not None})
 
@@ -168,6 +173,14 @@ def print_plan(as_json: bool, plan: Any, more: Any = None) -> None:
 
     told = {"plan": {name: each.as_json() for name, each in plan.items()}} | ({"bill": more.as_json()} if more else {})
     print_result(as_json, told, lambda: text(plan) + (f"\n\n{bill_text(more)}" if more else ""))
+
+
+def one_of(**given: Any) -> None:
+    """Refuse two ways of one verb at once, of which only one would be gone."""
+    named = [f"`--{name}`" for name, value in given.items() if value]
+    if len(named) > 1:
+        hint = "`--follow` goes alone or with `--from`" if "`--follow`" in named else "one after the other"
+        raise UsageError(f"{' and '.join(named)} cannot be given together", hint=hint)
 
 
 def into_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,7 +19,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
+SETUP = Path(__file__).resolve().parents[2] / "scripts" / "setup"
+"""What installs extras with the pinned versions, where gyral runs out of a checkout."""
 OPTIONAL = {
     "numba": "train",
     "safetensors": "train",
@@ -90,9 +93,9 @@ class MissingExtra(UsageError):
     """An optional part is not installed; the hint is the pip line that installs it."""
 
     def __init__(self, module: str, extra: str, needed_for: str) -> None:
+        here = f"; in this checkout with its pins: {SETUP} {extra}" if SETUP.exists() else ""
         super().__init__(
-            f"{needed_for} needs the package `{module}`, which is not installed",
-            hint=f"pip install 'gyral[{extra}]'",
+            f"{needed_for} needs the package `{module}`, which is not installed", hint=f"pip install 'gyral[{extra}]'{here}"
         )
 
 

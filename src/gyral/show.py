@@ -58,6 +58,8 @@ def show(root: Path, what: str | None, why: str | None, config: Config) -> tuple
         return manifest, _dataset(manifest) + also
     if is_model:
         return _model(root, name)
+    if kind == "models":
+        raise NotFound(f"there is no model `{name}`", where="models", hint=did_you_mean(name, _published(root / "models")))
     known = ["lake", "config", *_published(root / datasets.FOLDER), *_published(root / "models")]
     raise NotFound(f"there is nothing called `{what}` here", where=str(root.absolute()), hint=did_you_mean(what, known))
 
@@ -192,8 +194,10 @@ def _project(root: Path, lake: Lake) -> tuple[dict[str, Any], str]:
         [str(each.run), each.verb, each.status, duration(each.elapsed_s), ", ".join(made.name for made in each.outputs)]
         for each in known
     ]
+    first = known[0].run if known else 1
+    earlier = f"\n\nearlier: `gyral show RUN`, from 1 to {first - 1}" if first > 1 else ""
     nouns = "\n".join(f"{noun:<9} {', '.join(data[noun]) or '—'}" for noun in ("lake", "datasets", "models"))
-    return data, f"{nouns}\n\n{table(['run', 'verb', 'status', 'took', 'made'], rows)}"
+    return data, f"{nouns}\n\n{table(['run', 'verb', 'status', 'took', 'made'], rows)}{earlier}"
 
 
 def _lake(lake: Lake) -> tuple[dict[str, Any], str]:

@@ -1,7 +1,8 @@
 """How `--help` looks: verbs in the order of the ring with a whole sentence each, and every option with its default.
 
 Defaults are read from the configuration while help is shown, so that help cannot tell another one than the command has.
-A group without a command shows its help: that is no mistake, so it is not called an error.
+A group without a command shows its help: that is no mistake, so it is not called an error. An option that another command has
+is told with that command, and a word too many with the option that was likely meant.
 """
 
 from __future__ import annotations
@@ -33,6 +34,19 @@ def setting_of(verb: str, option: str) -> str:
 
 class Command(click.Command):
     """A command whose help tells what its options are set to where nobody says so."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            owners = _owners(ctx, error.option_name)
+            if owners:
+                raise click.UsageError(f"`{error.option_name}` is an option of {', '.join(owners)}", ctx) from None
+            raise
+        except click.UsageError as error:
+            if error.message.startswith("Got unexpected extra") and any(each.name == "source" for each in self.params):
+                raise click.UsageError(f"{error.message}; a file is named by `--source FILE`", ctx) from None
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         defaults = _defaults()
@@ -70,6 +84,13 @@ class Commands(click.Group):
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(rows)
+
+
+def _owners(ctx: click.Context, option: str) -> list[str]:
+    """The other commands that have this very option: `gyral train`."""
+    group = ctx.find_root().command
+    others = group.commands.items() if isinstance(group, click.Group) else ()
+    return [f"`gyral {name}`" for name, each in others if any(option in param.opts for param in each.params)]
 
 
 def _defaults() -> dict[str, Any]:

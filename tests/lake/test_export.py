@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gyral.errors import GyralError, UsageError
+from gyral.errors import UsageError
 from gyral.lake import export as module
 from gyral.lake.export import export
 from gyral.lake.table import Lake
@@ -46,7 +46,7 @@ def test_what_is_there_is_not_written_over_and_what_fails_leaves_nothing(snapsho
     (tmp_path / "there").mkdir()
     with pytest.raises(UsageError, match="is there already"):
         export(snapshot, tmp_path / "there", None, meter())
-    with pytest.raises(GyralError):
+    with pytest.raises(UsageError, match="`--where no such column > 1` cannot be read"):
         export(snapshot, tmp_path / "bad", "no such column > 1", meter())
     assert not (tmp_path / "bad").exists() and not list(tmp_path.glob(".bad*"))
 

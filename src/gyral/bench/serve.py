@@ -104,7 +104,8 @@ def _asked(root: Path, bench: Bench) -> Asked:
     """The server that is named, or the one that serves the project; of the latter the process is known."""
     here = cpu.server_of(root)
     if not bench.url and here is None:
-        raise NotFound("no server is named, and none serves this project now", hint="`gyral serve MODEL`, or `bench serve URL`")
+        hint = "`gyral serve MODEL`, or `gyral bench serve URL`"
+        raise NotFound("no server is named, and none serves this project now", hint=hint)
     url = bench.url or (here.summary["url"] if here is not None else "")
     target = Target.of(url)
     own = here.pid if here is not None and cpu.is_same(url, here.summary["url"]) else 0

@@ -148,10 +148,13 @@ def app_of(lake: Lake, events: pa.RecordBatch | pa.Table, layout: Layout, name: 
 
 def _nothing_usable(name: str, reasons: Mapping[str, int]) -> InputError:
     first = sorted(reasons.items(), key=lambda item: -item[1])[:3]
+    hint = "check the map: `--map subject=COLUMN,object=COLUMN,time=COLUMN`"
+    if first and first[0][0] == "bad_time":
+        hint = "times are RFC 3339, a date, or epoch; say another form: `--set 'ingest.time_format=%d/%m/%Y %H:%M'`"
     return InputError(
         f"no row of `{name}` is a usable event",
         why=", ".join(f"{reason} {count:,}" for reason, count in first),
-        hint="check the map: `--map subject=COLUMN,object=COLUMN,time=COLUMN`",
+        hint=hint,
     )
 
 

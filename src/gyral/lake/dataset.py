@@ -163,7 +163,11 @@ class Dataset:
                 break
             position += batch.num_rows
         else:
-            raise NotFound(f"`{self.name}` was made of no event `{event_id}`", where=f"lake/events version {snapshot.version}")
+            raise NotFound(
+                f"`{self.name}` was made of no event `{event_id}`",
+                where=f"lake/events version {snapshot.version}",
+                hint="ids are the column `event_id` of `gyral show lake --export DIR`",
+            )
         reason = pq.read_table(self.folder / self.manifest.decisions)["reason"][position].as_py()
         row = snapshot.take([position]).to_pylist()[0]
         return {"event_id": event_id, "kept": not reason, "reason": reason or None, "event": row}

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from gyral.errors import UsageError
 from gyral.files import publish, staging_folder
+from gyral.lake.commit import LakeError
 from gyral.lake.snapshot import Snapshot
 from gyral.progress import Meter
 
@@ -22,12 +23,17 @@ def export(snapshot: Snapshot, folder: Path, where: str | None, meter: Meter) ->
 
     Raises
     ------
-    UsageError : the folder is there already.
-    LakeError : the rows cannot be read, or the condition cannot.
+    UsageError : the folder is there already, or the condition cannot be read.
+    LakeError : the rows cannot be read.
     """
     if folder.exists():
         raise UsageError(f"`{folder}` is there already", hint="name a folder that is not, or remove it")
-    meter.total = snapshot.count(where)
+    try:
+        meter.total = snapshot.count(where)
+    except LakeError as error:
+        snapshot.count()  # if that fails, it is not the condition
+        hint = "SQL over the columns of events, for example \"kind = 'view' and subject is not null\""
+        raise UsageError(f"`--where {where}` cannot be read", why=error.why, hint=hint) from None
     rows = 0
     with staging_folder(folder.parent, folder.name) as staging:
         inside = staging / folder.name

@@ -85,7 +85,8 @@ def read(folder: Path) -> Decoder:
     """
     card = cards.read_card(folder)
     if card.family != "lm":
-        raise InputError(f"`{card.model}` is a {card.family}, not a language model", where=str(folder))
+        hint = "nets of other families are written by `gyral compress MODEL --to onnx`, or `torch`"
+        raise InputError(f"`{card.model}` is a {card.family}, not a language model", where=str(folder), hint=hint)
     weights = cards.read_weights(folder)
     return of_weights(weights, tokenizer_of(folder), str(folder))
 

@@ -12,6 +12,7 @@ from gyral.model.card import Card
 from gyral.run import Run
 from gyral.train import neural, resume, sync
 from gyral.train.fitted import Fitted
+from gyral.train.parallel import axes
 from gyral.train.readers import folder
 
 
@@ -53,6 +54,8 @@ def train(
     data = folder.find(root, dataset)
     run.reads("dataset", data.name)
     fit, task = trainer_of(config), None
+    if axes.parse(config.train.parallel) and fit is not neural.fit and family.name == "recommender":
+        run.note("closed forms are fitted in one process; `--parallel` is for nets: `--set train.task=sequence`")
     if by_steps := fit is neural.fit:
         from gyral.train import budget
 

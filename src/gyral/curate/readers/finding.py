@@ -99,6 +99,8 @@ def _listed(name: str, path: Path, note: Callable[[str], None], digest: str, sch
             raise InputError(
                 f"`{path.name}` is of no known form", where=str(path), hint="HTML, XML, text, JSON lines, Parquet, WARC, …"
             )
+        if path.suffix in (".csv", ".tsv", ".inter"):
+            note(f"`{path.name}` is read as one text; rows of events come in by `gyral ingest --source {path.name}`")
         return Source(name, path.parent, {form.reader: [file]}, [])
     documents: dict[str, list[File]] = {}
     others, passed = [], Counter[str]()

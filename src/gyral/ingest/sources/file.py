@@ -32,7 +32,8 @@ def open_source(uri: str, root: Path, note: Callable[[str], None]) -> FileSource
     """Open a file; relative paths count from the working folder, `file:` is allowed."""
     if re.match(r"[a-z][a-z0-9+]+://", uri) and not uri.startswith("file://"):
         raise InputError(
-            f"`{uri}` is not a file", hint="fetch it first: files of this machine and `pip:` package sources are read"
+            f"`{uri}` is not a file",
+            hint="fetch it first: files of this machine are read, or of `pip:`, `npm:` and `apt:`",
         )
     return FileSource(Path(uri.removeprefix("file://").removeprefix("file:")).expanduser())
 
@@ -42,11 +43,12 @@ class FileSource:
 
     def __init__(self, path: Path, name: str = "") -> None:
         self.path = path
+        if path.is_dir():
+            hint = f"events are one CSV, Parquet or JSON-lines file; documents or pictures: `gyral curate NAME --source {path}`"
+            raise InputError(f"`{path}` is a folder", hint=hint)
         self._kind = _kind_of(path)
         if not path.exists():
             raise InputError(f"there is no file `{path}`", where=str(path.absolute().parent), hint=_near(path))
-        if path.is_dir():
-            raise InputError(f"`{path}` is a folder", hint="name one CSV, Parquet or JSON-lines file")
         self.size_bytes = path.stat().st_size
         if self.size_bytes == 0:
             raise InputError(f"`{path}` is empty", where=str(path), hint="it needs a header and at least one row")

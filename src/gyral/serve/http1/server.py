@@ -132,7 +132,7 @@ def listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
             sock.close()
             raise
     except OSError as error:
-        hint = "another port: `--port 0` takes a free one"
+        hint = "take another port, or 0 for a free one"
         raise ServeError(f"cannot listen on {host}:{port}", why=error.strerror or str(error), hint=hint) from None
     sock.setblocking(False)
     return sock

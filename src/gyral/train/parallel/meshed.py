@@ -33,9 +33,10 @@ from gyral.model.task import Batch, Sums, Task
 from gyral.train import device
 from gyral.train.loader import Part
 from gyral.train.parallel import context, expert, gathering, shard, tables, tensor
+from gyral.train.parallel.axes import AXES, BATCH_AXES
 from gyral.train.parallel.data import gathered
 from gyral.train.parallel.local import whole
-from gyral.train.parallel.mesh import AXES, BATCH_AXES, refuse_batch_norm
+from gyral.train.parallel.mesh import refuse_batch_norm
 from gyral.train.parallel.strategy import Alone, Totals, accumulate, flat_sums, from_flat, totals_of
 from gyral.train.parallel.summing import SUM_AXES, Groups, add_gradients, gradient_norm, local_gradients
 
