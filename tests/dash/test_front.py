@@ -34,8 +34,8 @@ def models(project):
             ]
         if name == "online_retail-int8@6":  # a published variant has the rows of its origin
             made["compression"] = {
-                "to": "x", "from": NAME, "metric_before": 0.2, "metric_after": quality, "relative_loss": 0.005, "max_loss": 0.01,
-                "bytes_before": 40_000_000, "bytes_after": size,
+                "to": "x", "from": NAME, "metric_before": 0.2, "metric_after": quality, "relative_loss": 0.005,
+                "max_loss": 0.01, "bytes_before": 40_000_000, "bytes_after": size,
             }  # fmt: skip
             made["variants"] = [{"to": "", "p50_ms": {"1": 4.0}}, {"to": "x", "model": name, "p50_ms": {"1": 1.5}}]
         (folder / name).mkdir(exist_ok=True)
