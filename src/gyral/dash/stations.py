@@ -83,7 +83,8 @@ def parts(found: Sequence[Lineage], loop: Lineage | None, lines: Lines) -> list[
     server = next((run for run in found if run.verb == "serve" and run.parent == loop.run and run.cpu_s > 0), None)
     if server is not None:
         whole = max(_number(known.pop("server", None)) or 0.0, server.cpu_s)
-        known |= {"taking in": taking_in(server), "answering": whole - (taking_in(server) or 0.0)}
+        events = taking_in(server)
+        known |= {"server": whole} if events is None else {"taking in": events, "answering": whole - events}
     spent = {part: value for part in OF_LIVE if (value := _number(known.get(part))) is not None and value > 0}
     total = sum(spent.values())
     return [{"part": part, "what": OF_LIVE[part], "cpu_s": value, "share": value / total} for part, value in spent.items()]
