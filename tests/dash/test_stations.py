@@ -78,6 +78,8 @@ def test_a_live_loop_is_divided_by_its_processes_and_its_server_by_its_threads(p
     assert costs["1,000 answers"] == (pytest.approx(48.0), [25])
     text = parse(page.text).text
     assert "the learner 8.0 s 8.9 %" in text and "events taken in, by the server 6.0 s 6.7 %" in text
+    edit_lineage(25, summary={"impressions": 500})
+    assert {each["part"] for each in home()[0]["parts"]} == set(spent), "one that does not tell them apart"
     edit_lineage(25, status="running", cpu_s=0.0, summary={})
     data, _ = home()
     assert {each["part"]: each["cpu_s"] for each in data["parts"]} == spent, "a server that runs says nothing of itself yet"

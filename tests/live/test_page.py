@@ -67,7 +67,7 @@ def test_the_page_says_what_the_lines_say(project):
     told = live.page(root)["live"]
     assert told["num_points"] == 399 and len(told["points"]) <= 240
     assert told["points"][-1]["t"] == 399 and told["points"][-1]["recall"] == lines[-1]["recall_at_10"] == told["recall_at_10"]
-    assert gather.home(root, dict)["live"] == "39,900 events, recall@10 0.180, served 0.20 s after they were stored"
+    assert gather.home(root, dict)["live"] == "39,900 events of people, recall@10 0.180, served 0.20 s after they were stored"
     assert told["staleness"] == {"0": 3_990, "12": 2, "40": 3} and told["cold_s"] == [0.2, 0.3]
     by_t = {each["t"]: each for each in lines}
     assert all(point["p99"] == by_t[point["t"]]["freshness"]["recent_p99"] for point in told["points"])

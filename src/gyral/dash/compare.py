@@ -98,16 +98,14 @@ def _side(root: Path, run: Lineage) -> Data:
     lines = read_lines(root, run.run)
     trained = curves(lines) or {"loss": [], "held_out": []}
     turns = read_turns(lines, run.summary)
+    record = {name: getattr(run, name) for name in ("elapsed_s", "cpu_s", "peak_bytes")}
     return {
         "run": run.run,
         "verb": run.verb,
         "status": run.status,
         "started": run.started,
         "headline": headline(run.verb, run.summary),
-        "summary": {
-            **{name: getattr(run, name) for name in ("elapsed_s", "cpu_s", "peak_bytes")},
-            **{key: value for key, value in run.summary.items() if key != "turns"},
-        },
+        "summary": {**record, **{key: value for key, value in run.summary.items() if key not in ("turns", *record)}},
         "foretold": foretold.of_run(root, run),
         "config": read_text(root, run.run, "config.toml"),
         "turns": [[turn.turn, turn.scores.get("looped")] for turn in turns],

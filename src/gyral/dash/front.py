@@ -30,8 +30,10 @@ def times(cards: Iterable[Card], runs: Iterable[Lineage]) -> Times:
     """Milliseconds by model, of each kind of latency that was measured; of a model that was timed twice the newest."""
     found: Times = {ANSWER: {}, ASKED: {}}
     for card in cards:
+        is_made_there = any(each.to and each.model == card.model for each in card.variants)  # it has the rows of its origin
+        origin = card.compression.from_model if is_made_there and card.compression is not None else card.model
         for each in card.variants:
-            name = each.model if each.to else card.model
+            name = each.model if each.to else origin
             if name and "1" in each.p50_ms:
                 found[ANSWER].setdefault(name, each.p50_ms["1"])
     for run in runs:
@@ -66,7 +68,7 @@ def _front(dataset: str, metric: str, cards: Sequence[Card], known: Times) -> Da
         }
         for card, ms, is_small, is_fast in zip(cards, timed, by_size, by_time, strict=True)
     ]  # fmt: skip
-    ranked = sorted(zip(rows, worth, strict=True), key=lambda pair: (-pair[1], pair[0]["size_bytes"]))
+    ranked = sorted(zip(rows, worth, strict=True), key=lambda pair: (-pair[1], pair[0]["size_bytes"], pair[0]["model"]))
     return {
         "dataset": dataset, "metric": metric, "is_smaller_better": metric.endswith(SMALLER_IS_BETTER),
         "latency": kind if num_timed else None, "num_timed": num_timed,

@@ -123,7 +123,7 @@ def pace_charts(live: Data) -> list[Markup]:
     for field, title, note, style, tick in (
         ("events_per_s", "Events a second", "that the population sent", formats.compact, None),
         ("rows_per_s", "Rows a second", "that the learner pushed", formats.compact, None),
-        ("lag_s", "Lateness", "of the population against its clock", _seconds, formats.seconds_tick),
+        ("lag_s", "Lateness", "of the population against its clock", _seconds, _seconds),
         ("p99_ms", "p99 latency", "of answers within a second", formats.milliseconds, formats.ms_tick),
     ):
         line = [Series(title, [(point["t"], point[field]) for point in live["points"]])]

@@ -74,15 +74,17 @@ def parts(found: Sequence[Lineage], loop: Lineage | None, lines: Lines) -> list[
 
     The server's are told apart into taking in and answering once it has ended; its start, before its run begins, counts too.
     """
-    live = next((line for line in reversed(lines) if isinstance(line.get("cpu_s"), dict)), None)
-    if loop is None or live is None:
+    if loop is None:
         return []
-    told = loop.summary.get("cpu_s")
-    known = {str(name): value for name, value in (told if isinstance(told, dict) else live["cpu_s"]).items()}
+    looks = (loop.summary.get("cpu_s"), *(line.get("cpu_s") for line in reversed(lines) if line.get("type") == "live"))
+    known = dict(next((look for look in looks if isinstance(look, dict)), {}))
+    if not known:
+        return []
     server = next((run for run in found if run.verb == "serve" and run.parent == loop.run and run.cpu_s > 0), None)
     if server is not None:
         whole = max(_number(known.pop("server", None)) or 0.0, server.cpu_s)
-        known |= {"taking in": taking_in(server), "answering": whole - (taking_in(server) or 0.0)}
+        events = taking_in(server)
+        known |= {"server": whole} if events is None else {"taking in": events, "answering": whole - events}
     spent = {part: value for part in OF_LIVE if (value := _number(known.get(part))) is not None and value > 0}
     total = sum(spent.values())
     return [{"part": part, "what": OF_LIVE[part], "cpu_s": value, "share": value / total} for part, value in spent.items()]
