@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import tracemalloc
 
 import pyarrow as pa
 import pytest
@@ -59,6 +60,20 @@ def test_encodings(encoding):
 )
 def test_what_cannot_be_unpacked_or_grows_too_large(body, encoding, status):
     assert refused(body, encoding=encoding).status == status
+
+
+def test_bombs_of_one_moment_are_unpacked_one_after_the_other():
+    """What a refusal was raised over must not live as long as the refusal."""
+    size = 4 << 20
+    bomb = Body(gzip.compress(b" " * (2 * size)), b"application/json", b"gzip")
+    tracemalloc.start()
+    try:
+        _, parts = take([bomb] * 8, Limits(size, 100, 1 << 30), 5)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [part.status for part in parts] == [413] * 8
+    assert held < size / 4 and peak < 3 * size
 
 
 def test_too_many_events():

@@ -40,9 +40,13 @@ def test_a_page_of_another_site_can_neither_post_nor_read(running, tmp_path):
     assert server.send(Host="evil.example") == 403 and server.send(Host=f"localhost:{server.port}") == 200
     assert server.send(Host="gyral.example") == 200
     assert server.ask("GET", "/openapi.json", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors")[0] == 403
-    assert server.ask("GET", "/docs", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate")[0] == 200
+    link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
+    assert server.ask("GET", "/docs", **link)[0] == server.ask("GET", "/docs", **link, Sec_Fetch_Dest="document")[0] == 200
+    assert server.ask("GET", "/docs", **link, Sec_Fetch_Dest="iframe")[0] == 403
+    assert server.send(Host="router") == 403, "a name of another machine, asked on this one"
     status, headers, _ = server.ask("POST", "/v1/events", json.dumps([EVENT]), Origin="https://shop.example")
     assert (status, headers["access-control-allow-origin"]) == (200, "https://shop.example")
+    assert "retry-after" in headers["access-control-expose-headers"]
     asks = {"Origin": "https://shop.example", "Access_Control_Request_Method": "POST"}
     status, headers, _ = server.ask("OPTIONS", "/v1/events", **asks)
     assert status == 204 and "authorization" in headers["access-control-allow-headers"]
@@ -65,10 +69,29 @@ def test_names_that_nobody_else_can_own_are_taken(host):
     assert Origins(["a.example"]).check("POST", [(b"host", host.encode())]) == b""
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "a.example.evil.example", "evil.example:127"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "a.example.evil.example",
+        "evil.example:127",
+        "[::1].evil.example",
+        "a.example:b",
+    ],
+)
 def test_names_that_somebody_else_may_own_are_not(host):
     with pytest.raises(Refused, match="not asked by that name"):
         Origins(["a.example"]).check("GET", [(b"host", host.encode())])
+
+
+def test_what_listens_to_this_machine_has_no_names_of_other_machines():
+    near = Origins(["127.0.0.1"], is_near=True)
+    for host in (b"localhost:80", b"x.localhost", b"127.0.0.1:80", b"[::1]:80", b"10.0.0.7"):
+        assert near.check("GET", [(b"host", host)]) == b""
+    for host in (b"gyral", b"router:80", b"2130706433"):
+        with pytest.raises(Refused, match="not asked by that name"):
+            near.check("GET", [(b"host", host)])
 
 
 @pytest.mark.parametrize("words", [("ingest", "--listen", "0.0.0.0:0"), ("dash", "--host", "0.0.0.0", "--port", "0")])

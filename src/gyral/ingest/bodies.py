@@ -85,7 +85,8 @@ def not_now(what: str, retry_s: int) -> Refused:
 
 def _refusal(error: Exception) -> Refused:
     if isinstance(error, Refused):
-        return error
+        error.__context__ = None
+        return error.with_traceback(None)  # which would hold what was unpacked, for as long as somebody waits to be told
     if isinstance(error, Malformed):
         return Refused(400, "the body holds no events", why=str(error), hint=f"send {MEDIA}")
     if isinstance(error, TooMany):

@@ -20,9 +20,9 @@ from gyral.http import Header, Refused
 
 _HOST = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
-_FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"))
 _ONCE = frozenset((b"authorization", b"content-encoding", b"content-type", b"origin", b"sec-fetch-mode", b"sec-fetch-site"))
 """Two of one are two requests: who stands before this server may have looked at the other one."""
+_READ = _ONCE | {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"}
 
 
 class Head(msgspec.Struct):
@@ -52,15 +52,15 @@ def judge(method: bytes, target: bytes, version: str, headers: list[Header]) -> 
     length: int | None = None
     connection = b""
     is_chunked = expects = False
-    seen: set[bytes] = set()
+    seen: list[bytes] = []
     for name, value in headers:
-        if name not in _FRAMING:
-            if name in _ONCE:
-                if name in seen:
-                    raise Refused(400, f"there are two `{name.decode()}`", hint="send one")
-                seen.add(name)
+        if name not in _READ:
             continue
-        if name == b"host":
+        if name in _ONCE:
+            if name in seen:
+                raise Refused(400, f"there are two `{name.decode()}`", hint="send one")
+            seen.append(name)
+        elif name == b"host":
             if host is not None or not _HOST.fullmatch(value):
                 raise Refused(400, "the request names no host, or two", hint="send one `host: NAME[:PORT]`")
             host = value

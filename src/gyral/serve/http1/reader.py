@@ -194,10 +194,14 @@ class Reader:
         if request.is_over:  # answered already; the rest is only read away
             return
         request.parts.append(body)
-        try:
-            self._connection.site.hold(request, len(body))
-        except Refused as refused:
-            self._stop(refused)
+        site = self._connection.site
+        request.held += len(body)
+        site.held_bytes += len(body)
+        if site.held_bytes > site.limits.max_held_bytes:
+            try:
+                site.make_room(self._connection)
+            except Refused as refused:
+                self._stop(refused)
         if request.route is None:
             request.buffered += len(body)
             request.rouse()

@@ -85,18 +85,16 @@ class Site:
             self._noted = told
             self._note(told)
 
-    def hold(self, request: Request, size_bytes: int) -> None:
-        """Count a piece of a body; where all are too much, who has not sent a piece for longest is told to come again.
+    def make_room(self, sender: Connection) -> None:
+        """Bodies are too much: who has not sent a piece of one for longest is told to come again.
 
         Raises
         ------
-        Refused : that is this one.
+        Refused : that is the sender.
         """
-        request.held += size_bytes
-        self.held_bytes += size_bytes
         while self.held_bytes > self.limits.max_held_bytes:
-            slowest = next(iter(self.body), request.connection)
-            if slowest is request.connection:
+            slowest = next(iter(self.body), sender)
+            if slowest is sender:
                 raise _TOO_MUCH
             self.body.drop(slowest)
             slowest.break_off(_TOO_MUCH)
