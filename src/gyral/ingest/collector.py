@@ -30,14 +30,14 @@ import pyarrow as pa
 
 from gyral.config.sections import Collect
 from gyral.errors import GyralError
-from gyral.event.clock import now_us
+from gyral.event.clock import DAY_US, now_us
 from gyral.event.codec import encode_payload
 from gyral.event.scan import Part
 from gyral.event.schema import QUARANTINE
 from gyral.event.wire import bad_rows
 from gyral.http import Receive, Refused, Scope, Send, allow, header, read_body, reply, routed
 from gyral.ingest.bodies import Body, Limits, not_now, take
-from gyral.ingest.dedup import DAY_US, Run, Runs, hashed, repeated
+from gyral.ingest.dedup import Run, Runs, hashed, repeated
 from gyral.ingest.keys import Keys, Spender
 from gyral.lake.table import Lake
 from gyral.log.base import EventLog
