@@ -23,7 +23,8 @@ def main() -> None:
     url, connections, seconds, template = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4]).read_bytes()
     rate = float(sys.argv[5]) if len(sys.argv) > 5 else 0.0
     parts = urlsplit(url)
-    head = f"POST {parts.path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(template)}\r\n\r\n"
+    head = f"POST {parts.path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head += f"content-length: {len(template)}\r\n\r\n"
     request = head.encode() + template
     selector = selectors.EpollSelector()
     idle: deque[socket.socket] = deque()

@@ -202,7 +202,7 @@ class Faults:
             service = self._system.services["gateway" if number % 2 else "collector"]
             with contextlib.suppress(OSError):
                 opened.append((await asyncio.open_connection("127.0.0.1", service.port))[1])
-        head = b"POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n["
+        head = b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n["
         for number, writer in enumerate(opened):
             if number % 3:
                 writer.write(head if number % 3 == 1 else head[:40])

@@ -80,7 +80,7 @@ class Server:
             asked = {"model": self.model, "prompt": prompt, "max_tokens": num, "temperature": 0, "stream": True}
             asked |= {"logit_bias": {str(self.end): -100}, "stream_options": {"include_usage": True}}
             body = json.dumps(asked).encode()
-            fields = f"host: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+            fields = f"host: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             writer.write(f"POST /v1/completions HTTP/1.1\r\n{fields}\r\n\r\n".encode() + body)
             answer = await asyncio.wait_for(reader.read(), 600)

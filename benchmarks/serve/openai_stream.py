@@ -168,7 +168,7 @@ async def _load(port: int) -> int:
 async def _stream(port: int) -> int:
     """Tokens of some answers, one after the other on one connection."""
     body = json.dumps(BODY).encode()
-    fields = f"host: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    fields = f"host: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
     head = f"POST /v1/chat/completions HTTP/1.1\r\n{fields}\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     tokens = 0

@@ -116,7 +116,7 @@ def test_half_a_request_does_not_hold_a_stop(start, shop):
     address = ("127.0.0.1", int(url.rpartition(":")[2]))
     with socket.create_connection(address, timeout=5) as one, socket.create_connection(address, timeout=5) as other:
         one.sendall(b"POST /v1/recom")
-        other.sendall(b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-length: 25\r\n\r\n{")
+        other.sendall(b"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-length: 25\r\n\r\n{")
         time.sleep(0.1)
         child.send_signal(signal.SIGTERM)
         assert child.wait(15) == 0
@@ -221,11 +221,11 @@ def test_pages_and_their_data_are_mounted(start):
 def test_raw_sockets_that_misbehave_do_not_stop_the_others(start):
     _, url = start()
     port = int(url.rpartition(":")[2])
-    head = b"POST /v1/recommend HTTP/1.1\r\nhost: here\r\n"
+    head = b"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\n"
     for raw, is_ended in (
         (head + b"transfer-encoding: chunked\r\n\r\nzz\r\n", False),
         (head + b"content-length: 99999999\r\n\r\n{", False),
-        (b"GET /%ff%fe HTTP/1.1\r\nhost: here\r\n\r\n", False),
+        (b"GET /%ff%fe HTTP/1.1\r\nhost: localhost\r\n\r\n", False),
         (head + b"content-length: 500\r\n\r\n{", True),
     ):
         with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
