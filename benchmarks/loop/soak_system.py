@@ -5,7 +5,7 @@
     broker          where the logs of both are topics: Tansu over an object store
 
 Each of the three services stands on a machine whose clock is its own: server and workers, collector, learner and shards.
-Two projects, because a live learner reads its log from the beginning: the log of `live` is committed when the learner has
+Two projects, because a live learner reads its log itself: the log of `live` is committed when the learner has
 ended (as `gyral loop --live` does), that of `drained` while it grows. Who starts whom again: the server its workers, the
 learner its shards, `gyral.live.watched` the learner (all of them gyral's); nobody of gyral's starts a server or a collector
 again, so this does, on the port they had, as systemd would.

@@ -33,7 +33,7 @@ import msgspec
 from gyral.engine.links import Link, LinkLost
 from gyral.engine.listening import connect
 from gyral.errors import GyralError
-from gyral.memory import resident_bytes
+from gyral.memory import few_arenas, resident_bytes
 from gyral.serve.engine import Ask, Engine, Part, failed
 from gyral.serve.frames import (
     Answered,
@@ -322,6 +322,7 @@ def main() -> int:
     if job.python and _ELSEWHERE not in os.environ:
         _elsewhere(job, path)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    few_arenas()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         worker = Worker(_linked(job), maker(job), lambda text: print(text, flush=True))
