@@ -166,10 +166,15 @@ def test_a_model_that_is_called_as_its_dataset_is_can_be_shown(shop):
     assert last_json(forked("show", data, "--json", "--root", shop.root))["rows_kept"] > 0
 
 
-def test_a_mesh_is_looked_at_where_one_process_trains_too(shop):
-    wrong = forked("train", "shop", "--parallel", "dat=2", "--root", shop.root)
+def test_a_mesh_is_looked_at_where_one_process_trains_too(shop, tmp_path):
+    asked = forked("train", "shop", "--parallel", "data=2", "--budget", "1s", "--root", shop.root)
+    assert asked.returncode == 2 and "fitted in closed form" in asked.stderr and "train.task=sequence" in asked.stderr
+    root = shutil.copytree(shop.root, tmp_path / "project")
+    (root / "gyral.toml").write_text('[train]\nparallel = "dat=2"\n')
+    wrong = forked("train", "shop", "--root", root)
     assert wrong.returncode == 2 and "did you mean `data`?" in wrong.stderr
-    alone = forked("train", "shop", "--parallel", "data=2", "--budget", "1s", "--root", shop.root)
+    (root / "gyral.toml").write_text('[train]\nparallel = "data=2"\n')  # a file is for all verbs and families
+    alone = forked("train", "shop", "--budget", "1s", "--root", root)
     assert alone.returncode == 0 and "closed forms are fitted in one process" in alone.stderr
 
 

@@ -37,12 +37,13 @@ def server(shop):
 
 
 def asked(root, more_than):
-    """Logged (subject, props.k, country), once there are more than so many."""
+    """Logged (subject, props.k, country), once there are more than so many and no more come."""
+    rows = []
     for _ in range(100):
-        rows = events(Lake(root)).to_pylist()
-        if len(rows) >= more_than:
+        last, rows = rows, events(Lake(root)).to_pylist()
+        if len(rows) >= more_than and len(rows) == len(last):
             break
-        time.sleep(0.05)
+        time.sleep(0.25)
     return Counter((row["subject"], json.loads(row["props"])["k"], row["country"]) for row in rows)
 
 

@@ -147,7 +147,7 @@ def test_bsp_is_the_same_to_the_bit_when_shards_are_killed_on_the_way(tmp_path):
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            time.sleep(dice.uniform(0.3, 1.5))
+            time.sleep(dice.uniform(0.2, 0.8))
             if sum(first._transport.deaths) < 5:
                 os.kill(dice.choice(first._transport.processes).pid, signal.SIGKILL)
         for thread in threads:

@@ -1,8 +1,6 @@
 """Workers that meet on a parameter server, as threads with a client each: what they learn, and that nothing counts twice."""
 
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,8 +22,7 @@ from gyral.train.parallel.kept_tables import betas_of
 from gyral.train.parallel.parameter_server import Bsp, ParameterServer, tables_of
 from gyral.train.parallel.strategy import Alone
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "params"))
-from places import SECRET, Served
+from ...params.places import SECRET, Served
 
 STEPS, BATCH, IDS = 12, 8, 40
 
