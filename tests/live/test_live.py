@@ -20,6 +20,7 @@ import pytest
 from gyral.config import load
 from gyral.dash import live as page
 from gyral.lake.table import Lake
+from gyral.model import card as cards
 from gyral.model.live import places
 from gyral.model.live import tables as t
 from gyral.params.chain import Chain, Folder
@@ -171,6 +172,8 @@ def test_somebody_new_is_known_within_a_second_and_learning_beats_what_is_frozen
     assert cold["asked"] >= 5 and cold["missed"] == 0 and cold["p50"] < 1
     assert fresh["p50"] < 1 and result["went_back"] == 0
     assert set(result["recall_at_10"]) == {"looped", "frozen", "frozen_recent", "popularity"}
+    frozen = cards.read_card(cards.find(tmp_path, "days-frozen"))  # one that has learned less would say more for learning
+    assert frozen.num_interactions >= 0.15 * result["learned"] and frozen.num_subjects > 40
     quality = result["ndcg_at_10"]  # of four days: learning adds less than noise to counting, and much to what is frozen
     assert result["asked"] > 100 and quality["looped"] > max(quality["frozen_recent"], 0.9 * quality["popularity"])
     assert result["rows_per_s"] > 0 and result["staleness"]

@@ -83,6 +83,8 @@ class Learner:
         self.verdict = Verdict(True, float("nan"), float("nan"), False)
         marker = self.folder / FROZEN
         self._frozen = marker.read_text() if marker.exists() else ""
+        self._freeze_at = 0
+        """The step from which on a copy is due: a publication that has it, or the copy would have learned less than was asked."""
         self._begun, self._told_at, self._last_step = time.monotonic(), 0.0, time.monotonic()
 
     def _online(self) -> Online:
@@ -107,7 +109,9 @@ class Learner:
             self._last_step = time.monotonic()
             self.gate.saw(self.model.last_visits)
             if self.job.freeze_at and not self._frozen and self.model.learned >= self.job.freeze_at:
-                self._freeze()
+                self._freeze_at = self._freeze_at or step.seq
+                if self.server.published.step >= self._freeze_at:
+                    self._freeze()
         if self._has_to_go_back:
             self._go_back()
         if time.monotonic() - self._told_at >= TOLD_EVERY_S:
@@ -145,7 +149,7 @@ class Learner:
     def _freeze(self) -> None:
         """A copy of what is published as a model of its own, which is not learned any more.
 
-        Where nothing is published, or shards fold their logs just now, the next turn tries again.
+        Where shards fold their logs just now, the next turn tries again.
         """
         known = Known(self.job.config.params.dim, self.job.config.train.seed)
         if not Follower(self.folder, known, lambda *_: None).poll():
