@@ -84,7 +84,7 @@ class Learner:
         marker = self.folder / FROZEN
         self._frozen = marker.read_text() if marker.exists() else ""
         self._freeze_at = 0
-        """The step from which on a copy is due: a publication that has it, or the copy would have learned less than was asked."""
+        """The step from which on a copy is due, once it is published: else the copy would have learned less than was asked."""
         self._begun, self._told_at, self._last_step = time.monotonic(), 0.0, time.monotonic()
 
     def _online(self) -> Online:
