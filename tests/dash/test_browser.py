@@ -1,35 +1,27 @@
 """A real browser walks from home to a run and compares what it sees with the files. Needs Chromium and its driver."""
 
 import json
-import logging
-import os
 import urllib.request
-from pathlib import Path
 
 import pytest
 
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-if not (CHROMIUM.exists() and DRIVER.exists()):
-    pytest.skip("no /usr/bin/chromium with /usr/bin/chromedriver on this machine", allow_module_level=True)
+from .. import chromium as browsers
 
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+if not browsers.IS_HERE:
+    pytest.skip(browsers.WHY_NOT, allow_module_level=True)
 
-from gyral.dash import changes  # noqa: E402
-from gyral.dash.pages import app  # noqa: E402
-from gyral.errors import GyralError  # noqa: E402
-from gyral.packages.archives import read_member  # noqa: E402
-from gyral.packages.fetch import fetch  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from gyral.dash import changes
+from gyral.dash.pages import app
+from gyral.errors import GyralError
+from gyral.packages.archives import read_member
+from gyral.packages.fetch import fetch
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-)
 PAGES = [
     "",
     "live",
@@ -74,15 +66,7 @@ def address(shop, overview, serve_pages):
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
     """One headless Chromium for all tests, with a profile of its own."""
-    logging.getLogger("selenium").setLevel(logging.WARNING)
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in FLAGS.split():
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium') / 'profile'}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER), log_output=os.devnull))
-    driver.set_page_load_timeout(30)
+    driver = browsers.started(tmp_path_factory.mktemp("chromium") / "profile", logs=True)
     yield driver
     driver.quit()
 

@@ -3,32 +3,23 @@
 import http.client
 import http.server
 import json
-import logging
-import os
 import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-if not (CHROMIUM.exists() and DRIVER.exists()):
-    pytest.skip("no /usr/bin/chromium with /usr/bin/chromedriver on this machine", allow_module_level=True)
+from .. import chromium as browsers
 
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
+if not browsers.IS_HERE:
+    pytest.skip(browsers.WHY_NOT, allow_module_level=True)
 
-from gyral.dash.pages import app  # noqa: E402
+from gyral.dash.pages import app
 
-from . import hostile  # noqa: E402
+from . import hostile
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(150)]
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-)
 NAMED = "--host-resolver-rules=MAP evil.example 127.0.0.1"
 POSTS = """
 const [to, who, done] = arguments;
@@ -81,14 +72,7 @@ def sites():
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    logging.getLogger("selenium").setLevel(logging.WARNING)
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS.split(), NAMED):
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium') / 'profile'}")
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER), log_output=os.devnull))
-    driver.set_page_load_timeout(60)
+    driver = browsers.started(tmp_path_factory.mktemp("chromium") / "profile", NAMED, page_s=60)
     driver.set_script_timeout(60)
     yield driver
     driver.quit()

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from .. import chromium as browsers
+
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-if not (CHROMIUM.exists() and DRIVER.exists()):
-    pytest.skip("chromium and chromedriver are not installed", allow_module_level=True)
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
+if not browsers.IS_HERE:
+    pytest.skip(browsers.WHY_NOT, allow_module_level=True)
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 ASK = """
@@ -30,11 +29,7 @@ def test_a_worker_answers_in_a_page_that_is_a_file(tmp_path, is_with):
     script = (ROOT / "docs" / "search_worker.js").read_text(encoding="utf-8") if is_with else ""
     (tmp_path / "twice.js").write_text("addEventListener('message', asked => postMessage(2 * asked.data))")
     (tmp_path / "page.html").write_text(f"<!doctype html><html><body><p>page</p><script>{script}</script></body></html>")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    driver = browsers.started(tmp_path / "profile")
     try:
         driver.get(f"file://{tmp_path / 'page.html'}")
         told = driver.execute_async_script(ASK)

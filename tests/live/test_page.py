@@ -1,7 +1,6 @@
 """The live page in a real browser, against its JSON twin and the lines it was drawn from. Needs Chromium and its driver."""
 
 import json
-import logging
 import os
 import socket
 import subprocess
@@ -15,10 +14,7 @@ import pytest
 from gyral.dash import gather, live
 from gyral.errors import NotFound
 
-from .. import verbs
-
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-
+from .. import chromium, verbs
 
 SEEN = """
 const seen = {width: document.documentElement.scrollWidth, window: window.innerWidth};
@@ -87,11 +83,8 @@ def test_lines_that_were_cut_off_or_are_of_another_time_break_nothing(project):
 
 @pytest.mark.browser
 @pytest.mark.timeout(120)
-@pytest.mark.skipif(not (CHROMIUM.exists() and DRIVER.exists()), reason="no chromium with chromedriver on this machine")
+@pytest.mark.skipif(not chromium.IS_HERE, reason=chromium.WHY_NOT)
 def test_what_a_browser_draws_is_what_the_twin_says(project, tmp_path):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
     root, _ = project
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -108,13 +101,7 @@ def test_what_a_browser_draws_is_what_the_twin_says(project, tmp_path):
             except OSError:
                 assert time.monotonic() < until
                 time.sleep(0.1)
-        logging.getLogger("selenium").setLevel(logging.WARNING)
-        options = webdriver.ChromeOptions()
-        options.binary_location = str(CHROMIUM)
-        for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=400,900"):
-            options.add_argument(flag)
-        options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-        driver = webdriver.Chrome(options=options, service=Service(str(DRIVER), log_output=os.devnull))
+        driver = chromium.started(tmp_path / "profile", "--window-size=400,900")
         try:
             driver.get(f"http://127.0.0.1:{port}/live")
             seen = driver.execute_script(SEEN)  # at once: the page is another one every two seconds
